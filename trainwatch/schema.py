@@ -152,7 +152,7 @@ def _regex(pattern: str) -> re.Pattern[str]:
 
 
 def matches(pattern: str, name: str) -> bool:
-    """Whether the channel ``name`` belongs to the family ``pattern``, as ``loss/mass`` belongs to ``loss/<component>``."""
+    """Whether a channel belongs to a family, as ``loss/mass`` belongs to the pattern ``loss/<component>``."""
     return _regex(pattern).fullmatch(name) is not None
 
 

@@ -1,0 +1,122 @@
+"""From findings to a diagnosis: what came first and explains the rest, what could not be judged, what to change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trainwatch.engine import Engine, Settings, catalogue
+from trainwatch.run import Run
+from trainwatch.schema import Finding, Severity, Status, worst
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What trainwatch says of a run as it stands. Plain data, for every face.
+
+    ``findings`` begins with the root cause and goes on with what it explains, then the rest by step. ``explained`` are
+    the keys of the findings that the root cause accounts for. ``prescription`` is the config patch that would cure it.
+    """
+
+    source: str
+    format: str
+    run: str
+    status: Status
+    first_step: int | None
+    last_step: int | None
+    records: int
+    root_cause: Finding | None
+    findings: tuple[Finding, ...]
+    explained: frozenset[tuple[str, str, int]]
+    withheld: dict[str, list[str]]
+    notes: tuple[str, ...]
+    prescription: dict[str, Any]
+
+    @property
+    def worst(self) -> Severity | None:
+        """The highest severity found."""
+        return worst(list(self.findings))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The run object of ``--format json``."""
+        return {
+            "source": self.source,
+            "format": self.format,
+            "run": self.run,
+            "status": self.status,
+            "first_step": self.first_step,
+            "last_step": self.last_step,
+            "records": self.records,
+            "worst": self.worst,
+            "root_cause": self.root_cause.to_dict() if self.root_cause else None,
+            "findings": [finding.to_dict() for finding in self.findings],
+            "withheld": [{"rule": rule, "missing": lacking} for rule, lacking in self.withheld.items()],
+            "notes": list(self.notes),
+        }
+
+
+def diagnose(run: Run, settings: Settings | None = None) -> Diagnosis:
+    """Judge a run by every rule. Raises SettingsError for a threshold that does not exist."""
+    engine = Engine(settings)
+    engine.feed(run)
+    return conclude(run, engine)
+
+
+def conclude(run: Run, engine: Engine) -> Diagnosis:
+    """The diagnosis of a run that ``engine`` was fed with; cheap, so that a live face can ask after every poll."""
+    findings = engine.findings(run)
+    root, explained = root_cause(findings)
+    first = [finding for finding in findings if root is not None and finding.key == root.key]
+    effects = [finding for finding in findings if finding.key in explained]
+    rest = [finding for finding in findings if finding not in first and finding not in effects]
+    failed = [f"rule {name} broke on this run and was left out ({why})" for name, why in engine.failed.items()]
+    return Diagnosis(
+        source=str(run.source),
+        format=run.format,
+        run=run.name,
+        status=run.status(),
+        first_step=run.first_step,
+        last_step=run.last_step,
+        records=run.records,
+        root_cause=root,
+        findings=tuple(first + effects + rest),
+        explained=explained,
+        withheld=engine.withheld(run),
+        notes=(*run.notes, *failed),
+        prescription=dict(root.patch) if root else {},
+    )
+
+
+def root_cause(findings: Sequence[Finding]) -> tuple[Finding | None, frozenset[tuple[str, str, int]]]:
+    """The finding that came first and explains the most, and the keys of those it explains.
+
+    A finding explains another if its rule names the other's among its ``causes`` and it did not begin later. Only
+    warnings and worse can be a root: an info is never what a run died of.
+    """
+    grave = [finding for finding in findings if finding.severity != "info"]
+    reach = {finding.key: _explained_by(finding, grave) for finding in grave}
+    effects = {key for keys in reach.values() for key in keys}
+    roots = [finding for finding in grave if finding.key not in effects] or grave
+    if not roots:
+        return None, frozenset()
+    root = min(
+        roots, key=lambda finding: (-len(reach[finding.key]), -finding.rank, finding.first_step, -finding.confidence)
+    )
+    return root, frozenset(reach[root.key])
+
+
+def _explained_by(cause: Finding, findings: Sequence[Finding]) -> set[tuple[str, str, int]]:
+    """Keys of all findings that follow from ``cause``, directly or through others."""
+    known = catalogue()
+    reached: set[tuple[str, str, int]] = set()
+    waiting = [cause]
+    while waiting:
+        current = waiting.pop()
+        effects = known[current.rule].causes if current.rule in known else ()
+        for finding in findings:
+            follows = finding.rule in effects and finding.first_step >= current.first_step
+            if follows and finding.key not in reached and finding.key != cause.key:
+                reached.add(finding.key)
+                waiting.append(finding)
+    return reached

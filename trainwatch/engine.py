@@ -1,0 +1,166 @@
+"""Feeds a run to the rules: finds them, cuts nothing, withholds what has no data, isolates what breaks."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
+from typing import Any, TypeVar
+
+from trainwatch import rules as rules_package
+from trainwatch.header import Header
+from trainwatch.rule import Rule, missing
+from trainwatch.run import Chunk, Cursor, Event, Run
+from trainwatch.schema import Finding
+
+Item = TypeVar("Item")
+
+
+class SettingsError(Exception):
+    """A threshold or switch that no rule has; the text is one sentence that names the nearest."""
+
+
+@lru_cache(maxsize=1)
+def catalogue() -> dict[str, type[Rule]]:
+    """Every rule below ``rules/``, by name."""
+    found: dict[str, type[Rule]] = {}
+    for module in pkgutil.walk_packages(rules_package.__path__, f"{rules_package.__name__}."):
+        if not module.ispkg:
+            rule = _rule_in(module.name)
+            found[rule().name] = rule
+    return dict(sorted(found.items()))
+
+
+def _rule_in(module_name: str) -> type[Rule]:
+    """The one rule in a module; its class is the file's name in capitals."""
+    module = importlib.import_module(module_name)
+    stem = module_name.rpartition(".")[2]
+    class_name = stem.title().replace("_", "")
+    rule = getattr(module, class_name, None)
+    if not (isinstance(rule, type) and issubclass(rule, Rule)):
+        raise TypeError(f"{module.__file__}: a rule file must define its rule as `class {class_name}(Rule)`")
+    return rule
+
+
+@dataclass
+class Settings:
+    """Which rules run, and with which thresholds: ``off`` names rules, ``thresholds`` maps rule -> field -> value."""
+
+    off: frozenset[str] = frozenset()
+    thresholds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def rules(self) -> list[Rule]:
+        """Fresh rules. Raises SettingsError for a rule or a field that does not exist."""
+        known = catalogue()
+        for name in (*self.off, *self.thresholds):
+            if name not in known:
+                raise SettingsError(f"there is no rule {name!r}{_nearest(name, known)}")
+        return [
+            _configured(rule, self.thresholds.get(name, {})) for name, rule in known.items() if name not in self.off
+        ]
+
+
+def _configured(rule: type[Rule], values: Mapping[str, Any]) -> Rule:
+    thresholds = {item.name: item for item in fields(rule) if item.init}
+    typed: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in thresholds:
+            raise SettingsError(f"rule {rule().name!r} has no threshold {name!r}{_nearest(name, thresholds)}")
+        try:
+            typed[name] = type(getattr(rule(), name))(value)
+        except (TypeError, ValueError):
+            raise SettingsError(f"{rule().name}.{name} must be a number, not {value!r}") from None
+    return rule(**typed)
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
+    return f"; did you mean {close[0]!r}?" if close else "; `trainwatch rules` lists them."
+
+
+class Engine:
+    """Judges one run, as far as it was read; :meth:`feed` again when it has grown."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.rules = (settings or Settings()).rules()
+        self.failed: dict[str, str] = {}
+        self._findings: dict[tuple[str, str, int], Finding] = {}
+        self._cursor = Cursor()
+        self._headers = 0
+
+    def feed(self, run: Run) -> None:
+        """Show the rules what was appended to the run since the last call, in file order."""
+        for item in run.since(self._cursor):
+            if isinstance(item, Header):
+                self._begin(item)
+            elif isinstance(item, Chunk):
+                self._each(_ask_update, item)
+            else:
+                self._each(_ask_event, item)
+
+    def findings(self, run: Run) -> list[Finding]:
+        """Everything found so far, and what the rules say of the run as it stands now; oldest and gravest first."""
+        latest = dict(self._findings)
+        withheld = self.withheld(run)
+        for rule in self._sound():
+            for finding in self._guarded(rule, _ask_finish, run):
+                latest[finding.key] = finding
+        kept = [
+            finding for finding in latest.values() if finding.rule not in withheld and finding.rule not in self.failed
+        ]
+        return sorted(kept, key=lambda finding: (finding.first_step, -finding.rank, finding.rule, finding.subject))
+
+    def withheld(self, run: Run) -> dict[str, list[str]]:
+        """Rules that cannot judge this run, and the channels that would wake them."""
+        return {rule.name: lacking for rule in self.rules if (lacking := missing(rule.needs, run))}
+
+    def _begin(self, header: Header) -> None:
+        """A process takes the run up. A resume gives every rule a fresh baseline and closes what it superseded."""
+        if self._headers:
+            self.rules = [replace(rule) for rule in self.rules]
+            self._supersede(header.resumed_from or 0)
+        self._headers += 1
+        self._each(_ask_start, header)
+
+    def _supersede(self, resumed_from: int) -> None:
+        for key, finding in self._findings.items():
+            if finding.first_step > resumed_from:
+                said = f"{finding.message} (superseded: the run was resumed from step {resumed_from:,})"
+                self._findings[key] = replace(finding, severity="info", state="over", message=said)
+            elif finding.state == "active":
+                self._findings[key] = replace(finding, last_step=min(finding.last_step, resumed_from))
+
+    def _each(self, ask: Callable[[Rule, Item], Iterable[Finding]], item: Item) -> None:
+        for rule in self._sound():
+            for finding in self._guarded(rule, ask, item):
+                self._findings[finding.key] = finding
+
+    def _sound(self) -> list[Rule]:
+        return [rule for rule in self.rules if rule.name not in self.failed]
+
+    def _guarded(self, rule: Rule, ask: Callable[[Rule, Item], Iterable[Finding]], item: Item) -> list[Finding]:
+        """What a rule says; one that raises is left out from then on, and named."""
+        try:
+            return list(ask(rule, item))
+        except Exception as error:
+            self.failed[rule.name] = f"{type(error).__name__}: {error}"
+            return []
+
+
+def _ask_start(rule: Rule, header: Header) -> Iterable[Finding]:
+    return rule.start(header)
+
+
+def _ask_update(rule: Rule, rows: Chunk) -> Iterable[Finding]:
+    return rule.update(rows) if rows.table in rule.reads else ()
+
+
+def _ask_event(rule: Rule, event: Event) -> Iterable[Finding]:
+    return rule.event(event)
+
+
+def _ask_finish(rule: Rule, run: Run) -> Iterable[Finding]:
+    return rule.finish(run)

@@ -1,0 +1,76 @@
+"""The complete lines of a file that may still grow, read by offset: nothing is read twice, nothing is held for long."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+BLOCK = 4 << 20
+LINE_LIMIT = 16 << 20  # a row of 4,096 channels takes 0.1 MB; a longer line is no row and must not fill the memory
+
+
+@dataclass
+class LineTail:
+    """Follows one file. ``number`` is the 1-based number of the last complete line, ``offset`` the first unread byte.
+
+    A line longer than ``LINE_LIMIT`` bytes is passed over and counted in ``oversized``; what stands after the last
+    newline waits in ``remainder`` until its newline comes. A file that became shorter was written anew: it is read from
+    its beginning again and ``restarts`` counts it.
+    """
+
+    path: Path
+    offset: int = 0
+    number: int = 0
+    oversized: int = 0
+    restarts: int = 0
+    remainder: bytes = b""
+    _skipping: bool = False
+
+    def poll(self) -> Iterator[list[bytes]]:
+        """The lines that were completed since the last call, without their newlines, block by block.
+
+        Raises OSError if the file cannot be read.
+        """
+        with self.path.open("rb") as file:
+            size = file.seek(0, 2)
+            if size < self.offset:
+                self._restart()
+            file.seek(self.offset)
+            while block := self._read(file, size):
+                lines = self._split(block)
+                if lines:
+                    yield lines
+
+    def _read(self, file: BinaryIO, size: int) -> bytes:
+        block = file.read(min(BLOCK, size - self.offset))
+        self.offset += len(block)
+        return block
+
+    def _split(self, block: bytes) -> list[bytes]:
+        *lines, rest = block.split(b"\n")
+        if not lines:
+            self._hold(self.remainder + rest)
+            return []
+        self.number += len(lines)
+        if self._skipping:
+            self._skipping = False
+            self.oversized += 1
+            lines = lines[1:]
+        else:
+            lines[0] = self.remainder + lines[0]
+        self.remainder = b""
+        self._hold(rest)
+        return lines
+
+    def _hold(self, rest: bytes) -> None:
+        if self._skipping or len(rest) > LINE_LIMIT:
+            self._skipping, self.remainder = True, b""
+        else:
+            self.remainder = rest
+
+    def _restart(self) -> None:
+        self.offset = self.number = 0
+        self.remainder, self._skipping = b"", False
+        self.restarts += 1

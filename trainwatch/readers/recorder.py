@@ -1,0 +1,285 @@
+"""The run files that ``trainwatch.Recorder`` writes: one JSON object a line (see ``trainwatch.schema``)."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from trainwatch.header import number
+from trainwatch.lines import LineTail
+from trainwatch.readers import ReadError
+from trainwatch.run import Run, TableName
+from trainwatch.schema import KINDS, NONFINITE, VERSION
+
+NAME = "trainwatch run file"
+
+Record = dict[str, Any]
+TABLES: dict[Any, TableName] = {"step": "train", "eval": "eval", "sample": "sample"}
+PER_BATCH = 8192  # lines parsed before they become columns: bounds the memory that parsed objects take
+FAULTS = {
+    "torn": "cut off in the middle, as a kill or a full disk leaves it",
+    "foreign": "no record of a run file (other output was written into it)",
+    "nul": "holding NUL bytes, as a power cut leaves them",
+    "oversized": "longer than 16 MB",
+    "stepless": "a row without a usable step",
+}
+
+
+def sniff(path: Path, head: bytes) -> bool:  # noqa: ARG001  (some readers go by the file's name)
+    """A JSON object with one of our kinds stands in one of the first lines."""
+    for line in head.split(b"\n")[:20]:
+        found = re.match(rb'[\s\0\xef\xbb\xbf]*\{.{0,4096}?"kind"\s*:\s*"(\w+)"', line, re.DOTALL)
+        if found and found.group(1).decode() in KINDS:
+            return True
+    return False
+
+
+class RunFile:
+    """A run file and its rank siblings; ``runs`` grows with every :meth:`poll`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.runs: list[Run] = []
+        self.faults: dict[str, int] = {}
+        self._tail = LineTail(path)
+        self._first_fault: dict[str, int] = {}
+        self._ranks: dict[int, RunFile] = {}
+        self._is_rank = re.search(r"\.rank\d+$", path.stem) is not None
+
+    def poll(self) -> bool:
+        """Read what was written since the last call; True if something was. Raises ReadError."""
+        before = self._tail.offset
+        try:
+            for lines in self._tail.poll():
+                self._take(lines)
+            touched = self.path.stat().st_mtime
+        except OSError as error:
+            raise ReadError(f"{self.path}: cannot be read ({error.strerror}); was it moved or deleted?") from None
+        if self.runs:
+            self.runs[-1].touched = touched
+        news = self._tail.offset != before
+        if not self._is_rank:
+            news = self._poll_ranks() or news
+        self._write_notes()
+        return news
+
+    def close(self) -> None:
+        """Nothing more will be read: a last line without newline is taken if it is whole, else counted as torn."""
+        rest, self._tail.remainder = self._tail.remainder, b""
+        if rest.strip():
+            self._tail.number += 1
+            self._take([rest], torn_last=True)
+        for sibling in self._ranks.values():
+            sibling.close()
+        self._write_notes()
+
+    def _poll_ranks(self) -> bool:
+        """Read the files of the ranks above 0; together they are one run, the newest of this file."""
+        news = False
+        for path in self.path.parent.glob(f"{_escape(self.path.stem)}.rank*.jsonl"):
+            found = re.search(r"\.rank(\d+)\.jsonl$", path.name)
+            if found and self.runs:
+                sibling = self._ranks.setdefault(int(found.group(1)), RunFile(path))
+                news = sibling.poll() or news
+                if sibling.runs:
+                    self.runs[-1].ranks[int(found.group(1))] = sibling.runs[-1]
+        return news
+
+    def _take(self, lines: list[bytes], *, torn_last: bool = False) -> None:
+        first = self._tail.number - len(lines) + 1
+        for start in range(0, len(lines), PER_BATCH):
+            batch = lines[start : start + PER_BATCH]
+            self._store(self._records(batch, first + start, torn_last=torn_last))
+
+    def _records(self, lines: list[bytes], first: int, *, torn_last: bool) -> Iterator[Record]:
+        for number_, line in enumerate(lines, first):
+            try:
+                record = orjson.loads(line)
+            except orjson.JSONDecodeError:
+                record = _leniently(line)
+            if type(record) is dict and type(record.get("kind")) is str:
+                yield record
+            elif line.strip():
+                self._fault(_why(line, record, torn_last=torn_last), number_)
+
+    def _fault(self, kind: str, line: int) -> None:
+        self.faults[kind] = self.faults.get(kind, 0) + 1
+        self._first_fault.setdefault(kind, line)
+
+    def _store(self, records: Iterable[Record]) -> None:
+        for (table, keys), group in groupby(records, _shape):
+            if table is None:
+                for record in group:
+                    self._store_single(record)
+            else:
+                self._store_rows(table, keys, list(group))
+
+    def _store_single(self, record: Record) -> None:
+        kind = record["kind"]
+        if kind == "run":
+            self._store_header(record)
+            return
+        run = self._run()
+        run.records += 1
+        if kind == "heartbeat":
+            run.heartbeat = record
+        else:
+            run.add_event(record)
+
+    def _store_header(self, record: Record) -> None:
+        version = number(record.get("schema"))
+        if version is not None and version > VERSION:
+            raise ReadError(
+                f"{self.path}: written in format {version:g}, this trainwatch reads up to {VERSION}; update trainwatch."
+            )
+        newest = self.runs[-1] if self.runs else None
+        continues = "resumed_from" in record or (record.get("id") and newest and newest.header.id == record["id"])
+        if newest is None or (newest.headers and not continues):
+            self.runs.append(Run(self.path))
+            if newest is not None:
+                self.runs[-1].notes.append(f"run {len(self.runs)} of several that were written into {self.path.name}")
+        self._run().add_header(record)
+        self._run().records += 1
+
+    def _store_rows(self, table: TableName, keys: tuple[str, ...], records: list[Record]) -> None:
+        rows = [row for row in records if _step(row) is not None]
+        for _ in range(len(records) - len(rows)):
+            self._fault("stepless", self._tail.number)
+        if not rows:
+            return
+        run = self._run()
+        run.records += len(rows)
+        steps = np.array([_step(row) for row in rows], dtype=np.int64)
+        names = [key for key in keys if key not in ("kind", "step", "nonfinite")]
+        columns, odd = _columns(names, rows)
+        first = run.add_rows(table, steps, columns)
+        rows_table = run.table(table)
+        for name, row, value in odd:
+            if isinstance(value, float):
+                rows_table.mark(first + row, name, _code(value))
+            else:
+                rows_table.text.setdefault(name, {})[first + row] = value
+        if "nonfinite" in keys:
+            _mark_nonfinite(run, table, first, rows)
+
+    def _run(self) -> Run:
+        if not self.runs:
+            self.runs.append(Run(self.path))
+            self.runs[-1].notes.append(f"{self.path.name} has no header: its first lines are missing")
+        return self.runs[-1]
+
+    def _write_notes(self) -> None:
+        """Say on the newest run what could not be read; one sentence a cause, with the first line."""
+        if not self.runs:
+            return
+        if self._tail.oversized:
+            self.faults["oversized"] = self._tail.oversized
+        run = self.runs[-1]
+        run.notes = [note for note in run.notes if not note.startswith("skipped ")]
+        for kind, count in self.faults.items():
+            where = f", first at line {self._first_fault[kind]}" if kind in self._first_fault else ""
+            run.notes.append(f"skipped {count:,} line{'s' * (count > 1)} {FAULTS[kind]}{where}")
+        for table in (run.train, run.eval, run.sample):
+            if table.dropped:
+                run.notes.append(f"skipped {len(table.dropped):,} or more channels beyond the first 4,096")
+
+
+def open_file(path: Path) -> RunFile:
+    """The run file at ``path``, nothing read yet."""
+    return RunFile(path)
+
+
+def _escape(stem: str) -> str:
+    return re.sub(r"([*?\[])", r"[\1]", stem)
+
+
+def _shape(record: Record) -> tuple[TableName | None, tuple[str, ...]]:
+    """Rows of one table with the same keys become columns together."""
+    table = TABLES.get(record["kind"])
+    return (None, ()) if table is None else (table, tuple(record))
+
+
+def _step(record: Record) -> int | None:
+    step = record.get("step")
+    if type(step) is float and step.is_integer():
+        step = int(step)
+    return step if type(step) is int and 0 <= step < 2**62 else None
+
+
+Odd = list[tuple[str, int, Any]]
+
+
+def _columns(names: list[str], rows: list[Record]) -> tuple[dict[str, np.ndarray[Any, Any]], Odd]:
+    """float64 [rows] for each name, and what was no finite number: (name, row, value)."""
+    try:
+        pick = itemgetter(*names, "step")  # a second name keeps the result a tuple
+        matrix = np.array([pick(row) for row in rows], dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        return _columns_one_by_one(names, rows)
+    if np.isinf(matrix[:, :-1]).any() or _bare_nan(matrix, names, rows):
+        return _columns_one_by_one(names, rows)
+    return {name: matrix[:, index] for index, name in enumerate(names)}, []
+
+
+def _bare_nan(matrix: np.ndarray[Any, Any], names: list[str], rows: list[Record]) -> bool:
+    """Whether a NaN in the matrix was written as NaN, not as null."""
+    return any(rows[row][names[column]] is not None for row, column in np.argwhere(np.isnan(matrix[:, :-1])))
+
+
+def _columns_one_by_one(names: list[str], rows: list[Record]) -> tuple[dict[str, np.ndarray[Any, Any]], Odd]:
+    columns: dict[str, np.ndarray[Any, Any]] = {}
+    odd: Odd = []
+    for name in names:
+        values = np.full(len(rows), np.nan)
+        numeric = False
+        for row, record in enumerate(rows):
+            value = record[name]
+            as_number = float(value) if isinstance(value, bool) else number(value)
+            numeric = numeric or value is None or as_number is not None or isinstance(value, float)
+            if as_number is not None:
+                values[row] = as_number
+            elif value is not None:
+                odd.append((name, row, value))
+        if numeric:
+            columns[name] = values
+    return columns, odd
+
+
+def _mark_nonfinite(run: Run, table: TableName, first: int, rows: list[Record]) -> None:
+    for row, record in enumerate(rows):
+        listed = record["nonfinite"]
+        for name, code in listed.items() if isinstance(listed, dict) else ():
+            if isinstance(code, str) and code in NONFINITE:
+                run.table(table).mark(first + row, str(name), NONFINITE[code])
+
+
+def _code(value: float) -> int:
+    return NONFINITE["nan" if math.isnan(value) else "inf" if value > 0 else "-inf"]
+
+
+def _leniently(line: bytes) -> Any:
+    """The record in a line with bare NaN or Infinity, or NUL bytes before it; None if there is none."""
+    cleaned = line.strip(b"\0 \r\n\t").removeprefix(b"\xef\xbb\xbf")
+    parse: Callable[[str], Any] = json.loads
+    try:
+        return parse(cleaned.decode())
+    except (ValueError, RecursionError):
+        return None
+
+
+def _why(line: bytes, record: Any, *, torn_last: bool) -> str:
+    """Which of ``FAULTS`` makes a line unreadable."""
+    if b"\0" in line:
+        return "nul"
+    if record is None and (torn_last or line.lstrip().startswith(b"{")):
+        return "torn"
+    return "foreign"

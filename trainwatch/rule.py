@@ -1,0 +1,139 @@
+"""The contract of a rule: a stream of chunks in, findings out, in constant memory.
+
+A rule is one file ``rules/<family>/<name>.py`` with one dataclass, and is found by being there. Its fields are its
+thresholds, each with its unit and the reason of the number; what it remembers is a field with ``init=False``. Its
+docstring is its page, in five parts: *What it sees / Why it matters / What to do / When it is wrong / References*.
+
+How a log is cut into chunks never changes what a rule finds, and ``finish`` may be called at any time and any number
+of times: it looks at the run as it stands and remembers nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from trainwatch.header import Header
+from trainwatch.run import Chunk, Event, Run, TableName
+from trainwatch.schema import CHANNELS, HEADER, Finding, Severity, matches
+
+Findings = Iterable[Finding]
+
+
+@dataclass
+class Rule:
+    """The base of every rule.
+
+    ``reads`` names the tables whose rows it wants. ``needs`` names what it cannot judge without, ``wants`` what makes
+    it surer: a channel pattern (``loss/<component>``), ``eval:`` and a channel, or ``run:`` and a field of the header;
+    alternatives are parted by ``|``. ``causes`` names the rules whose findings this one would explain.
+    """
+
+    reads: ClassVar[tuple[TableName, ...]] = ("train",)
+    needs: ClassVar[tuple[str, ...]] = ()
+    wants: ClassVar[tuple[str, ...]] = ()
+    causes: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def name(self) -> str:
+        """``loss-scale-imbalance`` for the rule in ``rules/balance/loss_scale_imbalance.py``."""
+        return type(self).__module__.rpartition(".")[2].replace("_", "-")
+
+    @property
+    def family(self) -> str:
+        """The folder the rule stands in: ``balance``."""
+        return type(self).__module__.split(".")[-2]
+
+    def start(self, header: Header) -> Findings:  # noqa: ARG002
+        """A process takes the run up; lint calls this alone."""
+        return ()
+
+    def update(self, chunk: Chunk) -> Findings:  # noqa: ARG002
+        """The next rows of one of the tables in ``reads``."""
+        return ()
+
+    def event(self, event: Event) -> Findings:  # noqa: ARG002
+        """The next record that is no row."""
+        return ()
+
+    def finish(self, run: Run) -> Findings:  # noqa: ARG002
+        """What can be said of the run as it stands now. Must not change the rule."""
+        return ()
+
+    def finding(
+        self,
+        severity: Severity,
+        subject: str,
+        steps: tuple[int, int],
+        message: str,
+        *,
+        over: bool = False,
+        evidence: Mapping[str, float | int | str] | None = None,
+        advice: str = "",
+        patch: Mapping[str, Any] | None = None,
+        confidence: float = 1.0,
+    ) -> Finding:
+        """A finding of this rule that began at ``steps[0]`` and was last seen at ``steps[1]``."""
+        return Finding(
+            rule=self.name,
+            severity=severity,
+            subject=subject,
+            first_step=int(steps[0]),
+            last_step=int(steps[1]),
+            state="over" if over else "active",
+            message=message,
+            evidence={name: _plain(value) for name, value in (evidence or {}).items()},
+            advice=advice,
+            patch=dict(patch or {}),
+            confidence=confidence,
+        )
+
+
+def _plain(value: Any) -> float | int | str:
+    """A Python number for a NumPy one."""
+    return value.item() if hasattr(value, "item") else value  # type: ignore[no-any-return]
+
+
+def missing(patterns: tuple[str, ...], run: Run) -> list[str]:
+    """Those of a rule's ``needs`` or ``wants`` that the run has nothing for, so far."""
+    return [pattern for pattern in patterns if not any(_has(run, choice) for choice in pattern.split("|"))]
+
+
+def _has(run: Run, pattern: str) -> bool:
+    place, _, name = pattern.rpartition(":")
+    if place == "run":
+        return any(header.raw.get(name) not in (None, {}, []) for header in run.headers)
+    table = run.table(place) if place in ("eval", "sample") else run.train  # type: ignore[arg-type]
+    return any(matches(name, channel) for channel in table.channels)
+
+
+def known(pattern: str) -> bool:
+    """Whether the telemetry format knows every alternative of a pattern in ``needs`` or ``wants``."""
+    return all(_known(choice) for choice in pattern.split("|"))
+
+
+def _known(choice: str) -> bool:
+    place, _, name = choice.rpartition(":")
+    if place == "run":
+        return name in HEADER
+    return place in ("", "eval", "sample") and any(name == channel.pattern for channel in CHANNELS)
+
+
+Part = Literal["What it sees", "Why it matters", "What to do", "When it is wrong", "References"]
+PARTS: tuple[Part, ...] = ("What it sees", "Why it matters", "What to do", "When it is wrong", "References")
+
+
+def page(rule: type[Rule]) -> dict[str, str]:
+    """A rule's docstring by parts, with its first line under ``""``; a part that it lacks is absent."""
+    import inspect
+
+    lines: dict[str, list[str]] = {"": []}
+    part = ""
+    for line in (inspect.getdoc(rule) or "").splitlines():
+        if line.strip().rstrip(":") in PARTS:
+            part = line.strip().rstrip(":")
+            lines[part] = []
+        else:
+            lines[part].append(line)
+    return {name: "\n".join(text).strip() for name, text in lines.items()}

@@ -1,0 +1,1 @@
+"""Balance: what the loss components weigh against each other."""

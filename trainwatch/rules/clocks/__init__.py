@@ -1,0 +1,1 @@
+"""Clocks: the counters and schedules that a run is driven by."""

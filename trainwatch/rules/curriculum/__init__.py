@@ -1,0 +1,1 @@
+"""Curriculum: the plan that was declared against the one that runs."""

@@ -1,0 +1,1 @@
+"""Generalisation: training against evaluation."""

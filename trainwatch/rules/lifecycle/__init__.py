@@ -1,0 +1,1 @@
+"""Lifecycle: how a run begins and ends."""

@@ -1,0 +1,1 @@
+"""Numerics: values that are no numbers."""

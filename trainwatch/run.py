@@ -1,0 +1,403 @@
+"""A run as trainwatch sees it: headers, tables that grow, events in file order, and the state it is in.
+
+A :class:`Run` grows by appending and never forgets where a row stood: its journal keeps the file's order, so that the
+engine can feed rules with exactly what the trainer wrote, when it wrote it, whether it reads a whole file or follows a
+growing one.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from trainwatch.header import Header, number
+from trainwatch.schema import NONFINITE, Status
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Floats = NDArray[np.float64]
+Codes = NDArray[np.int8]
+TableName = Literal["train", "eval", "sample"]
+
+CHANNEL_LIMIT = 4096  # a log with more columns is broken or hostile, and would cost gigabytes as columns
+
+DEAD_SECONDS = 60.0  # six heartbeats of ten seconds: a network file system may hold a line back that long
+HEARTBEATS_MISSED = 3
+HEARTBEAT_SECONDS = 10.0
+SLOW_STEPS = 20.0  # a step of twenty times the median is beyond any stutter of a loader or a recompilation
+
+
+class Table:
+    """Rows of one kind as columns of float64. A NaN is *absent*, unless the column's code says that it was written."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.dropped: set[str] = set()
+        self._capacity = 0
+        self._values: dict[str, Floats] = {}
+        self._codes: dict[str, Codes] = {}
+        self._live: NDArray[np.bool_] = np.zeros(0, dtype=bool)
+        self._step: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+        self.text: dict[str, dict[int, Any]] = {}
+
+    @property
+    def channels(self) -> list[str]:
+        """Names of all numeric columns, in order of appearance."""
+        return list(self._values)
+
+    @property
+    def step(self) -> NDArray[np.int64]:
+        """The step of every row, in file order."""
+        return self._step[: self.size]
+
+    @property
+    def live(self) -> NDArray[np.bool_]:
+        """Which rows belong to the curve; the others were superseded by a resume."""
+        return self._live[: self.size]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._values
+
+    def __getitem__(self, name: str) -> Floats:
+        """A column, float64 [rows]; NaN where absent or non-finite."""
+        return self.column(name, 0, self.size)
+
+    def column(self, name: str, start: int, stop: int) -> Floats:
+        """Rows ``start`` to ``stop`` of a column; all NaN if there is no such column."""
+        values = self._values.get(name)
+        return np.full(stop - start, np.nan) if values is None else values[start:stop]
+
+    def codes(self, name: str, start: int = 0, stop: int | None = None) -> Codes:
+        """0 finite or absent, 1 NaN, 2 Inf, 3 -Inf; int8 [rows]."""
+        stop = self.size if stop is None else stop
+        codes = self._codes.get(name)
+        return np.zeros(stop - start, dtype=np.int8) if codes is None else codes[start:stop]
+
+    def nonfinite_channels(self) -> list[str]:
+        """Columns in which at least one value was not finite."""
+        return list(self._codes)
+
+    def append(self, step: NDArray[np.int64], columns: Mapping[str, Floats]) -> None:
+        """Add rows. ``columns`` are float64 [rows], NaN where absent or not finite (then :meth:`mark` says so)."""
+        first, self.size = self.size, self.size + len(step)
+        self._reserve(self.size)
+        self._step[first : self.size] = step
+        self._live[first : self.size] = True
+        for name, values in columns.items():
+            column = self._column(name)
+            if column is not None:
+                column[first : self.size] = values
+
+    def mark(self, row: int, name: str, code: int) -> None:
+        """Say that the value in ``row`` was written, and was not finite."""
+        if self._column(name) is None:
+            return
+        if name not in self._codes:
+            self._codes[name] = np.zeros(self._capacity, dtype=np.int8)
+        self._codes[name][row] = code
+
+    def supersede(self, above: int) -> None:
+        """Take every row with a step above ``above`` out of the curve."""
+        self.live[self.step > above] = False
+
+    def curve(self, name: str) -> tuple[NDArray[np.int64], Floats]:
+        """Steps and values of the rows in which ``name`` is finite and that no resume superseded."""
+        values = self[name]
+        there = self.live & np.isfinite(values)
+        return self.step[there], values[there]
+
+    def nonfinite(self, name: str) -> tuple[NDArray[np.int64], Codes]:
+        """Steps and codes of the rows in which ``name`` was written and is not finite."""
+        codes = self.codes(name)
+        there = self.live & (codes > 0)
+        return self.step[there], codes[there]
+
+    def _column(self, name: str) -> Floats | None:
+        column = self._values.get(name)
+        if column is None:
+            if len(self._values) >= CHANNEL_LIMIT:
+                if len(self.dropped) < CHANNEL_LIMIT:
+                    self.dropped.add(name)
+                return None
+            column = self._values[name] = np.full(self._capacity, np.nan)
+        return column
+
+    def _reserve(self, rows: int) -> None:
+        """Make room; growing by half keeps the memory below twice the columns and the copies below thrice."""
+        if rows <= self._capacity:
+            return
+        self._capacity = max(rows, 64, self._capacity + self._capacity // 2)
+        self._step = _grown(self._step, self._capacity, 0)
+        self._live = _grown(self._live, self._capacity, False)
+        for name, values in self._values.items():
+            self._values[name] = _grown(values, self._capacity, np.nan)
+        for name, codes in self._codes.items():
+            self._codes[name] = _grown(codes, self._capacity, 0)
+
+
+def _grown(old: NDArray[Any], capacity: int, fill: Any) -> NDArray[Any]:
+    new = np.full(capacity, fill, dtype=old.dtype)
+    new[: len(old)] = old
+    return new
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The next rows of one table, as columns; what a rule is fed with."""
+
+    table: TableName
+    rows: Table
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def step(self) -> NDArray[np.int64]:
+        """int64 [rows]"""
+        return self.rows.step[self.start : self.stop]
+
+    @property
+    def channels(self) -> list[str]:
+        """Columns known so far; one may be absent in every row of this chunk."""
+        return self.rows.channels
+
+    def __getitem__(self, name: str) -> Floats:
+        """float64 [rows], NaN where the value is absent or not finite."""
+        return self.rows.column(name, self.start, self.stop)
+
+    def nonfinite(self, name: str) -> Codes:
+        """int8 [rows]: 0 none, 1 NaN, 2 Inf, 3 -Inf."""
+        return self.rows.codes(name, self.start, self.stop)
+
+    def nonfinite_channels(self) -> list[str]:
+        """Columns that hold a value that is not finite somewhere in the run so far."""
+        return self.rows.nonfinite_channels()
+
+    def present(self, name: str) -> NDArray[np.bool_]:
+        """bool [rows]: the value was written, finite or not."""
+        return ~np.isnan(self[name]) | (self.nonfinite(name) > 0)
+
+    def applied(self) -> Floats:
+        """The applied step of each row; the attempted step where the trainer does not tell it. float64 [rows]"""
+        applied = self["applied"]
+        return np.where(np.isnan(applied), self.step, applied)
+
+    def text(self, row: int, name: str) -> Any:
+        """What was written under ``name`` in the chunk's row ``row`` if it was no number, else None."""
+        return self.rows.text.get(name, {}).get(self.start + row)
+
+
+Event = dict[str, Any]
+"""A record that is no row: kind ``event``, ``checkpoint``, ``end`` or one that the format does not know."""
+
+
+@dataclass
+class _Segment:
+    """A stretch of the file: a header, an event, or rows of one table."""
+
+    kind: str
+    start: int
+    stop: int
+
+
+@dataclass
+class Cursor:
+    """How far somebody has read a run's journal."""
+
+    segment: int = 0
+    offset: int = 0
+
+
+@dataclass
+class Run:
+    """One run: everything that was read of it so far. Readers append to it; everybody else looks."""
+
+    source: Path
+    format: str = "trainwatch"
+    headers: list[Header] = field(default_factory=list)
+    train: Table = field(default_factory=Table)
+    eval: Table = field(default_factory=Table)
+    sample: Table = field(default_factory=Table)
+    events: list[Event] = field(default_factory=list)
+    end: Event | None = None
+    heartbeat: Event | None = None
+    records: int = 0
+    touched: float = 0.0
+    notes: list[str] = field(default_factory=list)
+    ranks: dict[int, Run] = field(default_factory=dict)
+    _journal: list[_Segment] = field(default_factory=list)
+
+    @property
+    def header(self) -> Header:
+        """The newest header; an empty one if the run has none."""
+        return self.headers[-1] if self.headers else Header()
+
+    @property
+    def name(self) -> str:
+        """What the run calls itself, else its file's name."""
+        return self.header.run or self.source.stem
+
+    @property
+    def first_step(self) -> int | None:
+        """The smallest step in the curve, None before the first row."""
+        return int(self.train.step[self.train.live].min()) if self.train.live.any() else None
+
+    @property
+    def last_step(self) -> int | None:
+        """The largest step in the curve, None before the first row."""
+        return int(self.train.step[self.train.live].max()) if self.train.live.any() else None
+
+    def components(self) -> list[str]:
+        """Loss components, as declared and then as seen in the rows."""
+        seen = [name.removeprefix("loss/") for name in self.train.channels if name.startswith("loss/")]
+        declared = [name for header in self.headers for name in header.components]
+        return list(dict.fromkeys(declared + seen))
+
+    def table(self, name: TableName) -> Table:
+        """The table called ``name``."""
+        return {"train": self.train, "eval": self.eval, "sample": self.sample}[name]
+
+    def add_header(self, record: Mapping[str, Any]) -> None:
+        """A new process took the run up: rows after its checkpoint are superseded, an earlier end is undone."""
+        header = Header.parse(record)
+        if self.headers:
+            for table in (self.train, self.eval, self.sample):
+                table.supersede(header.resumed_from if header.resumed_from is not None else -1)
+        self.headers.append(header)
+        self.end = None
+        self._extend("header", len(self.headers) - 1, len(self.headers))
+
+    def add_rows(self, table: TableName, step: NDArray[np.int64], columns: Mapping[str, Floats]) -> int:
+        """Append rows to a table; returns the index of the first one, for :meth:`Table.mark`."""
+        rows = self.table(table)
+        first = rows.size
+        rows.append(step, columns)
+        self._extend(table, first, rows.size)
+        return first
+
+    def add_event(self, record: Event) -> None:
+        """Append a record that is no row."""
+        self.events.append(record)
+        if record.get("kind") == "end":
+            self.end = record
+        self._extend("event", len(self.events) - 1, len(self.events))
+
+    def _extend(self, kind: str, start: int, stop: int) -> None:
+        last = self._journal[-1] if self._journal else None
+        if last is not None and last.kind == kind == "train":
+            last.stop = stop
+        else:
+            self._journal.append(_Segment(kind, start, stop))
+
+    def since(self, cursor: Cursor, limit: int = 65536) -> Iterator[Header | Chunk | Event]:
+        """What was appended after ``cursor``, in file order, in chunks of at most ``limit`` rows; moves the cursor."""
+        while cursor.segment < len(self._journal):
+            segment = self._journal[cursor.segment]
+            start = segment.start + cursor.offset
+            if start >= segment.stop:
+                if cursor.segment + 1 == len(self._journal):
+                    return  # the newest segment may still grow
+                cursor.segment, cursor.offset = cursor.segment + 1, 0
+                continue
+            stop = min(segment.stop, start + limit)
+            cursor.offset = stop - segment.start
+            yield self._view(segment.kind, start, stop)
+
+    def _view(self, kind: str, start: int, stop: int) -> Header | Chunk | Event:
+        if kind == "header":
+            return self.headers[start]
+        if kind == "event":
+            return self.events[start]
+        table: TableName = kind  # type: ignore[assignment]  # the journal knows these three besides the two above
+        return Chunk(table, self.table(table), start, stop)
+
+    def step_seconds(self) -> float | None:
+        """Median time from one step to the next over the last 200 rows, in seconds; None if not known."""
+        elapsed = self.train.column("elapsed", max(0, self.train.size - 200), self.train.size)
+        gaps = np.diff(elapsed[np.isfinite(elapsed)])
+        gaps = gaps[gaps >= 0]
+        return float(np.median(gaps)) if len(gaps) else None
+
+    def status(self, now: float | None = None) -> Status:
+        """The state the run is in, the same for every face; ``now`` is Unix seconds (DESIGN section 3)."""
+        if self.end is not None:
+            said = self.end.get("status")
+            return said if said in ("finished", "stopped", "failed") else "finished"
+        now = time.time() if now is None else now
+        patience = max(DEAD_SECONDS, SLOW_STEPS * (self.step_seconds() or 0.0))
+        alive = self._process_lives()
+        if alive is None:
+            alive = now - self.touched <= max(patience, HEARTBEATS_MISSED * HEARTBEAT_SECONDS)
+        if not alive:
+            return "killed" if self.train.size else "never-started"
+        return "stalled" if self._idle(now) > patience else "running"
+
+    def _process_lives(self) -> bool | None:
+        """Whether the process that writes this run lives; None where it cannot be asked: elsewhere, or no pid known."""
+        header = self.header
+        if header.pid is None or header.host != _hostname():
+            return None
+        return _process_lives(header.pid, header.process_started)
+
+    def _idle(self, now: float) -> float:
+        """Seconds without a step while the loop should be training."""
+        beat = self.heartbeat
+        if beat is None or (number(beat.get("time")) or 0.0) < self._row_time():
+            return 0.0 if not self.train.size else now - max(self.touched, self._row_time())
+        if beat.get("phase") in ("eval", "checkpoint"):
+            return 0.0
+        return (number(beat.get("idle")) or 0.0) + max(now - (number(beat.get("time")) or now), 0.0)
+
+    def _row_time(self) -> float:
+        times = self.train.column("time", max(0, self.train.size - 1), self.train.size)
+        return float(times[-1]) if len(times) and np.isfinite(times[-1]) else 0.0
+
+    def frame(self, table: TableName = "train", *, superseded: bool = False) -> pd.DataFrame:
+        """A table as pandas, one row a step; ``superseded=True`` gives the rows that a resume took out of the curve.
+
+        A value that was written but is not finite is that value here (NaN, inf); so is an absent one NaN.
+        """
+        import pandas as pd
+
+        rows = self.table(table)
+        which = ~rows.live if superseded else rows.live
+        columns: dict[str, Any] = {"step": rows.step[which]}
+        for name in rows.channels:
+            values = rows[name].copy()
+            codes = rows.codes(name)
+            values[codes == NONFINITE["inf"]] = np.inf
+            values[codes == NONFINITE["-inf"]] = -np.inf
+            columns[name] = values[which]
+        for name, written in rows.text.items():
+            columns[name] = pd.Series([written.get(int(row)) for row in np.flatnonzero(which)], dtype=object)
+        return pd.DataFrame(columns)
+
+
+@lru_cache(maxsize=1)
+def _hostname() -> str:
+    return socket.gethostname()
+
+
+def _process_lives(pid: int, started: float | None) -> bool:
+    """Whether ``pid`` is the process that began at ``started``; a zombie is dead, a recycled pid is somebody else."""
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        return started is None or abs(process.create_time() - started) < 2.0
+    except psutil.NoSuchProcess:
+        return False
+    except (psutil.Error, ValueError, OverflowError):
+        return True  # it exists, and we may not look: not dead
