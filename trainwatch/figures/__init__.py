@@ -1,0 +1,97 @@
+"""(run, findings) -> plotly figure; shared by the report and the dashboard, which add nothing to what is drawn here.
+
+What holds for every figure: a curve is sampled for the eye, what must be seen is not. A value that was written and is
+no finite number, and a value that a log axis cannot show, stand at the plot's lower edge at their exact steps; a
+finding stands at the upper edge at its first step, and tells its message when hovered. Rows that a resume superseded
+are not in the curve. Names and messages come from a log: they are escaped, since plotly renders a part of HTML.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple, Protocol
+
+import plotly.graph_objects as go
+
+from trainwatch.figures import balance, health, plans
+from trainwatch.figures.plot import Findings, Span
+from trainwatch.run import Run
+from trainwatch.schema import Finding
+
+
+class Draw(Protocol):
+    """Draws one figure of a run, or None if the run has no channel for it; ``span`` shows only those steps."""
+
+    def __call__(self, run: Run, findings: Findings, *, span: Span | None = None) -> go.Figure | None: ...
+
+
+class Figure(NamedTuple):
+    """A figure's title, what draws it, and one line that says what it shows."""
+
+    title: str
+    draw: Draw
+    about: str
+
+
+FIGURES: Final[dict[str, Figure]] = {
+    "loss": Figure("Loss by component", balance.loss, "Raw values, each in its own unit; grey is the weighted sum."),
+    "contribution": Figure(
+        "Contribution", balance.contribution, "Weight x raw: what each component adds to the loss that is minimised."
+    ),
+    "share": Figure(
+        "Gradient share", balance.gradient_share, "Who steers: each component's part of the gradient, stacked to 1."
+    ),
+    "weights": Figure(
+        "Weights and curriculum", plans.weights, "Solid as applied, dashed as declared; bands are the declared stages."
+    ),
+    "norm": Figure(
+        "Gradient norm", balance.gradient_norm, "Before clipping, whole and by module; the dashed line is the limit."
+    ),
+    "nonfinite": Figure("Not finite", health.nonfinite, "Every NaN and infinity at its exact step; the first on top."),
+    "lr": Figure("Learning rate", plans.rates, "Solid as observed, dashed as declared at the applied step."),
+    "schedules": Figure(
+        "Schedules", plans.schedules, "Solid as observed, dashed as declared along the declared clock."
+    ),
+    "clocks": Figure("Clocks", plans.clocks, "Counters of the training code against the applied steps (dashed)."),
+    "evaluation": Figure("Evaluation loss", health.evaluation_loss, "The loss of every split."),
+    "metrics": Figure("Evaluation metrics", health.evaluation_metrics, "The figures of merit of every split."),
+    "time": Figure("Step time", health.seconds, "Where a step's seconds go: the wait for data, the work, the ranks."),
+}
+"""Every figure, in the order in which a page shows them."""
+
+# A finding does not name a figure, so that rules know no face: its words choose, the first figure that exists wins.
+PROOFS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
+    (r"non-?finite|\bnan\b|\binf|overflow|underflow|amp", ("nonfinite", "norm", "loss")),
+    (r"clock|^stale|dqn", ("clocks", "schedules")),
+    (r"curriculum|stage|weight/|wrong-weight", ("weights", "contribution")),
+    (r"share|conflict|cosine|dominat|imbalance|starv|silent|balance", ("share", "contribution", "loss")),
+    (r"schedul|anneal|horizon", ("schedules", "lr")),
+    (r"\blr\b|learning-rate|warmup", ("lr", "schedules")),
+    (r"overfit|generali|metric|eval|plateau", ("metrics", "evaluation", "loss")),
+    (r"clip|grad|norm|module|frozen|dead|update", ("norm", "loss")),
+    (r"data-wait|throughput|slow|stall|time|loader|straggl", ("time",)),
+)
+
+
+def for_finding(run: Run, finding: Finding, findings: Findings = (), *, span: Span | None = None) -> go.Figure | None:
+    """The figure that proves a finding, around its steps with context; None if the run has no figure at all."""
+    name = proof(run, finding)
+    around = span or span_of(run, finding)
+    return FIGURES[name].draw(run, findings or (finding,), span=around) if name else None
+
+
+def proof(run: Run, finding: Finding) -> str | None:
+    """Name of the figure that proves a finding: the first that its rule and subject speak of and the run has."""
+    words = f"{finding.rule} {finding.subject}".lower()
+    chosen = [name for words_of, names in PROOFS if re.search(words_of, words) for name in names]
+    around = span_of(run, finding)
+    there = (name for name in [*chosen, *FIGURES] if FIGURES[name].draw(run, (), span=around) is not None)
+    return next(there, None)
+
+
+def span_of(run: Run, finding: Finding) -> Span:
+    """The steps to look at for a finding: where it began in the first third, with room before it."""
+    first, last = run.first_step or 0, run.last_step or 0
+    room = max(25, (last - first) // 20)
+    length = min(finding.last_step - finding.first_step, 4 * room)
+    return (max(first, finding.first_step - room), max(min(last, finding.first_step + length + room), first + 1))

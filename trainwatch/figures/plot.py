@@ -1,0 +1,243 @@
+"""A figure in the making: curves that are sampled for the eye, and beside them what no sampling may lose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+from tsdownsample import NaNMinMaxLTTBDownsampler
+
+from trainwatch.figures import style
+from trainwatch.figures.style import safe
+from trainwatch.run import Floats, Run, Table
+from trainwatch.schema import NONFINITE_NAMES, Finding
+
+POINTS: Final = 400  # a plot is some 700 pixels wide: a minimum and a maximum for every fourth pixel
+SERIES: Final = 12  # more lines than this are not told apart
+MARKS: Final = 500  # edge marks that a screen can part
+LOG_SPREAD: Final = 20.0  # from this ratio on, the smaller curve of a linear plot lies flat on its floor
+
+Steps = NDArray[np.int64]
+Span = tuple[int, int]
+Findings = Sequence[Finding]
+
+
+@dataclass
+class Series:
+    """Steps and values of one whole curve; ``bad`` names what is not finite, and at which steps."""
+
+    steps: Steps
+    values: Floats
+    bad: list[tuple[str, Steps]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, table: Table, name: str, rows: NDArray[np.bool_] | None = None) -> Series:
+        """The curve of a column, or of those of its rows that ``rows`` selects."""
+        use = table.live if rows is None else table.live & rows
+        values, codes = table[name], table.codes(name)
+        fine = use & np.isfinite(values)
+        bad = [(NONFINITE_NAMES[code], table.step[use & (codes == code)]) for code in np.unique(codes) if code]
+        return cls(table.step[fine], values[fine], bad)
+
+
+@dataclass
+class Plot:
+    """Collects curves, edge marks and bands of one figure; :meth:`done` adds what every figure has."""
+
+    run: Run
+    findings: Findings
+    span: Span | None
+    log: bool = False
+    curves: list[dict[str, Any]] = field(default_factory=list)
+    edge: list[dict[str, Any]] = field(default_factory=list)
+    shapes: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def reach(self) -> Span:
+        """First and last step that the figure shows."""
+        return self.span or (self.run.first_step or 0, self.run.last_step or 0)
+
+    def curve(self, series: Series, label: str, line: dict[str, Any], **more: Any) -> None:
+        """A curve, and at the edge what of it no curve can show."""
+        steps, values = series.steps, series.values
+        if self.log:
+            above = values > 0
+            self.at_edge("0 or less, below any log axis", steps[~above], label, line["color"], "line-ew-open")
+            steps, values = steps[above], values[above]
+        x, y = sampled(steps, values, self.span)
+        if len(x):
+            trace = {"mode": "lines", "x": x, "y": y, "name": safe(label), "line": line}
+            self.curves.append({"type": "scatter", **trace, "hovertemplate": style.HOVER, **more})
+        self.bad(series, label, line["color"])
+
+    def bad(self, series: Series, label: str, colour: str) -> None:
+        """The values of a series that are not finite, each kind at the edge."""
+        for name, steps in series.bad:
+            self.at_edge(name, steps, label, colour, style.CODE_SYMBOLS[name])
+
+    def at_edge(self, what: str, steps: Steps, label: str, colour: str, symbol: str, **more: Any) -> None:
+        """Marks at the lower edge (or at ``y`` of the axis ``yaxis``): exact steps, whatever the sampling."""
+        low, high = self.reach
+        inside = np.sort(steps[(steps >= low) & (steps <= high)]) if self.span else np.sort(steps)
+        stretches = _stretches(inside, high - low)
+        height = more.pop("y", 0.025)
+        texts = [_edge_text(label, what, stretch) for stretch in stretches]
+        if stretches:
+            x = [step for first, last, _ in stretches for step in (first, last, None)]
+            y = [height, height, None] * len(stretches)
+            trace = {"mode": "lines+markers", "x": x, "y": y, "yaxis": "y2", "name": safe(f"{label}: {what}")}
+            self.edge.append({**trace, **_edge_style(colour, symbol, texts), **more})
+
+    def bands(self) -> None:
+        """The declared curriculum's stages as alternating background, with their names."""
+        curriculum = self.run.header.curriculum
+        low, high = self.reach
+        for index, stage in enumerate(curriculum.stages if curriculum else ()):
+            first, last = max(step_at(self.run, stage.start), low), min(step_at(self.run, stage.end), high)
+            if first < last:
+                self.shapes.append(_band(first, last, stage.name, index))
+
+    def done(self, unit: str) -> go.Figure | None:
+        """The figure, or None if there is nothing on it."""
+        if not (self.curves or self.edge):
+            return None
+        marks = [one for one in self.findings if self.span is None or self.span[0] <= one.first_step <= self.span[1]]
+        layout = {**style.LAYOUT, "shapes": self.shapes + _finding_lines(marks), "yaxis": style.axis(unit, self.log)}
+        # another span is another x axis, and replaces the range that a hand had zoomed to; the y axis keeps it
+        layout["xaxis"] = {**style.AXIS, "title": {"text": "step"}, "tickformat": ",d", "uirevision": str(self.span)}
+        if self.span:
+            layout["xaxis"]["range"] = list(self.span)
+        return go.Figure({"data": self.curves + self.edge + _finding_marks(marks), "layout": layout})
+
+
+def sampled(steps: Steps, values: Floats, span: Span | None, points: int = POINTS) -> tuple[Steps, Any]:
+    """What is drawn of a curve: its part in ``span`` with a neighbour on each side, extremes kept."""
+    if len(steps) > 1 and (np.diff(steps) < 0).any():
+        order = np.argsort(steps, kind="stable")
+        steps, values = steps[order], values[order]
+    if span is not None:
+        first = max(int(np.searchsorted(steps, span[0])) - 1, 0)
+        last = int(np.searchsorted(steps, span[1], side="right")) + 1
+        steps, values = steps[first:last], values[first:last]
+    if len(steps) > points:
+        kept = NaNMinMaxLTTBDownsampler().downsample(
+            np.ascontiguousarray(steps), np.ascontiguousarray(values), n_out=points
+        )
+        steps, values = steps[kept], values[kept]
+    return _small(steps), values.astype(np.float32)
+
+
+def _small(steps: Steps) -> Any:
+    """Half the bytes on the way to the browser, where they fit."""
+    return steps.astype(np.int32) if not len(steps) or steps.max() < 2**31 else steps.astype(np.float64)
+
+
+def step_at(run: Run, applied: float) -> int:
+    """The step at which the applied step reaches ``applied``; beyond the last row, counted on from there."""
+    steps, at = run.train.curve("applied")
+    if not len(steps):
+        return int(min(applied, 2**53))
+    row = int(np.searchsorted(np.maximum.accumulate(at), applied))
+    return int(steps[row]) if row < len(steps) else int(min(steps[-1] + applied - at[-1], 2**53))
+
+
+def family(table: Table, *prefixes: str) -> list[str]:
+    """Channels that begin with one of the prefixes; if too many, those that hold a non-finite value come first."""
+    names = [name for name in table.channels if name.startswith(prefixes)]
+    broken = set(table.nonfinite_channels())
+    return names if len(names) <= SERIES else sorted(names, key=lambda name: name not in broken)[:SERIES]
+
+
+def far_apart(series: Iterable[Series]) -> bool:
+    """Whether curves that are all positive differ so much that only a log axis shows them together."""
+    values = [one.values for one in series if len(one.values)]
+    low, high = min((part.min() for part in values), default=0.0), max((part.max() for part in values), default=0.0)
+    return bool(low > 0 and high > LOG_SPREAD * low)
+
+
+def _stretches(steps: Steps, width: int) -> list[tuple[int, int, int]]:
+    """Sorted steps as (first, last, count): only what no screen can part is joined, and its ends stay exact."""
+    if not len(steps):
+        return []
+    cuts = np.flatnonzero(np.diff(steps) > max(1, width // MARKS)) + 1
+    firsts, lasts = np.concatenate(([0], cuts)), np.concatenate((cuts, [len(steps)])) - 1
+    return [(int(steps[a]), int(steps[b]), int(b - a + 1)) for a, b in zip(firsts, lasts, strict=True)]
+
+
+def _edge_text(label: str, what: str, stretch: tuple[int, int, int]) -> str:
+    first, last, count = stretch
+    where = f"at step {first:,}" if first == last else f"in {count:,} steps from {first:,} to {last:,}"
+    return safe(f"{label}: {what} {where}", 70)
+
+
+def _edge_style(colour: str, symbol: str, texts: list[str]) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "hovertext": [part for text in texts for part in (text, text, "")],
+        "hovertemplate": "%{hovertext}<extra></extra>",
+        "marker": {"symbol": symbol, "size": 9, "color": colour, "line": {"width": 1.5, "color": colour}},
+        "line": {"color": colour, "width": 2},
+        "meta": "edge",
+        "showlegend": False,
+        "cliponaxis": False,
+    }
+
+
+def _whole_height(first: int, last: int) -> dict[str, Any]:
+    return {"x0": first, "x1": last, "y0": 0, "y1": 1, "yref": "paper"}
+
+
+def _band(first: int, last: int, name: str, index: int) -> dict[str, Any]:
+    return {
+        "type": "rect",
+        "layer": "below",
+        **_whole_height(first, last),
+        "line": {"width": 0},
+        "fillcolor": f"rgba(134,142,150,{0.14 if index % 2 else 0.05})",
+        "label": {"text": safe(name), "textposition": "bottom left", "font": {"size": 10, "color": style.GREY}},
+    }
+
+
+def _finding_lines(findings: list[Finding]) -> list[dict[str, Any]]:
+    """A line down the plot for every step at which something began that is no mere info."""
+    worst = {one.first_step: one.severity for one in sorted(findings, key=lambda one: one.rank) if one.rank}
+    return [
+        {
+            "type": "line",
+            **_whole_height(step, step),
+            "line": {"color": style.SEVERITY_COLOURS[severity], "width": 1, "dash": "dot"},
+        }
+        for step, severity in worst.items()
+    ]
+
+
+def _finding_marks(findings: list[Finding]) -> list[dict[str, Any]]:
+    """A mark at the upper edge for every finding; hovering tells its message. The gravest is drawn last, on top."""
+    if not findings:
+        return []
+    findings = sorted(findings, key=lambda one: one.rank)
+    told = [f"<b>{one.severity}: {safe(one.rule)}</b><br>{safe(one.message, 70)}" for one in findings]
+    return [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "x": [one.first_step for one in findings],
+            "y": [1.0] * len(findings),
+            "yaxis": "y2",
+            "hovertext": told,
+            "hovertemplate": "%{hovertext}<extra></extra>",
+            "marker": {
+                "symbol": [style.SEVERITY_SYMBOLS[one.severity] for one in findings],
+                "color": [style.SEVERITY_COLOURS[one.severity] for one in findings],
+                "size": 11,
+            },
+            "name": "findings",
+            "meta": "findings",
+            "showlegend": False,
+            "cliponaxis": False,
+        }
+    ]

@@ -1,0 +1,61 @@
+"""What every figure looks like: colours that eyes with few colours tell apart, on a light page and on a dark one."""
+
+from __future__ import annotations
+
+import textwrap
+from html import escape
+from typing import Any, Final
+
+PALETTE: Final = ("#2f86d6", "#e0702a", "#119c84", "#c558a8", "#8a77e0", "#b0891f", "#4fa3c0", "#d0545f")
+DASHES: Final = ("solid", "10px,2px", "4px,2px", "12px,3px,3px,3px")  # the second cue beside colour
+GREY: Final = "#868e96"
+DECLARED: Final = "5px,4px"
+SEVERITY_COLOURS: Final = {"info": "#4a90c2", "warning": "#d9820f", "critical": "#e03131"}
+SEVERITY_SYMBOLS: Final = {"info": "circle", "warning": "triangle-down", "critical": "diamond"}
+CODE_SYMBOLS: Final = {"nan": "x", "inf": "triangle-up", "-inf": "triangle-down"}
+
+HOVER: Final = "%{y:.5g} at step %{x:,}<extra>%{fullData.name}</extra>"
+AXIS: Final[dict[str, Any]] = {"gridcolor": "rgba(134,142,150,.22)", "zeroline": False, "automargin": True}
+LAYOUT: Final[dict[str, Any]] = {
+    "template": {"layout": {}},  # no default look: it would add 7 kB to every update
+    "paper_bgcolor": "rgba(0,0,0,0)",
+    "plot_bgcolor": "rgba(0,0,0,0)",
+    "font": {"color": GREY, "size": 12, "family": "system-ui, -apple-system, Segoe UI, Roboto, sans-serif"},
+    "margin": {"l": 8, "r": 14, "t": 34, "b": 8},
+    "legend": {"orientation": "h", "x": 0, "y": 1.03, "yanchor": "bottom", "itemsizing": "constant"},
+    "showlegend": True,
+    "hovermode": "closest",
+    "hoverdistance": 30,
+    "hoverlabel": {"bgcolor": "#25292e", "bordercolor": "#25292e", "font": {"color": "#ffffff"}, "align": "left"},
+    "dragmode": "zoom",
+    "uirevision": "keep",
+    "yaxis2": {"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},
+}
+
+
+def line(index: int, width: float = 1.6) -> dict[str, Any]:
+    """The line of the ``index``-th curve of a figure."""
+    return {"color": PALETTE[index % len(PALETTE)], "dash": DASHES[index % len(DASHES)], "width": width}
+
+
+def solid(index: int, width: float = 1.8) -> dict[str, Any]:
+    """What was observed, where a dashed line of the same colour stands for what was declared."""
+    return {**line(index, width), "dash": "solid"}
+
+
+def declared(index: int) -> dict[str, Any]:
+    """What was declared."""
+    return {**line(index, 1.4), "dash": DECLARED}
+
+
+def axis(unit: str, log: bool) -> dict[str, Any]:
+    """A y axis."""
+    title = {"text": ", ".join(part for part in (safe(unit), "log" * log) if part)}
+    more: dict[str, Any] = {"type": "log", "exponentformat": "power"} if log else {"tickformat": "~g"}
+    return {**AXIS, "title": title, **more}
+
+
+def safe(text: str, width: int = 0) -> str:
+    """Text for plotly, which renders some HTML: escaped, and broken into lines of ``width`` if that is not 0."""
+    lines = textwrap.wrap(text, width) if width else [text]
+    return "<br>".join(escape(line, quote=False) for line in lines)
