@@ -15,7 +15,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
 
 VERSION: Final = 1
 
@@ -225,6 +229,14 @@ def schedule_value(declared: Mapping[str, Any], at: float) -> float | None:
 
     ``floor`` is the smallest value after the warm-up.
     """
+    values = schedule_values(declared, [at])
+    return None if values is None else float(values[0])
+
+
+def schedule_values(declared: Mapping[str, Any], at: ArrayLike) -> NDArray[np.float64] | None:
+    """:func:`schedule_value` for many readings at once. float64 [readings]"""
+    import numpy as np
+
     kind = declared.get("kind")
     try:
         start = float(declared["start"])
@@ -234,27 +246,90 @@ def schedule_value(declared: Mapping[str, Any], at: float) -> float | None:
         cycles = int(declared.get("restarts") or 0) + 1
         rate = float(declared.get("rate") or 5.0)
         floor = -math.inf if declared.get("floor") is None else float(declared["floor"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
-    if kind not in SCHEDULE_KINDS or (kind != "constant" and over <= warmup):
+    if kind not in SCHEDULE_KINDS or (kind != "constant" and over <= warmup) or cycles < 1:
         return None
-    since = at - begin
-    if warmup and since < warmup:
-        return start * max(since, 0.0) / warmup
-    if kind == "constant":
-        return max(start, floor)
-    progress = min(max((since - warmup) / (over - warmup), 0.0), 1.0)
-    if progress < 1.0:
-        progress = (progress * cycles) % 1.0
-    return max(start + (end - start) * _shape(str(kind), progress, rate), floor)
+    if not all(map(math.isfinite, (start, end, begin, warmup, over, rate))):
+        return None
+    since = np.asarray(at, dtype=np.float64) - begin
+    with np.errstate(all="ignore"):  # a hostile declaration may overflow: that is a value like any other
+        if kind == "constant":
+            values = np.full(since.shape, start)
+        else:
+            progress = np.clip((since - warmup) / (over - warmup), 0.0, 1.0)
+            progress = np.where(progress < 1.0, (progress * cycles) % 1.0, progress)
+            values = start + (end - start) * _shape(str(kind), progress, rate)
+        values = np.maximum(values, floor)
+        if warmup:
+            values = np.where(since < warmup, start * np.maximum(since, 0.0) / warmup, values)
+    return values
 
 
-def _shape(kind: str, progress: float, rate: float) -> float:
+def _shape(kind: str, progress: NDArray[np.float64], rate: float) -> NDArray[np.float64]:
     """How far the value has come from start (0) to end (1)."""
-    if progress >= 1.0:
-        return 1.0
+    import numpy as np
+
     if kind == "linear":
         return progress
     if kind == "cosine":
-        return (1.0 - math.cos(math.pi * progress)) / 2.0
-    return (1.0 - math.exp(-rate * progress)) / (1.0 - math.exp(-rate))
+        return (1.0 - np.cos(np.pi * progress)) / 2.0
+    return np.expm1(-rate * progress) / np.expm1(-rate)
+
+
+def follows_schedule(
+    declared: Mapping[str, Any], at: NDArray[np.float64], values: NDArray[np.float64], tolerance: float
+) -> NDArray[np.bool_] | None:
+    """Which values are what the schedule gives at ``at`` or one tick before it; None if it cannot be evaluated.
+
+    ``tolerance`` is relative to the value, and a tenth of it to the schedule's span, where values come near 0.
+    """
+    import numpy as np
+
+    now, before = schedule_values(declared, at), schedule_values(declared, at - 1.0)
+    if now is None or before is None:
+        return None
+    start = float(declared["start"])
+    slack = tolerance * np.maximum(np.abs(now), 0.1 * max(abs(start), abs(float(declared.get("end", start)))))
+    near = (values >= np.minimum(now, before) - slack) & (values <= np.maximum(now, before) + slack)
+    return near | ~np.isfinite(now)  # a declaration that overflows accuses nobody
+
+
+OTHER_UNITS: Final = frozenset(
+    ("epoch", "epochs", "samples", "sample", "tokens", "token", "images", "frames", "seconds")
+)
+"""Names of clocks that are known to count something else than optimiser steps."""
+
+
+def clock_progress(
+    declared: Mapping[str, Any],
+    clock: str,
+    reading: NDArray[np.float64],
+    applied: NDArray[np.float64],
+    total_steps: float | None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """How far along its schedule a clock is, and how far it should be at ``applied``; fractions, float64 [rows].
+
+    A clock that counts steps should read what ``applied`` reads. One that counts something of its own is right too if
+    it comes as far along its own ``over_steps`` as the run has come along ``total_steps``; one that is known to count
+    something of its own may also be ahead of that. None where neither a length nor a unit is known.
+    """
+    import numpy as np
+
+    over, begin = (_length(declared.get(name)) for name in ("over_steps", "begin"))
+    over = over or total_steps or 0.0
+    if over <= 0 or (clock in OTHER_UNITS and not total_steps):
+        return None
+    own = np.clip(reading / (begin + over), 0.0, 1.0)
+    own_due = np.clip(applied / total_steps, 0.0, 1.0) if total_steps else np.full_like(own, np.inf)
+    if clock in OTHER_UNITS:
+        return own, np.maximum(own, own_due)
+    at, due = np.clip((reading - begin) / over, 0.0, 1.0), np.clip((applied - begin) / over, 0.0, 1.0)
+    nearer = np.abs(own - own_due) < np.abs(at - due)
+    return np.where(nearer, own, at), np.where(nearer, own_due, due)
+
+
+def _length(value: Any) -> float:
+    """A length in ticks; 0 if it is none."""
+    known = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e18
+    return float(value) if known else 0.0

@@ -63,3 +63,50 @@ def carried(previous: float, values: Floats) -> Floats:
     known = np.concatenate([[previous], values])
     index = np.where(np.isfinite(known), np.arange(len(known)), 0)
     return known[np.maximum.accumulate(index)][:-1]
+
+
+@dataclass
+class Streak:
+    """A condition that counts once it has held for ``rows`` judged rows in a row; its onset is the first of those.
+
+    ``onset`` and ``latest`` are whatever columns came with the first row of the first such streak and with the last
+    row in which the condition held.
+    """
+
+    rows: int
+    bad: int = 0
+    onset: dict[str, float] | None = None
+    latest: dict[str, float] = field(default_factory=dict)
+    good_since: int = 0
+    _running: int = 0
+    _began: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def over(self) -> bool:
+        """Whether it has not held for as many rows as it took to be believed."""
+        return self.good_since >= self.rows
+
+    def push(self, holds: Bools, columns: Mapping[str, Floats]) -> bool:
+        """Add judged rows; True if there is a streak whose story these rows changed."""
+        rows = len(holds)
+        where = np.flatnonzero(holds)
+        if not len(where):
+            self._running, self.good_since = (0 if rows else self._running), self.good_since + rows
+            return self.onset is not None and rows > 0
+        index = np.arange(rows)
+        last_good = np.maximum.accumulate(np.where(holds, -1, index))
+        length = index - last_good + np.where(last_good < 0, self._running, 0)
+        enough = np.flatnonzero(holds & (length >= self.rows))
+        if self.onset is None and len(enough):
+            start = int(enough[0]) - self.rows + 1
+            self.onset = _row(columns, start) if start >= 0 else dict(self._began)
+        if holds[-1] and (last_good[-1] >= 0 or not self._running):
+            self._began = _row(columns, int(last_good[-1]) + 1)
+        self._running = int(length[-1]) if holds[-1] else 0
+        self.bad += len(where)
+        self.latest, self.good_since = _row(columns, int(where[-1])), rows - 1 - int(where[-1])
+        return self.onset is not None
+
+
+def _row(columns: Mapping[str, Floats], index: int) -> dict[str, float]:
+    return {name: float(values[index]) for name, values in columns.items()}
