@@ -259,7 +259,8 @@ def schedule_values(declared: Mapping[str, Any], at: ArrayLike) -> NDArray[np.fl
         else:
             progress = np.clip((since - warmup) / (over - warmup), 0.0, 1.0)
             progress = np.where(progress < 1.0, (progress * cycles) % 1.0, progress)
-            values = start + (end - start) * _shape(str(kind), progress, rate)
+            done = _shape(str(kind), progress, rate)
+            values = start * (1.0 - done) + end * done  # exact at both ends, which start + (end - start) is not
         values = np.maximum(values, floor)
         if warmup:
             values = np.where(since < warmup, start * np.maximum(since, 0.0) / warmup, values)

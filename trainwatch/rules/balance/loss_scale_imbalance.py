@@ -31,6 +31,7 @@ class Episode:
 
     component: str
     first_step: int
+    others: list[str]
     before: dict[str, float]
     blocks: int = 0
     finding: Finding | None = None
@@ -43,7 +44,7 @@ class LossScaleImbalance(Rule):
     What it sees:
         The contribution (weight x raw value) of the largest component against the sum of the others, as medians over
         blocks of rows: 3,256,742 beside 3.75. It is an alarm if that component also owns nearly the whole gradient; or,
-        where no gradients are recorded, if none of the others gets better while it lasts. Regularisers and auxiliary
+        where no gradients are recorded, if nothing gets better while it lasts. Regularisers and auxiliary
         terms, components of weight 0, and those that are solved already, do not count among the others.
 
     Why it matters:
@@ -140,8 +141,8 @@ class LossScaleImbalance(Rule):
             return
         if self._episode is None or self._episode.component != largest:
             yield from self._ended()
-            before = {name: here[f"raw/{name}"] for name in others}
-            self._episode = Episode(largest, _onset(largest, others, block, self.warning_ratio), before)
+            before = {name: here[f"raw/{name}"] for name in (*others, largest)}
+            self._episode = Episode(largest, _onset(largest, others, block, self.warning_ratio), others, before)
         self._episode.blocks += 1
         yield from self._verdict(self._episode, part, rest, here, int(block["step"][-1]))
 
@@ -160,8 +161,7 @@ class LossScaleImbalance(Rule):
     def _verdict(self, episode: Episode, part: float, rest: float, here: dict[str, float], step: int) -> Findings:
         ratio, share = part / rest, here[f"share/{episode.component}"]
         known = bool(np.isfinite(share))
-        stuck = all(here[f"raw/{name}"] > value * (1 - self.improvement) for name, value in episode.before.items())
-        sick = share > self.owned_share if known else stuck and episode.blocks >= 2
+        sick = share > self.owned_share if known else episode.blocks >= 2 and self._stuck(episode, ratio, here)
         if not sick and episode.finding is None:
             return
         grave = ratio > self.critical_ratio or (episode.finding is not None and episode.finding.severity == "critical")
@@ -172,7 +172,7 @@ class LossScaleImbalance(Rule):
             "critical" if grave else "warning",
             f"component:{episode.component}",
             (episode.first_step, step),
-            f"The {episode.component} loss contributes {part:,.4g}, {' + '.join(episode.before)} together {rest:,.4g}: "
+            f"The {episode.component} loss contributes {part:,.4g}, {' + '.join(episode.others)} together {rest:,.4g}: "
             f"{ratio:,.3g} times as much, {proof}{unweighted}.",
             evidence={"contribution": part, "others": rest, "ratio": ratio}
             | ({"gradient_share": share} if known else {}),
@@ -180,6 +180,11 @@ class LossScaleImbalance(Rule):
             confidence=(0.95 if known else 0.7) - (0.1 if unweighted else 0.0),
         )
         yield episode.finding
+
+    def _stuck(self, episode: Episode, ratio: float, here: dict[str, float]) -> bool:
+        """Whether nothing gets better: not the others, nor (below a hundred times) the large one that may just lead."""
+        watched = episode.others if ratio > self.critical_ratio else episode.before
+        return all(here[f"raw/{name}"] > episode.before[name] * (1 - self.improvement) for name in watched)
 
     def _ended(self) -> Findings:
         """The others weigh something again."""
