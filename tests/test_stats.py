@@ -1,5 +1,7 @@
 """Statistics that do not care how a stream is cut."""
 
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +17,7 @@ def test_blocks_are_the_same_however_the_stream_is_cut(column, size, cuts):
     """Only the count of rows since the beginning matters."""
     edges = [0, *sorted(min(cut, len(column)) for cut in cuts), len(column)]
     blocks, out = Blocks(size), []
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in pairwise(edges):
         found = blocks.push({"x": column[start:stop]})
         out += list(found["x"]) if found else []
     whole = len(column) // size

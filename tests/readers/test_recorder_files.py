@@ -2,6 +2,7 @@
 
 import json
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -143,7 +144,7 @@ def test_following_in_any_pieces_gives_the_same_run(tmp_path_factory, cuts):
     growing.write_bytes(content[: edges[0]])
     source = open_run(growing)
     source.poll()
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in pairwise(edges):
         with growing.open("ab") as file:
             file.write(content[start:stop])
         assert source.poll()

@@ -6,13 +6,14 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
-from itertools import groupby
+from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from trainwatch.header import number
 from trainwatch.lines import LineTail
@@ -150,24 +151,25 @@ class RunFile:
         self._run().add_header(record)
         self._run().records += 1
 
-    def _store_rows(self, table: TableName, keys: tuple[str, ...], records: list[Record]) -> None:
-        rows = [row for row in records if _step(row) is not None]
-        for _ in range(len(records) - len(rows)):
-            self._fault("stepless", self._tail.number)
-        if not rows:
-            return
+    def _store_rows(self, table: TableName, keys: tuple[str, ...], rows: list[Record]) -> None:
+        names = [key for key in keys if key not in ("kind", "step", "nonfinite")]
+        fast = _columns(names, rows)
+        if fast is None:
+            whole = [row for row in rows if _step(row) is not None]
+            for _ in range(len(rows) - len(whole)):
+                self._fault("stepless", self._tail.number)
+            rows = whole
+            if not rows:
+                return
+        steps, columns, odd = fast or _columns_one_by_one(names, rows)
         run = self._run()
         run.records += len(rows)
-        steps = np.array([_step(row) for row in rows], dtype=np.int64)
-        names = [key for key in keys if key not in ("kind", "step", "nonfinite")]
-        columns, odd = _columns(names, rows)
         first = run.add_rows(table, steps, columns)
-        rows_table = run.table(table)
         for name, row, value in odd:
             if isinstance(value, float):
-                rows_table.mark(first + row, name, _code(value))
+                run.table(table).mark(first + row, name, _code(value))
             else:
-                rows_table.text.setdefault(name, {})[first + row] = value
+                run.table(table).text.setdefault(name, {})[first + row] = value
         if "nonfinite" in keys:
             _mark_nonfinite(run, table, first, rows)
 
@@ -215,28 +217,30 @@ def _step(record: Record) -> int | None:
     return step if type(step) is int and 0 <= step < 2**62 else None
 
 
+Columns = dict[str, NDArray[np.float64]]
 Odd = list[tuple[str, int, Any]]
+Parsed = tuple[NDArray[np.int64], Columns, Odd]
 
 
-def _columns(names: list[str], rows: list[Record]) -> tuple[dict[str, np.ndarray[Any, Any]], Odd]:
-    """float64 [rows] for each name, and what was no finite number: (name, row, value)."""
+def _columns(names: list[str], rows: list[Record]) -> Parsed | None:
+    """Steps, float64 [rows] for each name, nothing odd; None if there is anything but finite numbers."""
+    if "step" not in rows[0]:
+        return None
+    pick = itemgetter("step", *names, "step")  # twice, so that it gives a tuple also where there are no names
     try:
-        pick = itemgetter(*names, "step")  # a second name keeps the result a tuple
-        matrix = np.array([pick(row) for row in rows], dtype=np.float64)
+        flat = np.fromiter(chain.from_iterable(map(pick, rows)), np.float64, len(rows) * (len(names) + 2))
     except (TypeError, ValueError, OverflowError):
-        return _columns_one_by_one(names, rows)
-    if np.isinf(matrix[:, :-1]).any() or _bare_nan(matrix, names, rows):
-        return _columns_one_by_one(names, rows)
-    return {name: matrix[:, index] for index, name in enumerate(names)}, []
+        return None
+    matrix = flat.reshape(len(rows), -1).T
+    steps = matrix[0]
+    if not (np.isfinite(flat).all() and ((steps >= 0) & (steps < 2**53) & (steps % 1 == 0)).all()):
+        return None
+    return steps.astype(np.int64), {name: matrix[1 + index] for index, name in enumerate(names)}, []
 
 
-def _bare_nan(matrix: np.ndarray[Any, Any], names: list[str], rows: list[Record]) -> bool:
-    """Whether a NaN in the matrix was written as NaN, not as null."""
-    return any(rows[row][names[column]] is not None for row, column in np.argwhere(np.isnan(matrix[:, :-1])))
-
-
-def _columns_one_by_one(names: list[str], rows: list[Record]) -> tuple[dict[str, np.ndarray[Any, Any]], Odd]:
-    columns: dict[str, np.ndarray[Any, Any]] = {}
+def _columns_one_by_one(names: list[str], rows: list[Record]) -> Parsed:
+    """The same with everything that is no finite number apart: (name, row, value)."""
+    columns: Columns = {}
     odd: Odd = []
     for name in names:
         values = np.full(len(rows), np.nan)
@@ -251,7 +255,7 @@ def _columns_one_by_one(names: list[str], rows: list[Record]) -> tuple[dict[str,
                 odd.append((name, row, value))
         if numeric:
             columns[name] = values
-    return columns, odd
+    return np.array([_step(row) for row in rows], dtype=np.int64), columns, odd
 
 
 def _mark_nonfinite(run: Run, table: TableName, first: int, rows: list[Record]) -> None:
