@@ -1,0 +1,298 @@
+"""The command line: parse, call, print. Every other module does its work without it."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import os
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trainwatch.errors import UserError, nearest, sentence
+
+if TYPE_CHECKING:
+    from trainwatch.engine import Settings
+    from trainwatch.judge import Judged
+
+CODES = (
+    "Exit codes: 0 nothing at or above --fail-on, 1 something is, 2 some path could not be judged (stderr says why)."
+)
+
+app = typer.Typer(
+    name="trainwatch",
+    help="What is wrong with a training run, since which step, why, and what cures it.",
+    epilog="`trainwatch COMMAND --help` has an example of each. Try `trainwatch demo` first.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Format(StrEnum):
+    """What ``check`` prints."""
+
+    text = "text"
+    json = "json"
+    markdown = "markdown"
+    sarif = "sarif"
+
+
+class CompareFormat(StrEnum):
+    """What ``compare`` prints."""
+
+    text = "text"
+    json = "json"
+    markdown = "markdown"
+
+
+class FailOn(StrEnum):
+    """The severity from which ``check`` exits with 1."""
+
+    info = "info"
+    warning = "warning"
+    critical = "critical"
+    never = "never"
+
+
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="RULE.FIELD=VALUE", help="Change a rule's threshold.")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run file.")]
+
+
+@app.command()
+def demo(
+    healthy: Annotated[bool, typer.Option("--healthy", help="Train the same without the mistake.")] = False,
+    port: Annotated[int, typer.Option(help="Port of the dashboard on this machine.", min=0, max=65535)] = 8050,
+    logs: Annotated[Path, typer.Option(help="Folder for the run file and the post-mortem.")] = Path("logs"),
+    dashboard: Annotated[bool, typer.Option("--dash/--no-dash", help="Serve the dashboard meanwhile.")] = True,
+) -> None:
+    """Train a small peptide model with a published mistake in it, watch it fail, and read why.
+
+    \b
+    Example:     trainwatch demo
+    Exit codes:  0 the demo ran to its end, 2 it could not, 130 stopped with Ctrl-C
+    """
+    from trainwatch.demo import play
+
+    raise typer.Exit(play(logs, healthy=healthy, port=port, dashboard=dashboard))
+
+
+@app.command("list")
+def list_runs(
+    folder: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="Default: logs/, else this folder.")] = None,
+) -> None:
+    """Show every run below a folder: state, steps, loss, worst finding, age.
+
+    \b
+    Example:     trainwatch list logs
+    Exit codes:  0 runs are shown, 2 there are none or some could not be read
+    """
+    from trainwatch import judge, tables, terminal
+
+    folder = folder or (Path("logs") if Path("logs").is_dir() else Path())
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file; `trainwatch check {folder}` judges it, `list` takes a folder.")
+    judged, unread = _judge([folder], judge.settings())
+    if judged:
+        tables.runs(terminal.console(), [(item.run, item.diagnosis) for item in judged])
+    raise typer.Exit(2 if _complain(unread) else 0)
+
+
+@app.command(epilog=CODES)
+def check(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Run files, or folders of them.")],
+    format_: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.text,
+    fail_on: Annotated[FailOn, typer.Option(help="Exit with 1 from this severity on.")] = FailOn.warning,
+    set_: Set = None,
+) -> None:
+    """Diagnose runs: the root cause first, the evidence under it, and the config patch that cures it.
+
+    Thresholds and `off = [rules]` are also taken from [tool.trainwatch] in the nearest pyproject.toml.
+
+    \b
+    Examples:    trainwatch check logs/exp1.jsonl
+                 trainwatch check logs --format json | jq '.runs[].root_cause.rule'
+                 trainwatch check a.jsonl --set overfitting.patience=5 --fail-on critical
+    """
+    from trainwatch import judge
+
+    judged, unread = _judge(paths, judge.settings(set_ or ()))
+    _print_check(format_, judged, unread)
+    broken = _complain(unread)
+    raise typer.Exit(2 if broken else int(_fails(judged, fail_on)))
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Two run files or more; the first leads.")],
+    format_: Annotated[CompareFormat, typer.Option("--format", help="How to print it.")] = CompareFormat.text,
+) -> None:
+    """Say what differs between runs, since which step, and which setting did it.
+
+    \b
+    Example:     trainwatch compare logs/good.jsonl logs/bad.jsonl
+    Exit codes:  0 compared, 2 some run could not be read
+    """
+    from trainwatch import compare as comparison
+    from trainwatch import judge, tables, terminal, wording
+
+    chosen = judge.settings()
+    if len(runs) < 2:
+        raise UserError("compare needs at least two runs; `trainwatch check RUN` judges one.")
+    judged = [_one(path, chosen) for path in runs]
+    said = comparison.compare([(item.run, item.diagnosis) for item in judged])
+    if format_ is CompareFormat.json:
+        _print_json(wording.strict({"version": 1, **said.to_dict()}))
+    elif format_ is CompareFormat.markdown:
+        print(tables.comparison_markdown(said), end="")
+    else:
+        tables.comparison(terminal.console(), said)
+
+
+@app.command()
+def report(
+    run: RunPath,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="An .html or .md file. Default: RUN.html beside the run.")
+    ] = None,
+    set_: Set = None,
+) -> None:
+    """Write the post-mortem: one HTML file that needs no network, or Markdown for a pull request.
+
+    \b
+    Example:     trainwatch report logs/exp1.jsonl -o post-mortem.html
+    Exit codes:  0 written, 2 the run could not be read or the file not written
+    """
+    from trainwatch import judge
+    from trainwatch.report import post_mortem
+
+    item = _one(run, judge.settings(set_ or ()))
+    target = output or run.with_suffix(".html")
+    if target.suffix not in (".html", ".htm", ".md"):
+        raise UserError(f"{target}: a report ends in .html or .md, not {target.suffix or 'nothing'!r}; rename it.")
+    try:
+        post_mortem.write(item.run, item.diagnosis, target)
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror}); choose another file with -o.") from None
+    print(f"Wrote {target}")
+
+
+@app.command()
+def dash(
+    folder: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="Default: logs/, else this folder.")] = None,
+    port: Annotated[int, typer.Option(help="Port on this machine.", min=0, max=65535)] = 8050,
+    open_: Annotated[bool, typer.Option("--open", help="Open a browser on it.")] = False,
+) -> None:
+    """Serve the dashboard of a folder of runs on this machine, until Ctrl-C.
+
+    \b
+    Example:     trainwatch dash logs --open
+    Exit codes:  2 it could not be served, 130 stopped with Ctrl-C
+    """
+    folder = folder or (Path("logs") if Path("logs").is_dir() else Path())
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder; give the folder of your run files.")
+    serve = importlib.import_module("dashboards.app").serve
+    serve(folder, port=port, open_browser=open_)
+
+
+@app.command()
+def rules(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="The rule to read about.")] = None,
+) -> None:
+    """List every rule by family, or show one rule's page and thresholds.
+
+    \b
+    Example:     trainwatch rules curriculum-mismatch
+    Exit codes:  0 shown, 2 there is no such rule
+    """
+    from trainwatch import tables, terminal
+    from trainwatch.engine import catalogue
+
+    known = catalogue()
+    if name is None:
+        tables.catalogue(terminal.console(), known)
+    elif name in known:
+        tables.rule_page(terminal.console(), known[name])
+    else:
+        raise UserError(f"there is no rule {name!r}{nearest(name, list(known)) or '; `trainwatch rules` lists them.'}")
+
+
+def _judge(paths: Sequence[Path], chosen: Settings) -> tuple[list[Judged], list[str]]:
+    from trainwatch import judge, terminal
+
+    return judge.judge_all(terminal.progress(list(judge.run_files(paths))), chosen)
+
+
+def _one(path: Path, chosen: Settings) -> Judged:
+    """The newest run of one file."""
+    judged, unread = _judge([path], chosen)
+    if unread or path.is_dir():
+        raise UserError(unread[0] if unread else f"{path}: is a folder; name one run file in it.")
+    return judged[-1]
+
+
+def _print_check(format_: Format, judged: list[Judged], unread: list[str]) -> None:
+    from trainwatch import markdown, terminal, wording
+    from trainwatch.engine import catalogue
+    from trainwatch.report import sarif
+    from trainwatch.rule import page
+
+    if format_ is Format.json:
+        _print_json(wording.strict({"version": 1, "runs": [item.diagnosis.to_dict() for item in judged]}))
+    elif format_ is Format.sarif:
+        summaries = {name: page(rule)[""] for name, rule in catalogue().items()}
+        _print_json(wording.strict(sarif.document([item.diagnosis for item in judged], unread, summaries)))
+    elif format_ is Format.markdown:
+        print("\n".join(markdown.diagnosis(item.diagnosis, item.run.header.total_steps) for item in judged), end="")
+    else:
+        terminal.show_all(terminal.console(), [(item.diagnosis, item.run.header.total_steps) for item in judged])
+
+
+def _fails(judged: list[Judged], fail_on: FailOn) -> bool:
+    from trainwatch.schema import SEVERITIES
+
+    limit = len(SEVERITIES) if fail_on is FailOn.never else SEVERITIES.index(fail_on.value)
+    return any(finding.rank >= limit for item in judged for finding in item.diagnosis.findings)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False))
+
+
+def _complain(sentences: list[str]) -> bool:
+    for said in sentences:
+        _say(said)
+    return bool(sentences)
+
+
+def _say(text: str) -> None:
+    from trainwatch.wording import clean
+
+    print(f"trainwatch: {clean(text)}", file=sys.stderr)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code; whatever goes wrong is one sentence on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # an ASCII terminal gets a question mark, not a traceback
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = typer.main.get_command(app).main(given or ["--help"], "trainwatch", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's last flush complains
+        return 141
+    except Exception as error:
+        _say(sentence(error))
+        return 2

@@ -1,0 +1,120 @@
+"""What a user names -> what is judged: paths become runs, settings become rules, and no failure goes unsaid."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainwatch.diagnosis import Diagnosis, diagnose
+from trainwatch.engine import Settings, SettingsError
+from trainwatch.readers import ReadError, find, read_all
+from trainwatch.run import Run
+
+RANK = re.compile(r"\.rank\d+\.jsonl$")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A run and what the rules say of it."""
+
+    run: Run
+    diagnosis: Diagnosis
+
+
+def settings(assignments: Iterable[str] = (), folder: Path | None = None) -> Settings:
+    """The rules' settings: ``[tool.trainwatch]`` of the nearest pyproject.toml, then ``rule.field=value`` on top.
+
+    Raises SettingsError, its text one sentence.
+    """
+    off, thresholds = _from_project(folder or Path.cwd())
+    for assignment in assignments:
+        found = re.fullmatch(r"([\w-]+)\.(\w+)=(.*)", assignment.strip())
+        if not found:
+            raise SettingsError(f"--set {assignment!r} has the wrong form; write rule.field=value.")
+        rule, field, value = found.groups()
+        thresholds.setdefault(rule, {})[field] = _value(value)
+    chosen = Settings(frozenset(off), thresholds)
+    chosen.rules()  # a rule that does not exist is said before anything is read
+    return chosen
+
+
+def _from_project(folder: Path) -> tuple[list[str], dict[str, dict[str, Any]]]:
+    path = next((place / "pyproject.toml" for place in (folder, *folder.parents) if _is_project(place)), None)
+    if path is None:
+        return [], {}
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("trainwatch", {})
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{path}: cannot be read as TOML ({error}); mend it.") from None
+    off = table.get("off", [])
+    if not isinstance(off, list) or not all(isinstance(name, str) for name in off):
+        raise SettingsError(f"{path}: [tool.trainwatch] off must be a list of rule names, not {off!r}.")
+    rules = {name: value for name, value in table.items() if name != "off"}
+    for name, value in rules.items():
+        if not isinstance(value, Mapping):
+            raise SettingsError(f"{path}: [tool.trainwatch] {name} must be a table {name}.field = value.")
+    return off, {name: dict(value) for name, value in rules.items()}
+
+
+def _is_project(folder: Path) -> bool:
+    return (folder / "pyproject.toml").is_file()
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def run_files(paths: Iterable[Path]) -> Iterator[Path | ReadError]:
+    """The files that ``paths`` stand for, each once: a folder's runs, and a rank's file as part of rank 0's."""
+    seen: set[Path] = set()
+    for path in paths:
+        for item in _files(path):
+            if isinstance(item, ReadError):
+                yield item
+            elif item.absolute() not in seen:
+                seen.add(item.absolute())
+                yield item
+
+
+def _files(path: Path) -> Iterator[Path | ReadError]:
+    if not path.is_dir():
+        rank_zero = path.with_name(RANK.sub(".jsonl", path.name))
+        yield rank_zero if rank_zero.is_file() else path
+        return
+    empty = True
+    for file in find(path):
+        empty = False
+        yield file
+    if empty:
+        yield ReadError(f"{path}: holds no run file; name the folder that trainwatch.Recorder wrote into.")
+
+
+def judge(path: Path, chosen: Settings) -> list[Judged] | ReadError:
+    """Every run in a file with its diagnosis, or why there is none: one file never takes the others down."""
+    try:
+        return [Judged(run, diagnose(run, chosen)) for run in read_all(path)]
+    except ReadError as error:
+        return error
+    except Exception as error:
+        return ReadError(f"{path}: trainwatch broke on it ({type(error).__name__}: {error}); please report this.")
+
+
+def judge_all(files: Iterable[Path | ReadError], chosen: Settings) -> tuple[list[Judged], list[str]]:
+    """The runs in ``files`` with their diagnoses, and one sentence on each file that could not be judged."""
+    judged: list[Judged] = []
+    unread: list[str] = []
+    for file in files:
+        found = file if isinstance(file, ReadError) else judge(file, chosen)
+        if isinstance(found, ReadError):
+            unread.append(str(found))
+        else:
+            judged += found
+    return judged, unread

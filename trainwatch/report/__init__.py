@@ -1,0 +1,1 @@
+"""Findings as documents: a self-contained HTML page, Markdown, SARIF."""

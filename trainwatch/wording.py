@@ -1,0 +1,134 @@
+"""How trainwatch says things: the same words in the terminal, in Markdown and on a page. Plain data in, text out."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from trainwatch.diagnosis import Diagnosis
+from trainwatch.schema import Finding, Severity, json_number
+
+SYMBOLS: dict[Severity | None, str] = {"critical": "✖", "warning": "▲", "info": "●", None: "✓"}
+"""Beside the word, never instead of it: colour and shape both stay readable on their own."""
+
+ANSI = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)", re.DOTALL)
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]+")
+LONGEST = 2000  # a name or a message beyond this is an attack or an accident, and nobody reads it
+
+
+def clean(text: object, longest: int = LONGEST) -> str:
+    """Text from a log on one line, without what moves a cursor, turns the writing direction or cannot be encoded."""
+    said = str(text)[: 4 * longest].encode("utf-8", "replace").decode()
+    said = CONTROL.sub(" ", ANSI.sub("", said)).strip()
+    return said if len(said) <= longest else f"{said[:longest]}…"
+
+
+def number(value: object) -> str:
+    """A number as people read it: 4 digits, thousands parted, no needless exponent."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return clean(value, 80)
+    if not math.isfinite(value):
+        return str(json_number(float(value)))
+    if value == int(value) and abs(value) < 1e15:
+        return f"{int(value):,}"
+    if 1e3 <= abs(value) < 1e7:
+        return f"{value:,.1f}"
+    return f"{value:.4g}"
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 run``, ``2 runs``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def steps(first: int | None, last: int | None) -> str:
+    """``step 5`` or ``steps 5 to 1,240``."""
+    if first is None or last is None:
+        return "no steps"
+    return f"step {first:,}" if first == last else f"steps {first:,} to {last:,}"
+
+
+def reach(diagnosis: Diagnosis, planned: int | None = None) -> str:
+    """How far a run came: ``steps 1 to 1,240 of 3,000``."""
+    of = f" of {planned:,}" if planned and diagnosis.last_step is not None else ""
+    return steps(diagnosis.first_step, diagnosis.last_step) + of
+
+
+def verdict(diagnosis: Diagnosis, planned: int | None = None) -> str:
+    """The state of a run and how far it came, in one line."""
+    return f"{diagnosis.status.replace('-', ' ')}, {reach(diagnosis, planned)}"
+
+
+def severity(worst: Severity | None) -> str:
+    """The word for the worst that was found."""
+    return worst or "nothing found"
+
+
+def root_cause(diagnosis: Diagnosis) -> str:
+    """The root cause in one sentence, with the step it began at."""
+    root = diagnosis.root_cause
+    if root is None:
+        judged = "No rule that could judge this run found a warning."
+        return judged if diagnosis.findings else "No rule that could judge this run found anything."
+    return f"Root cause, since step {root.first_step:,}: {clean(root.message)}"
+
+
+def evidence(finding: Finding) -> list[tuple[str, str]]:
+    """The numbers behind a finding: (name, value)."""
+    return [(clean(name, 80).replace("_", " "), number(value)) for name, value in finding.evidence.items()]
+
+
+def nested(patch: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted config paths as the nested mapping that a config file holds."""
+    tree: dict[str, Any] = {}
+    for path, value in patch.items():
+        *parents, leaf = path.split(".")
+        branch = tree
+        for parent in parents:
+            below = branch.setdefault(parent, {})
+            branch = below if isinstance(below, dict) else branch
+        branch[leaf] = value
+    return tree
+
+
+def patch_yaml(patch: Mapping[str, Any]) -> str:
+    """A config patch as YAML, without the last newline."""
+    import yaml
+
+    return yaml.safe_dump(nested(strict(patch)), sort_keys=False, allow_unicode=True).rstrip("\n")
+
+
+def withheld(diagnosis: Diagnosis) -> str | None:
+    """The rules that could not judge, folded into one sentence with what would wake them."""
+    if not diagnosis.withheld:
+        return None
+    lacking = sorted(
+        {clean(name, 80).replace("|", " or ") for missing in diagnosis.withheld.values() for name in missing}
+    )
+    names = ", ".join(diagnosis.withheld)
+    count = len(diagnosis.withheld)
+    verb = "it needs" if count == 1 else "they need"
+    return f"{plural(count, 'rule')} could not judge: {names} ({verb} {', '.join(lacking)})."
+
+
+def age(seconds: float) -> str:
+    """How long ago, in the largest unit that fits."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+def strict(value: Any) -> Any:
+    """``value`` as strict JSON can hold it: no NaN, no lone surrogate, no foreign type."""
+    if isinstance(value, Mapping):
+        return {clean(key): strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(item) for item in value]
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, float):
+        return json_number(value)
+    return value if value is None or isinstance(value, bool | int) else clean(value)
