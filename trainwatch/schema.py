@@ -275,21 +275,26 @@ def _shape(kind: str, progress: NDArray[np.float64], rate: float) -> NDArray[np.
         return progress
     if kind == "cosine":
         return (1.0 - np.cos(np.pi * progress)) / 2.0
-    return np.expm1(-rate * progress) / np.expm1(-rate)
+    shape: NDArray[np.float64] = np.expm1(-rate * progress) / np.expm1(-rate)
+    return shape
 
 
 def follows_schedule(
-    declared: Mapping[str, Any], at: NDArray[np.float64], values: NDArray[np.float64], tolerance: float
-) -> NDArray[np.bool_] | None:
-    """Which values are what the schedule gives at ``at`` or one tick before it; None if it cannot be evaluated.
+    declared: Mapping[str, Any],
+    at: NDArray[np.float64],
+    values: NDArray[np.float64],
+    tolerance: float,
+    tick: NDArray[np.float64] | float = 1.0,
+) -> NDArray[np.bool_]:
+    """Which values are what the schedule gives at ``at`` or one ``tick`` before it; all, if it cannot be evaluated.
 
     ``tolerance`` is relative to the value, and a tenth of it to the schedule's span, where values come near 0.
     """
     import numpy as np
 
-    now, before = schedule_values(declared, at), schedule_values(declared, at - 1.0)
+    now, before = schedule_values(declared, at), schedule_values(declared, at - tick)
     if now is None or before is None:
-        return None
+        return np.ones(len(values), dtype=bool)
     start = float(declared["start"])
     slack = tolerance * np.maximum(np.abs(now), 0.1 * max(abs(start), abs(float(declared.get("end", start)))))
     near = (values >= np.minimum(now, before) - slack) & (values <= np.maximum(now, before) + slack)

@@ -69,13 +69,14 @@ def carried(previous: float, values: Floats) -> Floats:
 class Streak:
     """A condition that counts once it has held for ``rows`` judged rows in a row; its onset is the first of those.
 
-    ``onset`` and ``latest`` are whatever columns came with the first row of the first such streak and with the last
-    row in which the condition held.
+    ``onset``, ``believed`` and ``latest`` are whatever columns came with the first row of the first such streak, with
+    the row that made it one, and with the last row in which the condition held.
     """
 
     rows: int
     bad: int = 0
     onset: dict[str, float] | None = None
+    believed: dict[str, float] = field(default_factory=dict)
     latest: dict[str, float] = field(default_factory=dict)
     good_since: int = 0
     _running: int = 0
@@ -100,6 +101,7 @@ class Streak:
         if self.onset is None and len(enough):
             start = int(enough[0]) - self.rows + 1
             self.onset = _row(columns, start) if start >= 0 else dict(self._began)
+            self.believed = _row(columns, int(enough[0]))
         if holds[-1] and (last_good[-1] >= 0 or not self._running):
             self._began = _row(columns, int(last_good[-1]) + 1)
         self._running = int(length[-1]) if holds[-1] else 0

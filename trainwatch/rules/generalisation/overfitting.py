@@ -1,0 +1,193 @@
+"""See the rule's docstring: it is the page that `trainwatch rules overfitting` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from statistics import fmean, median
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainwatch.header import Curriculum, Header
+from trainwatch.rule import Findings, Rule
+from trainwatch.run import Chunk, TableName
+from trainwatch.schema import Finding
+from trainwatch.stats import carried
+
+Floats = NDArray[np.float64]
+TRAINING = ("train", "training", "train_eval")
+MOST = 64  # splits and components that are followed
+
+
+@dataclass
+class Course:
+    """How one loss of one split went, evaluation by evaluation."""
+
+    first: float
+    best: float
+    best_step: int
+    best_train: float
+    step: int
+    weights_step: float
+    recent: list[float]
+    changes: list[float] = field(default_factory=list)
+    since_best: int = 0
+    finding: Finding | None = None
+
+
+@dataclass
+class Overfitting(Rule):
+    """The validation loss rises while the training loss goes on falling.
+
+    What it sees:
+        For each split, the mean of the last evaluations against the best one before: higher by more than 5 %, and by
+        more than the evaluations scatter among themselves, while the mean training loss of the rows before each
+        evaluation fell, or stayed below validation. A change of the curriculum's stage starts it afresh.
+
+    Why it matters:
+        What is learned from here on is the training set. The best model of this run is already on disk, or is about to
+        be overwritten.
+
+    What to do:
+        Take the checkpoint of the best evaluation. For the next run: stop there, add data or augmentation, raise weight
+        decay or dropout, or train a smaller model.
+
+    When it is wrong:
+        A cross-entropy can rise through overconfidence while accuracy still improves: look at the metric you care for.
+        A validation set that is too small scatters; the scatter is measured, and raises the bar.
+
+    References:
+        Prechelt, "Early stopping - but when?" (1998), whose GL criterion this is, with a noise floor.
+    """
+
+    reads: ClassVar[tuple[TableName, ...]] = ("train", "eval")
+    needs: ClassVar[tuple[str, ...]] = ("eval:loss|eval:loss/<component>", "loss|loss/<component>")
+    wants: ClassVar[tuple[str, ...]] = ("stage",)
+    causes: ClassVar[tuple[str, ...]] = ("generalisation-gap", "overtraining")
+
+    rise: float = 0.05  # of the best value; early-stopping practice, and beyond what a healthy run gives back
+    scatters: float = 5.0  # standard deviations of one evaluation: the best of 200 noisy ones is 3 below the mean alone
+    progress: float = 0.02  # of what was gained since the first evaluation: the bar for losses that end near 0
+    evaluations: int = 3  # averaged, all of them after the best one: a single bad one is noise
+    fall: float = 0.03  # of the training loss: less than that is standing still
+    scatter_over: int = 16  # changes between evaluations that the scatter is measured on
+
+    _sums: dict[str, tuple[float, int]] = field(default_factory=dict, init=False)
+    _evaluated: bool = field(default=False, init=False)
+    _courses: dict[tuple[str, str], Course] = field(default_factory=dict, init=False)
+    _curriculum: Curriculum | None = field(default=None, init=False)
+    _stage: float = field(default=np.nan, init=False)
+
+    def start(self, header: Header) -> Findings:
+        """The declared stages, for runs that do not record their stage."""
+        self._curriculum = header.curriculum
+        return ()
+
+    def update(self, chunk: Chunk) -> Iterator[Finding]:
+        """Training rows are only added up; evaluations are few."""
+        if chunk.table == "eval":
+            for row in range(len(chunk)):
+                yield from self._evaluation(chunk, row)
+            self._evaluated = True
+        elif len(chunk):
+            if self._evaluated:
+                self._sums, self._evaluated = {}, False
+            begins = self._stage_begins(chunk)
+            if begins is not None:
+                self._sums = {}
+                alarms = [course.finding for course in self._courses.values() if course.finding is not None]
+                yield from (replace(finding, state="over") for finding in alarms)
+                self._courses = {}
+            self._add(chunk, begins or 0)
+
+    def _stage_begins(self, chunk: Chunk) -> int | None:
+        """The last row of the chunk in which a new stage begins, if one does."""
+        stage = chunk["stage"]
+        if self._curriculum is not None and self._curriculum.stages:
+            begins = np.array([item.start for item in self._curriculum.stages])
+            stage = np.where(np.isnan(stage), np.searchsorted(begins, chunk.applied(), side="right") - 1, stage)
+        known = np.flatnonzero(np.isfinite(stage))
+        if not len(known):
+            return None
+        before = carried(self._stage, stage[known])
+        self._stage = float(stage[known[-1]])
+        changed = known[np.isfinite(before) & (stage[known] != before)]
+        return int(changed[-1]) if len(changed) else None
+
+    def _add(self, chunk: Chunk, begin: int) -> None:
+        """Add the finite losses up, one by one in their order, so that no border of a chunk shows in the sum."""
+        for name in _losses(chunk):
+            values = chunk[name][begin:]
+            values = values[np.isfinite(values)]
+            total, count = self._sums.get(name, (0.0, 0))
+            if len(values):
+                with np.errstate(over="ignore", invalid="ignore"):
+                    total = float(np.add.accumulate(np.concatenate([[total], values]))[-1])
+                self._sums[name] = (total, count + len(values))
+
+    def _evaluation(self, chunk: Chunk, row: int) -> Findings:
+        split = str(chunk.text(row, "split") or "validation")
+        if split in TRAINING or chunk["repeat"][row] > 0:
+            return
+        present = [name for name in _losses(chunk) if np.isfinite(chunk[name][row])]
+        for name in ["loss"] if "loss" in present else present:
+            total, count = self._sums.get(name, (np.nan, 1))
+            value, step, of = float(chunk[name][row]), int(chunk.step[row]), float(chunk["weights_step"][row])
+            course = self._courses.get((split, name))
+            if course is None:
+                if len(self._courses) < MOST:
+                    self._courses[split, name] = Course(value, value, step, total / count, step, of, [value])
+            elif step != course.step and of != course.weights_step:
+                yield from self._follow(split, name, course, (value, total / count, step, of))
+
+    def _follow(self, split: str, name: str, course: Course, now: tuple[float, float, int, float]) -> Findings:
+        """One more evaluation of a known course."""
+        value, train, course.step, course.weights_step = now
+        course.changes = [*course.changes, value - course.recent[-1]][-self.scatter_over :]
+        course.recent = [*course.recent, value][-self.evaluations :]
+        course.since_best += 1
+        if value < course.best:
+            if course.finding is not None:
+                yield replace(course.finding, state="over", last_step=course.step)
+            course.best, course.best_step, course.best_train = value, course.step, train
+            course.since_best, course.finding = 0, None
+        elif course.since_best >= self.evaluations:
+            sick = self._rises(course) and self._still_learns(course, train)
+            if sick or course.finding is not None:
+                course.finding = self._finding(split, name, course, train, over=not sick)
+                yield course.finding
+
+    def _rises(self, course: Course) -> bool:
+        """Whether the last evaluations are worse than the best one by more than the run's own scatter."""
+        middle = median(course.changes)
+        scatter = 1.4826 * median(abs(change - middle) for change in course.changes) / 2**0.5
+        gained = abs(course.first - course.best)
+        bar = max(self.rise * abs(course.best), self.scatters * scatter, self.progress * gained)
+        return fmean(course.recent) - course.best > bar
+
+    def _still_learns(self, course: Course, train: float) -> bool:
+        """Whether the training loss fell since the best evaluation, or stands still below it."""
+        gained, little = course.best_train - train, self.fall * abs(course.best_train)
+        return gained > little or (train < course.best and gained >= -little / 3)
+
+    def _finding(self, split: str, name: str, course: Course, train: float, *, over: bool) -> Finding:
+        now = fmean(course.recent)
+        moved = "fell" if train < course.best_train else "stood"
+        return self.finding(
+            "warning",
+            f"split:{split}" if name == "loss" else f"component:{name.removeprefix('loss/')}",
+            (course.best_step, course.step),
+            f"The {split} {name} was best at step {course.best_step:,} ({course.best:.4g}) and has risen to {now:.4g}, "
+            f"while the training loss {moved} from {course.best_train:.4g} to {train:.4g}.",
+            over=over,
+            evidence={"best": course.best, "now": now, "train_at_best": course.best_train, "train_now": train},
+            advice=f"Take the checkpoint nearest to step {course.best_step:,}; next time stop there, regularise more, "
+            "or add data.",
+            confidence=0.9,
+        )
+
+
+def _losses(chunk: Chunk) -> list[str]:
+    return [name for name in chunk.channels if name == "loss" or name.startswith("loss/")][:MOST]
