@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, Protocol
 import plotly.graph_objects as go
 
 from trainwatch.figures import balance, health, plans
-from trainwatch.figures.plot import Findings, Span
+from trainwatch.figures.plot import Findings, Span, blank
 from trainwatch.run import Run
 from trainwatch.schema import Finding
 
@@ -95,3 +95,8 @@ def span_of(run: Run, finding: Finding) -> Span:
     room = max(25, (last - first) // 20)
     length = min(finding.last_step - finding.first_step, 4 * room)
     return (max(first, finding.first_step - room), max(min(last, finding.first_step + length + room), first + 1))
+
+
+def nothing_in(span: Span) -> go.Figure:
+    """An empty plot of some steps that says so: for a figure that the run has, but not there."""
+    return blank("no value in these steps", span)

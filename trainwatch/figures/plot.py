@@ -107,11 +107,26 @@ class Plot:
             return None
         marks = [one for one in self.findings if self.span is None or self.span[0] <= one.first_step <= self.span[1]]
         layout = {**style.LAYOUT, "shapes": self.shapes + _finding_lines(marks), "yaxis": style.axis(unit, self.log)}
-        # another span is another x axis, and replaces the range that a hand had zoomed to; the y axis keeps it
-        layout["xaxis"] = {**style.AXIS, "title": {"text": "step"}, "tickformat": ",d", "uirevision": str(self.span)}
-        if self.span:
-            layout["xaxis"]["range"] = list(self.span)
-        return go.Figure({"data": self.curves + self.edge + _finding_marks(marks), "layout": layout})
+        layout["xaxis"] = _steps_axis(self.span)
+        return _bare(go.Figure({"data": self.curves + self.edge + _finding_marks(marks), "layout": layout}))
+
+
+def blank(words: str, span: Span | None) -> go.Figure:
+    """A plot without a curve, and why."""
+    told = {"text": safe(words), "showarrow": False, "xref": "paper", "yref": "paper", "x": 0.5, "y": 0.5}
+    axes = {"xaxis": _steps_axis(span), "yaxis": {"visible": False}}
+    return _bare(go.Figure({"data": [], "layout": {**style.LAYOUT, **axes, "annotations": [told]}}))
+
+
+def _bare(figure: go.Figure) -> go.Figure:
+    figure.layout.template = None  # plotly's default look would add 7 kB to every update of a page
+    return figure
+
+
+def _steps_axis(span: Span | None) -> dict[str, Any]:
+    # another span is another axis to plotly, and replaces the range that a hand had zoomed to; the y axis keeps it
+    axis = {**style.AXIS, "title": {"text": "step"}, "tickformat": ",d", "uirevision": str(span)}
+    return {**axis, "range": list(span)} if span else axis
 
 
 def sampled(steps: Steps, values: Floats, span: Span | None, points: int = POINTS) -> tuple[Steps, Any]:

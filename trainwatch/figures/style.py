@@ -17,7 +17,6 @@ CODE_SYMBOLS: Final = {"nan": "x", "inf": "triangle-up", "-inf": "triangle-down"
 HOVER: Final = "%{y:.5g} at step %{x:,}<extra>%{fullData.name}</extra>"
 AXIS: Final[dict[str, Any]] = {"gridcolor": "rgba(134,142,150,.22)", "zeroline": False, "automargin": True}
 LAYOUT: Final[dict[str, Any]] = {
-    "template": {"layout": {}},  # no default look: it would add 7 kB to every update
     "paper_bgcolor": "rgba(0,0,0,0)",
     "plot_bgcolor": "rgba(0,0,0,0)",
     "font": {"color": GREY, "size": 12, "family": "system-ui, -apple-system, Segoe UI, Roboto, sans-serif"},

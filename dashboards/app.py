@@ -1,0 +1,161 @@
+"""The Dash app around the pages, and the server that shows it to this machine alone."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import webbrowser
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+import dash
+import dash_mantine_components as dmc
+import flask
+from dash import dcc, html
+from dash.dependencies import Input, Output
+from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
+
+from dashboards.live import Live
+from dashboards.pages import run as run_page
+from dashboards.pages import runs as runs_page
+from trainwatch.engine import Settings
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+PORT = 8050
+PORTS_TRIED = 50
+ASSETS = Path(__file__).parent / "assets"
+# the browser itself refuses what a log might talk the page into; Dash starts from an inline script
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; object-src 'none'; base-uri 'none'; frame-ancestors 'none'"
+)
+
+
+class ServeError(Exception):
+    """The dashboard cannot be served as asked; the text is one sentence that says why."""
+
+
+def create_app(folder_or_files: Path | list[Path], settings: Settings | None = None) -> dash.Dash:
+    """The dashboard of every run below a folder, or of some files."""
+    live = Live(folder_or_files, settings)
+    app = dash.Dash(
+        "trainwatch",
+        title="trainwatch",
+        update_title=None,
+        assets_folder=str(ASSETS),
+        serve_locally=True,
+        suppress_callback_exceptions=True,
+        meta_tags=[{"name": "color-scheme", "content": "light dark"}],
+    )
+    app.layout = _frame()
+    app.server.before_request(_only_from_here)
+    app.server.after_request(_with_policy)
+    runs_page.register(app, live)
+    run_page.register(app, live)
+
+    @app.callback(Output("page", "children"), Input("where", "pathname"), Input("where", "search"))  # type: ignore[untyped-decorator]
+    def show(pathname: str, search: str) -> Any:
+        asked = parse_qs((search or "").lstrip("?"))
+        if pathname == "/run":
+            return run_page.layout(live, asked.get("path", [""])[0], asked.get("steps", [""])[0])
+        return runs_page.layout(live)
+
+    return app
+
+
+def _frame() -> Any:
+    """What stays while pages change: the bar on top, and the place for a page."""
+    mark = html.Span(
+        [html.Span(className=f"bar bar{n}") for n in (1, 2, 3)], className="mark", **{"aria-hidden": "true"}
+    )
+    toggle = dmc.ColorSchemeToggle(
+        lightIcon="☾", darkIcon="☀", variant="subtle", color="gray", size=36, **{"aria-label": "Switch light and dark"}
+    )
+    bar = html.Header([dcc.Link([mark, "trainwatch"], href="/", className="brand"), html.Div(id="crumb"), toggle])
+    skip = html.A("Skip to content", href="#page", className="skip")
+    # dcc.Location with refresh="callback-nav": a link changes the page without loading it anew
+    where = dcc.Location(id="where", refresh="callback-nav")
+    page = html.Main(id="page", tabIndex="-1", children=html.P("Reading the runs …", className="empty"))
+    return dmc.MantineProvider([where, skip, bar, page], defaultColorScheme="auto")
+
+
+def _only_from_here() -> flask.Response | None:
+    """A page elsewhere whose name was pointed at this machine must not read the logs (DNS rebinding)."""
+    name = flask.request.host.rsplit(":", 1)[0].strip("[]")
+    return None if name in LOOPBACK else flask.Response("trainwatch answers to this machine only.\n", status=403)
+
+
+def _with_policy(response: flask.Response) -> flask.Response:
+    response.headers["Content-Security-Policy"] = POLICY
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Referrer-Policy"] = "no-referrer"
+    return response
+
+
+class _Quiet(WSGIRequestHandler):
+    """A page that asks every second would fill the terminal."""
+
+    def log_request(self, *_: Any) -> None:
+        return
+
+
+def start(
+    folder_or_files: Path | list[Path],
+    port: int = PORT,
+    host: str = LOOPBACK[0],
+    settings: Settings | None = None,
+) -> tuple[BaseWSGIServer, str]:
+    """Serve from a thread of its own; returns the server, to shut it down, and its address. Raises ServeError."""
+    if host not in LOOPBACK:
+        raise ServeError(
+            f"the dashboard listens on this machine only, not on {host!r}; use ssh -L {port}:127.0.0.1:{port}."
+        )
+    for path in folder_or_files if isinstance(folder_or_files, list) else [folder_or_files]:
+        if not path.exists():
+            raise ServeError(f"{path}: there is no such file or folder.")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    free = _free_port(host, port)
+    app = create_app(folder_or_files, settings)
+    server = make_server(host, free, app.server, threaded=True, request_handler=_Quiet)
+    threading.Thread(target=server.serve_forever, name="trainwatch-dash", daemon=True).start()
+    return server, f"http://{f'[{host}]' if ':' in host else host}:{server.port}"
+
+
+def _free_port(host: str, port: int) -> int:
+    """The first port from ``port`` on that nobody listens on; 0 lets the system choose."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for candidate in range(port, min(port + PORTS_TRIED, 65536)) if port else [0]:
+        with socket.socket(family, socket.SOCK_STREAM) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                trial.bind((host, candidate))
+            except OSError:
+                continue
+            return candidate
+    raise ServeError(f"no port from {port} to {port + PORTS_TRIED - 1} is free on {host}; name another with --port.")
+
+
+def serve(
+    folder: Path | list[Path],
+    port: int = PORT,
+    host: str = LOOPBACK[0],
+    open_browser: bool = False,
+    settings: Settings | None = None,
+) -> str:
+    """Serve until Ctrl-C; says where, and returns the address. Raises ServeError."""
+    server, address = start(folder, port, host, settings)
+    if port and server.port != port:
+        print(f"port {port} is taken, so this is {server.port}")
+    what = folder if isinstance(folder, Path) else f"{len(folder)} files"
+    print(f"trainwatch shows {what} at {address} (Ctrl-C ends it)")
+    if open_browser:
+        webbrowser.open(address)
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        print()
+    finally:
+        server.shutdown()
+    return address

@@ -1,0 +1,180 @@
+// What the pages do in the browser alone: when to ask, which steps to show, and what the tab says.
+"use strict";
+
+(function () {
+  const none = () => window.dash_clientside.no_update;
+  const trigger = () => {
+    const asked = window.dash_clientside.callback_context.triggered[0];
+    return asked ? asked.prop_id : "";
+  };
+
+  // Which panels are on screen: only their figures are asked for.
+  let observed = new Set();
+  let onScreen = null;
+  let telling = null;
+
+  function tell() {
+    window.clearTimeout(telling);
+    telling = window.setTimeout(() => {
+      if (document.getElementById("findings")) {
+        window.dash_clientside.set_props("shown", { data: [...onScreen].sort() });
+      }
+    }, 120);
+  }
+
+  const watcher = new IntersectionObserver(
+    (entries) => {
+      onScreen = onScreen || new Set();
+      for (const entry of entries) {
+        if (entry.isIntersecting) onScreen.add(entry.target.dataset.name);
+        else onScreen.delete(entry.target.dataset.name);
+      }
+      tell();
+    },
+    { rootMargin: "200px 0px" },
+  );
+
+  new MutationObserver(() => {
+    const panels = new Set(document.querySelectorAll("figure.panel"));
+    for (const panel of panels) if (!observed.has(panel)) watcher.observe(panel);
+    for (const gone of observed) {
+      if (!panels.has(gone)) {
+        watcher.unobserve(gone);
+        if (onScreen) onScreen.delete(gone.dataset.name);
+      }
+    }
+    observed = panels;
+  }).observe(document.documentElement, { childList: true, subtree: true });
+
+  const icon = (name) => {
+    let link = document.querySelector("link[rel='icon']");
+    if (!link) {
+      link = document.createElement("link");
+      link.rel = "icon";
+      document.head.appendChild(link);
+    }
+    link.type = "image/svg+xml";
+    link.href = "/assets/icon-" + name + ".svg";
+  };
+
+  // The range that a hand zoomed to, from plotly's own words for it; undefined for anything else.
+  function zoomed(event) {
+    if (!event) return undefined;
+    if (event["xaxis.autorange"]) return null;
+    const pair = event["xaxis.range"] || [event["xaxis.range[0]"], event["xaxis.range[1]"]];
+    if (typeof pair[0] !== "number" || typeof pair[1] !== "number") return undefined;
+    const first = Math.floor(pair[0]);
+    return [first, Math.max(Math.ceil(pair[1]), first + 1)];
+  }
+
+  function reveal(name) {
+    const panel = document.querySelector(`figure.panel[data-name="${CSS.escape(name)}"]`);
+    if (!panel) return;
+    const calm = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
+    panel.scrollIntoView({ block: "center", behavior: calm ? "auto" : "smooth" });
+    panel.classList.remove("proof");
+    void panel.offsetWidth; // a second click plays the mark again
+    panel.classList.add("proof");
+  }
+
+  window.dash_clientside = window.dash_clientside || {};
+  window.dash_clientside.trainwatch = {
+    // A tab that nobody looks at, and one that still waits for an answer, asks for nothing.
+    pulse(n, span, shown, busy) {
+      const byClock = trigger().startsWith("tick");
+      if (byClock && (busy || document.hidden)) return none();
+      return { n: n || 0, span: span, shown: shown, at: Date.now() };
+    },
+
+    pulse_runs(n, busy) {
+      return busy || document.hidden ? none() : n;
+    },
+
+    zoom(relayouts, clicks, whole, span) {
+      const what = trigger();
+      if (what === "whole.n_clicks") return null;
+      const at = what.lastIndexOf(".");
+      let id = {};
+      try {
+        id = JSON.parse(what.slice(0, at));
+      } catch {
+        return none();
+      }
+      const value = window.dash_clientside.callback_context.triggered[0].value;
+      if (!value) return none();
+      if (id.type === "zoom") {
+        if (id.figure) reveal(id.figure);
+        return [id.first, id.last];
+      }
+      const range = zoomed(value);
+      return range === undefined || JSON.stringify(range) === JSON.stringify(span) ? none() : range;
+    },
+
+    // What the plots show, in words and in the address, so that a link leads back to it.
+    range(span) {
+      const address = new URL(window.location.href);
+      if (address.pathname === "/run") {
+        if (span) address.searchParams.set("steps", span[0] + "-" + span[1]);
+        else address.searchParams.delete("steps");
+        if (address.href !== window.location.href) window.history.replaceState(window.history.state, "", address);
+      }
+      const text = span ? `steps ${span[0].toLocaleString("en")} to ${span[1].toLocaleString("en")}` : "whole run";
+      return [text, !span];
+    },
+
+    face(face) {
+      if (face) {
+        document.title = face.title;
+        icon(face.icon);
+      }
+      return none();
+    },
+  };
+
+  // Everything that Dash hands to React is text there; so a name in a log stays a name.
+  const cells = (window.dashAgGridComponentFunctions = window.dashAgGridComponentFunctions || {});
+  const make = (...parts) => window.React.createElement(...parts);
+  cells.Health = (props) =>
+    make(
+      "span",
+      { className: "severity " + props.data.level },
+      make("span", { className: "symbol", "aria-hidden": true }, props.data.symbol),
+      props.value,
+    );
+  cells.State = (props) =>
+    make(
+      "span",
+      { className: "state " + String(props.value).replace(" ", "-") },
+      make("span", { className: "dot", "aria-hidden": true }),
+      props.value,
+    );
+  cells.RunLink = (props) =>
+    make(
+      "a",
+      { href: props.data.href, className: "run-link", title: props.data.file },
+      make("strong", null, props.value),
+      props.data.file === props.value ? null : make("span", { className: "dim" }, props.data.file),
+    );
+
+  const ranks = { "No finding": 0, "Not judged": 1, Info: 2, Warning: 3, Critical: 4 };
+  const grid = (window.dashAgGridFunctions = window.dashAgGridFunctions || {});
+  grid.byRank = (a, b) => ranks[a] - ranks[b];
+  grid.trainwatchTheme = (agGrid) =>
+    agGrid.themeQuartz.withParams({
+      backgroundColor: "var(--card)",
+      foregroundColor: "var(--text)",
+      headerBackgroundColor: "var(--card)",
+      headerTextColor: "var(--dim)",
+      headerFontWeight: 500,
+      borderColor: "var(--line)",
+      rowBorder: true,
+      columnBorder: false,
+      wrapperBorder: false,
+      headerColumnResizeHandleDisplay: "none",
+      rowHoverColor: "var(--hover)",
+      accentColor: "var(--accent)",
+      fontFamily: "inherit",
+      fontSize: 14,
+      spacing: 8,
+    });
+})();

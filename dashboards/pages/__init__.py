@@ -1,0 +1,1 @@
+"""The pages: all runs, and one run."""

@@ -1,0 +1,170 @@
+"""The words of a run's page: the verdict above the plots, the findings, and what could not be checked below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from dash import dcc, html
+
+from dashboards.facts import Facts
+from dashboards.live import View
+from dashboards.pages.finding import as_yaml, card, nested, severity
+from dashboards.words import STATES, SYMBOLS, WORDS, age, health
+from trainwatch.diagnosis import Diagnosis
+from trainwatch.engine import catalogue
+from trainwatch.figures import Span
+from trainwatch.schema import Finding
+
+CONFIG_LIMIT = 100_000  # characters of a config that are shown; a longer one is data, not settings
+
+Spot = Callable[[Finding], tuple[Span, str | None]]
+
+
+def title(view: View) -> dict[str, str]:
+    """What the browser's tab says: the worst severity first."""
+    told = view.diagnosis
+    if told is None:
+        return {"title": f"{view.key} - trainwatch", "icon": "ok"}
+    level = health(told.worst)
+    word = f"{SYMBOLS[level]} {WORDS[level]}: " if told.worst else ""
+    return {"title": f"{word}{told.run} - trainwatch", "icon": level}
+
+
+def verdict(view: View) -> Any:
+    """What is wrong, in one sentence; and how far the run is."""
+    told, facts = view.diagnosis, view.facts
+    if told is None or facts is None:
+        return _unread(view)
+    root = told.root_cause or (told.findings[0] if told.findings else None)
+    level = health(told.worst)
+    return html.Section(
+        [
+            html.Div(
+                [html.H1(told.run), _state(told.status), html.Span(view.key, className="dim file")],
+                className="run-head",
+            ),
+            html.Div(_headline(told, root, level), className="headline", role="status"),
+            html.P(root.message if root else _nothing_found(told), className="lead"),
+            _facts(facts),
+        ],
+        className=f"card verdict {level}",
+    )
+
+
+def _unread(view: View) -> Any:
+    if view.error:
+        head, said = "This file cannot be read", view.error
+    else:
+        head, said = "Reading …", "The first reading of a long log takes a while; the page fills by itself."
+    return html.Section([html.H1(view.key), html.H2(head), html.P(said)], className="card verdict unknown")
+
+
+def _state(status: Any) -> Any:
+    return html.Span(
+        [html.Span(className="dot", **{"aria-hidden": "true"}), STATES[status]], className=f"state {status}"
+    )
+
+
+def _headline(told: Diagnosis, root: Finding | None, level: str) -> list[Any]:
+    if root is None:
+        return [severity(level, "Nothing found")]
+    label = "root cause" if told.root_cause else "first finding"
+    since = f"since step {root.first_step:,}"
+    return [severity(level), html.Span([f"{label} ", html.Strong(root.rule), f" ({root.subject}), {since}"])]
+
+
+def _nothing_found(told: Diagnosis) -> str:
+    judged = len(catalogue()) - len(told.withheld)
+    if not judged:
+        return "No rule could judge this run: the channels that they need were not recorded."
+    silent = f"; {len(told.withheld)} could not judge it, see below" if told.withheld else ""
+    return f"{judged} rules looked at every step and have nothing to say{silent}."
+
+
+def _facts(facts: Facts) -> Any:
+    told = {"steps": facts.steps, "last loss": facts.loss, "speed": facts.speed, "last row": age(facts.touched)}
+    told |= {"time left": facts.left} if facts.left else {}
+    rows = [html.Div([html.Dt(name), html.Dd(value)]) for name, value in (told | facts.about).items()]
+    return html.Div([_progress(facts), html.Dl(rows, className="facts")])
+
+
+def _progress(facts: Facts) -> Any:
+    if facts.progress is None:
+        return None
+    done = f"{100 * facts.progress:.1f}"
+    bar = html.Div(style={"width": f"{done}%"}, className="done")
+    values = {"aria-valuenow": done, "aria-valuemin": "0", "aria-valuemax": "100", "aria-label": "steps done"}
+    return html.Div(bar, className="progress", role="progressbar", **values)
+
+
+def findings(view: View, spot: Spot) -> Any:
+    """The findings as cards, from cause to effect."""
+    told = view.diagnosis
+    if told is None or not told.findings:
+        return None
+    cards = [card(one, index, spot(one), _role(told, one)) for index, one in enumerate(told.findings)]
+    head = html.Div([html.H2("Findings"), html.Span(_counted(told), className="dim")], className="toolbar plain")
+    return html.Section([head, _prescription(told), html.Div(cards, className="cards")], **{"aria-label": "Findings"})
+
+
+def _counted(told: Diagnosis) -> str:
+    counts = {level: sum(one.severity == level for one in told.findings) for level in ("critical", "warning", "info")}
+    return ", ".join(f"{count} {level}" for level, count in counts.items() if count)
+
+
+def _role(told: Diagnosis, finding: Finding) -> str:
+    if told.root_cause is not None and finding.key == told.root_cause.key:
+        return "root cause"
+    return "follows from the root cause" if finding.key in told.explained else ""
+
+
+def _prescription(told: Diagnosis) -> Any:
+    if not told.prescription or (told.root_cause and told.prescription == told.root_cause.patch):
+        return None  # the root cause's card shows it already
+    return html.Pre(as_yaml(nested(told.prescription)), className="card")
+
+
+def below(view: View) -> Any:
+    """What could not be checked, what the reader noted, and the config."""
+    told, facts = view.diagnosis, view.facts
+    if told is None or facts is None:
+        return None
+    config = as_yaml(facts.config)[:CONFIG_LIMIT] if facts.config else ""
+    return html.Section(
+        [
+            _fold("Notes about the file", len(told.notes), [html.Ul([html.Li(note) for note in told.notes])], True),
+            _fold("What could not be checked", len(told.withheld), _withheld(told), False),
+            _fold("Configuration", len(facts.config), _config(config), False),
+        ],
+        className="below",
+    )
+
+
+def _fold(name: str, count: int, content: list[Any], opened: bool) -> Any:
+    if not count:
+        return None
+    return html.Details(
+        [html.Summary([name, html.Span(f" {count}", className="dim")]), html.Div(content)],
+        className="card",
+        open=opened,
+    )
+
+
+def _withheld(told: Diagnosis) -> list[Any]:
+    rows = [
+        html.Li([html.Strong(rule), " needs ", *_channels(missing)]) for rule, missing in sorted(told.withheld.items())
+    ]
+    return [html.P("These rules wait for channels that the run does not record:"), html.Ul(rows)]
+
+
+def _channels(names: list[str]) -> list[Any]:
+    told: list[Any] = []
+    for name in names:
+        told += [" and ", html.Code(name.replace("|", " or "))]
+    return told[1:]
+
+
+def _config(text: str) -> list[Any]:
+    copy = dcc.Clipboard(content=text, title="Copy the configuration", className="copy", id="copy-config")
+    return [html.Div([copy, html.Pre(text)], className="patch")]

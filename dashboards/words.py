@@ -1,0 +1,60 @@
+"""What the pages say: severities, states, numbers and times in words. The words never rest on colour alone."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from trainwatch.schema import Severity, Status
+
+SYMBOLS: dict[str, str] = {"critical": "◆", "warning": "▼", "info": "●", "ok": "✓", "unknown": "?"}  # as in the plots
+WORDS: dict[str, str] = {
+    "critical": "Critical",
+    "warning": "Warning",
+    "info": "Info",
+    "ok": "No finding",
+    "unknown": "Not judged",
+}
+STATES: dict[Status, str] = {
+    "running": "running",
+    "finished": "finished",
+    "stopped": "stopped",
+    "failed": "failed",
+    "killed": "killed",
+    "stalled": "stalled",
+    "never-started": "never started",
+}
+
+
+def health(worst: Severity | None) -> str:
+    """The key of a run's health in :data:`SYMBOLS` and :data:`WORDS`."""
+    return worst or "ok"
+
+
+def number(value: float | int | str) -> str:
+    """A number as a person writes it; what is no number as it stands."""
+    if isinstance(value, bool | str):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else ("∞" if value > 0 else "-∞")
+    if float(value).is_integer() and abs(value) < 1e15:
+        return f"{int(value):,}"
+    return f"{value:,.2f}" if 1000 <= abs(value) < 1e6 else f"{value:.4g}"
+
+
+def duration(seconds: float) -> str:
+    """``3 min``, ``2 h 5 min``, ``4 d``."""
+    minutes = int(seconds // 60)
+    if minutes < 1:
+        return f"{max(int(seconds), 0)} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h" + (f" {minutes % 60} min" if minutes % 60 and minutes < 600 else "")
+    return f"{minutes // 1440} d"
+
+
+def age(touched: float) -> str:
+    """How long ago a run wrote last; coarse, so that it does not change with every tick."""
+    since = time.time() - touched
+    return "now" if since < 60 else f"{duration(since)} ago"
