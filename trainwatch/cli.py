@@ -170,14 +170,14 @@ def report(
     Exit codes:  0 written, 2 the run could not be read or the file not written
     """
     from trainwatch import judge
-    from trainwatch.report import post_mortem
+    from trainwatch.report import write
 
     item = _one(run, judge.settings(set_ or ()))
     target = output or run.with_suffix(".html")
     if target.suffix not in (".html", ".htm", ".md"):
         raise UserError(f"{target}: a report ends in .html or .md, not {target.suffix or 'nothing'!r}; rename it.")
     try:
-        post_mortem.write(item.run, item.diagnosis, target)
+        write(item.run, item.diagnosis, target)
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror}); choose another file with -o.") from None
     print(f"Wrote {target}")
@@ -198,8 +198,11 @@ def dash(
     folder = folder or (Path("logs") if Path("logs").is_dir() else Path())
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder; give the folder of your run files.")
-    serve = importlib.import_module("dashboards.app").serve
-    serve(folder, port=port, open_browser=open_)
+    dashboard = importlib.import_module("dashboards.app")
+    try:
+        dashboard.serve(folder, port=port, open_browser=open_)
+    except dashboard.ServeError as error:
+        raise UserError(str(error)) from None
 
 
 @app.command()

@@ -121,7 +121,7 @@ def compare(judged: Sequence[Judged]) -> Comparison:
         runs=tuple(_identity(said) for _, said in judged),
         config=config,
         facts=facts,
-        values=tuple(_values(runs, seeds)),
+        values=tuple(values(runs, seeds)),
         findings=tuple(_found([said for _, said in judged])),
         partings=partings,
         suspects=tuple(found),
@@ -137,16 +137,17 @@ def _identity(said: Diagnosis) -> dict[str, Any]:
 
 def differences(settings: Sequence[Mapping[str, Any]]) -> tuple[Difference, ...]:
     """The dotted paths under which nested mappings do not all hold the same."""
-    flat = [dict(_flat(item)) for item in settings]
+    flat = [dict(flat(item)) for item in settings]
     paths = dict.fromkeys(path for item in flat for path in item)
     found = (Difference(path, tuple(item.get(path, ABSENT) for item in flat)) for path in paths)
     return tuple(item for item in found if any(value != item.values[0] for value in item.values[1:]))
 
 
-def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested mappings as (dotted path, value); an empty mapping is a value."""
     if isinstance(value, Mapping) and (value or not path):
         for key, item in value.items():
-            yield from _flat(item, f"{path}.{key}" if path else str(key))
+            yield from flat(item, f"{path}.{key}" if path else str(key))
     else:
         yield path, value
 
@@ -250,7 +251,7 @@ def _speaks_of(path: str, channel: str) -> bool:
     return bool(_words(path) & (KNOB_WORDS.get(family, frozenset()) | named))
 
 
-def _values(runs: Sequence[Run], seeds: tuple[tuple[int, ...], ...]) -> Iterator[Values]:
+def values(runs: Sequence[Run], seeds: tuple[tuple[int, ...], ...] = ()) -> Iterator[Values]:
     """Final and best values: the loss, its components, and every figure of every evaluated split."""
     columns = [dict(_columns(run)) for run in runs]
     for channel in dict.fromkeys(name for item in columns for name in item):

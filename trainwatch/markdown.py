@@ -82,6 +82,6 @@ def footnotes(said: Diagnosis) -> list[str]:
     lines: list[str] = []
     folded = wording.withheld(said)
     if folded:
-        title = f"{wording.plural(len(said.withheld), 'rule')} could not judge"
-        lines += ["<details>", f"<summary>{title}</summary>", "", escape(folded), "", "</details>", ""]
+        title, _, names = folded.partition(": ")
+        lines += ["<details>", f"<summary>{title}</summary>", "", escape(names), "", "</details>", ""]
     return lines + [f"> Note: {escape(note)}." for note in said.notes]

@@ -1,1 +1,26 @@
-"""Findings as documents: a self-contained HTML page, Markdown, SARIF."""
+"""Findings as documents: the post-mortem as one self-contained HTML file or as Markdown, and SARIF."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trainwatch.diagnosis import Diagnosis
+    from trainwatch.run import Run
+
+
+def write(run: Run, diagnosis: Diagnosis, path: Path) -> None:
+    """Write the post-mortem of a run: Markdown if ``path`` ends in ``.md``, else HTML. Raises OSError."""
+    from trainwatch.report.content import gather
+
+    content = gather(run, diagnosis)
+    if path.suffix == ".md":
+        from trainwatch.report.text import document
+    else:
+        from trainwatch.report.page import document
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text(document(content), encoding="utf-8")
+    unfinished.replace(path)  # whoever has the page open never reads half of it
