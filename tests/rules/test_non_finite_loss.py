@@ -1,0 +1,82 @@
+"""non-finite-loss: the exact step, the component only where it alone is to blame, and no alarm where none is due."""
+
+import numpy as np
+
+RULE = "non-finite-loss"
+N = 60
+
+
+def columns(**changes):
+    base = {"loss": np.ones(N), "loss/a": np.full(N, 0.4), "loss/b": np.full(N, 0.6), "grad_norm": np.ones(N)}
+    return {**base, **{name.replace("__", "/"): values for name, values in changes.items()}}
+
+
+def test_the_component_that_alone_breaks_is_named_at_its_step(make_run, judge):
+    """And the last finite value is shown."""
+    run = make_run(columns())
+    for row in range(30, N):
+        for name in ("loss", "loss/b"):
+            run.train[name][row] = np.nan
+            run.train.mark(row, name, 1)
+    (finding,) = judge(run, RULE)
+    assert (finding.subject, finding.first_step, finding.last_step, finding.state) == ("component:b", 31, 60, "active")
+    assert finding.evidence == {"loss": "nan", "loss/b": "nan", "last_finite": 0.6, "bad_steps": 30}
+    assert finding.severity == "critical"
+
+
+def test_a_gradient_that_broke_first_is_named_instead(make_run, judge):
+    """The component only shows what the weights had become."""
+    run = make_run(columns())
+    run.train.mark(29, "grad_norm", 1)
+    run.train.mark(30, "loss/b", 1)
+    run.train.mark(30, "loss", 1)
+    (finding,) = judge(run, RULE)
+    assert finding.subject == "run"
+    assert finding.evidence["bad_first"] == 30
+    assert "the gradient was bad first" in finding.message
+
+
+def test_a_bad_batch_is_named(make_run, judge):
+    """bad/input counts what is not finite in the input."""
+    bad = np.zeros(N)
+    bad[19] = 3
+    run = make_run(columns(bad__input=bad, loss=np.where(np.arange(N) == 20, np.inf, 1.0)))
+    (finding,) = judge(run, RULE)
+    assert finding.first_step == 21
+    assert "the input was bad first, at step 20" in finding.message
+    assert "infinite" in finding.message
+
+
+def test_a_single_bad_step_is_over_when_the_loss_came_back(make_run, judge):
+    """It stays in the record."""
+    (finding,) = judge(make_run(columns(loss=np.where(np.arange(N) == 5, np.inf, 1.0))), RULE)
+    assert (finding.state, finding.last_step) == ("over", 6)
+    assert "finite again" in finding.message
+
+
+def test_steps_that_the_scaler_skipped_do_not_count(make_run, judge):
+    """fp16 looks for its scale at the start."""
+    first = np.arange(N) < 4
+    run = make_run(columns(loss=np.where(first, np.inf, 1.0), amp__skipped=first.astype(float)))
+    assert judge(run, RULE) == []
+
+
+def test_at_weight_zero_it_poisons_nothing_yet(make_run, judge):
+    """A warning: it will when the weight rises."""
+    run = make_run(columns(loss__b=np.where(np.arange(N) > 3, np.inf, 1.0), weight__b=np.zeros(N)))
+    (finding,) = judge(run, RULE)
+    assert (finding.severity, finding.subject, finding.first_step) == ("warning", "component:b", 5)
+
+
+def test_an_evaluation_without_a_number_is_named(make_run, judge):
+    """Split by split."""
+    evals = [{"step": 10, "split": "valid", "loss": 1.0}, {"step": 20, "split": "valid", "loss": float("nan")}]
+    (finding,) = judge(make_run(columns(), evals=evals), RULE)
+    assert (finding.subject, finding.first_step) == ("split:valid", 20)
+
+
+def test_nan_metrics_and_absent_losses_are_no_nan_loss(make_run, judge):
+    """An average precision without detections, a component that is not there on every row."""
+    sparse = np.where(np.arange(N) % 10 == 0, 0.5, np.nan)
+    evals = [{"step": 10, "split": "valid", "loss": 1.0, "metric/map": float("nan")}]
+    assert judge(make_run(columns(loss__c=sparse), evals=evals), RULE) == []

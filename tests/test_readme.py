@@ -1,0 +1,59 @@
+"""README's commands run as they stand."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_record_your_own_training_and_what_follows_it(tmp_path):
+    """The Python block trains and records; the commands under it judge a healthy run."""
+    (code,) = blocks("python")
+    (tmp_path / "train.py").write_text(code)
+    done = subprocess.run([sys.executable, "train.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    rows = (tmp_path / "logs/mine.jsonl").read_text().splitlines()
+    assert '"grad_share/label"' in rows[1]
+    assert '"finished"' in rows[-1]
+    commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("trainwatch ")]
+    assert commands
+    for command in commands:
+        if "dash" not in command:  # it serves until it is stopped; the browser test drives it
+            program = str(Path(sys.executable).with_name("trainwatch"))
+            done = subprocess.run(
+                [program, *command.split()[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=120
+            )
+            assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+
+
+def test_every_command_in_the_table_exists():
+    """And every command that exists is in the table."""
+    from typer.main import get_command
+
+    from trainwatch.cli import app
+
+    told = set(re.findall(r"^\| `trainwatch (\w+)", README, re.MULTILINE))
+    assert told == set(get_command(app).commands)
+
+
+def test_every_link_and_picture_is_there():
+    """Relative links lead somewhere."""
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("http") or (ROOT / target).exists(), target
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make on this machine")
+def test_every_make_target_exists():
+    """`make -n` knows each one that README names."""
+    for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
+        subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, check=True, timeout=60)
