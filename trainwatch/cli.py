@@ -76,7 +76,7 @@ def demo(
 
     \b
     Example:     trainwatch demo
-    Exit codes:  0 the demo ran to its end, 2 it could not, 130 stopped with Ctrl-C
+    Exit codes:  0 it showed what it should, 1 it did not, 2 it could not run, 130 Ctrl-C
     """
     from trainwatch.demo import play
 
