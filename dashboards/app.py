@@ -77,8 +77,9 @@ def _frame() -> Any:
     skip = html.A("Skip to content", href="#page", className="skip")
     # dcc.Location with refresh="callback-nav": a link changes the page without loading it anew
     where = dcc.Location(id="where", refresh="callback-nav")
+    lost = html.Div("The dashboard's server does not answer: what you see is old.", id="lost", role="alert")
     page = html.Main(id="page", tabIndex="-1", children=html.P("Reading the runs …", className="empty"))
-    return dmc.MantineProvider([where, skip, bar, page], defaultColorScheme="auto")
+    return dmc.MantineProvider([where, skip, bar, lost, page], defaultColorScheme="auto")
 
 
 def _only_from_here() -> flask.Response | None:

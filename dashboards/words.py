@@ -34,7 +34,7 @@ def health(worst: Severity | None) -> str:
 def number(value: float | int | str) -> str:
     """A number as a person writes it; what is no number as it stands."""
     if isinstance(value, bool | str):
-        return str(value)
+        return {"nan": "NaN", "inf": "∞", "-inf": "-∞"}.get(str(value), str(value))
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else ("∞" if value > 0 else "-∞")
     if float(value).is_integer() and abs(value) < 1e15:

@@ -46,6 +46,15 @@
     observed = panels;
   }).observe(document.documentElement, { childList: true, subtree: true });
 
+  // A page whose server has ended still looks alive: say that it is not.
+  new PerformanceObserver((list) => {
+    const asked = list.getEntries().filter((entry) => entry.name.includes("/_dash-update-component"));
+    if (asked.length) {
+      document.documentElement.classList.toggle("lost", asked[asked.length - 1].responseStatus === 0);
+    }
+    if (performance.getEntriesByType("resource").length > 200) performance.clearResourceTimings();
+  }).observe({ type: "resource" });
+
   const icon = (name) => {
     let link = document.querySelector("link[rel='icon']");
     if (!link) {
@@ -170,7 +179,7 @@
       rowBorder: true,
       columnBorder: false,
       wrapperBorder: false,
-      headerColumnResizeHandleDisplay: "none",
+      headerColumnResizeHandleColor: "transparent",
       rowHoverColor: "var(--hover)",
       accentColor: "var(--accent)",
       fontFamily: "inherit",

@@ -40,7 +40,7 @@ def card(finding: Finding, index: int, spot: tuple[Span, str | None], role: str 
             _patch(finding, index),
             html.Div([_show(finding, index, spot), _page(finding)], className="card-foot"),
         ],
-        className=f"card finding {finding.severity}",
+        className=f"card finding {finding.severity}" + " first" * (index == 0),
     )
 
 
@@ -51,6 +51,8 @@ def severity(level: str, word: str | None = None) -> Any:
 
 
 def _when(finding: Finding) -> str:
+    if finding.first_step == finding.last_step and finding.state == "over":
+        return f"at step {finding.first_step:,}, over"
     if finding.state == "over":
         return f"steps {finding.first_step:,} to {finding.last_step:,}, over"
     return f"since step {finding.first_step:,}"

@@ -16,6 +16,7 @@ from plotly.io.json import to_json_plotly
 from dashboards.live import Live, View, Watched
 from dashboards.pages.verdict import below, findings, title, verdict
 from trainwatch.figures import FIGURES, Span
+from trainwatch.header import number
 
 TICK = 750  # ms: with the reading, a record is on screen within a second of being written
 SLOWEST = 10_000
@@ -23,6 +24,7 @@ COST_FACTOR = 4  # a page spends at most a fourth of its time on updates
 GRAPH: dict[str, Any] = {
     "displaylogo": False,
     "responsive": True,
+    "doubleClick": "autosize",
     # named one by one: plotly adds buttons that send a chart to its cloud
     "modeBarButtons": [["zoom2d", "pan2d", "autoScale2d", "toImage"]],
     "toImageButtonOptions": {"format": "svg"},
@@ -85,7 +87,7 @@ def _panel(name: str, figure: dict[str, Any] | None, style: dict[str, str]) -> A
         id={"type": "graph", "name": name},
         figure=figure or BLANK,
         config=GRAPH,
-        className="graph",
+        style={"height": "var(--graph)"},
         responsive=True,
         clear_on_unhover=True,
     )
@@ -116,9 +118,10 @@ def parse_span(text: str) -> Span | None:
 
 def as_span(value: Any) -> Span | None:
     """What the page sent as its range of steps, if it is one."""
-    if not (isinstance(value, list) and len(value) == 2 and all(isinstance(item, int | float) for item in value)):
+    ends = [number(item) for item in value] if isinstance(value, list | tuple) else []
+    if len(ends) != 2 or ends[0] is None or ends[1] is None:
         return None
-    first, last = (int(min(max(item, -(2**53)), 2**53)) for item in value)
+    first, last = (int(min(max(end, -(2**53)), 2**53)) for end in (ends[0], ends[1]))
     return (first, last) if first < last else None
 
 

@@ -25,12 +25,12 @@ COLUMNS: list[dict[str, Any]] = [
         "comparator": {"function": "byRank"},
     },
     {"field": "run", "headerName": "Run", "cellRenderer": "RunLink", "minWidth": 190, "flex": 2},
-    {"field": "state", "headerName": "State", "cellRenderer": "State", "width": 124},
+    {"field": "state", "headerName": "State", "cellRenderer": "State", "width": 138},
     {"field": "cause", "headerName": "Root cause", "minWidth": 260, "flex": 4, "tooltipField": "cause"},
-    {"field": "steps", "headerName": "Steps", "width": 150, "type": "rightAligned"},
-    {"field": "loss", "headerName": "Last loss", "width": 112, "type": "rightAligned"},
+    {"field": "steps", "headerName": "Steps", "width": 138, "type": "rightAligned"},
+    {"field": "loss", "headerName": "Last loss", "width": 106, "type": "rightAligned"},
     {"field": "speed", "headerName": "Speed", "width": 126, "type": "rightAligned"},
-    {"field": "age", "headerName": "Last row", "width": 120, "type": "rightAligned"},
+    {"field": "age", "headerName": "Last row", "width": 112, "type": "rightAligned"},
 ]
 
 
@@ -79,7 +79,7 @@ def _row(view: View) -> dict[str, Any]:
     shared = {"key": view.key, "href": f"/run?path={quote(view.key, safe='')}", "file": view.key}
     told, facts = view.diagnosis, view.facts
     if told is None or facts is None:
-        state, why = ("unreadable", view.error) if view.error else ("reading", "")
+        state, why = ("unreadable", view.error.partition(": ")[2] or view.error) if view.error else ("reading", "")
         return {**shared, **_health("unknown"), "run": view.key, "state": state, "cause": why}
     root = told.root_cause or (told.findings[0] if told.findings else None)
     return {

@@ -16,6 +16,7 @@ from trainwatch.engine import catalogue
 from trainwatch.figures import Span
 from trainwatch.schema import Finding
 
+OPEN = 7  # findings that are not folded away: the root cause and three rows
 CONFIG_LIMIT = 100_000  # characters of a config that are shown; a longer one is data, not settings
 
 Spot = Callable[[Finding], tuple[Span, str | None]]
@@ -104,8 +105,10 @@ def findings(view: View, spot: Spot) -> Any:
     if told is None or not told.findings:
         return None
     cards = [card(one, index, spot(one), _role(told, one)) for index, one in enumerate(told.findings)]
+    rest = html.Details([html.Summary(f"{len(cards) - OPEN} more"), html.Div(cards[OPEN:], className="cards")])
+    shown = [*cards[:OPEN], html.Div(rest, className="more") if len(cards) > OPEN else None]
     head = html.Div([html.H2("Findings"), html.Span(_counted(told), className="dim")], className="toolbar plain")
-    return html.Section([head, _prescription(told), html.Div(cards, className="cards")], **{"aria-label": "Findings"})
+    return html.Section([head, _prescription(told), html.Div(shown, className="cards")], **{"aria-label": "Findings"})
 
 
 def _counted(told: Diagnosis) -> str:

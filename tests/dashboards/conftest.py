@@ -158,3 +158,21 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write() -> Callable[..., Path]:
     """Appends records to a run file."""
     return append
+
+
+@pytest.fixture(name="row")
+def _row() -> Callable[..., dict[str, Any]]:
+    """Makes the record of one step."""
+    return row
+
+
+@pytest.fixture(name="header")
+def _header() -> Callable[..., dict[str, Any]]:
+    """Makes a run's first record."""
+    return header
+
+
+@pytest.fixture
+def caller() -> Callable[[Any, str], bytes]:
+    """Asks an app for an address, without a server."""
+    return lambda app, address: bytes(app.server.test_client().get(address, headers={"Host": "127.0.0.1"}).data)

@@ -18,6 +18,8 @@ from trainwatch.figures.plot import Findings, Span, blank
 from trainwatch.run import Run
 from trainwatch.schema import Finding
 
+__all__ = ["FIGURES", "Draw", "Figure", "Findings", "Span", "for_finding", "nothing_in", "proof", "span_of"]
+
 
 class Draw(Protocol):
     """Draws one figure of a run, or None if the run has no channel for it; ``span`` shows only those steps."""

@@ -107,14 +107,14 @@ class Plot:
             return None
         marks = [one for one in self.findings if self.span is None or self.span[0] <= one.first_step <= self.span[1]]
         layout = {**style.LAYOUT, "shapes": self.shapes + _finding_lines(marks), "yaxis": style.axis(unit, self.log)}
-        layout["xaxis"] = _steps_axis(self.span)
+        layout["xaxis"] = _steps_axis(self.span, self.reach)
         return _bare(go.Figure({"data": self.curves + self.edge + _finding_marks(marks), "layout": layout}))
 
 
 def blank(words: str, span: Span | None) -> go.Figure:
     """A plot without a curve, and why."""
     told = {"text": safe(words), "showarrow": False, "xref": "paper", "yref": "paper", "x": 0.5, "y": 0.5}
-    axes = {"xaxis": _steps_axis(span), "yaxis": {"visible": False}}
+    axes = {"xaxis": _steps_axis(span, span), "yaxis": {"visible": False}}
     return _bare(go.Figure({"data": [], "layout": {**style.LAYOUT, **axes, "annotations": [told]}}))
 
 
@@ -123,10 +123,10 @@ def _bare(figure: go.Figure) -> go.Figure:
     return figure
 
 
-def _steps_axis(span: Span | None) -> dict[str, Any]:
+def _steps_axis(span: Span | None, reach: Span | None) -> dict[str, Any]:
     # another span is another axis to plotly, and replaces the range that a hand had zoomed to; the y axis keeps it
     axis = {**style.AXIS, "title": {"text": "step"}, "tickformat": ",d", "uirevision": str(span)}
-    return {**axis, "range": list(span)} if span else axis
+    return {**axis, "range": list(reach)} if reach and reach[0] < reach[1] else axis
 
 
 def sampled(steps: Steps, values: Floats, span: Span | None, points: int = POINTS) -> tuple[Steps, Any]:
@@ -138,6 +138,10 @@ def sampled(steps: Steps, values: Floats, span: Span | None, points: int = POINT
         first = max(int(np.searchsorted(steps, span[0])) - 1, 0)
         last = int(np.searchsorted(steps, span[1], side="right")) + 1
         steps, values = steps[first:last], values[first:last]
+    if len(steps) > points:  # what lies on a level between two equals draws nothing: a staircase keeps its exact steps
+        level = values[1:] == values[:-1]
+        corner = ~(np.append(level, False) & np.append(False, level))
+        steps, values = steps[corner], values[corner]
     if len(steps) > points:
         kept = NaNMinMaxLTTBDownsampler().downsample(
             np.ascontiguousarray(steps), np.ascontiguousarray(values), n_out=points
@@ -213,7 +217,7 @@ def _band(first: int, last: int, name: str, index: int) -> dict[str, Any]:
         **_whole_height(first, last),
         "line": {"width": 0},
         "fillcolor": f"rgba(134,142,150,{0.14 if index % 2 else 0.05})",
-        "label": {"text": safe(name), "textposition": "bottom left", "font": {"size": 10, "color": style.GREY}},
+        "label": {"text": safe(name), "textposition": "top left", "font": {"size": 10, "color": style.GREY}},
     }
 
 

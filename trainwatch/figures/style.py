@@ -21,7 +21,14 @@ LAYOUT: Final[dict[str, Any]] = {
     "plot_bgcolor": "rgba(0,0,0,0)",
     "font": {"color": GREY, "size": 12, "family": "system-ui, -apple-system, Segoe UI, Roboto, sans-serif"},
     "margin": {"l": 8, "r": 14, "t": 34, "b": 8},
-    "legend": {"orientation": "h", "x": 0, "y": 1.03, "yanchor": "bottom", "itemsizing": "constant"},
+    "legend": {
+        "orientation": "h",
+        "x": 0,
+        "y": 1.03,
+        "yanchor": "bottom",
+        "traceorder": "normal",
+        "font": {"size": 11},
+    },
     "showlegend": True,
     "hovermode": "closest",
     "hoverdistance": 30,
@@ -50,8 +57,8 @@ def declared(index: int) -> dict[str, Any]:
 def axis(unit: str, log: bool) -> dict[str, Any]:
     """A y axis."""
     title = {"text": ", ".join(part for part in (safe(unit), "log" * log) if part)}
-    more: dict[str, Any] = {"type": "log", "exponentformat": "power"} if log else {"tickformat": "~g"}
-    return {**AXIS, "title": title, **more}
+    more: dict[str, Any] = {"type": "log"} if log else {}
+    return {**AXIS, "title": title, "tickformat": "~g", **more}
 
 
 def safe(text: str, width: int = 0) -> str:

@@ -1,0 +1,197 @@
+"""The pages without a browser: what they hold, what they refuse, and that a name stays a name."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("dash")
+
+import dash
+from plotly.io.json import to_json_plotly
+
+from dashboards.app import ServeError, create_app, start
+from dashboards.live import Live
+from dashboards.pages import run as run_page
+from dashboards.pages import runs as runs_page
+from dashboards.pages.finding import as_yaml, card, nested, plain
+from dashboards.words import duration, number
+from trainwatch.schema import Finding
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+def page_of(live: Live, key: str, steps: str = "") -> str:
+    for _ in range(100):
+        view = live.view(key)
+        if view is None or view.diagnosis or view.error:
+            break
+        time.sleep(0.05)
+    return str(to_json_plotly(run_page.layout(live, key, steps)))
+
+
+def test_a_run_page_tells_the_root_cause_first(finished: Path) -> None:
+    text = page_of(Live(finished), "peptide.jsonl")
+    view = Live(finished).view("peptide.jsonl", 20.0)
+    assert view is not None
+    assert view.diagnosis is not None
+    assert view.diagnosis.root_cause is not None
+    assert text.index(view.diagnosis.root_cause.rule) < text.index("Loss by component")
+    assert "Show in the plots" in text
+
+
+def test_a_page_is_updated_only_by_what_changed(tmp_path: Path, write: Any, row: Any, header: Any) -> None:
+    path = write(tmp_path / "a.jsonl", header(), *(row(step) for step in range(1, 30)))
+    live = Live(tmp_path)
+    page_of(live, "a.jsonl")
+    seen: dict[str, Any] = {}
+    *_, seen, graphs, panels = run_page.update(live, {}, "a.jsonl", seen)
+    assert sum(graph is not dash.no_update for graph in graphs) >= 6
+    with pytest.raises(dash.exceptions.PreventUpdate):
+        run_page.update(live, {}, "a.jsonl", seen)
+    write(path, row(30))
+    *_, after, graphs, panels = run_page.update(live, {"shown": ["loss"]}, "a.jsonl", seen)
+    assert [graph is not dash.no_update for graph in graphs] == [True] + [False] * (len(graphs) - 1)
+    assert len(json.dumps(graphs[0])) < 60_000
+    assert after != seen
+    assert len(panels) == len(graphs)
+
+
+def test_a_zoom_sends_the_steps_it_asked_for(finished: Path) -> None:
+    live = Live(finished)
+    page_of(live, "peptide.jsonl")
+    *_, graphs, _ = run_page.update(live, {"span": [100, 140]}, "peptide.jsonl", {})
+    assert all(graph["layout"]["xaxis"]["range"] == [100, 140] for graph in graphs if graph is not dash.no_update)
+
+
+@pytest.mark.parametrize(
+    ("text", "span"), [("331-505", (331, 505)), ("5-5", None), ("9-1", None), ("x", None), ("", None)]
+)
+def test_an_address_names_steps(text: str, span: tuple[int, int] | None) -> None:
+    assert run_page.parse_span(text) == span
+
+
+@pytest.mark.parametrize("value", [None, "1-2", [1], [2, 1], ["a", "b"], {"x": 1}, [float("nan"), 3]])
+def test_what_a_page_sends_is_not_trusted(value: Any) -> None:
+    assert run_page.as_span(value) is None
+
+
+def test_an_unknown_run_is_a_page_not_an_error(finished: Path) -> None:
+    assert "There is no such run" in page_of(Live(finished), "../../etc/passwd")
+
+
+def test_an_empty_folder_says_what_to_do(tmp_path: Path) -> None:
+    text = to_json_plotly(runs_page.layout(Live(tmp_path)))
+    assert "trainwatch.Recorder" in text
+
+
+def test_an_unreadable_file_is_a_row_with_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "odd.jsonl").write_bytes(b"\x89PNG")
+    live = Live(tmp_path)
+    live.view("odd.jsonl", 20.0)
+    text = to_json_plotly(runs_page.layout(live))
+    assert "this is a PNG picture" in text
+
+
+def test_a_hostile_name_stays_text(tmp_path: Path, write: Any, row: Any, header: Any) -> None:
+    told = header(HOSTILE, components={HOSTILE: {"unit": HOSTILE}}, config={HOSTILE: HOSTILE})
+    write(tmp_path / "a.jsonl", told, *(row(step, **{f"loss/{HOSTILE}": 1.0}) for step in range(1, 30)))
+    live = Live(tmp_path)
+    page_of(live, "a.jsonl")
+    for part in _components(run_page.layout(live, "a.jsonl")):
+        assert part.get("type") not in ("Markdown", "Script", "Iframe", "Object", "Embed")
+        assert "dangerously_allow_html" not in part.get("props", {})
+    _, graphs = run_page.update(live, {}, "a.jsonl", {})[-3:-1]
+    assert "<script" not in json.dumps([graph for graph in graphs if graph is not dash.no_update])
+
+
+def _components(page: Any) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    waiting = [json.loads(to_json_plotly(page))]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict):
+            found += [item] if "namespace" in item else []
+            waiting += item.values()
+        elif isinstance(item, list):
+            waiting += item
+    return found
+
+
+def finding(**more: Any) -> Finding:
+    return Finding("loss-scale-imbalance", "warning", "component:a", 5, 9, "over", "it is too large", **more)
+
+
+def test_a_finding_shows_its_patch_as_yaml() -> None:
+    text = to_json_plotly(card(finding(patch={"loss.weights.a": 0.1, "optimizer.lr": 5e-5}), 0, ((1, 2), "loss")))
+    assert "loss:\\n  weights:\\n    a: 0.1\\noptimizer:\\n  lr: 5.0e-05" in text
+
+
+def test_a_rule_brings_its_own_page() -> None:
+    text = to_json_plotly(card(finding(), 0, ((1, 2), None)))
+    assert "When it is wrong" in text
+
+
+def test_paths_that_contradict_each_other_stay_flat() -> None:
+    assert nested({"a": 1, "a.b": 2}) == {"a": 1, "a.b": 2}
+    assert as_yaml(object()).startswith("<object")
+
+
+def test_backticks_are_code_and_nothing_else_is() -> None:
+    assert [type(part).__name__ for part in plain("set `lr` <b>")] == ["str", "Code", "str"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (3.0, "3"),
+        (1234.5, "1,234.50"),
+        (0.000123461, "0.0001235"),
+        (float("nan"), "NaN"),
+        ("-inf", "-∞"),
+        (True, "True"),
+    ],
+)
+def test_numbers_read_well(value: Any, text: str) -> None:
+    assert number(value) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(5, "5 s"), (190, "3 min"), (7500, "2 h 5 min"), (400_000, "4 d")])
+def test_durations_read_well(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_only_this_machine_is_served(tmp_path: Path) -> None:
+    with pytest.raises(ServeError, match="this machine only"):
+        start(tmp_path, 0, "0.0.0.0")
+    client = create_app(tmp_path).server.test_client()
+    assert client.get("/", headers={"Host": "127.0.0.1:8050"}).status_code == 200
+    assert client.get("/", headers={"Host": "evil.example"}).status_code == 403
+
+
+def test_a_folder_that_is_not_there_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(ServeError, match="no such file or folder"):
+        start(tmp_path / "nowhere", 0)
+
+
+def test_a_taken_port_gives_way_to_the_next(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        server, address = start(tmp_path, port)
+        server.shutdown()
+        server.server_close()
+    assert not address.endswith(f":{port}")
+
+
+def test_nothing_is_loaded_from_elsewhere(tmp_path: Path, caller: Callable[[Any, str], bytes]) -> None:
+    page = caller(create_app(tmp_path), "/").decode()
+    assert "//cdn" not in page
+    assert "https://" not in page

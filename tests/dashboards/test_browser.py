@@ -1,0 +1,241 @@
+"""The dashboard in a real browser, while a run is being written: what a person would see, and when."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+pytest.importorskip("dash")
+pytest.importorskip("selenium")
+
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+from dashboards.app import start
+
+CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = [
+    pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason="chromium and chromedriver are not installed"),
+    pytest.mark.timeout(85),
+]
+FLAGS = (
+    "--headless=new --no-sandbox --disable-gpu --disable-background-networking --disable-component-update "
+    "--disable-sync --no-first-run --window-size=1400,1000"
+)
+STEPS = 600
+HOSTILE = "<img src=x onerror=document.title='pwned'>"
+
+TRACE = """
+const graph = [...document.querySelectorAll('figure.panel')].find(p => p.dataset.name === arguments[0]);
+const plot = graph && graph.querySelector('.js-plotly-plot');
+const found = plot && plot.data && plot.data.find(t => t.name === arguments[1]);
+const list = v => v && v._inputArray ? [...v._inputArray] : v ? [...v] : [];
+return found ? list(found.x) : null
+"""
+SPAN = """
+const panel = document.querySelector(`figure.panel[data-name="${arguments[0]}"]`);
+return panel.querySelector('.js-plotly-plot').layout.xaxis.range
+"""
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for flag in (*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(str(CHROMEDRIVER)))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def logs(tmp_path: Path) -> Path:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def address(browser: webdriver.Chrome, logs: Path) -> Iterator[str]:
+    server, address = start(logs, 0)
+    yield address
+    leave(browser)
+    server.shutdown()
+    server.server_close()
+
+
+def leave(browser: webdriver.Chrome) -> None:
+    """No page may go on asking a server that is gone; what it said belongs to its own test."""
+    browser.get("about:blank")
+    browser.get_log("browser")
+    browser.get_log("performance")
+
+
+def until(browser: webdriver.Chrome, asked: Callable[[webdriver.Chrome], Any], seconds: float = 20.0) -> Any:
+    return WebDriverWait(browser, seconds, poll_frequency=0.05).until(asked)
+
+
+def text(browser: webdriver.Chrome) -> str:
+    return str(browser.execute_script("return document.body.innerText"))
+
+
+def requests(browser: webdriver.Chrome) -> set[str]:
+    """Every host that a page asked for something."""
+    entries = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [entry["params"] for entry in entries if entry["method"] == "Network.requestWillBeSent"]
+    own = [item["request"]["url"] for item in asked if item.get("documentURL", "").startswith("http")]
+    return {urlsplit(url).hostname or "" for url in own if url.startswith("http")}
+
+
+def errors(browser: webdriver.Chrome) -> list[str]:
+    return [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+class Trainer(threading.Thread):
+    """Writes a run while somebody watches: the row at ``sick`` and all after it take a wrong weight."""
+
+    def __init__(self, path: Path, write: Any, header: Any, row: Any) -> None:
+        super().__init__(daemon=True)
+        self.path, self.write, self.header, self.row = path, write, header, row
+        self.step = 0
+        self.go = threading.Event()
+        self.done = threading.Event()
+
+    def run(self) -> None:
+        rng = random.Random(1)
+        self.write(self.path, self.header("live-run", STEPS))
+        while self.step < STEPS - 10 and not self.done.is_set():
+            if self.step == 320:
+                self.go.wait()
+            self.step += 1
+            record = self.row(self.step, STEPS, rng)
+            if self.step == 477:
+                record |= {"loss/precursor": None, "loss": None, "nonfinite": {"loss/precursor": "nan", "loss": "nan"}}
+            self.write(self.path, record)
+            time.sleep(0.002)
+
+
+def test_a_run_is_watched_while_it_is_written(
+    browser: webdriver.Chrome, logs: Path, address: str, write: Any, header: Any, row: Any
+) -> None:
+    browser.get(f"{address}/")
+    until(browser, lambda page: "No run here yet" in text(page))
+
+    trainer = Trainer(logs / "live.jsonl", write, header, row)
+    trainer.start()
+    until(browser, lambda page: "live-run" in text(page))
+    browser.find_element(By.CSS_SELECTOR, ".run-link").click()
+    until(browser, lambda page: "Loss by component" in text(page))
+    until(browser, lambda page: (page.execute_script(TRACE, "loss", "sequence [nat]") or [0])[-1] >= 320)
+    assert "curriculum-weight-drift" not in text(browser)
+
+    browser.execute_script("window.notReloaded = true")
+    trainer.go.set()
+    # the finding comes without a reload, and the tab says how bad it is
+    until(browser, lambda page: "curriculum-weight-drift" in text(page))
+    until(browser, lambda page: page.title.startswith("◆ Critical: live-run"))
+    icon = "return document.querySelector(\"link[rel='icon']\").href"
+    assert browser.execute_script(icon).endswith("/assets/icon-critical.svg")
+
+    # the NaN is a mark at its exact step
+    until(browser, lambda page: page.execute_script(TRACE, "loss", "precursor [ppm]: nan"))
+    assert browser.execute_script(TRACE, "loss", "precursor [ppm]: nan")[0] == 477
+
+    # a click on a finding zooms every plot to it
+    trainer.done.set()
+    trainer.join()
+    button = until(browser, lambda page: page.find_element(By.CSS_SELECTOR, ".finding button"))
+    where = json.loads(button.get_attribute("id"))
+    browser.execute_script("arguments[0].click()", button)
+    for name in (where["figure"], "loss", "weights"):
+        reveal = 'document.querySelector(`figure.panel[data-name="${arguments[0]}"]`).scrollIntoView()'
+        browser.execute_script(reveal, name)
+        until(browser, lambda page, name=name: page.execute_script(SPAN, name) == [where["first"], where["last"]])
+    assert f"steps={where['first']}-{where['last']}" in browser.current_url
+
+    assert browser.execute_script("return window.notReloaded")
+    assert errors(browser) == []
+    assert requests(browser) <= {"127.0.0.1"}
+
+
+def test_a_row_is_on_screen_about_a_second_after_it_was_written(
+    browser: webdriver.Chrome, logs: Path, address: str, write: Any, header: Any, row: Any
+) -> None:
+    path = write(logs / "a.jsonl", header("quick", STEPS), *(row(step, STEPS) for step in range(1, 100)))
+    browser.get(f"{address}/run?path=a.jsonl")
+    until(browser, lambda page: (page.execute_script(TRACE, "loss", "sequence [nat]") or [0])[-1] == 99)
+    write(path, row(100, STEPS))
+    # no timed test: a page that never updates fails here, one that is slow does not
+    until(browser, lambda page: page.execute_script(TRACE, "loss", "sequence [nat]")[-1] == 100)
+    assert "100 of 600" in text(browser)
+
+
+def test_a_zoom_by_hand_stays_while_the_run_grows(
+    browser: webdriver.Chrome, logs: Path, address: str, write: Any, header: Any, row: Any
+) -> None:
+    path = write(logs / "a.jsonl", header("zoomed", STEPS), *(row(step, STEPS) for step in range(1, 200)))
+    browser.get(f"{address}/run?path=a.jsonl&steps=50-90")
+    until(browser, lambda page: page.execute_script(TRACE, "loss", "sequence [nat]"))
+    assert browser.execute_script(SPAN, "loss") == [50, 90]
+    write(path, row(200, STEPS))
+    until(browser, lambda page: "200 of 600" in text(page))
+    assert browser.execute_script(SPAN, "loss") == [50, 90]
+    browser.find_element(By.ID, "whole").click()
+    until(browser, lambda page: page.execute_script(SPAN, "loss") == [1, 200])
+
+
+def test_a_hostile_run_stays_text(
+    browser: webdriver.Chrome, logs: Path, address: str, write: Any, header: Any, row: Any
+) -> None:
+    told = header(HOSTILE, STEPS, components={HOSTILE: {"unit": HOSTILE}}, config={HOSTILE: HOSTILE})
+    rows = [row(step, STEPS, **{f"loss/{HOSTILE}": 1.0, f"weight/{HOSTILE}": 1.0}) for step in range(1, 60)]
+    write(logs / f"{HOSTILE.replace('/', '')}.jsonl", told, *rows)
+    browser.get(f"{address}/")
+    until(browser, lambda page: "onerror" in text(page))
+    browser.find_element(By.CSS_SELECTOR, ".run-link").click()
+    until(browser, lambda page: page.execute_script(TRACE, "loss", "sequence"))
+    assert "pwned" not in browser.title.split(" - ")[0].replace(HOSTILE, "")
+    assert browser.execute_script("return document.querySelectorAll('img[src=x]').length") == 0
+    assert requests(browser) <= {"127.0.0.1"}
+    assert errors(browser) == []
+
+
+def test_nothing_is_asked_for_a_finished_run(browser: webdriver.Chrome, finished: Path) -> None:
+    server, address = start(finished, 0)
+    browser.get(f"{address}/run?path=peptide.jsonl")
+    until(browser, lambda page: page.execute_script(TRACE, "loss", "sequence [nat]"))
+    time.sleep(1.5)
+    browser.get_log("performance")
+    time.sleep(2.5)
+    entries = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    leave(browser)
+    server.shutdown()
+    server.server_close()
+    assert [entry for entry in entries if entry["method"] == "Network.requestWillBeSent"] == []
+
+
+def test_a_page_says_when_its_server_is_gone(
+    browser: webdriver.Chrome, logs: Path, write: Any, header: Any, row: Any
+) -> None:
+    write(logs / "a.jsonl", header("left", STEPS), *(row(step, STEPS) for step in range(1, 50)))
+    server, address = start(logs, 0)
+    browser.get(f"{address}/run?path=a.jsonl")
+    until(browser, lambda page: page.execute_script(TRACE, "loss", "sequence [nat]"))
+    assert not browser.find_element(By.ID, "lost").is_displayed()
+    server.shutdown()
+    server.server_close()
+    until(browser, lambda page: page.find_element(By.ID, "lost").is_displayed())
+    leave(browser)

@@ -1,0 +1,164 @@
+"""The state behind the pages: read once, judged as a whole would be, safe for many tabs and from odd files."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("dash")
+
+from dashboards.live import Live, View
+from trainwatch.diagnosis import diagnose
+from trainwatch.readers import read
+
+Write = Callable[..., Path]
+
+
+def settled(live: Live, key: str) -> View:
+    """The view once its first reading is over."""
+    for _ in range(200):
+        view = live.view(key)
+        if view is not None and (view.diagnosis or view.error):
+            return view
+        time.sleep(0.05)
+    raise AssertionError(f"{key} was never read")
+
+
+def test_what_was_read_in_pieces_is_judged_as_a_whole(finished: Path, tmp_path: Path) -> None:
+    lines = (finished / "peptide.jsonl").read_bytes().splitlines(keepends=True)
+    path = tmp_path / "grown.jsonl"
+    live = Live(tmp_path)
+    for piece in itertools.batched(lines, 97) if hasattr(itertools, "batched") else [lines[:300], lines[300:]]:
+        with path.open("ab") as file:
+            file.writelines(piece)
+        settled(live, "grown.jsonl")
+    grown = settled(live, "grown.jsonl").diagnosis
+    whole = diagnose(read(path))
+    assert grown is not None
+    assert grown.findings == whole.findings
+    assert (grown.root_cause, grown.last_step, grown.status) == (whole.root_cause, whole.last_step, whole.status)
+    assert grown.findings, "the fixture is sick"
+
+
+def test_nothing_new_is_no_new_version(finished: Path) -> None:
+    live = Live(finished)
+    first = settled(live, "peptide.jsonl")
+    assert first.over
+    assert live.view("peptide.jsonl") is first
+
+
+def test_a_finished_file_is_not_opened_again(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    live = Live(finished)
+    settled(live, "peptide.jsonl")
+    file = live.file("peptide.jsonl")
+    assert file is not None
+    monkeypatch.setattr(file._source, "poll", lambda: pytest.fail("polled a finished run"))
+    assert settled(live, "peptide.jsonl").error == ""
+
+
+def test_a_new_row_is_a_new_version(tmp_path: Path, write: Write, row: Any, header: Any) -> None:
+    path = write(tmp_path / "a.jsonl", header(), *(row(step) for step in range(1, 20)))
+    live = Live(tmp_path)
+    before = settled(live, "a.jsonl")
+    write(path, row(20))
+    after = settled(live, "a.jsonl")
+    assert after.version > before.version
+    assert after.facts is not None
+    assert after.facts.last_step == 20
+    assert not after.over
+
+
+def test_many_tabs_see_one_state(finished: Path) -> None:
+    live = Live(finished)
+    with ThreadPoolExecutor(8) as tabs:
+        list(tabs.map(lambda _: live.view("peptide.jsonl"), range(40)))
+        view = settled(live, "peptide.jsonl")
+        file = live.file("peptide.jsonl")
+        assert file is not None
+        drawn = list(tabs.map(lambda _: file.draw("loss", None), range(16)))
+    assert view.version == 1
+    assert len({one.digest for one in drawn if one}) == 1
+
+
+def test_a_growing_run_can_be_drawn_while_it_is_read(tmp_path: Path, write: Write, row: Any, header: Any) -> None:
+    path = write(tmp_path / "a.jsonl", header(), row(1))
+    live = Live(tmp_path)
+    settled(live, "a.jsonl")
+    file = live.file("a.jsonl")
+    assert file is not None
+    with ThreadPoolExecutor(4) as tabs:
+        work = [tabs.submit(file.draw, name, None) for name in ("loss", "share", "weights") * 10]
+        for step in range(2, 60):
+            write(path, row(step))
+            work.append(tabs.submit(live.view, "a.jsonl"))
+        assert all(one.result() is not None for one in work)
+
+
+@pytest.mark.parametrize("key", ["../secret.jsonl", "/etc/passwd", "..", "", "a/../../secret.jsonl", "peptide.jsonl\0"])
+def test_only_what_lies_in_the_folder_is_known(finished: Path, key: str) -> None:
+    assert Live(finished).view(key) is None
+
+
+def test_a_link_that_leads_out_of_the_folder_is_not_followed(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    (folder / "out.jsonl").symlink_to(finished / "peptide.jsonl")
+    assert Live(folder).views() == []
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"", "is empty"), (b"\x89PNG\r\n\0\0", "PNG"), (b'{"a": 1}\n', "without the 'kind'")]
+)
+def test_what_cannot_be_read_says_why(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "odd.jsonl").write_bytes(content)
+    view = settled(Live(tmp_path), "odd.jsonl")
+    assert said in view.error
+    assert view.over
+
+
+def test_a_forbidden_file_says_why(tmp_path: Path, write: Write, header: Any) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may read everything")
+    path = write(tmp_path / "a.jsonl", header())
+    path.chmod(0)
+    assert "permissions" in settled(Live(tmp_path), "a.jsonl").error
+
+
+def test_an_unreadable_file_is_read_once_it_is_a_run(tmp_path: Path, write: Write, row: Any, header: Any) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"")
+    live = Live(tmp_path)
+    assert settled(live, "a.jsonl").error
+    write(path, header(), row(1))
+    for _ in range(100):
+        view = live.view("a.jsonl")
+        if view and view.diagnosis:
+            return
+        time.sleep(0.02)
+    raise AssertionError("the file was not read again")
+
+
+def test_a_file_that_was_written_anew_is_another_run(tmp_path: Path, write: Write, row: Any, header: Any) -> None:
+    path = write(tmp_path / "a.jsonl", header("first"), *(row(step) for step in range(1, 50)))
+    live = Live(tmp_path)
+    assert settled(live, "a.jsonl").facts.last_step == 49  # type: ignore[union-attr]
+    path.unlink()
+    write(path, header("second"), row(1))
+    view = settled(live, "a.jsonl")
+    assert view.diagnosis is not None
+    assert (view.diagnosis.run, view.facts.last_step) == ("second", 1)  # type: ignore[union-attr]
+
+
+def test_other_files_are_no_runs(tmp_path: Path, write: Write, header: Any) -> None:
+    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / ".hidden").mkdir()
+    write(tmp_path / ".hidden" / "a.jsonl", header())
+    write(tmp_path / "a.rank1.jsonl", header())
+    assert Live(tmp_path).views() == []

@@ -1,0 +1,219 @@
+"""What a figure may never lose, and what it may never render."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+
+from trainwatch import figures
+from trainwatch.run import Run
+from trainwatch.schema import NONFINITE, Finding
+
+HOSTILE = "<b>x</b><a href='javascript:1'>%{y}"
+
+
+def finding(**more: Any) -> Finding:
+    told = {"rule": "loss-scale-imbalance", "severity": "critical", "subject": "component:mass", "first_step": 500}
+    return Finding(**{**told, "last_step": 900, "state": "active", "message": "mass takes it all", **more})
+
+
+def run_of(rows: int = 1000, header: dict[str, Any] | None = None, **columns: Any) -> Run:
+    """A run with these channels (``__`` for ``/``), one row a step."""
+    run = Run(Path("x.jsonl"))
+    run.add_header({"kind": "run", "run": "x", **(header or {})})
+    steps = np.arange(1, rows + 1)
+    named = {name.replace("__", "/"): np.broadcast_to(np.asarray(v, float), rows) for name, v in columns.items()}
+    run.add_rows("train", steps, {"applied": steps.astype(float), **named})
+    return run
+
+
+def trace(figure: go.Figure, name: str) -> Any:
+    return next(one for one in figure.data if one.name == name)
+
+
+def named(figure: go.Figure) -> list[str]:
+    return [one.name for one in figure.data]
+
+
+def test_a_run_without_channels_has_no_figure() -> None:
+    run = run_of(0)
+    assert all(one.draw(run, [finding()]) is None for one in figures.FIGURES.values())
+    assert figures.for_finding(run, finding()) is None
+
+
+def test_every_figure_has_a_title_and_a_line() -> None:
+    assert all(one.title and one.about.endswith(".") for one in figures.FIGURES.values())
+
+
+@pytest.mark.parametrize("step", [1, 777, 123_456, 199_999])
+def test_a_single_nan_among_many_rows_stands_at_its_exact_step(step: int) -> None:
+    run = run_of(200_000, loss__mass=1.0)
+    run.train["loss/mass"][step - 1] = np.nan
+    run.train.mark(step - 1, "loss/mass", NONFINITE["nan"])
+    figure = figures.FIGURES["loss"].draw(run, [])
+    assert figure is not None
+    mark = trace(figure, "mass: nan")
+    assert mark.x[0] == mark.x[1] == step
+    assert mark.hovertext[0] == f"mass: nan at step {step:,}"
+    assert step not in trace(figure, "mass").x
+    table = figures.FIGURES["nonfinite"].draw(run, [])
+    assert table is not None
+    assert table.data[0].x[0] == step
+
+
+def test_a_long_stretch_of_infinities_keeps_both_ends() -> None:
+    run = run_of(5000, grad_norm=1.0)
+    for row in range(1000, 4000):
+        run.train["grad_norm"][row] = np.nan
+        run.train.mark(row, "grad_norm", NONFINITE["inf"])
+    figure = figures.FIGURES["norm"].draw(run, [])
+    assert figure is not None
+    mark = trace(figure, "whole: inf")
+    assert (mark.x[0], mark.x[1]) == (1001, 4000)
+    assert "3,000 steps" in mark.hovertext[0]
+
+
+def test_a_curve_is_sampled_and_keeps_its_extremes() -> None:
+    values = np.random.default_rng(0).normal(size=100_000)
+    values[54_321] = 99.0
+    figure = figures.FIGURES["loss"].draw(run_of(100_000, loss=values), [])
+    assert figure is not None
+    line = figure.data[0]
+    assert len(line.x) <= 500
+    assert 99.0 in line.y
+    assert line.x[list(line.y).index(99.0)] == 54_322
+
+
+def test_a_span_is_drawn_with_its_own_detail() -> None:
+    run = run_of(100_000, loss=np.arange(100_000.0))
+    figure = figures.FIGURES["loss"].draw(run, [], span=(5000, 5100))
+    assert figure is not None
+    assert list(figure.data[0].x) == list(range(4999, 5102))
+    assert tuple(figure.layout.xaxis.range) == (5000, 5100)
+
+
+def test_superseded_rows_are_not_in_the_curve() -> None:
+    run = run_of(100, loss=7.0)
+    run.add_header({"kind": "run", "run": "x", "resumed_from": 60})
+    run.add_rows("train", np.arange(61, 81), {"loss": np.full(20, 3.0)})
+    figure = figures.FIGURES["loss"].draw(run, [])
+    assert figure is not None
+    assert list(figure.data[0].x) == list(range(1, 81))
+    assert set(figure.data[0].y[60:]) == {3.0}
+
+
+def test_a_log_axis_says_what_it_cannot_show() -> None:
+    weight = np.where(np.arange(1000) < 400, 0.0, 0.5)
+    figure = figures.FIGURES["contribution"].draw(run_of(loss__mass=2.0, weight__mass=weight), [])
+    assert figure is not None
+    below = trace(figure, "mass: 0 or less, below any log axis")
+    assert (below.x[0], below.x[1]) == (1, 400)
+    assert min(trace(figure, "mass").x) == 401
+
+
+def test_declared_weights_stand_beside_those_applied() -> None:
+    stages = [{"start": 0, "weights": {"mass": 0.1}}, {"start": 500, "weights": {"mass": 0.4}}]
+    run = run_of(header={"curriculum": {"name": "c", "stages": stages}}, loss__mass=2.0, weight__mass=0.1)
+    figure = figures.FIGURES["weights"].draw(run, [])
+    assert figure is not None
+    plan = trace(figure, "mass, declared")
+    assert plan.y[list(plan.x).index(500)] == pytest.approx(0.4)
+    assert plan.y[0] == pytest.approx(0.1)
+    assert [shape.label.text for shape in figure.layout.shapes] == ["1", "2"]
+
+
+def test_a_schedule_stands_beside_its_declaration() -> None:
+    declared = {"lr/main": {"kind": "linear", "start": 1.0, "end": 0.0, "over_steps": 1000}}
+    figure = figures.FIGURES["lr"].draw(run_of(header={"schedules": declared}, lr__main=1.0), [])
+    assert figure is not None
+    assert trace(figure, "main, declared").y[-1] == pytest.approx(0.0)
+
+
+def test_shares_stack_on_common_steps() -> None:
+    noise = np.random.default_rng(1).uniform(size=5000)
+    run = run_of(5000, loss__a=1, loss__b=1, grad_share__a=noise, grad_share__b=1 - noise)
+    figure = figures.FIGURES["share"].draw(run, [])
+    assert figure is not None
+    first, second = trace(figure, "a"), trace(figure, "b")
+    assert list(first.x) == list(second.x)
+    assert np.allclose(first.y + second.y, 1.0, atol=1e-6)
+
+
+def test_findings_stand_at_their_first_step_with_their_message() -> None:
+    figure = figures.FIGURES["loss"].draw(run_of(loss=1.0), [finding(), finding(severity="info", first_step=7)])
+    assert figure is not None
+    marks = trace(figure, "findings")
+    assert sorted(marks.x) == [7, 500]
+    assert "mass takes it all" in marks.hovertext[1]
+    assert [shape.x0 for shape in figure.layout.shapes if shape.type == "line"] == [500]
+
+
+def test_names_and_messages_are_text_not_markup() -> None:
+    header = {
+        "components": {HOSTILE: {"unit": "<i>"}},
+        "curriculum": {"name": "c", "stages": [{"start": 0, "name": HOSTILE, "weights": {HOSTILE: 1.0}}]},
+        "schedules": {"lr/" + HOSTILE: {"kind": "constant", "start": 1.0}},
+    }
+    run = run_of(header=header)
+    families = ("loss/", "weight/", "grad_share/", "grad_norm/", "lr/", "schedule/", "clock/", "time/")
+    run.add_rows("train", np.arange(1001, 1011), {family + HOSTILE: np.full(10, 1.0) for family in families})
+    run.train.mark(1005, "loss/" + HOSTILE, NONFINITE["nan"])
+    run.add_rows("eval", np.arange(5), {"loss": np.ones(5), "metric/" + HOSTILE: np.ones(5)})
+    run.eval.text["split"] = dict.fromkeys(range(5), HOSTILE)
+    drawn = [
+        one.draw(run, [finding(message=HOSTILE, rule=HOSTILE, first_step=1001)]) for one in figures.FIGURES.values()
+    ]
+    assert sum(figure is not None for figure in drawn) == len(drawn)
+    for figure in drawn:
+        assert "<a" not in figure.to_json().replace("\\u003c", "<")  # type: ignore[union-attr]
+        assert "<i>" not in figure.to_json().replace("\\u003c", "<")  # type: ignore[union-attr]
+
+
+def test_steps_that_go_backwards_and_huge_steps_are_drawn() -> None:
+    run = run_of(0)
+    run.add_rows("train", np.array([5, 3, 2**61, 4]), {"loss": np.array([1.0, 2.0, 3.0, 4.0])})
+    figure = figures.FIGURES["loss"].draw(run, [])
+    assert figure is not None
+    assert list(figure.data[0].y) == [2.0, 4.0, 1.0, 3.0]
+
+
+def test_a_thousand_channels_are_not_a_thousand_lines() -> None:
+    run = run_of(50, **{f"grad_norm__m{n}": 1.0 for n in range(300)})
+    run.train.mark(3, "grad_norm/m299", NONFINITE["nan"])
+    figure = figures.FIGURES["norm"].draw(run, [])
+    assert figure is not None
+    assert len(figure.data) <= 20
+    assert "m299: nan" in named(figure)
+
+
+@pytest.mark.parametrize(
+    ("rule", "subject", "name"),
+    [
+        ("loss-scale-imbalance", "component:mass", "share"),
+        ("non-finite-loss", "component:mass", "loss"),
+        ("clock-desync", "clock:dqn", "clocks"),
+        ("curriculum-weight-drift", "component:mass", "weights"),
+        ("lr-decay", "config:optimizer.lr", "lr"),
+        ("whatever", "run", "loss"),
+    ],
+)
+def test_a_finding_is_proved_by_its_own_figure(rule: str, subject: str, name: str) -> None:
+    columns = {"loss__mass": 1, "weight__mass": 1, "grad_share__mass": 1, "clock__dqn": 1, "lr__main": 1}
+    run = run_of(**columns)
+    assert figures.proof(run, finding(rule=rule, subject=subject)) == name
+    assert figures.for_finding(run, finding(rule=rule, subject=subject)) is not None
+
+
+def test_a_finding_is_shown_with_the_steps_before_it() -> None:
+    first, last = figures.span_of(run_of(10_000, loss=1.0), finding(first_step=5000, last_step=9999))
+    assert 4000 < first < 5000 < last < 10_000
+
+
+def test_a_figure_carries_no_default_look() -> None:
+    figure = figures.FIGURES["loss"].draw(run_of(loss=1.0), [])
+    assert figure is not None
+    assert len(figure.to_json()) < 12_000
