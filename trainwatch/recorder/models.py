@@ -1,0 +1,118 @@
+"""What was attached: models, optimisers, the gradient scaler. Gradient norms and clipping; loads torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from trainwatch.recorder import probes
+from trainwatch.recorder.header import modules_form
+from trainwatch.recorder.probes import Fault, ModelProbe, OptimizerProbe
+from trainwatch.recorder.transfer import Part, capture
+
+
+class Models:
+    """One model and its optimiser, or several by name."""
+
+    def __init__(self, model: Any, optimizer: Any, scaler: Any, fault: Fault, hooks: bool = True) -> None:
+        self.several = isinstance(model, Mapping) or isinstance(optimizer, Mapping)
+        self.models = {name: ModelProbe(one) for name, one in _named("model", model, nn.Module).items()}
+        enabled = getattr(scaler, "is_enabled", None)
+        self.scaler = scaler if scaler is not None and (enabled is None or enabled()) else None
+        optimizers = _named("optimizer", optimizer, Optimizer) if optimizer is not None and hooks else {}
+        self.optimizers = [
+            OptimizerProbe(f"{name}." if name else "", one, self.scaler, fault) for name, one in optimizers.items()
+        ]
+        self.parameters = [parameter for probe in self.models.values() for parameter in probe.parameters]
+        self._unscaled_said = False
+
+    def close(self) -> None:
+        """Leave the optimisers as they were."""
+        for probe in self.optimizers:
+            probe.detach()
+
+    def grads(self, of: str | None) -> list[nn.Parameter]:
+        """The parameters whose gradients ``gradients()`` reads and clips."""
+        return self.parameters if of is None else self.models[of].parameters
+
+    def norms(self, max_norm: float | None, of: str | None, parts: list[Part]) -> Tensor | None:
+        """Record the gradient's norms and whether it will be clipped; returns the whole norm."""
+        names: list[str] = []
+        values: list[Tensor] = []
+        totals: list[Tensor] = []
+        for model, probe in self.models.items():
+            found = probe.norms() if of in (None, model) else None
+            if found is not None:
+                modules, each, total = found
+                names += [f"grad_norm/{model}"] if self.several else [f"grad_norm/{module}" for module in modules]
+                values += [total] if self.several else each
+                totals.append(total)
+        if not totals:
+            return None
+        with torch.no_grad():
+            total = totals[0] if len(totals) == 1 else torch.linalg.vector_norm(probes.together(totals))
+            if of is None:
+                names, values = [*names, "grad_norm"], [*values, total]
+            if max_norm is not None:
+                names, values = [*names, "clip"], [*values, (total > max_norm).to(total.dtype)]
+        parts += capture("value", names, values)
+        return total
+
+    def still_scaled(self) -> bool:
+        """Whether ``gradients()`` was called before ``scaler.unscale_(optimizer)``: its limit then means nothing."""
+        states = getattr(self.scaler, "_per_optimizer_states", None)
+        if states is None or self._unscaled_said:
+            return False
+        stages = [states[id(p.optimizer)]["stage"].name for p in self.optimizers if id(p.optimizer) in states]
+        self._unscaled_said = "UNSCALED" not in stages
+        return self._unscaled_said
+
+    def collect(self, fields: dict[str, Any], parts: list[Part], normed: bool) -> None:
+        """Add to a step's row what the optimisers' hooks saw."""
+        called = [probe.called for probe in self.optimizers]
+        for probe in self.optimizers:
+            probe.collect(fields, parts)
+            probe.norm_wanted = not normed
+        if self.scaler is not None and self.optimizers:
+            fields.setdefault("amp/skipped", int(not any(called)))
+
+    def sample(self, sampling: bool) -> None:
+        """Whether the next step looks at weights and update ratios."""
+        for probe in self.optimizers:
+            probe.sampling = sampling
+
+    def about(self) -> dict[str, Any]:
+        """What the header would have said, had it known: parameters, modules, dtypes."""
+        observed = sorted({str(parameter.dtype).removeprefix("torch.") for parameter in self.parameters})
+        forms = {name: modules_form(probe.model) or [] for name, probe in self.models.items()}
+        rows = [
+            {**row, "name": f"{n}.{row['name']}" if n else row["name"]} for n, form in forms.items() for row in form
+        ]
+        count = sum(parameter.numel() for parameter in self.parameters)
+        return {"parameters": count, "modules": rows, "dtypes": {"observed": ", ".join(observed)}}
+
+
+def clip(parameters: Iterable[nn.Parameter], max_norm: float | None, norm: Tensor | None) -> Tensor:
+    """Clip as ``torch.nn.utils.clip_grad_norm_`` does, with a norm that is known already; returns the norm."""
+    parameters = list(parameters)
+    if norm is None:
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if max_norm is not None:
+        torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    return norm
+
+
+def _named(what: str, one: Any, kind: type) -> dict[str, Any]:
+    """One thing under the empty name, or several under theirs."""
+    named = dict(one) if isinstance(one, Mapping) else {"": one}
+    for name, value in named.items():
+        if not isinstance(value, kind) and not hasattr(value, "param_groups"):
+            where = f"{what}[{name!r}]" if name else what
+            raise TypeError(
+                f"attach(): {where} is a {type(value).__name__}; give a torch {kind.__name__}, or a dict of them"
+            )
+    return named

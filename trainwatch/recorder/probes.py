@@ -1,0 +1,201 @@
+"""The torch-aware half: norms, shares, update ratios, AMP state; all on the device, and no value is looked at here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from trainwatch.recorder.rows import SKIPS, clean_name
+from trainwatch.recorder.transfer import Part, capture, finest
+
+Fault = Callable[[str, Exception], None]
+
+
+def norms(tensors: list[Tensor]) -> list[Tensor]:
+    """The 2-norm of each tensor, one foreach call for each device and dtype; half precision sums in float32."""
+    buckets: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    for index, tensor in enumerate(tensors):
+        buckets.setdefault((tensor.device, tensor.dtype), []).append(index)
+    found: list[Tensor] = [tensors[0]] * len(tensors)
+    for (_, dtype), indices in buckets.items():
+        wide = torch.float32 if dtype in (torch.float16, torch.bfloat16) else None
+        values = torch._foreach_norm([tensors[i] for i in indices], 2.0, dtype=wide)
+        for index, value in zip(indices, values, strict=True):
+            found[index] = value
+    return found
+
+
+def together(parts: list[Tensor]) -> Tensor:
+    """Norms as one vector, on the device of the first."""
+    device = parts[0].device
+    return torch.stack([part if part.device == device else part.to(device, non_blocking=True) for part in parts])
+
+
+def total_norm(tensors: list[Tensor]) -> Tensor:
+    """The norm of all tensors as one vector."""
+    norm: Tensor = torch.linalg.vector_norm(together(norms(tensors)))
+    return norm
+
+
+def gram(terms: Mapping[str, Tensor], at: Tensor) -> tuple[Part | None, list[str]]:
+    """Gram matrix of the terms' gradients at ``at`` (upper triangle), and the terms that do not depend on it."""
+    rows: dict[str, Tensor] = {}
+    for name, term in terms.items():
+        if term.requires_grad:
+            (row,) = torch.autograd.grad(term, at, retain_graph=True, allow_unused=True)
+            if row is not None:
+                rows[name] = row.detach().reshape(-1).float() if row.element_size() < 4 else row.detach().reshape(-1)
+    outside = [name for name in terms if name not in rows]
+    if not rows:
+        return None, outside
+    with torch.no_grad():
+        vectors, wide = list(rows.values()), finest(at.device)
+        squares = torch.stack(norms(vectors)).to(wide).square().unbind()
+        values = [
+            squares[i] if i == j else torch.dot(vectors[i], vectors[j]).to(wide)
+            for i in range(len(vectors))
+            for j in range(i, len(vectors))
+        ]
+        return Part("gram", tuple(rows), torch.stack(values)), outside
+
+
+class ModelProbe:
+    """A model's parameters, grouped by its direct children; a parameter of its own is its own group."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = inner = model
+        while [name for name, _ in inner.named_children()] in (["module"], ["_orig_mod"]):  # DDP, torch.compile
+            inner = next(inner.children())
+        self.groups: dict[str, list[nn.Parameter]] = {}
+        for name, parameter in inner.named_parameters():
+            self.groups.setdefault(clean_name(name.split(".", 1)[0]), []).append(parameter)
+        self.parameters = [parameter for group in self.groups.values() for parameter in group]
+
+    def norms(self) -> tuple[list[str], list[Tensor], Tensor] | None:
+        """Name and gradient norm of each module, and the norm of the whole gradient; None if there is no gradient."""
+        names, sizes, grads = [], [], []
+        for name, parameters in self.groups.items():
+            own = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            if own:
+                names.append(name)
+                sizes.append(len(own))
+                grads += own
+        if not grads:
+            return None
+        with torch.no_grad():
+            each = together(norms(grads))
+            return names, list(torch._foreach_norm(list(torch.split(each, sizes)), 2.0)), torch.linalg.vector_norm(each)
+
+
+class OptimizerProbe:
+    """What an optimiser's step hooks see: rates as used, gradient norm, AMP state, and how far the weights moved."""
+
+    def __init__(self, prefix: str, optimizer: Optimizer, scaler: Any, fault: Fault) -> None:
+        self.prefix, self.optimizer, self.scaler, self._fault = prefix, optimizer, scaler, fault
+        self.name = prefix.rstrip(".") or "optimizer"
+        self.labels = [prefix + clean_name(str(group.get("name", i))) for i, group in enumerate(optimizer.param_groups)]
+        self.sampling, self.norm_wanted = True, True
+        self.called = self.ever_called = False
+        self._before: list[list[Tensor]] = []
+        self._parts: list[Part] = []
+        self._fields: dict[str, Any] = {}
+        self._hooks: list[Any] = []
+        if hasattr(optimizer, "register_step_pre_hook"):
+            self._hooks = [
+                optimizer.register_step_pre_hook(self._guarded(self._before_step)),
+                optimizer.register_step_post_hook(self._guarded(self._after_step)),
+            ]
+
+    def detach(self) -> None:
+        """Take the hooks off again."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def collect(self, fields: dict[str, Any], parts: list[Part]) -> None:
+        """Add this step's values to the row; rates are read here only if no hook saw the step."""
+        if not self.called:
+            self._read_rates()
+            if self.sampling and self.ever_called:
+                fields.update({f"update_ratio/{label}": 0 for label in self.labels})
+        fields.update(self._fields)
+        parts += self._parts
+        if self._hooks and (SKIPS in fields or self.ever_called or self.scaler is not None):
+            fields.setdefault(SKIPS, {})[self.name] = int(not self.called)
+        self.called, self._fields, self._parts, self._before = False, {}, [], []
+
+    def _guarded(self, hook: Callable[[], None]) -> Callable[..., None]:
+        def run(*_: Any) -> None:
+            try:
+                hook()
+            except Exception as error:
+                self._fault(f"the hook of optimizer {self.name!r}", error)
+
+        return run
+
+    def _before_step(self) -> None:
+        self.called = self.ever_called = True
+        self._fields, self._parts, self._before = {}, [], []
+        self._read_rates()
+        found_inf = getattr(self.optimizer, "found_inf", None)
+        if isinstance(found_inf, Tensor):
+            self._parts += capture("skip", [self.name], [found_inf.reshape(())])
+        if self.norm_wanted:
+            self._read_norm()
+        if self.sampling:
+            self._copy_weights()
+
+    def _read_rates(self) -> None:
+        """Rates and the scaler's factor, as they are now."""
+        names, values = [], []
+        for label, group in zip(self.labels, self.optimizer.param_groups, strict=False):
+            rate = group.get("lr")
+            if isinstance(rate, Tensor):
+                names.append(f"lr/{label}")
+                values.append(rate.detach().reshape(()))
+            elif rate is not None:
+                self._fields[f"lr/{label}"] = float(rate)
+        scale = getattr(self.scaler, "_scale", None)
+        if isinstance(scale, Tensor):
+            names.append("amp/scale")
+            values.append(scale.reshape(()))
+        if values:
+            self._parts += capture("value", names, values)
+
+    def _read_norm(self) -> None:
+        grads = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if grads:
+            with torch.no_grad():
+                norm, scale = total_norm(grads), getattr(self.optimizer, "grad_scale", None)
+                norm = norm if scale is None else norm / scale.reshape(())
+            self._parts += capture("value", ["grad_norm_at_step" + (f"/{self.name}" if self.prefix else "")], [norm])
+
+    def _copy_weights(self) -> None:
+        groups = [[p.detach() for p in group["params"] if p.grad is not None] for group in self.optimizer.param_groups]
+        if _fits(groups):
+            self._before = [[weight.clone() for weight in group] for group in groups]
+
+    def _after_step(self) -> None:
+        """Norm of the weights before, and of the update over it; both on the device."""
+        before, self._before = self._before, []
+        for label, group, old in zip(self.labels, self.optimizer.param_groups, before, strict=False):
+            if old:
+                with torch.no_grad():
+                    new = [p.detach() for p in group["params"] if p.grad is not None]
+                    weight = total_norm(old)
+                    torch._foreach_sub_(old, new)
+                    ratio = total_norm(old) / weight
+                self._parts += capture("value", [f"update_ratio/{label}", f"weight_norm/{label}"], [ratio, weight])
+
+
+def _fits(groups: Iterable[list[Tensor]]) -> bool:
+    """Whether a copy leaves the device half of what is free: a measurement must not be what runs it out of memory."""
+    needed: dict[torch.device, int] = {}
+    for tensor in (tensor for group in groups for tensor in group):
+        needed[tensor.device] = needed.get(tensor.device, 0) + tensor.numel() * tensor.element_size()
+    return all(
+        size * 2 < torch.cuda.mem_get_info(device)[0] for device, size in needed.items() if device.type == "cuda"
+    )

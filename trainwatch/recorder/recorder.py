@@ -1,0 +1,267 @@
+"""The Recorder: what a training loop calls. It adds no synchronisation, and it never raises into the loop."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from trainwatch.recorder import file, header, losses, values
+from trainwatch.recorder.journal import Journal
+from trainwatch.recorder.timing import Batches, Phase
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trainwatch.recorder.transfer import Part
+
+EVERY = 50  # steps between two looks at what costs more: weights, update ratios, memory
+Batch = TypeVar("Batch")
+
+
+class Recorder(Journal):
+    """Records a training run as it happens, into one JSONL file.
+
+    Everything about the run (``config`` to ``config_source``) is optional; what is not said is not judged. Arguments
+    that cannot be right raise here, before the loop; from then on a fault of the recorder's own is caught, said once on
+    stderr, written as an event, and the run goes on. ``resume=STEP`` goes on with the same file from a checkpoint's
+    step; without it an existing file is left alone and a numbered sibling is written. ``durable=True`` writes before
+    ``step()`` returns. ``enabled=False`` makes every method do nothing, but losses are still summed, gradients clipped.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        config: Any = None,
+        total_steps: int | None = None,
+        curriculum: Any = None,
+        curriculum_running: Any = None,
+        schedules: Mapping[str, Any] | None = None,
+        clocks: Sequence[str] | None = None,
+        horizon: Any = None,
+        components: Any = None,
+        max_grad_norm: float | None = None,
+        dtypes: Mapping[str, str] | None = None,
+        parameters: int | None = None,
+        modules: Any = None,
+        gradient_at: str | None = None,
+        classes: Mapping[str, int] | None = None,
+        checkpoint_every: int | None = None,
+        config_source: Any = None,
+        rank: int | None = None,
+        world_size: int | None = None,
+        run: str | None = None,
+        resume: int | None = None,
+        durable: bool = False,
+        enabled: bool = True,
+    ) -> None:
+        told = {name: value for name, value in locals().items() if name in header.DECLARED}
+        super().__init__(path, resume, total_steps)
+        self._losses = losses.Losses()
+        self._fields: dict[str, Any] = {}
+        self._parts: list[Part] = []
+        self._normed, self._spent, self._shares = False, 0.0, True
+        if enabled:
+            self._open(told, file.place(rank, world_size), run, resume, durable)
+
+    def attach(self, model: Any, optimizer: Any = None, scaler: Any = None) -> None:
+        """Say what to read norms, rates and AMP state from; dicts of several models and optimisers by name will do."""
+        from trainwatch.recorder.models import Models
+
+        if self._models is not None:
+            self._models.close()
+        self._models = Models(model, optimizer, scaler, self._fault, hooks=self._enabled)
+        if self._enabled:
+            self._guard("attach()", lambda models: self._note_models(models.about()), self._models)
+
+    def batches(self, loader: Iterable[Batch]) -> Iterable[Batch]:
+        """The loader's batches; the wait for them is recorded as ``time/data``."""
+        return Batches(loader, self._stopwatch) if self._enabled else loader
+
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        """``with watch.phase("eval"):`` (or "checkpoint"): no part of ``time/step``; ``losses`` only sums in it."""
+        return Phase(self._stopwatch, name)
+
+    def losses(
+        self, components: Mapping[str, Any], weights: Mapping[str, Any] | None = None, at: Tensor | None = None
+    ) -> Tensor:
+        """The differentiable sum of weight x raw; neither divided by the accumulation nor scaled.
+
+        A component that ``weights`` does not name has weight 1. A Python weight of exactly 0 leaves it out of the sum;
+        its raw value is recorded all the same. Called several times before ``step()`` (micro-batches), the row has the
+        means. With ``at``, the last activation that every component passes through, the norm, share and cosine of the
+        weighted components' gradients there are recorded: one short backward each, from the loss down to ``at``. Over
+        micro-batches they are those of the mean loss, at their ``at``s laid end to end.
+        """
+        terms = losses.weighted(components, weights)
+        summed: Tensor = losses.total(terms, components)
+        if self._enabled and self._stopwatch.phase == "train":
+            self._guard("losses()", self._take_losses, components, weights, summed)
+            if at is not None and self._shares:
+                self._guard("losses(at=)", self._take_gram, terms, at)
+        return summed
+
+    def gradients(self, max_norm: float | None = None, of: str | None = None) -> Tensor:
+        """The gradient's norm, before it is clipped to ``max_norm``, as a device scalar. Call it after ``unscale_``.
+
+        Clips exactly as ``torch.nn.utils.clip_grad_norm_`` does; so a norm that is not finite makes the gradient not
+        finite too, and a gradient scaler then skips the step. ``of`` names one of several models.
+        """
+        from trainwatch.recorder import models
+
+        if self._models is None:
+            raise RuntimeError("gradients(): no model is known; call attach(model, optimizer) before the loop")
+        norm = self._guard("gradients()", self._take_norms, max_norm, of) if self._enabled else None
+        return models.clip(self._models.grads(of), max_norm, norm)
+
+    def log(self, channels: Mapping[str, Any]) -> None:
+        """Values of this step: Python numbers, or tensors of one element, whose values are taken at once."""
+        if not self._enabled:
+            return
+        began = perf_counter()
+        try:
+            if values.PLAIN.issuperset(map(type, channels.values())):
+                self._fields.update(channels)
+            else:
+                values.sort(channels, self._fields, self._parts, self._say)
+        except Exception as fault:
+            self._fault("log()", fault)
+        self._spent += perf_counter() - began
+
+    def clock(self, name: str, value: Any) -> None:
+        """The reading of a counter that the training code keeps by itself: ``clock/<name>``."""
+        self.log({f"clock/{name}": value})
+
+    def schedule(self, name: str, value: Any) -> None:
+        """A scheduled value as this step used it: ``schedule/<name>``."""
+        self.log({f"schedule/{name}": value})
+
+    def step(self) -> None:
+        """One attempted optimiser step is complete; its row goes to the writer."""
+        if not self._enabled:
+            return
+        began = perf_counter()
+        try:
+            self._step(began)
+        except Exception as fault:
+            self._fault("step()", fault)
+
+    def evaluate(
+        self,
+        step: int,
+        split: str,
+        values: Mapping[str, Any],
+        *,
+        weights_step: int | None = None,
+        repeat: int | None = None,
+    ) -> None:
+        """One evaluation of one split. ``loss`` and ``loss/<c>`` stay; a bare name is a metric: ``metric/<name>``."""
+        if self._enabled:
+            self._stopwatch.pause()
+            named = {name if "/" in name or name == "loss" else f"metric/{name}": v for name, v in values.items()}
+            extra = {"split": split, "weights_step": weights_step, "repeat": repeat}
+            self._guard("evaluate()", self._tell, "eval", step, named, extra)
+
+    def sample(
+        self, outputs: Sequence[Any], step: int | None = None, quality: Mapping[str, Any] | None = None, **details: Any
+    ) -> None:
+        """Outputs that the model generated, and their quality: validity, diversity, longest_run, entropy, ..."""
+        if self._enabled:
+            self._stopwatch.pause()
+            named = {name if "/" in name else f"quality/{name}": value for name, value in (quality or {}).items()}
+            extra = {"outputs": list(outputs), **details}
+            self._guard("sample()", self._tell, "sample", self.steps if step is None else step, named, extra)
+
+    def checkpoint(
+        self,
+        path: str | os.PathLike[str],
+        step: int | None = None,
+        *,
+        best: bool | None = None,
+        metric: Any = None,
+        seconds: float | None = None,
+    ) -> None:
+        """A checkpoint was written; ``seconds`` is measured (since the step) if it is not told."""
+        if self._enabled:
+            spent = self._stopwatch.pause(seconds)
+            numbers = {"metric": metric} if metric is None or values.is_number(metric) else {}
+            extra = {"path": str(path), "best": best, "metric": None if numbers else metric}
+            timed = {**numbers, "seconds": spent if seconds is None else seconds}
+            self._guard("checkpoint()", self._tell, "checkpoint", self.steps if step is None else step, timed, extra)
+
+    def event(self, name: str, **details: Any) -> None:
+        """Something happened: stage, resume, skip, exception, signal, oom, warning, intervention, monitor, note."""
+        if self._enabled:
+            step = details.pop("step", self.steps)
+            self._guard("event()", self._put, "event", step, {"event": name, **details})
+
+    def _guard(self, where: str, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Do our own part of a method; a fault in it is told once and costs the loop nothing else."""
+        began = perf_counter()
+        try:
+            return work(*arguments)
+        except Exception as fault:
+            self._fault(where, fault)
+            return None
+        finally:
+            self._spent += perf_counter() - began
+
+    def _take_losses(self, components: Mapping[str, Any], weights: Mapping[str, Any] | None, summed: Any) -> None:
+        self._stopwatch.working()
+        if weights is not None:
+            applied = {f"weight/{name}": weights.get(name, 1.0) for name in components}
+            values.sort(applied, self._fields, self._parts, self._say, "losses()")
+        self._losses.add(components, summed)
+
+    def _take_gram(self, terms: Mapping[str, Any], at: Tensor) -> None:
+        """Shares at ``at``; where they cannot be taken one sentence says why; after a fault they are given up."""
+        why = losses.no_shares(terms, at)
+        if why:
+            self._say(f"shares {why}", f"losses(at=): {why}; gradient shares are withheld")
+            return
+        self._shares = False
+        new = self._losses.add_gram(terms, at)
+        self._shares = True
+        if new:
+            outside = sorted(self._losses.outside)
+            text = f"not differentiable through at=: {', '.join(outside)}; their gradient there is not recorded"
+            self._put("event", self.steps, {"event": "monitor", "message": text, "outside_at": outside})
+
+    def _take_norms(self, max_norm: float | None, of: str | None) -> Tensor | None:
+        assert self._models is not None
+        self._normed = True
+        for probe in self._models.optimizers:
+            probe.norm_wanted = False
+        if self._models.still_scaled():
+            self._say(
+                "unscale", "gradients() came before scaler.unscale_(optimizer): norm and limit are of scaled gradients"
+            )
+        return self._models.norms(max_norm, of, self._parts)
+
+    def _step(self, began: float) -> None:
+        """Complete the row and hand it over."""
+        self.steps += 1
+        fields, parts, models = self._fields, self._parts, self._models
+        self._fields, self._parts = {}, []
+        sampled = self.steps % EVERY == 0
+        self._losses.collect(fields, parts)
+        if models is not None:
+            models.collect(fields, parts, self._normed)
+            models.sample((self.steps + 1) % EVERY == 0)
+            self._normed = False
+        if sampled:
+            fields.update(values.memory(models.parameters if models is not None else []))
+        self._stopwatch.lap(began, fields)
+        fields["time/monitor"] = self._spent + perf_counter() - began
+        self._spent = 0.0
+        self._put("step", self.steps, fields, parts)
+
+    def _tell(self, kind: str, step: int, numbers: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
+        """An evaluation, sample or checkpoint; its numbers may still be on a device."""
+        fields = {name: value for name, value in extra.items() if value is not None}
+        parts: list[Part] = []
+        values.sort(numbers, fields, parts, self._say, f"{kind}")
+        self._put(kind, step, fields, parts)

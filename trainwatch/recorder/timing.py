@@ -1,0 +1,106 @@
+"""Where a step's time goes: waiting for data, evaluating, writing checkpoints, and the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sized
+from time import perf_counter
+from types import TracebackType
+from typing import Generic, TypeVar
+
+Batch = TypeVar("Batch")
+
+
+class Stopwatch:
+    """Times one loop. Between a step and the next sign of training, time belongs to what is then reported."""
+
+    def __init__(self) -> None:
+        self.phase = "train"
+        self.last_step: float | None = None
+        self._born = self._mark = perf_counter()
+        self._excluded = 0.0
+        self._waited: float | None = None
+        self._busy = False
+        self._phase_began: float | None = None
+
+    def working(self) -> None:
+        """Training goes on: from here to the next step nothing is evaluation."""
+        self._busy = True
+
+    def waited(self, seconds: float) -> None:
+        """The loop got a batch after so long."""
+        self._waited = (self._waited or 0.0) + seconds
+        self._busy = True
+
+    def pause(self, seconds: float | None = None) -> float:
+        """An evaluation or a checkpoint has just ended; how long it took, which is no part of the step."""
+        now = perf_counter()
+        if self._phase_began is not None:
+            return now - self._phase_began
+        if seconds is None:
+            seconds = 0.0 if self._busy else now - self._mark
+        self._excluded += seconds
+        self._mark = now
+        return seconds
+
+    def idle(self) -> float:
+        """Seconds since the last step, or since the loop began."""
+        return perf_counter() - (self._born if self.last_step is None else self.last_step)
+
+    def lap(self, now: float, fields: dict[str, float]) -> None:
+        """A step is complete: its times go to ``fields``."""
+        if self.last_step is not None:
+            fields["time/step"] = max(0.0, now - self.last_step - self._excluded)
+        if self._waited is not None:
+            fields["time/data"] = self._waited
+            self._waited = None
+        self.last_step = self._mark = now
+        self._excluded = 0.0
+        self._busy = False
+
+    def begin(self, phase: str) -> None:
+        """From now on it is evaluation or the writing of a checkpoint."""
+        self.phase, self._phase_began = phase, perf_counter()
+
+    def end(self) -> None:
+        """Back to training."""
+        if self._phase_began is not None:
+            self._excluded += perf_counter() - self._phase_began
+        self.phase, self._phase_began, self._mark = "train", None, perf_counter()
+
+
+class Phase:
+    """``with watch.phase("eval"):`` the heartbeat says so, and the time is no part of the step's."""
+
+    def __init__(self, stopwatch: Stopwatch, name: str) -> None:
+        self._stopwatch, self._name = stopwatch, name
+        self._outermost = False
+
+    def __enter__(self) -> None:
+        self._outermost = self._stopwatch.phase == "train"
+        if self._outermost:
+            self._stopwatch.begin(self._name)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._outermost:
+            self._stopwatch.end()
+
+
+class Batches(Generic[Batch]):
+    """A loader whose batches are timed; as long as the loader, and as often to be walked through."""
+
+    def __init__(self, loader: Iterable[Batch], stopwatch: Stopwatch) -> None:
+        self._loader, self._stopwatch = loader, stopwatch
+
+    def __iter__(self) -> Iterator[Batch]:
+        began = perf_counter()
+        for batch in self._loader:
+            self._stopwatch.waited(perf_counter() - began)
+            yield batch
+            began = perf_counter()
+
+    def __len__(self) -> int:
+        if not isinstance(self._loader, Sized):
+            raise TypeError(f"the loader {type(self._loader).__name__} has no length")
+        return len(self._loader)
