@@ -65,7 +65,7 @@ Set = Annotated[list[str] | None, typer.Option("--set", metavar="RULE.FIELD=VALU
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run file.")]
 
 
-@app.command()
+@app.command(short_help="Train with a mistake in it, and see it found.")
 def demo(
     healthy: Annotated[bool, typer.Option("--healthy", help="Train the same without the mistake.")] = False,
     port: Annotated[int, typer.Option(help="Port of the dashboard on this machine.", min=0, max=65535)] = 8050,
@@ -83,7 +83,7 @@ def demo(
     raise typer.Exit(play(logs, healthy=healthy, port=port, dashboard=dashboard))
 
 
-@app.command("list")
+@app.command("list", short_help="Every run below a folder, with its state.")
 def list_runs(
     folder: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="Default: logs/, else this folder.")] = None,
 ) -> None:
@@ -104,7 +104,7 @@ def list_runs(
     raise typer.Exit(2 if _complain(unread) else 0)
 
 
-@app.command(epilog=CODES)
+@app.command(epilog=CODES, short_help="Diagnose runs: root cause, evidence, cure.")
 def check(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Run files, or folders of them.")],
     format_: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.text,
@@ -118,7 +118,7 @@ def check(
     \b
     Examples:    trainwatch check logs/exp1.jsonl
                  trainwatch check logs --format json | jq '.runs[].root_cause.rule'
-                 trainwatch check a.jsonl --set overfitting.patience=5 --fail-on critical
+                 trainwatch check a.jsonl --set aggressive-ramp.growth=5 --fail-on critical
     """
     from trainwatch import judge
 
@@ -128,7 +128,7 @@ def check(
     raise typer.Exit(2 if broken else int(_fails(judged, fail_on)))
 
 
-@app.command()
+@app.command(short_help="What differs between runs, and since when.")
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Two run files or more; the first leads.")],
     format_: Annotated[CompareFormat, typer.Option("--format", help="How to print it.")] = CompareFormat.text,
@@ -155,7 +155,7 @@ def compare(
         tables.comparison(terminal.console(), said)
 
 
-@app.command()
+@app.command(short_help="Write the post-mortem as HTML or Markdown.")
 def report(
     run: RunPath,
     output: Annotated[
@@ -183,7 +183,7 @@ def report(
     print(f"Wrote {target}")
 
 
-@app.command()
+@app.command(short_help="Serve the dashboard on this machine.")
 def dash(
     folder: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="Default: logs/, else this folder.")] = None,
     port: Annotated[int, typer.Option(help="Port on this machine.", min=0, max=65535)] = 8050,
@@ -205,7 +205,7 @@ def dash(
         raise UserError(str(error)) from None
 
 
-@app.command()
+@app.command(short_help="The catalogue of rules, or one rule's page.")
 def rules(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="The rule to read about.")] = None,
 ) -> None:
@@ -266,7 +266,7 @@ def _fails(judged: list[Judged], fail_on: FailOn) -> bool:
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False))
+    print(json.dumps(value, indent=2, allow_nan=False))  # ASCII, so that a name in it moves no terminal's cursor
 
 
 def _complain(sentences: list[str]) -> bool:

@@ -137,9 +137,9 @@ def _identity(said: Diagnosis) -> dict[str, Any]:
 
 def differences(settings: Sequence[Mapping[str, Any]]) -> tuple[Difference, ...]:
     """The dotted paths under which nested mappings do not all hold the same."""
-    flat = [dict(flat(item)) for item in settings]
-    paths = dict.fromkeys(path for item in flat for path in item)
-    found = (Difference(path, tuple(item.get(path, ABSENT) for item in flat)) for path in paths)
+    flattened = [dict(flat(item)) for item in settings]
+    paths = dict.fromkeys(path for item in flattened for path in item)
+    found = (Difference(path, tuple(item.get(path, ABSENT) for item in flattened)) for path in paths)
     return tuple(item for item in found if any(value != item.values[0] for value in item.values[1:]))
 
 

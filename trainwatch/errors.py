@@ -35,7 +35,7 @@ def _usage(error: Any) -> str:
     """Wrong usage, with the nearest name."""
     context: Any = getattr(error, "ctx", None)
     path = context.command_path if context else "trainwatch"
-    message = str(error.format_message()).split("(Possible")[0].strip().rstrip(".?")
+    message = str(error.format_message()).split("(Possible")[0].replace("Value error, ", "").strip().rstrip(".?")
     near = ""
     if getattr(error, "possibilities", None):
         near = f"; did you mean {error.possibilities[0]}?"
