@@ -141,7 +141,7 @@ def test_the_curriculum_is_the_suspect(play):
     steps = {item.channel: item.step for item in said.partings}
     assert steps["weight/b"] == 301
     assert abs(steps["loss"] - 301) <= 20
-    assert steps["loss/a"] is None
+    assert steps["contribution/a"] is None
     assert {item.path.partition(".")[0] for item in said.suspects} == {"curriculum_running"}
 
 

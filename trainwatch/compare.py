@@ -191,9 +191,7 @@ def _partings(first: Run, other: Run, index: int) -> Iterator[Apart]:
     yield from _parting("loss", False, index, (first, other), lambda run: _column(run.train, "loss"))
     for name in first.components():
         if f"loss/{name}" in first.train and f"loss/{name}" in other.train:
-            channel = f"loss/{name}"
-            pick = _contribution(name)
-            yield from _parting(channel, False, index, (first, other), pick)
+            yield from _parting(f"contribution/{name}", False, index, (first, other), _contribution(name))
     for channel in first.train.channels:
         if channel.startswith(KNOBS) and channel in other.train:
             yield from _parting(channel, True, index, (first, other), _plain(channel))
@@ -247,7 +245,7 @@ def _suspects(index: int, settings: Iterable[Difference], partings: list[Apart])
 
 def _speaks_of(path: str, channel: str) -> bool:
     family, _, name = channel.partition("/")
-    named = {name.lower()} if family in ("loss", "weight") else set()
+    named = {name.lower()} if family in ("contribution", "weight") else set()
     return bool(_words(path) & (KNOB_WORDS.get(family, frozenset()) | named))
 
 

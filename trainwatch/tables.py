@@ -257,7 +257,8 @@ def _seed_sections(said: Comparison, names: list[str]) -> Iterator[Section]:
 
 
 def _parting_rows(said: Comparison, names: list[str]) -> list[tuple[str, ...]]:
-    ordered = sorted(said.partings, key=lambda item: (item.run, item.step is None, item.step or 0, item.channel))
+    telling = [item for item in said.partings if item.step is not None or not item.exact]
+    ordered = sorted(telling, key=lambda item: (item.run, item.step is None, item.step or 0, item.channel))
     return [
         (
             clean(item.channel, 60),
