@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import socket
 import threading
@@ -20,11 +21,13 @@ from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 from dashboards.live import Live
 from dashboards.pages import run as run_page
 from dashboards.pages import runs as runs_page
+from dashboards.pages.finding import rule_pages
 from trainwatch.engine import Settings
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PORT = 8050
 PORTS_TRIED = 50
+WORTH_COMPRESSING = 2000  # bytes
 ASSETS = Path(__file__).parent / "assets"
 # the browser itself refuses what a log might talk the page into; Dash starts from an inline script
 POLICY = (
@@ -52,6 +55,7 @@ def create_app(folder_or_files: Path | list[Path], settings: Settings | None = N
     app.layout = _frame()
     app.server.before_request(_only_from_here)
     app.server.after_request(_with_policy)
+    app.server.after_request(_smaller)
     runs_page.register(app, live)
     run_page.register(app, live)
 
@@ -79,13 +83,22 @@ def _frame() -> Any:
     where = dcc.Location(id="where", refresh="callback-nav")
     lost = html.Div("The dashboard's server does not answer: what you see is old.", id="lost", role="alert")
     page = html.Main(id="page", tabIndex="-1", children=html.P("Reading the runs …", className="empty"))
-    return dmc.MantineProvider([where, skip, bar, lost, page], defaultColorScheme="auto")
+    return dmc.MantineProvider([where, skip, bar, lost, page, rule_pages()], defaultColorScheme="auto")
 
 
 def _only_from_here() -> flask.Response | None:
     """A page elsewhere whose name was pointed at this machine must not read the logs (DNS rebinding)."""
     name = flask.request.host.rsplit(":", 1)[0].strip("[]")
     return None if name in LOOPBACK else flask.Response("trainwatch answers to this machine only.\n", status=403)
+
+
+def _smaller(response: flask.Response) -> flask.Response:
+    """Compress an answer of the callbacks: for whoever looks through a tunnel."""
+    accepted = "gzip" in flask.request.headers.get("Accept-Encoding", "")
+    if accepted and response.mimetype == "application/json" and len(response.get_data()) > WORTH_COMPRESSING:
+        response.set_data(gzip.compress(response.get_data(), 1))
+        response.headers["Content-Encoding"] = "gzip"
+    return response
 
 
 def _with_policy(response: flask.Response) -> flask.Response:

@@ -18,7 +18,7 @@ from pathlib import Path
 from dashboards.facts import Facts
 from trainwatch.diagnosis import Diagnosis, conclude
 from trainwatch.engine import Engine, Settings
-from trainwatch.figures import FIGURES, Span, nothing_in, proof, span_of
+from trainwatch.figures import FIGURES, Span, for_finding, nothing_in, proof, span_of
 from trainwatch.readers import HIDDEN, RANK_FILE, ReadError, Source, open_run
 from trainwatch.run import Run
 from trainwatch.schema import Finding
@@ -27,6 +27,7 @@ SCAN_SECONDS = 2.0  # how old a folder's listing may be
 SCAN_LIMIT = 20_000  # files looked at in a folder: beyond, it is a data set and not a folder of logs
 PATIENCE = 0.4  # seconds that an answer waits for a file to be read
 FIGURES_KEPT = 64
+PROOF = "proof"  # beside the names of FIGURES: the one that shows the root cause, around its first steps
 OVER = ("finished", "stopped", "failed", "killed", "never-started")
 
 
@@ -129,7 +130,11 @@ class Watched:
         run, told = self.view.run, self.view.diagnosis
         if run is None or told is None:
             return None
-        figure = FIGURES[name].draw(run, told.findings, span=span)
+        if name == PROOF:
+            root = told.root_cause
+            figure = for_finding(run, root, told.findings) if root else None
+        else:
+            figure = FIGURES[name].draw(run, told.findings, span=span)
         if figure is None and span is not None and self.draw(name, None) is not None:
             figure = nothing_in(span)
         if figure is None:

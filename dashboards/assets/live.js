@@ -44,7 +44,18 @@
       }
     }
     observed = panels;
+    document.querySelectorAll("details.rule-page[open]").forEach(unfold); // another finding may have moved there
   }).observe(document.documentElement, { childList: true, subtree: true });
+
+  // A rule's page is on the page once, hidden; it is copied to where somebody unfolds it.
+  function unfold(details) {
+    const place = details.querySelector(".page[data-rule]");
+    if (!place || place.dataset.filled === place.dataset.rule) return;
+    const page = document.querySelector(`#rule-pages [data-page="${CSS.escape(place.dataset.rule)}"]`);
+    place.replaceChildren(...(page ? [...page.cloneNode(true).childNodes] : []));
+    place.dataset.filled = place.dataset.rule;
+  }
+  document.addEventListener("toggle", (event) => event.target.matches("details.rule-page") && unfold(event.target), true);
 
   // A page whose server has ended still looks alive: say that it is not.
   new PerformanceObserver((list) => {

@@ -12,7 +12,7 @@ from dash import dcc, html
 from dashboards.words import SYMBOLS, WORDS, number
 from trainwatch.engine import catalogue
 from trainwatch.figures import Span
-from trainwatch.rule import page
+from trainwatch.rule import Rule, page
 from trainwatch.schema import Finding
 
 PLAIN = re.compile(r"`([^`]+)`")
@@ -107,15 +107,22 @@ def _show(finding: Finding, index: int, spot: tuple[Span, str | None]) -> Any:
 
 
 def _page(finding: Finding) -> Any:
-    """The rule's docstring, folded away."""
-    rule = catalogue().get(finding.rule)
-    if rule is None:
+    """Where the rule's page unfolds; assets/live.js copies it from :func:`rule_pages` when somebody asks."""
+    if finding.rule not in catalogue():
         return None
-    parts = page(rule)
-    told = [
-        html.Div([html.H4(name) if name else None, *paragraphs(text)]) for name, text in parts.items() if text.strip()
-    ]
-    return html.Details([html.Summary("About this rule"), html.Div(told, className="page")])
+    place = html.Div(className="page", **{"data-rule": finding.rule})
+    return html.Details([html.Summary("About this rule"), place], className="rule-page")
+
+
+def rule_pages() -> Any:
+    """Every rule's docstring, hidden: it is sent once, not with every update of a finding."""
+    told = [html.Div(_told(rule), **{"data-page": name}) for name, rule in catalogue().items()]
+    return html.Div(told, id="rule-pages", hidden=True)
+
+
+def _told(rule: type[Rule]) -> list[Any]:
+    parts = {name: text for name, text in page(rule).items() if text.strip()}
+    return [html.Div([html.H4(name) if name else None, *paragraphs(text)]) for name, text in parts.items()]
 
 
 def paragraphs(text: str) -> list[Any]:

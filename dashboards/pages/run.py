@@ -13,7 +13,7 @@ from dash import dcc, html
 from dash.dependencies import ALL, Input, Output, State
 from plotly.io.json import to_json_plotly
 
-from dashboards.live import Live, View, Watched
+from dashboards.live import PROOF, Live, View, Watched
 from dashboards.pages.verdict import below, findings, title, verdict
 from trainwatch.figures import FIGURES, Span
 from trainwatch.header import number
@@ -29,6 +29,8 @@ GRAPH: dict[str, Any] = {
     "modeBarButtons": [["zoom2d", "pan2d", "autoScale2d", "toImage"]],
     "toImageButtonOptions": {"format": "svg"},
 }
+NAMES = (PROOF, *FIGURES)
+PROOF_SAYS = ("Where it began", "The figure that shows the root cause, around its first steps.")
 BLANK: dict[str, Any] = {"data": [], "layout": {"paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)"}}
 
 
@@ -39,7 +41,7 @@ def layout(live: Live, key: str, steps: str = "") -> Any:
         return _unknown(live, key)
     span = parse_span(steps)
     seen: dict[str, Any] = {}
-    plots = [_panel(name, *_drawn(file, name, span, seen)) for name in FIGURES]
+    proof, *plots = [_panel(name, *_drawn(file, name, span, seen)) for name in NAMES]
     said, told, rest, face = _texts(view, file, seen)
     return [
         dcc.Interval(id="tick", interval=TICK, disabled=view.over),
@@ -50,7 +52,7 @@ def layout(live: Live, key: str, steps: str = "") -> Any:
         dcc.Store(id="shown", data=None),
         dcc.Store(id="seen", data=seen),
         dcc.Store(id="face", data=face),
-        html.Div(said, id="verdict"),
+        html.Div([html.Div(said, id="verdict"), proof], className="top"),
         html.Div(told, id="findings"),
         _toolbar(span),
         html.Section(plots, className="plots", **{"aria-label": "Plots"}),
@@ -82,7 +84,7 @@ def _toolbar(span: Span | None) -> Any:
 
 
 def _panel(name: str, figure: dict[str, Any] | None, style: dict[str, str]) -> Any:
-    title_, _, about = FIGURES[name]
+    head, about = (FIGURES[name].title, FIGURES[name].about) if name in FIGURES else PROOF_SAYS
     graph = dcc.Graph(
         id={"type": "graph", "name": name},
         figure=figure or BLANK,
@@ -91,13 +93,13 @@ def _panel(name: str, figure: dict[str, Any] | None, style: dict[str, str]) -> A
         responsive=True,
         clear_on_unhover=True,
     )
-    head = html.Div([html.H3(title_), html.P(about, className="dim")], className="panel-head")
+    words = html.Div([html.H3(head), html.P(about, className="dim")], className="panel-head")
     return html.Figure(
-        [head, graph],
+        [words, graph],
         id={"type": "panel", "name": name},
         className="card panel",
         style=style,
-        **{"data-name": name, "aria-label": f"{title_}: {about}"},
+        **{"data-name": name, "aria-label": f"{head}: {about}"},
     )
 
 
@@ -186,7 +188,7 @@ def _changed(file: Watched, span: Span | None, shown: Any, seen: dict[str, Any])
     """The figures that are on screen (all, if that is not known) and differ from what the page has."""
     graphs: list[Any] = []
     panels: list[Any] = []
-    for name in FIGURES:
+    for name in NAMES:
         before = seen.get(name)
         # a figure that was absent has no place on screen yet, so nobody can tell whether it would be seen
         wanted = not isinstance(shown, list) or name in shown or not before

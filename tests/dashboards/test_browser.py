@@ -92,6 +92,13 @@ def text(browser: webdriver.Chrome) -> str:
     return str(browser.execute_script("return document.body.innerText"))
 
 
+def reveal(browser: webdriver.Chrome, name: str) -> None:
+    """Scroll to a figure: only what is on screen is kept up to date."""
+    found = 'return document.querySelector(`figure.panel[data-name="${arguments[0]}"]`)'
+    panel = until(browser, lambda page: page.execute_script(found, name))
+    browser.execute_script("arguments[0].scrollIntoView()", panel)
+
+
 def requests(browser: webdriver.Chrome) -> set[str]:
     """Every host that a page asked for something."""
     entries = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
@@ -138,7 +145,7 @@ def test_a_run_is_watched_while_it_is_written(
     trainer.start()
     until(browser, lambda page: "live-run" in text(page))
     browser.find_element(By.CSS_SELECTOR, ".run-link").click()
-    until(browser, lambda page: "Loss by component" in text(page))
+    reveal(browser, "loss")
     until(browser, lambda page: (page.execute_script(TRACE, "loss", "sequence [nat]") or [0])[-1] >= 320)
     assert "curriculum-weight-drift" not in text(browser)
 
@@ -151,8 +158,14 @@ def test_a_run_is_watched_while_it_is_written(
     assert browser.execute_script(icon).endswith("/assets/icon-critical.svg")
 
     # the NaN is a mark at its exact step
+    reveal(browser, "loss")
     until(browser, lambda page: page.execute_script(TRACE, "loss", "precursor [ppm]: nan"))
     assert browser.execute_script(TRACE, "loss", "precursor [ppm]: nan")[0] == 477
+
+    # the rule's page unfolds where the finding is
+    summary = until(browser, lambda page: page.find_element(By.CSS_SELECTOR, ".finding summary"))
+    browser.execute_script("arguments[0].click()", summary)
+    until(browser, lambda page: "When it is wrong" in text(page))
 
     # a click on a finding zooms every plot to it
     trainer.done.set()
@@ -161,8 +174,7 @@ def test_a_run_is_watched_while_it_is_written(
     where = json.loads(button.get_attribute("id"))
     browser.execute_script("arguments[0].click()", button)
     for name in (where["figure"], "loss", "weights"):
-        reveal = 'document.querySelector(`figure.panel[data-name="${arguments[0]}"]`).scrollIntoView()'
-        browser.execute_script(reveal, name)
+        reveal(browser, name)
         until(browser, lambda page, name=name: page.execute_script(SPAN, name) == [where["first"], where["last"]])
     assert f"steps={where['first']}-{where['last']}" in browser.current_url
 
@@ -176,6 +188,7 @@ def test_a_row_is_on_screen_about_a_second_after_it_was_written(
 ) -> None:
     path = write(logs / "a.jsonl", header("quick", STEPS), *(row(step, STEPS) for step in range(1, 100)))
     browser.get(f"{address}/run?path=a.jsonl")
+    reveal(browser, "loss")
     until(browser, lambda page: (page.execute_script(TRACE, "loss", "sequence [nat]") or [0])[-1] == 99)
     write(path, row(100, STEPS))
     # no timed test: a page that never updates fails here, one that is slow does not

@@ -16,7 +16,7 @@ from trainwatch.figures.style import safe
 from trainwatch.run import Floats, Run, Table
 from trainwatch.schema import NONFINITE_NAMES, Finding
 
-POINTS: Final = 400  # a plot is some 700 pixels wide: a minimum and a maximum for every fourth pixel
+POINTS: Final = 300  # a plot is some 600 pixels wide: a minimum and a maximum for every fourth one
 SERIES: Final = 12  # more lines than this are not told apart
 MARKS: Final = 500  # edge marks that a screen can part
 LOG_SPREAD: Final = 20.0  # from this ratio on, the smaller curve of a linear plot lies flat on its floor
