@@ -95,7 +95,7 @@ def list_runs(
     """
     from trainwatch import judge, tables, terminal
 
-    folder = folder or (Path("logs") if Path("logs").is_dir() else Path())
+    folder = folder or _usual_folder()
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; `trainwatch check {folder}` judges it, `list` takes a folder.")
     judged, unread = _judge([folder], judge.settings())
@@ -195,7 +195,7 @@ def dash(
     Example:     trainwatch dash logs --open
     Exit codes:  2 it could not be served, 130 stopped with Ctrl-C
     """
-    folder = folder or (Path("logs") if Path("logs").is_dir() else Path())
+    folder = folder or _usual_folder()
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder; give the folder of your run files.")
     dashboard = importlib.import_module("dashboards.app")
@@ -269,16 +269,16 @@ def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, allow_nan=False))  # ASCII, so that a name in it moves no terminal's cursor
 
 
+def _usual_folder() -> Path:
+    return Path("logs") if Path("logs").is_dir() else Path()
+
+
 def _complain(sentences: list[str]) -> bool:
-    for said in sentences:
-        _say(said)
-    return bool(sentences)
-
-
-def _say(text: str) -> None:
     from trainwatch.wording import clean
 
-    print(f"trainwatch: {clean(text)}", file=sys.stderr)
+    for said in sentences:
+        print(f"trainwatch: {clean(said)}", file=sys.stderr)
+    return bool(sentences)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -297,5 +297,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's last flush complains
         return 141
     except Exception as error:
-        _say(sentence(error))
+        _complain([sentence(error)])
         return 2

@@ -22,9 +22,7 @@ End = tuple[float | str | None, float | None, int | None]
 ABSENT = "(absent)"  # a setting that a run does not have; differs from one that is null
 FACTS = ("total_steps", "horizon", "components", "schedules", "max_grad_norm", "dtypes", "parameters", "world_size")
 PLACE = ("device", "git", "packages", "python")  # where it ran: told apart from what was set
-LABELS = frozenset(
-    ["name", "run", "logs", "log", "output", "out", "dir", "path", "folder", "resume", "tag", "notes", "id"]
-)
+LABELS = frozenset(["name", "run", "logs", "log", "output", "out", "dir", "path", "folder", "resume", "tag", "notes"])
 KNOBS = ("weight/", "lr/", "schedule/", "stage")  # what a plan decides, so that any difference is a difference
 FALLING = re.compile(r"loss|error|perplexity|ppl|mae|mse|rmse|ppm|wer|cer|nll|distance|seconds|time")
 KNOB_WORDS = {
