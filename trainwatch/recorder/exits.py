@@ -31,6 +31,7 @@ class Witness(Protocol):
 
 _witnesses: list[Witness] = []
 _previous: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
+_handling: set[int] = set()
 _previous_hook: list[Callable[[type[BaseException], BaseException, TracebackType | None], Any]] = []
 
 
@@ -73,10 +74,17 @@ def _restore() -> None:
 def _handle(number: int, frame: FrameType | None) -> None:
     """Tell the recorders, then do what would have been done without us."""
     name, previous = signal.Signals(number).name, _previous.get(number, signal.SIG_DFL)
-    for witness in _witnesses[:]:
-        witness.on_signal(name)
+    if number in _handling:  # who was there before us calls us in turn: for both of us it ends here
+        previous = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    else:
+        for witness in _witnesses[:]:
+            witness.on_signal(name)
     if callable(previous):
-        previous(number, frame)
+        _handling.add(number)
+        try:
+            previous(number, frame)
+        finally:
+            _handling.discard(number)
     elif previous == signal.SIG_DFL:
         for witness in _witnesses[:]:
             witness.on_death(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import re
@@ -111,6 +112,16 @@ def open_again(path: Path, rank: int, step: int) -> RunFile:
     )
 
 
+def write(file: RunFile, line: bytes) -> None:
+    """The header: before the loop, so it is written here and fails loudly."""
+    try:
+        if os.write(file.fd, line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as fault:
+        os.close(file.fd)
+        raise _unwritable(file.path, fault) from None
+
+
 def _member(stem: Path, rank: int) -> Path:
     return stem.with_name(f"{stem.name}.rank{rank}.jsonl" if rank else f"{stem.name}.jsonl")
 
@@ -127,7 +138,8 @@ def _rank_zero(stem: Path, world_size: int) -> tuple[Path, str] | None:
         files = [file for file in stem.parent.glob("*.jsonl") if sibling.fullmatch(file.name)]
         for file in sorted(files, key=_age):
             with contextlib.suppress(OSError, orjson.JSONDecodeError):
-                header = orjson.loads(file.open("rb").readline())
+                with file.open("rb") as stream:
+                    header = orjson.loads(stream.readline())
                 fresh = abs(time.time() - header.get("time", 0)) < 120
                 if fresh and header.get("rank") == 0 and header.get("world_size") == world_size:
                     return file.with_suffix(""), str(header["id"])

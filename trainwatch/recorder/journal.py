@@ -54,7 +54,7 @@ class Journal:
         identity = {"run": run or at.stem.name, "id": at.id, "attempt": at.attempt}
         resumed = {} if resume is None else {"resumed_from": resume}
         head = Record("run", time.time(), 0.0, None, {}).head()
-        os.write(at.fd, encode({**head, **identity, **header.environment(*place), **declared, **resumed}))
+        file.write(at, encode({**head, **identity, **header.environment(*place), **declared, **resumed}))
         stages = (declared.get("curriculum_running") or declared.get("curriculum") or {}).get("stages", [])
         rows = Rows(self._say, stages, at.applied)
         self._sink = Sink(at.fd, rows, self._say, self._pulse, at.stem.with_suffix(".stop"), durable)
@@ -62,6 +62,10 @@ class Journal:
         exits.register(self)
         if not self._rank:
             self._greet(asked, resume)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copied or sent to another process, it is a recorder that is switched off: the run stays where it is."""
+        return _switched_off, (type(self), str(self.path))
 
     def _greet(self, asked: Path, resume: int | None) -> None:
         why = f" ({asked} exists)" if asked != self.path else "" if resume is None else f" (goes on from step {resume})"
@@ -97,7 +101,8 @@ class Journal:
         """A signal came; what becomes of the process is not ours to say."""
         if self._enabled:
             self._signal = name
-            self._put("event", self.steps, {"event": "signal", "name": name})
+            with contextlib.suppress(Exception):
+                self._put("event", self.steps, {"event": "signal", "name": name})
 
     def on_death(self, reason: str) -> None:
         """Nobody handles the signal: the process dies of it."""
@@ -136,11 +141,11 @@ class Journal:
         """The last line. What fails here is said and goes no further."""
         exits.unregister(self)
         try:
-            self._put("end", self.steps, {name: value for name, value in fields.items() if value is not None})
             self._enabled = False
             if self._models is not None:
                 self._models.close()
-            self._sink.close()
+            told = {name: value for name, value in fields.items() if value is not None}
+            self._sink.close(Record("end", time.time(), time.monotonic() - self._began, self.steps, told))
         except Exception as fault:
             print(f"trainwatch: the end of {self.path} failed ({type(fault).__name__}: {fault})", file=sys.stderr)
 
@@ -180,3 +185,7 @@ class Journal:
         new = {name: value for name, value in about.items() if name not in self._header}
         if new:
             self._put("event", self.steps, {"event": "monitor", "message": "models attached", **new})
+
+
+def _switched_off(kind: Any, path: str) -> Any:
+    return kind(path, enabled=False)

@@ -118,10 +118,10 @@ def plain(value: object, depth: int = 0) -> Any:
 
 def as_mapping(value: object) -> Mapping[Any, Any] | None:
     """The fields of a mapping, dataclass, namespace, OmegaConf or pydantic object; None if it has no such form."""
-    if isinstance(value, Mapping):
-        return value
     if type(value).__module__.startswith("omegaconf"):
         return _omegaconf(value)
+    if isinstance(value, Mapping):
+        return value
     if isinstance(value, type):
         return None
     for method in ("to_dict", "model_dump"):

@@ -144,10 +144,14 @@ class Recorder(Journal):
         if not self._enabled:
             return
         began = perf_counter()
+        fields, parts = self._fields, self._parts
+        self._fields, self._parts = {}, []
+        self.steps += 1
         try:
-            self._step(began)
+            self._complete(fields, parts, began)
         except Exception as fault:
             self._fault("step()", fault)
+        self._guard("step(), on its way to the writer,", self._put, "step", self.steps, fields, parts)
 
     def evaluate(
         self,
@@ -192,11 +196,11 @@ class Recorder(Journal):
             timed = {**numbers, "seconds": spent if seconds is None else seconds}
             self._guard("checkpoint()", self._tell, "checkpoint", self.steps if step is None else step, timed, extra)
 
-    def event(self, name: str, **details: Any) -> None:
+    def event(self, name: str, /, **details: Any) -> None:
         """Something happened: stage, resume, skip, exception, signal, oom, warning, intervention, monitor, note."""
         if self._enabled:
             step = details.pop("step", self.steps)
-            self._guard("event()", self._put, "event", step, {"event": name, **details})
+            self._guard("event()", self._put, "event", step, {**details, "event": name})
 
     def _guard(self, where: str, work: Callable[..., Any], *arguments: Any) -> Any:
         """Do our own part of a method; a fault in it is told once and costs the loop nothing else."""
@@ -241,23 +245,19 @@ class Recorder(Journal):
             )
         return self._models.norms(max_norm, of, self._parts)
 
-    def _step(self, began: float) -> None:
-        """Complete the row and hand it over."""
-        self.steps += 1
-        fields, parts, models = self._fields, self._parts, self._models
-        self._fields, self._parts = {}, []
-        sampled = self.steps % EVERY == 0
+    def _complete(self, fields: dict[str, Any], parts: list[Part], began: float) -> None:
+        """Add to a row what only its end tells."""
+        models = self._models
         self._losses.collect(fields, parts)
         if models is not None:
             models.collect(fields, parts, self._normed)
             models.sample((self.steps + 1) % EVERY == 0)
             self._normed = False
-        if sampled:
+        if self.steps % EVERY == 0:
             fields.update(values.memory(models.parameters if models is not None else []))
         self._stopwatch.lap(began, fields)
         fields["time/monitor"] = self._spent + perf_counter() - began
         self._spent = 0.0
-        self._put("step", self.steps, fields, parts)
 
     def _tell(self, kind: str, step: int, numbers: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
         """An evaluation, sample or checkpoint; its numbers may still be on a device."""

@@ -70,12 +70,14 @@ class Sink:
             finally:
                 self._lock.release()
 
-    def close(self) -> None:
-        """Write all there is and close the file."""
+    def close(self, last: Record) -> None:
+        """Write all there is, then the last word, and close the file."""
         self._closing.set()
         if self._thread is not threading.current_thread():
             self._thread.join(PATIENCE)
         with self._lock:
+            self._finish()
+            self._queue.append(last)
             self._finish()
         os.close(self._fd)
 
