@@ -292,9 +292,10 @@ def follows_schedule(
     """
     import numpy as np
 
-    now, before = schedule_values(declared, at), schedule_values(declared, at - tick)
-    if now is None or before is None:
-        return np.ones(len(values), dtype=bool)
+    both = schedule_values(declared, np.stack([at, at - tick]))
+    if both is None:
+        return np.ones(at.shape, dtype=bool)
+    now, before = both
     start = float(declared["start"])
     slack = tolerance * np.maximum(np.abs(now), 0.1 * max(abs(start), abs(float(declared.get("end", start)))))
     near = (values >= np.minimum(now, before) - slack) & (values <= np.maximum(now, before) + slack)

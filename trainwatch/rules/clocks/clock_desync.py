@@ -16,6 +16,7 @@ from trainwatch.schema import OTHER_UNITS, Finding, clock_progress, follows_sche
 from trainwatch.stats import Streak
 
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 MOST = 64  # schedules, and clocks, that are looked at: more of them is a log to be distrusted
 
 
@@ -70,42 +71,49 @@ class ClockDesync(Rule):
     def update(self, chunk: Chunk) -> Iterator[Finding]:
         """Every clock against every schedule that it drives; one finding a clock, about the first that it misleads."""
         names = [name.removeprefix("clock/") for name in chunk.channels if name.startswith("clock/")]
+        strange = {name: self._strange(chunk, name, said) for name, said in self._schedules.items()}
         for clock in dict.fromkeys([*names[:MOST], *sorted(OTHER_UNITS.intersection(chunk.channels))]):
             own = chunk[f"clock/{clock}"]
-            yield from self._judge(chunk, clock, np.where(np.isnan(own), chunk[clock], own))
+            yield from self._judge(chunk, clock, np.where(np.isnan(own), chunk[clock], own), strange)
         self._seen += len(chunk)
 
-    def _judge(self, chunk: Chunk, clock: str, reading: Floats) -> Findings:
+    def _strange(self, chunk: Chunk, name: str, declared: dict[str, Any]) -> Bools:
+        """Values that are not what the applied step gives them: some other clock may drive them. bool [rows]"""
+        if declared.get("clock", "applied") != "applied":
+            return np.zeros(len(chunk), dtype=bool)
+        value = chunk[_channel(name)]
+        return np.isfinite(value) & ~follows_schedule(declared, chunk.applied(), value, self.tolerance)
+
+    def _judge(self, chunk: Chunk, clock: str, reading: Floats, strange: dict[str, Bools]) -> Findings:
         apart = np.flatnonzero(np.abs(reading - chunk.applied()) > 1)
         if len(apart):
             self._parted.setdefault(clock, int(chunk.step[apart[0]]))
         elif clock not in self._parted:
             return
-        news = [name for name in self._schedules if self._misled(chunk, clock, reading, name)]
+        news = [name for name in self._schedules if self._misled(chunk, clock, reading, name, strange[name])]
         known = [(key[1], streak) for key, streak in self._streaks.items() if key[0] == clock and streak.believed]
         if news and known:
             yield self._finding(clock, *min(known, key=lambda item: item[1].believed["row"]))
 
-    def _misled(self, chunk: Chunk, clock: str, reading: Floats, name: str) -> bool:
+    def _misled(self, chunk: Chunk, clock: str, reading: Floats, name: str, off: Bools) -> bool:
         """Whether this clock drives that schedule and is off, and these rows say so."""
         applied, judged, declared = chunk.applied(), np.isfinite(reading), self._schedules[name]
         own = declared.get("clock", "applied")
+        if own not in (clock, "applied") or (own != clock and (clock, name) not in self._streaks and not off.any()):
+            return False
         progress = clock_progress(declared, clock, reading, applied, self._total)
-        if own not in (clock, "applied") or declared.get("kind") == "constant" or progress is None:
+        if declared.get("kind") == "constant" or progress is None:
             return False
         at, due = progress
-        off = (np.abs(at - due) > self.drift) & (np.abs(reading - applied) > 1)
+        drifted = judged & (np.abs(at - due) > self.drift) & (np.abs(reading - applied) > 1)
         if own != clock:
-            value = chunk[name if "/" in name else f"schedule/{name}"]
+            value = chunk[_channel(name)]
             judged &= np.isfinite(value)
-            off &= judged
-            if off.any():
-                off &= ~follows_schedule(declared, applied, value, self.tolerance)
-                off &= follows_schedule(declared, reading, value, self.tolerance)
+            drifted &= off & follows_schedule(declared, reading, value, self.tolerance)
         streak = self._streaks.get((clock, name)) or Streak(self.rows)
         columns = {"row": self._seen + np.arange(len(chunk), dtype=np.float64), "step": chunk.step.astype(np.float64)}
         columns |= {"clock": reading, "applied": applied, "at": at, "due": due}
-        changed = streak.push(off[judged], {name: values[judged] for name, values in columns.items()})
+        changed = streak.push(drifted[judged], {name: values[judged] for name, values in columns.items()})
         if streak.bad:
             self._streaks[clock, name] = streak
         return changed
@@ -130,3 +138,8 @@ class ClockDesync(Rule):
             patch={patch: "applied"} if patch and declared else {},
             confidence=0.9 if self._total else 0.7,
         )
+
+
+def _channel(schedule: str) -> str:
+    """The channel that a declared schedule's values are recorded under."""
+    return schedule if "/" in schedule else f"schedule/{schedule}"

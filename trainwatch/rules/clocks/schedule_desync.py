@@ -198,8 +198,6 @@ def _speed(declared: dict[str, Any], kept: Floats, tolerance: float) -> float | 
     """The simplest constant speed at which the schedule gives all the values that were kept, else None."""
     if not len(kept):
         return None
-    for speed in SPEEDS:
-        reading = kept[:, 1] * float(speed)
-        if _fits(declared, reading, kept[:, 2], tolerance, kept[:, 1]).all():
-            return float(speed)
-    return None
+    speeds = np.array(SPEEDS, dtype=np.float64)
+    fits = _fits(declared, speeds[:, None] * kept[:, 1], kept[:, 2], tolerance, kept[:, 1]).all(axis=1)
+    return float(speeds[np.argmax(fits)]) if fits.any() else None

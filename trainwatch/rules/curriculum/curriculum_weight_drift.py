@@ -77,7 +77,7 @@ class CurriculumWeightDrift(Rule):
             if judged.any():
                 off = judged & ~self._fits(planned, stage, weight)
                 rows = np.flatnonzero(off)
-                for shift in (-1.0, 1.0):
+                for shift in (-1.0, 1.0) if len(rows) else ():
                     near = self._stage(applied[rows] + shift)
                     off[rows] &= ~self._fits(planned, near, weight[rows]) & np.isfinite(planned[near])
                 columns = {"step": chunk.step.astype(np.float64), "applied": applied, "weight": weight}

@@ -1,0 +1,78 @@
+"""overfitting: validation rises while training falls; noise, divergence and a new stage are none."""
+
+import numpy as np
+import pytest
+
+STEPS = np.arange(1, 2001)
+TRAIN = 0.3 + 2.0 * np.exp(-STEPS / 400)
+
+
+def evals(values, **more):
+    return [{"step": 100 * (i + 1), "split": "valid", "loss": float(v), **more} for i, v in enumerate(values)]
+
+
+def course(up=0.05, noise=0.01, seed=0, best=7):
+    """20 evaluations: down to the best one at step 100 x (best + 1), then up by ``up`` each."""
+    k = np.arange(20)
+    values = np.where(k <= best, 1.0 + 0.15 * (best - k), 1.0 + up * (k - best))
+    return values + noise * np.random.default_rng(seed).standard_normal(20)
+
+
+def test_validation_rises_while_training_falls(make_run, judge):
+    """It began at the best evaluation, and is a warning."""
+    (found,) = judge(make_run({"loss": TRAIN}, evals=evals(course(noise=0.0))), "overfitting")
+    assert (found.severity, found.subject, found.first_step, found.state) == ("warning", "split:valid", 800, "active")
+    assert found.last_step == 2000
+    assert found.evidence["best"] == pytest.approx(1.0)
+    assert found.evidence["train_now"] < found.evidence["train_at_best"]
+
+
+def test_each_split_and_component_is_judged_apart(make_run, judge):
+    """A healthy split beside a sick one, and components where no total is evaluated."""
+    sick = evals(course(noise=0.0))
+    fine = [{**record, "split": "test", "loss": 1.0} for record in sick]
+    parts = [{"step": r["step"], "split": "part", "loss/a": r["loss"], "loss/b": 1.0} for r in sick]
+    train = [{**record, "split": "train"} for record in sick]
+    run = make_run({"loss": TRAIN, "loss/a": TRAIN, "loss/b": TRAIN}, evals=[*sick, *fine, *parts, *train])
+    assert {finding.subject for finding in judge(run, "overfitting")} == {"split:valid", "component:a"}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_noise_at_the_floor_is_none(make_run, judge, seed):
+    """A converged loss scatters; also around 0, below 0, and while training still falls a little."""
+    random = np.random.default_rng(seed)
+    for level, scatter in ((1.0, 0.03), (0.0, 0.01), (-5.0, 0.2), (1e-4, 1e-4)):
+        values = level + np.exp(-np.arange(60) / 3) + scatter * random.standard_normal(60)
+        steps = np.arange(1, 6001)
+        run = make_run({"loss": level + np.exp(-steps / 3000)}, evals=evals(values))
+        assert judge(run, "overfitting") == []
+
+
+def test_divergence_is_another_sickness(make_run, judge):
+    """Training rises too."""
+    assert judge(make_run({"loss": TRAIN[::-1]}, evals=evals(course())), "overfitting") == []
+
+
+def test_a_new_stage_starts_afresh(make_run, judge):
+    """Harder data from step 800 on: validation that rises with it is the plan."""
+    values = np.concatenate([1 - 0.05 * np.arange(8), np.full(12, 1.5)])
+    run = make_run({"loss": TRAIN, "stage": STEPS > 800}, evals=evals(values))
+    assert judge(run, "overfitting") == []
+    stages = [{"start": 0, "weights": {}}, {"start": 801, "weights": {}}]
+    run = make_run({"loss": TRAIN}, header={"curriculum": {"name": "A", "stages": stages}}, evals=evals(values))
+    assert judge(run, "overfitting") == []
+
+
+def test_it_is_over_when_validation_finds_a_new_best(make_run, judge):
+    """The finding stays, closed."""
+    values = [*course(noise=0.0), 0.9, 0.8, 0.7]
+    steps = np.arange(1, 2301)
+    (found,) = judge(make_run({"loss": np.exp(-steps / 900)}, evals=evals(values)), "overfitting")
+    assert (found.first_step, found.state, found.last_step) == (800, "over", 2100)
+
+
+def test_repeated_evaluations_count_once(make_run, judge):
+    """Three evaluations of one checkpoint are one."""
+    twice = [{**r, "weights_step": r["step"] // 400} for r in evals(course())]
+    again = [{**r, "repeat": 1.0, "loss": 9.0} for r in evals(np.ones(8))]
+    assert judge(make_run({"loss": TRAIN}, evals=[*twice, *again]), "overfitting") == []

@@ -1,0 +1,93 @@
+"""Who may import whom: the arrows of the design, read from the source; and what `import trainwatch` costs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FACES = ("header", "run", "schema", "diagnosis", "compare", "figures", "wording", "judge", "engine", "rule", "lint")
+ARROWS = {  # the longest name that fits a module holds; each may also import its own package
+    "schema": (),
+    "header": (),
+    "lines": (),
+    "stats": (),
+    "run": ("header", "schema"),
+    "readers": ("lines", "header", "run", "schema"),
+    "recorder": ("schema",),
+    "rule": ("header", "run", "schema"),
+    "rules": ("rule", "stats", "schema", "header", "run"),
+    "engine": ("rules", "rule", "run", "header", "schema"),
+    "diagnosis": ("engine", "rule", "run", "header", "schema"),
+    "compare": ("run", "header", "stats", "diagnosis", "schema"),
+    "lint": ("run", "header", "stats", "diagnosis", "engine", "schema"),
+    "figures": ("run", "header", "schema"),
+    "wording": ("diagnosis", "schema"),
+    "report": FACES,
+    "terminal": FACES,
+    "markdown": FACES,
+    "demo": FACES,
+    "alerts": FACES,
+}
+PLUGINS = ("readers", "rules")
+MODULES = sorted((ROOT / "trainwatch").rglob("*.py"))
+
+
+def imports(path):
+    """Every module that a file imports anywhere in it, typing-only imports aside."""
+    tree = ast.parse(path.read_text())
+    typing = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if node in typing:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative import"
+            module = node.module or ""
+            whole = [f"{module}.{alias.name}" for alias in node.names]
+            yield from (full if (ROOT / (full.replace(".", "/") + ".py")).exists() else module for full in whole)
+
+
+def part(module):
+    return module.split(".")[1] if "." in module else ""
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_arrows(path):
+    """Nobody imports the package root or the command line; rules and readers do not know each other."""
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    ours = {module for module in imports(path) if module.split(".")[0] == "trainwatch"}
+    own = part(name)
+    if own not in ("", "cli"):
+        assert not {module for module in ours if module == "trainwatch" or part(module) == "cli"} - {"trainwatch.rules"}
+    if own in ARROWS:
+        siblings = {module for module in ours if part(module) == own} if path.name != "__init__.py" else set()
+        allowed = {"trainwatch.readers"} if own == "readers" else set()
+        assert own not in PLUGINS or siblings <= allowed
+        assert {part(module) for module in ours} - {own, *ARROWS[own]} - {""} == set()
+    foreign = {module.split(".")[0] for module in imports(path)}
+    assert "trainer" not in foreign
+    assert "dashboards" not in foreign or own == "cli"
+
+
+def test_the_dashboard_and_the_trainer_keep_apart():
+    """dashboards know trainwatch, never trainer or recorder; the trainer knows trainwatch's public names only."""
+    for path in (ROOT / "dashboards").rglob("*.py"):
+        assert not {m for m in imports(path) if m.split(".")[0] == "trainer" or m.startswith("trainwatch.recorder")}
+    for path in (ROOT / "trainer").rglob("*.py"):
+        assert not {m for m in imports(path) if m.startswith(("trainwatch.", "dashboards"))}, path
+
+
+def test_import_is_light():
+    """What is heavy is loaded where it is first needed."""
+    code = "import sys, trainwatch; print(sorted({'torch', 'pandas', 'plotly', 'dash'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
