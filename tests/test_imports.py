@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FACES = ("header", "run", "schema", "diagnosis", "compare", "figures", "wording", "judge", "engine", "rule", "lint")
+JUDGED = ("diagnosis", "compare", "figures", "engine", "rule", "run", "header", "schema")
+FACES = (*JUDGED, "wording", "markdown", "errors")
 ARROWS = {  # the longest name that fits a module holds; each may also import its own package
     "schema": (),
     "header": (),
@@ -21,14 +22,17 @@ ARROWS = {  # the longest name that fits a module holds; each may also import it
     "rules": ("rule", "stats", "schema", "header", "run"),
     "engine": ("rules", "rule", "run", "header", "schema"),
     "diagnosis": ("engine", "rule", "run", "header", "schema"),
-    "compare": ("run", "header", "stats", "diagnosis", "schema"),
+    "parting": ("run", "header", "stats", "schema"),
+    "compare": ("parting", "run", "header", "stats", "diagnosis", "schema"),
+    "judge": ("readers", "engine", "diagnosis", "run", "schema"),
+    "errors": ("readers", "engine", "schema"),
     "lint": ("run", "header", "stats", "diagnosis", "engine", "schema"),
     "figures": ("run", "header", "schema"),
     "wording": ("diagnosis", "schema"),
     "report": FACES,
     "terminal": FACES,
     "markdown": FACES,
-    "demo": FACES,
+    "demo": (*FACES, "readers", "judge", "report", "terminal"),
     "alerts": FACES,
 }
 PLUGINS = ("readers", "rules")
@@ -53,7 +57,9 @@ def imports(path):
             assert not node.level, f"{path}: relative import"
             module = node.module or ""
             whole = [f"{module}.{alias.name}" for alias in node.names]
-            yield from (full if (ROOT / (full.replace(".", "/") + ".py")).exists() else module for full in whole)
+            files = [ROOT / full.replace(".", "/") for full in whole]
+            inside = [file.is_dir() or file.with_suffix(".py").exists() for file in files]
+            yield from (full if module_too else module for full, module_too in zip(whole, inside, strict=True))
 
 
 def part(module):

@@ -73,6 +73,6 @@ def test_it_is_over_when_validation_finds_a_new_best(make_run, judge):
 
 def test_repeated_evaluations_count_once(make_run, judge):
     """Three evaluations of one checkpoint are one."""
-    twice = [{**r, "weights_step": r["step"] // 400} for r in evals(course())]
+    twice = [{**r, "weights_step": r["step"] // 1000} for r in evals(course())]
     again = [{**r, "repeat": 1.0, "loss": 9.0} for r in evals(np.ones(8))]
     assert judge(make_run({"loss": TRAIN}, evals=[*twice, *again]), "overfitting") == []

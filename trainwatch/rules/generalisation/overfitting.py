@@ -68,11 +68,11 @@ class Overfitting(Rule):
     causes: ClassVar[tuple[str, ...]] = ("generalisation-gap", "overtraining")
 
     rise: float = 0.05  # of the best value; early-stopping practice, and beyond what a healthy run gives back
-    scatters: float = 5.0  # standard deviations of one evaluation: the best of 200 noisy ones is 3 below the mean alone
+    scatters: float = 7.0  # standard deviations of one evaluation: 180 converged, noisy runs stay below it, not below 6
     progress: float = 0.02  # of what was gained since the first evaluation: the bar for losses that end near 0
     evaluations: int = 3  # averaged, all of them after the best one: a single bad one is noise
     fall: float = 0.03  # of the training loss: less than that is standing still
-    scatter_over: int = 16  # changes between evaluations that the scatter is measured on
+    scatter_over: int = 40  # changes between evaluations: the scatter of fewer is known to 30 % only
 
     _sums: dict[str, tuple[float, int]] = field(default_factory=dict, init=False)
     _evaluated: bool = field(default=False, init=False)
