@@ -43,6 +43,12 @@ def fine(write_run, healthy):
     return write_run(healthy(), "fine.jsonl")
 
 
+@pytest.fixture(autouse=True)
+def _a_pipe_has_no_width(monkeypatch):
+    """pytest-xdist tells its workers how wide the terminal is."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 def said(capsys) -> tuple[str, list[str]]:
     out, err = capsys.readouterr()
     return out, err.splitlines()

@@ -169,7 +169,8 @@ def test_best_is_smallest_for_a_loss_and_largest_for_a_metric(make_run):
 
 
 @pytest.mark.parametrize("format_", ["text", "json", "markdown"])
-def test_every_format(format_, write_run, capsys):
+def test_every_format(format_, write_run, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     paths = [write_run(run_records(0.1), "a.jsonl"), write_run(run_records(5.0), "b.jsonl")]
     assert main(["compare", *map(str, paths), "--format", format_]) == 0
     out = capsys.readouterr().out
@@ -182,7 +183,8 @@ def test_every_format(format_, write_run, capsys):
         assert "curriculum" in out
 
 
-def test_runs_without_a_common_step_are_said(write_run, capsys):
+def test_runs_without_a_common_step_are_said(write_run, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     early = write_run([*run_records()[:100]], "a.jsonl")
     late = write_run([run_records()[0], *run_records()[500:600]], "b.jsonl")
     assert main(["compare", str(early), str(late)]) == 0

@@ -61,7 +61,7 @@ def start(checkout: Path, *options: str, **environment: str) -> subprocess.Popen
     return subprocess.Popen(
         [*COMMAND, "--no-dash", *options],
         cwd=checkout,
-        env={**os.environ, **environment},
+        env={**os.environ, "COLUMNS": "200", **environment},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
