@@ -48,7 +48,7 @@ class View:
     @property
     def over(self) -> bool:
         """Whether nothing more is expected: no face needs to ask again."""
-        return bool(self.error) or (self.diagnosis is not None and self.diagnosis.status in OVER)
+        return self.diagnosis is not None and self.diagnosis.status in OVER
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Watched:
     def _follow(self) -> None:
         stat = self.path.stat()
         now = (stat.st_size, stat.st_mtime_ns)
-        if now == self._stat and self.view.over:
+        if now == self._stat and (self.view.over or self.view.error):
             return
         if self._source is None or now[0] < self._stat[0]:
             self._source, self._engine = open_run(self.path), None

@@ -39,7 +39,9 @@ def number(value: float | int | str) -> str:
         return "NaN" if math.isnan(value) else ("∞" if value > 0 else "-∞")
     if float(value).is_integer() and abs(value) < 1e15:
         return f"{int(value):,}"
-    return f"{value:,.2f}" if 1000 <= abs(value) < 1e6 else f"{value:.4g}"
+    if 1000 <= abs(value) < 1e15:
+        return f"{value:,.2f}" if abs(value) < 1e6 else f"{value:,.0f}"
+    return f"{value:.4g}"
 
 
 def duration(seconds: float) -> str:

@@ -195,6 +195,7 @@ def test_a_thousand_channels_are_not_a_thousand_lines() -> None:
     [
         ("loss-scale-imbalance", "component:mass", "share"),
         ("non-finite-loss", "component:mass", "loss"),
+        ("aggressive-ramp", "component:mass", "contribution"),
         ("clock-desync", "clock:dqn", "clocks"),
         ("curriculum-weight-drift", "component:mass", "weights"),
         ("lr-decay", "config:optimizer.lr", "lr"),

@@ -18,8 +18,7 @@ from dashboards.pages.verdict import below, findings, title, verdict
 from trainwatch.figures import FIGURES, Span
 from trainwatch.header import number
 
-TICK = 750  # ms: with the reading, a record is on screen within a second of being written
-SLOWEST = 10_000
+PACES = (500, 1000, 2000, 5000, 10_000)  # ms between two looks; few values, as each change restarts the clock
 COST_FACTOR = 4  # a page spends at most a fourth of its time on updates
 GRAPH: dict[str, Any] = {
     "displaylogo": False,
@@ -44,7 +43,7 @@ def layout(live: Live, key: str, steps: str = "") -> Any:
     proof, *plots = [_panel(name, *_drawn(file, name, span, seen)) for name in NAMES]
     said, told, rest, face = _texts(view, file, seen)
     return [
-        dcc.Interval(id="tick", interval=TICK, disabled=view.over),
+        dcc.Interval(id="tick", interval=PACES[0], disabled=view.over),
         dcc.Store(id="key", data=key),
         dcc.Store(id="pulse"),
         dcc.Store(id="busy", data=False),
@@ -162,7 +161,8 @@ def update(live: Live, pulse: dict[str, Any], key: str, seen: dict[str, Any]) ->
     texts = _texts(view, file, now)
     if now == seen:
         raise dash.exceptions.PreventUpdate
-    pace = min(max(TICK, int(1000 * COST_FACTOR * (time.monotonic() - began))), SLOWEST)
+    cost = 1000 * COST_FACTOR * (time.monotonic() - began)
+    pace = next((pace for pace in PACES if pace >= cost), PACES[-1])
     return (*texts, view.over, pace, now, graphs, panels)
 
 

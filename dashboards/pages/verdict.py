@@ -47,7 +47,7 @@ def verdict(view: View) -> Any:
             ),
             html.Div(_headline(told, root, level), className="headline", role="status"),
             html.P(root.message if root else _nothing_found(told), className="lead"),
-            _facts(facts),
+            _facts(facts, going=told.status == "running"),
         ],
         className=f"card verdict {level}",
     )
@@ -83,9 +83,9 @@ def _nothing_found(told: Diagnosis) -> str:
     return f"{judged} rules looked at every step and have nothing to say{silent}."
 
 
-def _facts(facts: Facts) -> Any:
+def _facts(facts: Facts, *, going: bool) -> Any:
     told = {"steps": facts.steps, "last loss": facts.loss, "speed": facts.speed, "last row": age(facts.touched)}
-    told |= {"time left": facts.left} if facts.left else {}
+    told |= {"time left": facts.left} if facts.left and going else {}
     rows = [html.Div([html.Dt(name), html.Dd(value)]) for name, value in (told | facts.about).items()]
     return html.Div([_progress(facts), html.Dl(rows, className="facts")])
 

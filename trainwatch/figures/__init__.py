@@ -63,10 +63,11 @@ FIGURES: Final[dict[str, Figure]] = {
 
 # A finding does not name a figure, so that rules know no face: its words choose, the first figure that exists wins.
 PROOFS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
-    (r"non-?finite|\bnan\b|\binf|overflow|underflow|amp", ("nonfinite", "norm", "loss")),
+    (r"non-?finite|\bnan\b|\binf|overflow|underflow|\bamp\b", ("nonfinite", "norm", "loss")),
     (r"clock|^stale|dqn", ("clocks", "schedules")),
-    (r"curriculum|stage|weight/|wrong-weight", ("weights", "contribution")),
-    (r"share|conflict|cosine|dominat|imbalance|starv|silent|balance", ("share", "contribution", "loss")),
+    (r"ramp\b|dominat", ("contribution", "share", "weights")),
+    (r"curriculum|stage", ("weights", "contribution")),
+    (r"share|conflict|cosine|imbalance|starv|silent|balance", ("share", "contribution", "loss")),
     (r"schedul|anneal|horizon", ("schedules", "lr")),
     (r"\blr\b|learning-rate|warmup", ("lr", "schedules")),
     (r"overfit|generali|metric|eval|plateau", ("metrics", "evaluation", "loss")),
