@@ -4,7 +4,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-CANDIDATES := python3.13 python3.12 python3.11 python3 python
+CANDIDATES := python3 python3.13 python3.12 python3.11 python
 USABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 
 .PHONY: all demo dash lint test clean
