@@ -298,8 +298,9 @@ def follows_schedule(
     now, before = both
     start = float(declared["start"])
     slack = tolerance * np.maximum(np.abs(now), 0.1 * max(abs(start), abs(float(declared.get("end", start)))))
-    near = (values >= np.minimum(now, before) - slack) & (values <= np.maximum(now, before) + slack)
-    return near | ~np.isfinite(now)  # a declaration that overflows accuses nobody
+    near: NDArray[np.bool_] = (values >= np.minimum(now, before) - slack) & (values <= np.maximum(now, before) + slack)
+    near |= ~np.isfinite(now)  # a declaration that overflows accuses nobody
+    return near
 
 
 OTHER_UNITS: Final = frozenset(
