@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from dashboards.facts import Facts
 from trainwatch.diagnosis import Diagnosis, conclude
 from trainwatch.engine import Engine, Settings
-from trainwatch.figures import FIGURES, Span, for_finding, nothing_in, proof, span_of
+from trainwatch.figures import FIGURES, Span, blank, for_finding, proof, span_of
 from trainwatch.readers import HIDDEN, RANK_FILE, ReadError, Source, open_run
 from trainwatch.run import Run
 from trainwatch.schema import Finding
@@ -127,20 +128,25 @@ class Watched:
             return self._figures[name, span]
 
     def _draw(self, name: str, span: Span | None) -> Drawn | None:
-        run, told = self.view.run, self.view.diagnosis
-        if run is None or told is None:
-            return None
-        if name == PROOF:
-            root = told.root_cause
-            figure = for_finding(run, root, told.findings) if root else None
-        else:
-            figure = FIGURES[name].draw(run, told.findings, span=span)
-        if figure is None and span is not None and self.draw(name, None) is not None:
-            figure = nothing_in(span)
+        try:
+            figure = self._figure(name, span)
+        except Exception as error:  # one odd log must not take the other figures down
+            figure = blank(f"this figure could not be drawn ({type(error).__name__})", span)
         if figure is None:
             return None
         text: str = figure.to_json()
         return Drawn(hashlib.sha1(text.encode()).hexdigest()[:12], text)
+
+    def _figure(self, name: str, span: Span | None) -> Any:
+        run, told = self.view.run, self.view.diagnosis
+        if run is None or told is None:
+            return None
+        if name == PROOF:
+            return for_finding(run, told.root_cause, told.findings) if told.root_cause else None
+        figure = FIGURES[name].draw(run, told.findings, span=span)
+        if figure is None and span is not None and self.draw(name, None) is not None:
+            return blank("no value in these steps", span)
+        return figure
 
     def spot(self, finding: Finding) -> tuple[Span, str | None]:
         """Where to look for a finding: the steps, and the figure that proves it."""

@@ -58,6 +58,7 @@ def layout(live: Live) -> Any:
         dcc.Interval(id="runs-tick", interval=EVERY),
         dcc.Store(id="runs-seen", data=_digest(rows)),
         dcc.Store(id="runs-pulse"),
+        dcc.Store(id="face", data={"title": "Runs - trainwatch", "icon": "none"}),
         dcc.Store(id="runs-busy", data=False),
         html.Div([html.H1("Runs"), html.Span(_count(rows), id="runs-count", className="dim")], className="heading"),
         html.Div(grid, id="runs-table", style=_shown(bool(rows))),

@@ -17,6 +17,7 @@ from trainwatch.figures import Span
 from trainwatch.schema import Finding
 
 OPEN = 7  # findings that are not folded away: the root cause and three rows
+CARDS = 60  # findings that become cards at all; a run with more is not read one by one
 CONFIG_LIMIT = 100_000  # characters of a config that are shown; a longer one is data, not settings
 
 Spot = Callable[[Finding], tuple[Span, str | None]]
@@ -26,7 +27,7 @@ def title(view: View) -> dict[str, str]:
     """What the browser's tab says: the worst severity first."""
     told = view.diagnosis
     if told is None:
-        return {"title": f"{view.key} - trainwatch", "icon": "ok"}
+        return {"title": f"{view.key} - trainwatch", "icon": "none"}
     level = health(told.worst)
     word = f"{SYMBOLS[level]} {WORDS[level]}: " if told.worst else ""
     return {"title": f"{word}{told.run} - trainwatch", "icon": level}
@@ -104,7 +105,7 @@ def findings(view: View, spot: Spot) -> Any:
     told = view.diagnosis
     if told is None or not told.findings:
         return None
-    cards = [card(one, index, spot(one), _role(told, one)) for index, one in enumerate(told.findings)]
+    cards = [card(one, index, spot(one), _role(told, one)) for index, one in enumerate(told.findings[:CARDS])]
     rest = html.Details([html.Summary(f"{len(cards) - OPEN} more"), html.Div(cards[OPEN:], className="cards")])
     shown = [*cards[:OPEN], html.Div(rest, className="more") if len(cards) > OPEN else None]
     head = html.Div([html.H2("Findings"), html.Span(_counted(told), className="dim")], className="toolbar plain")
@@ -113,7 +114,8 @@ def findings(view: View, spot: Spot) -> Any:
 
 def _counted(told: Diagnosis) -> str:
     counts = {level: sum(one.severity == level for one in told.findings) for level in ("critical", "warning", "info")}
-    return ", ".join(f"{count} {level}" for level, count in counts.items() if count)
+    cut = f"; the first {CARDS} are shown" if len(told.findings) > CARDS else ""
+    return ", ".join(f"{count} {level}" for level, count in counts.items() if count) + cut
 
 
 def _role(told: Diagnosis, finding: Finding) -> str:

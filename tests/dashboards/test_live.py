@@ -16,6 +16,7 @@ pytest.importorskip("dash")
 
 from dashboards.live import Live, View
 from trainwatch.diagnosis import diagnose
+from trainwatch.figures import FIGURES
 from trainwatch.readers import read
 
 Write = Callable[..., Path]
@@ -161,3 +162,13 @@ def test_other_files_are_no_runs(tmp_path: Path, write: Write, header: Any) -> N
     write(tmp_path / ".hidden" / "a.jsonl", header())
     write(tmp_path / "a.rank1.jsonl", header())
     assert Live(tmp_path).views() == []
+
+
+def test_a_figure_that_breaks_says_so(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    live = Live(finished)
+    settled(live, "peptide.jsonl")
+    broken = FIGURES["loss"]._replace(draw=lambda *_, **__: 1 / 0)
+    monkeypatch.setitem(FIGURES, "loss", broken)
+    drawn = live.file("peptide.jsonl").draw("loss", None)  # type: ignore[union-attr]
+    assert drawn is not None
+    assert "could not be drawn (ZeroDivisionError)" in drawn.json

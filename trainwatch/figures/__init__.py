@@ -18,7 +18,7 @@ from trainwatch.figures.plot import Findings, Span, blank
 from trainwatch.run import Run
 from trainwatch.schema import Finding
 
-__all__ = ["FIGURES", "Draw", "Figure", "Findings", "Span", "for_finding", "nothing_in", "proof", "span_of"]
+__all__ = ["FIGURES", "Draw", "Figure", "Findings", "Span", "blank", "for_finding", "proof", "span_of"]
 
 
 class Draw(Protocol):
@@ -98,8 +98,3 @@ def span_of(run: Run, finding: Finding) -> Span:
     room = max(25, (last - first) // 20)
     length = min(finding.last_step - finding.first_step, 4 * room)
     return (max(first, finding.first_step - room), max(min(last, finding.first_step + length + room), first + 1))
-
-
-def nothing_in(span: Span) -> go.Figure:
-    """An empty plot of some steps that says so: for a figure that the run has, but not there."""
-    return blank("no value in these steps", span)

@@ -19,6 +19,7 @@ from trainwatch.schema import NONFINITE_NAMES, Finding
 POINTS: Final = 300  # a plot is some 600 pixels wide: a minimum and a maximum for every fourth one
 SERIES: Final = 12  # more lines than this are not told apart
 MARKS: Final = 500  # edge marks that a screen can part
+LINES: Final = 100  # stages, and lines of findings: beyond, they would hide the curves
 LOG_SPREAD: Final = 20.0  # from this ratio on, the smaller curve of a linear plot lies flat on its floor
 
 Steps = NDArray[np.int64]
@@ -96,7 +97,7 @@ class Plot:
         """The declared curriculum's stages as alternating background, with their names."""
         curriculum = self.run.header.curriculum
         low, high = self.reach
-        for index, stage in enumerate(curriculum.stages if curriculum else ()):
+        for index, stage in enumerate(curriculum.stages[:LINES] if curriculum else ()):
             first, last = max(step_at(self.run, stage.start), low), min(step_at(self.run, stage.end), high)
             if first < last:
                 self.shapes.append(_band(first, last, stage.name, index))
@@ -230,7 +231,7 @@ def _finding_lines(findings: list[Finding]) -> list[dict[str, Any]]:
             **_whole_height(step, step),
             "line": {"color": style.SEVERITY_COLOURS[severity], "width": 1, "dash": "dot"},
         }
-        for step, severity in worst.items()
+        for step, severity in list(worst.items())[-LINES:]
     ]
 
 
