@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any, TypeVar
 
+import numpy as np
+
 from trainwatch import rules as rules_package
 from trainwatch.header import Header
 from trainwatch.rule import Rule, missing
@@ -144,7 +146,8 @@ class Engine:
     def _guarded(self, rule: Rule, ask: Callable[[Rule, Item], Iterable[Finding]], item: Item) -> list[Finding]:
         """What a rule says; one that raises is left out from then on, and named."""
         try:
-            return list(ask(rule, item))
+            with np.errstate(all="ignore"):  # a value near the largest float may overflow: that is a value too
+                return list(ask(rule, item))
         except Exception as error:
             self.failed[rule.name] = f"{type(error).__name__}: {error}"
             return []

@@ -80,7 +80,7 @@ class Rule:
             severity=severity,
             subject=subject,
             first_step=int(steps[0]),
-            last_step=int(steps[1]),
+            last_step=int(max(steps)),  # a log may go backwards
             state="over" if over else "active",
             message=message,
             evidence={name: _plain(value) for name, value in (evidence or {}).items()},

@@ -114,7 +114,6 @@ CHANNELS = (
 )
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # 1e308 overflows: the result must stand it, NumPy may say it
 @pytest.mark.parametrize("head", HOSTILE, ids=range(len(HOSTILE)))
 @pytest.mark.parametrize("series", SERIES)
 def test_nothing_breaks_a_rule(series, head, play):
@@ -247,7 +246,7 @@ def test_finish_remembers_nothing_and_findings_are_well_formed(case, play):
         assert SUBJECT.fullmatch(finding.subject), finding
         assert finding.message.endswith((".", ")")), finding
         assert finding.advice, finding
-        assert finding.first_step <= finding.last_step or "back" in case["kinds"] or finding.severity == "info", finding
+        assert finding.first_step <= finding.last_step, finding
         assert 0 < finding.confidence <= 1
         assert all(KEBAB.fullmatch(name.replace("_", "-").replace("/", "-")) for name in finding.evidence), finding
 

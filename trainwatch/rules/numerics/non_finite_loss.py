@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -82,6 +82,7 @@ class NonFiniteLoss(Rule):
         if self._found is None:
             self._found = self._first(chunk, int(rows[0]), channels)
         last = int(chunk.step[rows[-1]]) if len(rows) else self._found.last_step
+        self._found = replace(self._found, last_step=last)
         self._bad_rows += len(rows)
         self._good_since = len(chunk) - 1 - int(rows[-1]) if len(rows) else self._good_since + len(chunk)
         over = self._good_since >= self.recovered_rows
