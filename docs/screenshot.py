@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from dashboards.app import start
 
 HERE = Path(__file__).parent
-SIZE = {"width": 1360, "height": 1500, "deviceScaleFactor": 1, "mobile": False}
+SIZE = {"width": 1360, "height": 1780, "deviceScaleFactor": 1, "mobile": False}
 FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --disable-background-networking --disable-component-update "
     "--disable-sync --no-first-run --hide-scrollbars"
@@ -38,7 +38,7 @@ def browser(profile: str) -> webdriver.Chrome:
 
 def main(path: Path) -> None:
     """Write one picture for each colour scheme."""
-    server, address = start([path], 0)
+    server, address = start(path.parent, 0)
     with tempfile.TemporaryDirectory() as profile:
         driver = browser(profile)
         try:
@@ -46,7 +46,7 @@ def main(path: Path) -> None:
                 feature = {"name": "prefers-color-scheme", "value": scheme}
                 driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
                 driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", SIZE)
-                driver.get(f"{address}/run?path={quote(str(path), safe='')}")
+                driver.get(f"{address}/run?path={quote(path.name)}")
                 WebDriverWait(driver, 30).until(lambda page: page.execute_script(DRAWN))
                 driver.find_element(By.TAG_NAME, "h1").is_displayed()
                 picture = HERE / f"dashboard-{scheme}.png"

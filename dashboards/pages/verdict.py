@@ -16,7 +16,7 @@ from trainwatch.engine import catalogue
 from trainwatch.figures import Span
 from trainwatch.schema import Finding
 
-OPEN = 7  # findings that are not folded away: the root cause and three rows
+OPEN = 5  # findings that are not folded away: the root cause and two rows, so that the plots are near
 CARDS = 60  # findings that become cards at all; a run with more is not read one by one
 CONFIG_LIMIT = 100_000  # characters of a config that are shown; a longer one is data, not settings
 

@@ -23,6 +23,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from dashboards.app import start
+from trainwatch.recorder.recorder import Recorder
 
 CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = [
@@ -34,6 +35,7 @@ FLAGS = (
     "--disable-sync --no-first-run --window-size=1400,1000"
 )
 STEPS = 600
+OURS = ("loss", "weight/", "grad", "clip", "lr/", "schedule/", "clock/", "stage")
 HOSTILE = "<img src=x onerror=document.title='pwned'>"
 
 TRACE = """
@@ -112,36 +114,39 @@ def errors(browser: webdriver.Chrome) -> list[str]:
 
 
 class Trainer(threading.Thread):
-    """Writes a run while somebody watches: the row at ``sick`` and all after it take a wrong weight."""
+    """Records a run while somebody watches: from step 360 on a component has a weight that was never declared."""
 
-    def __init__(self, path: Path, write: Any, header: Any, row: Any) -> None:
+    def __init__(self, path: Path, header: Any, row: Any) -> None:
         super().__init__(daemon=True)
-        self.path, self.write, self.header, self.row = path, write, header, row
-        self.step = 0
-        self.go = threading.Event()
-        self.done = threading.Event()
+        declared = header("live-run", STEPS)
+        taken = ("config", "total_steps", "curriculum", "schedules", "clocks", "components", "max_grad_norm")
+        self.row = row
+        self.go, self.done = threading.Event(), threading.Event()
+        self.watch = Recorder(path, run="live-run", **{name: declared[name] for name in taken})
 
     def run(self) -> None:
         rng = random.Random(1)
-        self.write(self.path, self.header("live-run", STEPS))
-        while self.step < STEPS - 10 and not self.done.is_set():
-            if self.step == 320:
-                self.go.wait()
-            self.step += 1
-            record = self.row(self.step, STEPS, rng)
-            if self.step == 477:
-                record |= {"loss/precursor": None, "loss": None, "nonfinite": {"loss/precursor": "nan", "loss": "nan"}}
-            self.write(self.path, record)
-            time.sleep(0.002)
+        with self.watch:
+            for step in range(1, STEPS - 10):
+                if step == 321:
+                    self.go.wait()
+                if self.done.is_set():
+                    break
+                told = {name: value for name, value in self.row(step, STEPS, rng).items() if name.startswith(OURS)}
+                if step == 477:
+                    told |= {"loss/precursor": float("nan"), "loss": float("nan")}
+                self.watch.log(told)
+                self.watch.step()
+                time.sleep(0.002)
 
 
 def test_a_run_is_watched_while_it_is_written(
-    browser: webdriver.Chrome, logs: Path, address: str, write: Any, header: Any, row: Any
+    browser: webdriver.Chrome, logs: Path, address: str, header: Any, row: Any
 ) -> None:
     browser.get(f"{address}/")
     until(browser, lambda page: "No run here yet" in text(page))
 
-    trainer = Trainer(logs / "live.jsonl", write, header, row)
+    trainer = Trainer(logs / "live.jsonl", header, row)
     trainer.start()
     until(browser, lambda page: "live-run" in text(page))
     browser.find_element(By.CSS_SELECTOR, ".run-link").click()
