@@ -62,6 +62,13 @@ def test_a_resume_takes_the_end_back():
     assert run.status(NOW) == "running"
 
 
+def test_what_the_recorder_learns_later_belongs_to_the_header():
+    """Modules are known when the model is attached, after the header was written."""
+    run = run_with({**MINE, "total_steps": 9})
+    run.add_event({"kind": "event", "event": "monitor", "parameters": 7, "total_steps": 1})
+    assert (run.header.raw["parameters"], run.header.total_steps) == (7, 9)
+
+
 def test_slow_steps_are_given_more_time():
     """Twenty times the median step, where that is longer than a minute."""
     run = run_with(FOREIGN, at=NOW - 300)

@@ -20,7 +20,7 @@ import psutil
 from numpy.typing import NDArray
 
 from trainwatch.header import Header, number
-from trainwatch.schema import NONFINITE, Status
+from trainwatch.schema import HEADER, NONFINITE, Status
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -292,7 +292,15 @@ class Run:
         self.events.append(record)
         if record.get("kind") == "end":
             self.end = record
+        elif record.get("event") == "monitor" and self.headers:
+            self._learn(record)
         self._extend("event", len(self.events) - 1, len(self.events))
+
+    def _learn(self, record: Event) -> None:
+        """What the recorder learned of the run after its header was written (its modules) belongs to the header."""
+        late = {name: record[name] for name in HEADER if name in record and name not in self.header.raw}
+        if late:
+            self.headers[-1] = Header.parse({**self.header.raw, **late})
 
     def _extend(self, kind: str, start: int, stop: int) -> None:
         last = self._journal[-1] if self._journal else None
