@@ -157,8 +157,8 @@ def serve(
     host: str = LOOPBACK[0],
     open_browser: bool = False,
     settings: Settings | None = None,
-) -> str:
-    """Serve until Ctrl-C; says where, and returns the address. Raises ServeError."""
+) -> None:
+    """Serve until Ctrl-C, which is the caller's to answer; says where. Raises ServeError."""
     server, address = start(folder, port, host, settings)
     if port and server.port != port:
         print(f"port {port} is taken, so this is {server.port}")
@@ -168,8 +168,5 @@ def serve(
         webbrowser.open(address)
     try:
         threading.Event().wait()
-    except KeyboardInterrupt:
-        print()
     finally:
         server.shutdown()
-    return address
