@@ -8,31 +8,30 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-JUDGED = ("diagnosis", "compare", "figures", "engine", "rule", "run", "header", "schema")
-FACES = (*JUDGED, "wording", "markdown", "errors")
+JUDGED = ("diagnosis", "compare", "figures", "engine", "rule", "run", "table", "header", "schema")
+FACES = (*JUDGED, "text", "errors")
 ARROWS = {  # the longest name that fits a module holds; each may also import its own package
     "schema": (),
     "header": (),
     "lines": (),
     "stats": (),
-    "run": ("header", "schema"),
-    "readers": ("lines", "header", "run", "schema"),
+    "table": (),
+    "run": ("table", "header", "schema"),
+    "readers": ("lines", "header", "run", "table", "schema"),
     "recorder": ("schema",),
-    "rule": ("header", "run", "schema"),
-    "rules": ("rule", "stats", "schema", "header", "run"),
-    "engine": ("rules", "rule", "run", "header", "schema"),
+    "rule": ("header", "run", "table", "schema"),
+    "rules": ("rule", "stats", "schema", "header", "run", "table"),
+    "engine": ("rules", "rule", "run", "table", "header", "schema"),
     "diagnosis": ("engine", "rule", "run", "header", "schema"),
-    "parting": ("run", "header", "stats", "schema"),
-    "compare": ("parting", "run", "header", "stats", "diagnosis", "schema"),
+    "parting": ("run", "table", "header", "stats", "schema"),
+    "compare": ("parting", "run", "table", "header", "stats", "diagnosis", "schema"),
     "judge": ("readers", "engine", "diagnosis", "run", "schema"),
     "errors": ("readers", "engine", "schema"),
     "lint": ("run", "header", "stats", "diagnosis", "engine", "schema"),
-    "figures": ("run", "header", "schema"),
-    "wording": ("diagnosis", "schema"),
+    "figures": ("run", "table", "header", "schema"),
     "report": FACES,
-    "terminal": FACES,
-    "markdown": FACES,
-    "demo": (*FACES, "readers", "judge", "report", "terminal"),
+    "text": (*FACES, "judge"),
+    "demo": (*FACES, "readers", "judge", "report"),
     "alerts": FACES,
 }
 PLUGINS = ("readers", "rules")

@@ -9,7 +9,8 @@ import numpy as np
 import psutil
 import pytest
 
-from trainwatch.run import Run, Table
+from trainwatch.run import Run
+from trainwatch.table import Table
 
 NOW = time.time()
 MINE = {"host": socket.gethostname(), "pid": os.getpid(), "process_started": psutil.Process().create_time()}

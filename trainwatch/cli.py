@@ -93,7 +93,8 @@ def list_runs(
     Example:     trainwatch list logs
     Exit codes:  0 runs are shown, 2 there are none or some could not be read
     """
-    from trainwatch import judge, tables, terminal
+    from trainwatch import judge
+    from trainwatch.text import tables, terminal
 
     folder = folder or _usual_folder()
     if folder.exists() and not folder.is_dir():
@@ -140,7 +141,8 @@ def compare(
     Exit codes:  0 compared, 2 some run could not be read
     """
     from trainwatch import compare as comparison
-    from trainwatch import judge, tables, terminal, wording
+    from trainwatch import judge
+    from trainwatch.text import tables, terminal, wording
 
     chosen = judge.settings()
     if len(runs) < 2:
@@ -215,8 +217,8 @@ def rules(
     Example:     trainwatch rules curriculum-mismatch
     Exit codes:  0 shown, 2 there is no such rule
     """
-    from trainwatch import tables, terminal
     from trainwatch.engine import catalogue
+    from trainwatch.text import tables, terminal
 
     known = catalogue()
     if name is None:
@@ -228,7 +230,8 @@ def rules(
 
 
 def _judge(paths: Sequence[Path], chosen: Settings) -> tuple[list[Judged], list[str]]:
-    from trainwatch import judge, terminal
+    from trainwatch import judge
+    from trainwatch.text import terminal
 
     return judge.judge_all(terminal.progress(list(judge.run_files(paths))), chosen)
 
@@ -242,10 +245,10 @@ def _one(path: Path, chosen: Settings) -> Judged:
 
 
 def _print_check(format_: Format, judged: list[Judged], unread: list[str]) -> None:
-    from trainwatch import markdown, terminal, wording
     from trainwatch.engine import catalogue
     from trainwatch.report import sarif
     from trainwatch.rule import page
+    from trainwatch.text import markdown, terminal, wording
 
     if format_ is Format.json:
         _print_json(wording.strict({"version": 1, "runs": [item.diagnosis.to_dict() for item in judged]}))
@@ -274,7 +277,7 @@ def _usual_folder() -> Path:
 
 
 def _complain(sentences: list[str]) -> bool:
-    from trainwatch.wording import clean
+    from trainwatch.text.wording import clean
 
     for said in sentences:
         print(f"trainwatch: {clean(said)}", file=sys.stderr)

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from trainwatch.diagnosis import Diagnosis
 from trainwatch.parting import Floats, Pair, Steps, part
-from trainwatch.run import Run, Table
+from trainwatch.run import Run
 from trainwatch.schema import NONFINITE_NAMES
+from trainwatch.table import Table
 
 Judged = tuple[Run, Diagnosis]
 Pick = Callable[[Run], tuple[Steps, Floats]]

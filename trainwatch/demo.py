@@ -18,13 +18,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from trainwatch import terminal, wording
 from trainwatch.diagnosis import Diagnosis, conclude
 from trainwatch.engine import Engine
 from trainwatch.errors import UserError
 from trainwatch.readers import ReadError, Source, open_run, read
 from trainwatch.run import Run
 from trainwatch.schema import Finding
+from trainwatch.text import terminal, wording
 
 POLL = 0.5  # seconds: a finding is on the screen before the reader has looked up
 PLAIN_EVERY = 10.0  # seconds between two lines where no bar can be drawn

@@ -15,8 +15,9 @@ import numpy as np
 from trainwatch import rules as rules_package
 from trainwatch.header import Header
 from trainwatch.rule import Rule, missing
-from trainwatch.run import Chunk, Cursor, Event, Run
+from trainwatch.run import Cursor, Event, Run
 from trainwatch.schema import Finding
+from trainwatch.table import Chunk
 
 Item = TypeVar("Item")
 

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from trainwatch.header import Header
-from trainwatch.run import Chunk, Event, Run, TableName
+from trainwatch.run import Event, Run
 from trainwatch.schema import CHANNELS, HEADER, Finding, Severity, matches
+from trainwatch.table import Chunk, TableName
 
 Findings = Iterable[Finding]
 

@@ -12,8 +12,9 @@ from trainwatch.figures import style
 from trainwatch.figures.balance import components
 from trainwatch.figures.plot import SERIES, Findings, Plot, Series, Span, family, far_apart, sampled
 from trainwatch.header import Curriculum
-from trainwatch.run import Floats, Run
+from trainwatch.run import Run
 from trainwatch.schema import schedule_value
+from trainwatch.table import Floats
 
 
 def weights(run: Run, findings: Findings, *, span: Span | None = None) -> go.Figure | None:

@@ -13,8 +13,9 @@ from tsdownsample import NaNMinMaxLTTBDownsampler
 
 from trainwatch.figures import style
 from trainwatch.figures.style import safe
-from trainwatch.run import Floats, Run, Table
+from trainwatch.run import Run
 from trainwatch.schema import NONFINITE_NAMES, Finding
+from trainwatch.table import Floats, Table
 
 POINTS: Final = 300  # a plot is some 600 pixels wide: a minimum and a maximum for every fourth one
 SERIES: Final = 12  # more lines than this are not told apart

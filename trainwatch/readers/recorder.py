@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from trainwatch.header import number
 from trainwatch.lines import LineTail
 from trainwatch.readers import ReadError
-from trainwatch.run import Run, TableName
+from trainwatch.run import Run
 from trainwatch.schema import KINDS, NONFINITE, VERSION
+from trainwatch.table import TableName
 
 NAME = "trainwatch run file"
 

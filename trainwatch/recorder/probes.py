@@ -12,19 +12,23 @@ from torch.optim import Optimizer
 from trainwatch.recorder.rows import SKIPS, clean_name
 from trainwatch.recorder.transfer import Part, capture, finest
 
+HALVES = (torch.float16, torch.bfloat16)
 Fault = Callable[[str, Exception], None]
 
 
 def norms(tensors: list[Tensor]) -> list[Tensor]:
     """The 2-norm of each tensor, one foreach call for each device and dtype; half precision sums in float32."""
-    buckets: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    first = tensors[0]
+    dtype, device = first.dtype, first.get_device()
+    if not [tensor for tensor in tensors if tensor.dtype is not dtype or tensor.get_device() != device]:
+        wide = torch.float32 if dtype in HALVES else None
+        return list(torch._foreach_norm(tensors, 2.0, dtype=wide))
+    groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
     for index, tensor in enumerate(tensors):
-        buckets.setdefault((tensor.device, tensor.dtype), []).append(index)
-    found: list[Tensor] = [tensors[0]] * len(tensors)
-    for (_, dtype), indices in buckets.items():
-        wide = torch.float32 if dtype in (torch.float16, torch.bfloat16) else None
-        values = torch._foreach_norm([tensors[i] for i in indices], 2.0, dtype=wide)
-        for index, value in zip(indices, values, strict=True):
+        groups.setdefault((tensor.device, tensor.dtype), []).append(index)
+    found = [first] * len(tensors)
+    for indices in groups.values():
+        for index, value in zip(indices, norms([tensors[i] for i in indices]), strict=True):
             found[index] = value
     return found
 
@@ -48,19 +52,13 @@ def gram(terms: Mapping[str, Tensor], at: Tensor) -> tuple[Part | None, list[str
         if term.requires_grad:
             (row,) = torch.autograd.grad(term, at, retain_graph=True, allow_unused=True)
             if row is not None:
-                rows[name] = row.detach().reshape(-1).float() if row.element_size() < 4 else row.detach().reshape(-1)
+                rows[name] = row.reshape(-1).float() if row.dtype in HALVES else row.reshape(-1)
     outside = [name for name in terms if name not in rows]
     if not rows:
         return None, outside
-    with torch.no_grad():
-        vectors, wide = list(rows.values()), finest(at.device)
-        squares = torch.stack(norms(vectors)).to(wide).square().unbind()
-        values = [
-            squares[i] if i == j else torch.dot(vectors[i], vectors[j]).to(wide)
-            for i in range(len(vectors))
-            for j in range(i, len(vectors))
-        ]
-        return Part("gram", tuple(rows), torch.stack(values)), outside
+    vectors = list(rows.values())
+    dots = [torch.dot(vector, other) for i, vector in enumerate(vectors) for other in vectors[i:]]
+    return Part("gram", tuple(rows), torch.stack(dots).to(finest(at.device))), outside
 
 
 class ModelProbe:

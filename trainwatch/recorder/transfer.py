@@ -8,7 +8,7 @@ event behind it. The writer's thread asks the event whether it is done, and read
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,28 +28,24 @@ class Part:
     count: int = 1
 
 
-def capture(role: Role, names: Sequence[str], values: Sequence[Tensor]) -> Iterator[Part]:
-    """Copies of scalar tensors, one stacked tensor for each device and dtype (in practice: one)."""
+def capture(role: Role, names: Sequence[str], values: Sequence[Tensor]) -> list[Part]:
+    """Copies of 0-d tensors, one stacked tensor for each device and dtype (in practice: one kernel)."""
     first = values[0]
-    device, dtype = first.device, first.dtype
+    dtype, device = first.dtype, first.get_device()
     with torch.no_grad():
-        if all(value.dtype is dtype and value.device == device for value in values):
-            yield Part(role, tuple(names), torch.stack(list(values)))
-            return
+        if not [value for value in values if value.dtype is not dtype or value.get_device() != device]:
+            return [Part(role, tuple(names), torch.stack(tuple(values)))]
         groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
         for index, value in enumerate(values):
             groups.setdefault((value.device, value.dtype), []).append(index)
-        for indices in groups.values():
-            yield Part(role, tuple(names[i] for i in indices), torch.stack([values[i] for i in indices]))
+        return [Part(role, tuple(names[i] for i in g), torch.stack([values[i] for i in g])) for g in groups.values()]
 
 
 def scalar(value: Tensor) -> Tensor | None:
-    """A tensor of one element as a 0-d tensor, detached; None if it has several."""
-    if value.requires_grad:
-        value = value.detach()
+    """A real tensor of one element as a 0-d tensor; None if it is no number."""
     if value.dim() == 0:
-        return value
-    return value.reshape(()) if value.numel() == 1 else None
+        return None if value.is_complex() else value
+    return value.detach().reshape(()) if value.numel() == 1 and not value.is_complex() else None
 
 
 def summable(values: Tensor) -> Tensor:
@@ -63,10 +59,10 @@ def finest(device: torch.device) -> torch.dtype:
 
 
 class Cargo:
-    """What one record has on its way from one device to the host."""
+    """What one record has on its way from one device to the host; on the CPU it has arrived already."""
 
-    def __init__(self, parts: list[Part], row: Tensor, slot: Slot | None = None) -> None:
-        self.parts, self._row, self._slot = parts, row, slot
+    def __init__(self, parts: list[Part], slot: Slot | None = None) -> None:
+        self.parts, self._slot = parts, slot
 
     def ready(self) -> bool:
         """Whether the copy has arrived; asks, never waits."""
@@ -79,9 +75,11 @@ class Cargo:
 
     def unload(self) -> Iterator[tuple[Part, list[float]]]:
         """Each part with its numbers; frees the slot."""
-        numbers: list[float] = self._row.tolist()
-        if self._slot is not None:
-            self._slot.release()
+        if self._slot is None:
+            yield from ((part, part.values.tolist()) for part in self.parts)
+            return
+        numbers: list[float] = self._slot.buffer.tolist()
+        self._slot.release()
         start = 0
         for part in self.parts:
             end = start + part.values.numel()
@@ -109,24 +107,23 @@ class Ring:
         self._free: deque[Slot] = deque()
         self._slots, self._size = slots, size
 
-    def ship(self, parts: Iterable[Part]) -> list[Cargo]:
+    def ship(self, parts: list[Part]) -> list[Cargo]:
         """Send captured parts to the host, one row for each device they are on."""
+        if len(parts) == 1:
+            return [self._send(parts[0].values.device, parts)]
         fleets: dict[torch.device, list[Part]] = {}
         for part in parts:
             fleets.setdefault(part.values.device, []).append(part)
         return [self._send(device, fleet) for device, fleet in fleets.items()]
 
     def _send(self, device: torch.device, parts: list[Part]) -> Cargo:
-        with torch.no_grad():
-            row = _one_row([part.values for part in parts], device)
-            if device.type != "cuda":
-                return Cargo(parts, row)
-            row = row.double()
-            slot = self._slot(row.numel())
-            view = slot.buffer[: row.numel()]
-            view.copy_(row, non_blocking=True)
-            slot.arrived.record(torch.cuda.current_stream(device))
-            return Cargo(parts, view, slot)
+        if device.type != "cuda":
+            return Cargo(parts)
+        row = _one_row([part.values for part in parts], finest(device))
+        slot = self._slot(row.numel())
+        slot.buffer[: row.numel()].copy_(row, non_blocking=True)
+        slot.arrived.record(torch.cuda.current_stream(device))
+        return Cargo(parts, slot)
 
     def _slot(self, size: int) -> Slot:
         """A free slot that is large enough; the first call fills the ring, so that pinning costs nothing later."""
@@ -142,9 +139,7 @@ class Ring:
             return Slot(self._size, self._free)
 
 
-def _one_row(values: list[Tensor], device: torch.device) -> Tensor:
+def _one_row(values: list[Tensor], wide: torch.dtype) -> Tensor:
     """The parts' values one after another. Integers go through the widest float: exact below 2^53."""
-    if len(values) == 1:
-        return values[0]
-    wide = finest(device)
-    return torch.cat([value if value.is_floating_point() else value.to(wide) for value in values])
+    floats = [value if value.is_floating_point() else value.to(wide) for value in values]
+    return (floats[0] if len(floats) == 1 else torch.cat(floats)).to(wide)

@@ -26,6 +26,10 @@ def is_tensor(value: object) -> bool:
 
 def sort(values: Mapping[str, Any], fields: dict[str, Any], parts: list[Part], say: Say, where: str = "log()") -> None:
     """Numbers go into ``fields``, device values, captured now, into ``parts``; None is no value; no other is."""
+    torch = sys.modules.get("torch")
+    if torch is not None and {torch.Tensor}.issuperset(map(type, values.values())):
+        parts += _captured(values, say, where)
+        return
     tensors: dict[str, Any] = {}
     for name, value in values.items():
         if type(value) in PLAIN:
@@ -38,8 +42,7 @@ def sort(values: Mapping[str, Any], fields: dict[str, Any], parts: list[Part], s
                 say(f"value {name}", f"{where}: {name!r} is a {type(value).__name__}, no number; it is not recorded")
             else:
                 fields[name] = number
-    if tensors:
-        parts += _captured(tensors, say, where)
+    parts += _captured(tensors, say, where)
 
 
 def to_number(value: Any) -> float | int | None:
@@ -71,15 +74,17 @@ def memory(parameters: list[Any]) -> dict[str, int]:
     return sizes
 
 
-def _captured(tensors: dict[str, Any], say: Say, where: str) -> list[Part]:
+def _captured(tensors: Mapping[str, Any], say: Say, where: str) -> list[Part]:
+    """Tensors of one element, captured; most are 0-d, and then there is nothing to look at one by one."""
+    if not tensors:
+        return []
     from trainwatch.recorder.transfer import capture, scalar
 
-    scalars = {}
-    for name, tensor in tensors.items():
-        value = None if tensor.is_complex() else scalar(tensor)
-        if value is None:
-            shape = tuple(tensor.shape)
-            say(f"value {name}", f"{where}: {name!r} has shape {shape}, no number; log its mean, or another one figure")
-        else:
-            scalars[name] = value
-    return list(capture("value", tuple(scalars), list(scalars.values()))) if scalars else []
+    values = tuple(tensors.values())
+    if not [value for value in values if value.dim() or value.is_complex()]:
+        return capture("value", tuple(tensors), values)
+    scalars = {name: value for name, tensor in tensors.items() if (value := scalar(tensor)) is not None}
+    for name in tensors.keys() - scalars.keys():
+        shape = tuple(tensors[name].shape)
+        say(f"value {name}", f"{where}: {name!r} has shape {shape}, no number; log its mean, or another one figure")
+    return capture("value", tuple(scalars), tuple(scalars.values())) if scalars else []

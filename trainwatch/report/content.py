@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from trainwatch import wording
 from trainwatch.compare import Values, flat, values
 from trainwatch.diagnosis import Diagnosis
 from trainwatch.header import mapping, number, text
 from trainwatch.run import Event, Run
 from trainwatch.schema import Finding, Severity
+from trainwatch.text import wording
 
 TAIL_LINES, TAIL_BYTES, TAIL_LINE = 8, 64 << 10, 400
 MOMENTS = 200  # of each kind of event: more than that is no story any more

@@ -12,13 +12,13 @@ import jinja2
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from trainwatch import wording
 from trainwatch.figures import FIGURES, for_finding, proof
 from trainwatch.report.content import Content
 from trainwatch.report.text import value_rows
 from trainwatch.run import Run
 from trainwatch.schema import Finding
-from trainwatch.wording import SYMBOLS
+from trainwatch.text import wording
+from trainwatch.text.wording import SYMBOLS
 
 FINDING_FIGURES = 12  # each takes about 100 kB: what follows from the twelfth finding is told, and not drawn
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainwatch import wording
 from trainwatch.diagnosis import Diagnosis
 from trainwatch.schema import VERSION, Finding
+from trainwatch.text import wording
 
 LEVELS = {"info": "note", "warning": "warning", "critical": "error"}
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from trainwatch import markdown, wording
-from trainwatch.markdown import code, escape, fenced
 from trainwatch.report.content import Content, Moment
-from trainwatch.wording import SYMBOLS
+from trainwatch.text import markdown, wording
+from trainwatch.text.markdown import code, escape, fenced
+from trainwatch.text.wording import SYMBOLS
 
 
 def document(content: Content) -> str:

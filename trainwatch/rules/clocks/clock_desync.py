@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from trainwatch.header import Header, mapping
 from trainwatch.rule import Findings, Rule
-from trainwatch.run import Chunk
 from trainwatch.schema import OTHER_UNITS, Finding, clock_progress, follows_schedule
 from trainwatch.stats import Streak
+from trainwatch.table import Chunk
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainwatch.rule import Rule
-from trainwatch.run import Chunk
 from trainwatch.schema import Finding
 from trainwatch.stats import carried
+from trainwatch.table import Chunk
 
 
 @dataclass

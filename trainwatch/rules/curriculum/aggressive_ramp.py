@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from trainwatch.header import Header
 from trainwatch.rule import Findings, Rule
-from trainwatch.run import Chunk
 from trainwatch.schema import Finding
 from trainwatch.stats import Blocks, carried, medians
+from trainwatch.table import Chunk
 
 Floats = NDArray[np.float64]
 Rows = dict[str, Floats]

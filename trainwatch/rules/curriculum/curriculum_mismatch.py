@@ -10,8 +10,8 @@ import numpy as np
 
 from trainwatch.header import Curriculum, Header
 from trainwatch.rule import Findings, Rule
-from trainwatch.run import Chunk
 from trainwatch.schema import Finding
+from trainwatch.table import Chunk
 
 
 @dataclass

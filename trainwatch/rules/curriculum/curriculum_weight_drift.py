@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from trainwatch.header import Curriculum, Header
 from trainwatch.rule import Findings, Rule
-from trainwatch.run import Chunk
 from trainwatch.schema import Finding, schedule_values
 from trainwatch.stats import Streak
+from trainwatch.table import Chunk
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

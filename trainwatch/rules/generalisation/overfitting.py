@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from trainwatch.header import Curriculum, Header
 from trainwatch.rule import Findings, Rule
-from trainwatch.run import Chunk, TableName
 from trainwatch.schema import Finding
 from trainwatch.stats import carried
+from trainwatch.table import Chunk, TableName
 
 Floats = NDArray[np.float64]
 TRAINING = ("train", "training", "train_eval")

@@ -9,8 +9,9 @@ from typing import Any, ClassVar, NamedTuple
 
 from trainwatch.header import Header, mapping, number, text
 from trainwatch.rule import Findings, Rule
-from trainwatch.run import Chunk, Event, Run
+from trainwatch.run import Event, Run
 from trainwatch.schema import Finding, Severity
+from trainwatch.table import Chunk
 
 
 class Cause(NamedTuple):

@@ -12,8 +12,9 @@ import numpy as np
 
 from trainwatch.header import Header, number
 from trainwatch.rule import Findings, Rule
-from trainwatch.run import Chunk, Event, Run
+from trainwatch.run import Event, Run
 from trainwatch.schema import Finding
+from trainwatch.table import Chunk
 
 
 @dataclass

@@ -9,8 +9,8 @@ from typing import ClassVar
 import numpy as np
 
 from trainwatch.rule import Findings, Rule
-from trainwatch.run import Chunk, TableName
 from trainwatch.schema import NONFINITE_NAMES, Finding, matches
+from trainwatch.table import Chunk, TableName
 
 EARLIER = ("bad/input", "bad/weights", "grad_norm", "grad_norm/<module>")
 

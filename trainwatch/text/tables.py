@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from trainwatch import markdown, wording
 from trainwatch.compare import ABSENT, Apart, Comparison, Found, Values
 from trainwatch.diagnosis import Diagnosis
 from trainwatch.rule import PARTS, Rule, page
 from trainwatch.run import Run
-from trainwatch.terminal import NARROW, PIPED_WIDTH, badge, write
-from trainwatch.wording import clean
+from trainwatch.text import markdown, wording
+from trainwatch.text.terminal import NARROW, PIPED_WIDTH, badge, write
+from trainwatch.text.wording import clean
 
 COMPACT, ROOMY = 70, 100  # columns from which `list` has room for six columns, and for the rule's name
 Justify = Literal["left", "right"]

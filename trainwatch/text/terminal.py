@@ -11,10 +11,10 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.text import Text
 
-from trainwatch import wording
 from trainwatch.diagnosis import Diagnosis
 from trainwatch.schema import Finding, Severity
-from trainwatch.wording import SYMBOLS, clean
+from trainwatch.text import wording
+from trainwatch.text.wording import SYMBOLS, clean
 
 STYLES: dict[Severity | None, str] = {"critical": "bold red", "warning": "bold yellow", "info": "cyan", None: "green"}
 PIPED_WIDTH = 100_000  # a pipe has no edge: sentences stay on one line, so that grep finds them whole

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from trainwatch import wording
 from trainwatch.diagnosis import Diagnosis
 from trainwatch.schema import Finding
-from trainwatch.wording import SYMBOLS
+from trainwatch.text import wording
+from trainwatch.text.wording import SYMBOLS
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#+!|~@$-])")
 

@@ -1,0 +1,178 @@
+"""Rows as columns: the tables of a run that grow, and the chunks of them that rules are fed with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Codes = NDArray[np.int8]
+TableName = Literal["train", "eval", "sample"]
+
+CHANNEL_LIMIT = 4096  # a log with more columns is broken or hostile, and would cost gigabytes as columns
+
+
+class Table:
+    """Rows of one kind as columns of float64. A NaN is *absent*, unless the column's code says that it was written."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.dropped: set[str] = set()
+        self._capacity = 0
+        self._values: dict[str, Floats] = {}
+        self._codes: dict[str, Codes] = {}
+        self._live: NDArray[np.bool_] = np.zeros(0, dtype=bool)
+        self._step: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+        self.text: dict[str, dict[int, Any]] = {}
+
+    @property
+    def channels(self) -> list[str]:
+        """Names of all numeric columns, in order of appearance."""
+        return list(self._values)
+
+    @property
+    def step(self) -> NDArray[np.int64]:
+        """The step of every row, in file order."""
+        return self._step[: self.size]
+
+    @property
+    def live(self) -> NDArray[np.bool_]:
+        """Which rows belong to the curve; the others were superseded by a resume."""
+        return self._live[: self.size]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._values
+
+    def __getitem__(self, name: str) -> Floats:
+        """A column, float64 [rows]; NaN where absent or non-finite."""
+        return self.column(name, 0, self.size)
+
+    def column(self, name: str, start: int, stop: int) -> Floats:
+        """Rows ``start`` to ``stop`` of a column; all NaN if there is no such column."""
+        values = self._values.get(name)
+        return np.full(stop - start, np.nan) if values is None else values[start:stop]
+
+    def codes(self, name: str, start: int = 0, stop: int | None = None) -> Codes:
+        """0 finite or absent, 1 NaN, 2 Inf, 3 -Inf; int8 [rows]."""
+        stop = self.size if stop is None else stop
+        codes = self._codes.get(name)
+        return np.zeros(stop - start, dtype=np.int8) if codes is None else codes[start:stop]
+
+    def nonfinite_channels(self) -> list[str]:
+        """Columns in which at least one value was not finite."""
+        return list(self._codes)
+
+    def append(self, step: NDArray[np.int64], columns: Mapping[str, Floats]) -> None:
+        """Add rows. ``columns`` are float64 [rows], NaN where absent or not finite (then :meth:`mark` says so)."""
+        first, self.size = self.size, self.size + len(step)
+        self._reserve(self.size)
+        self._step[first : self.size] = step
+        self._live[first : self.size] = True
+        for name, values in columns.items():
+            column = self._column(name)
+            if column is not None:
+                column[first : self.size] = values
+
+    def mark(self, row: int, name: str, code: int) -> None:
+        """Say that the value in ``row`` was written, and was not finite."""
+        if self._column(name) is None:
+            return
+        if name not in self._codes:
+            self._codes[name] = np.zeros(self._capacity, dtype=np.int8)
+        self._codes[name][row] = code
+
+    def supersede(self, above: int) -> None:
+        """Take every row with a step above ``above`` out of the curve."""
+        self.live[self.step > above] = False
+
+    def curve(self, name: str) -> tuple[NDArray[np.int64], Floats]:
+        """Steps and values of the rows in which ``name`` is finite and that no resume superseded."""
+        values = self[name]
+        there = self.live & np.isfinite(values)
+        return self.step[there], values[there]
+
+    def nonfinite(self, name: str) -> tuple[NDArray[np.int64], Codes]:
+        """Steps and codes of the rows in which ``name`` was written and is not finite."""
+        codes = self.codes(name)
+        there = self.live & (codes > 0)
+        return self.step[there], codes[there]
+
+    def _column(self, name: str) -> Floats | None:
+        column = self._values.get(name)
+        if column is None:
+            if len(self._values) >= CHANNEL_LIMIT:
+                if len(self.dropped) < CHANNEL_LIMIT:
+                    self.dropped.add(name)
+                return None
+            column = self._values[name] = np.full(self._capacity, np.nan)
+        return column
+
+    def _reserve(self, rows: int) -> None:
+        """Make room; growing by half keeps the memory below twice the columns and the copies below thrice."""
+        if rows <= self._capacity:
+            return
+        self._capacity = max(rows, 64, self._capacity + self._capacity // 2)
+        self._step = _grown(self._step, self._capacity, 0)
+        self._live = _grown(self._live, self._capacity, False)
+        for name, values in self._values.items():
+            self._values[name] = _grown(values, self._capacity, np.nan)
+        for name, codes in self._codes.items():
+            self._codes[name] = _grown(codes, self._capacity, 0)
+
+
+def _grown(old: NDArray[Any], capacity: int, fill: Any) -> NDArray[Any]:
+    new = np.full(capacity, fill, dtype=old.dtype)
+    new[: len(old)] = old
+    return new
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The next rows of one table, as columns; what a rule is fed with."""
+
+    table: TableName
+    rows: Table
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def step(self) -> NDArray[np.int64]:
+        """int64 [rows]"""
+        return self.rows.step[self.start : self.stop]
+
+    @property
+    def channels(self) -> list[str]:
+        """Columns known so far; one may be absent in every row of this chunk."""
+        return self.rows.channels
+
+    def __getitem__(self, name: str) -> Floats:
+        """float64 [rows], NaN where the value is absent or not finite."""
+        return self.rows.column(name, self.start, self.stop)
+
+    def nonfinite(self, name: str) -> Codes:
+        """int8 [rows]: 0 none, 1 NaN, 2 Inf, 3 -Inf."""
+        return self.rows.codes(name, self.start, self.stop)
+
+    def nonfinite_channels(self) -> list[str]:
+        """Columns that hold a value that is not finite somewhere in the run so far."""
+        return self.rows.nonfinite_channels()
+
+    def present(self, name: str) -> NDArray[np.bool_]:
+        """bool [rows]: the value was written, finite or not."""
+        return ~np.isnan(self[name]) | (self.nonfinite(name) > 0)
+
+    def applied(self) -> Floats:
+        """The applied step of each row; the attempted step where the trainer does not tell it. float64 [rows]"""
+        applied = self["applied"]
+        return np.where(np.isnan(applied), self.step, applied)
+
+    def text(self, row: int, name: str) -> Any:
+        """What was written under ``name`` in the chunk's row ``row`` if it was no number, else None."""
+        return self.rows.text.get(name, {}).get(self.start + row)
