@@ -1,0 +1,1 @@
+"""Workloads: data, model, losses and evaluation of one task each."""

@@ -1,0 +1,1 @@
+"""De-novo peptide sequencing: from the peaks of a tandem mass spectrum to the peptide that made them."""

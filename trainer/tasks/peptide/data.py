@@ -1,0 +1,199 @@
+"""Samples and batches. Every sample is a pure function of (seed, global sample index), and so is its stage.
+
+So it does not matter how many workers there are, no worker holds an old curriculum, and a resume continues exactly.
+Suffixes of arrays: B samples, P peaks, S positions.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from trainer.tasks.peptide.bank import HEIGHT_SCALE
+from trainer.tasks.peptide.chemistry import EOS, PAD, fragment_mz, neutral_mass
+from trainer.tasks.peptide.spectra import SERIES
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from trainer.curriculum import Corruption, Curriculum
+    from trainer.horizon import Horizon, Micro
+    from trainer.tasks.peptide.bank import Bank
+
+LOWEST_MZ = 50.0  # Da per charge: where instruments begin to record
+SMALLEST_PEAK = 0.01  # share of the largest peak; Casanovo drops what is below
+NOISE_HEIGHT = 0.05  # mean height of a noise peak, as a share of the largest peak
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """One sample: peaks in order of m/z (float64, Da per charge), heights relative to the largest (float32).
+
+    `mass` is the neutral precursor mass in Da, `tokens` the residues without EOS; the rest is what was done to it.
+    """
+
+    mz: NDArray[np.float64]
+    heights: NDArray[np.float32]
+    mass: float
+    charge: int
+    tokens: NDArray[np.uint8]
+    noise_peaks: int
+    ppm: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one forward pass sees, and under `facts` what the data turned out to be (host numbers, one a name)."""
+
+    mz_BP: Tensor  # float64, Da per charge; 0 where no peak is
+    height_BP: Tensor  # float32, share of the largest peak
+    present_BP: Tensor  # bool
+    mass_B: Tensor  # float64, neutral precursor mass in Da
+    charge_B: Tensor  # int64
+    tokens_BS: Tensor  # int64: residues from the C-terminus, EOS, PAD. The target; the model is never given it
+    facts: dict[str, float]
+    micro: Micro
+
+    def pin_memory(self) -> Batch:
+        """The same in pinned memory, so that `to` need not wait."""
+        return replace(self, **{name: getattr(self, name).pin_memory() for name in TENSORS})
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device, copied without waiting."""
+        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in TENSORS}
+        return replace(self, **moved)
+
+
+TENSORS = tuple(field.name for field in fields(Batch) if field.name.rpartition("_")[2].isupper())
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How large a batch's tensors are: peaks a spectrum, positions an answer (the longest peptide and its EOS).
+
+    A spectrum with fewer than `min_peaks` is drawn again.
+    """
+
+    peaks: int
+    positions: int
+    min_peaks: int = 4
+
+
+def draw(bank: Bank, split: str, data: Corruption, seed: int, index: int, shape: Shape) -> Spectrum:
+    """Sample `index` of a stream: a peptide of the split, its spectrum, and what the instrument does to it."""
+    rng = np.random.Generator(np.random.Philox(key=np.array([seed, index], dtype=np.uint64)))
+    while True:
+        spectrum = _draw(bank, split, data, rng, shape.peaks)
+        if len(spectrum.mz) >= shape.min_peaks:
+            return spectrum
+
+
+def _draw(bank: Bank, split: str, data: Corruption, rng: np.random.Generator, most: int) -> Spectrum:
+    shard = bank.shard(int(rng.integers(data.shortest, data.longest + 1)))
+    row = rng.choice(shard.rows[split])
+    tokens, charge = shard.tokens[row], int(shard.charge[row])
+    mass = neutral_mass(tokens)
+    heights = shard.heights[row].ravel() / HEIGHT_SCALE
+    seen = (heights > SMALLEST_PEAK) & (rng.random(heights.size) >= data.dropout)
+    mz, heights = fragment_mz(tokens, SERIES).ravel()[seen], heights[seen]
+    ppm = rng.uniform(-data.ppm_error, data.ppm_error, mz.size)
+    heights = heights * np.exp(rng.normal(0.0, data.intensity_error, mz.size))
+    noise_mz = rng.uniform(LOWEST_MZ, mass, data.noise_peaks)
+    noise_heights = rng.exponential(NOISE_HEIGHT, data.noise_peaks)
+    mz = np.concatenate([mz * (1 + ppm * 1e-6), noise_mz])
+    heights = np.concatenate([heights, noise_heights])
+    kept = np.sort(np.argsort(-heights, kind="stable")[:most])  # the tallest peaks, whatever their m/z
+    order = kept[np.argsort(mz[kept], kind="stable")]
+    relative = (heights[order] / heights.max(initial=1e-9)).astype(np.float32)
+    return Spectrum(mz[order], relative, mass, charge, tokens, data.noise_peaks, ppm)
+
+
+def blank(like: Spectrum) -> Spectrum:
+    """A scan that recorded nothing: no peak, no precursor. Real files hold some; a loader has to leave them out."""
+    nothing = np.zeros(0)
+    return replace(like, mz=nothing, heights=nothing.astype(np.float32), mass=0.0, ppm=nothing)
+
+
+def collate(spectra: list[Spectrum], shape: Shape, micro: Micro) -> Batch:
+    """Spectra as tensors of a fixed shape; answers are spelled from the C-terminus, as Casanovo spells them.
+
+    So a y ion of n residues, the strong series, belongs to position n - 1 whatever the peptide's length.
+    """
+    size = len(spectra)
+    mz, heights = np.zeros((size, shape.peaks)), np.zeros((size, shape.peaks), dtype=np.float32)
+    tokens = np.full((size, shape.positions), PAD)
+    for row, spectrum in enumerate(spectra):
+        mz[row, : len(spectrum.mz)] = spectrum.mz
+        heights[row, : len(spectrum.mz)] = spectrum.heights
+        tokens[row, : len(spectrum.tokens)] = spectrum.tokens[::-1]
+        tokens[row, len(spectrum.tokens)] = EOS
+    with np.errstate(invalid="ignore"):  # a blank scan has no tallest peak: 0/0, as it happens in the wild
+        heights /= heights.max(axis=1, keepdims=True)
+    masses = np.array([spectrum.mass for spectrum in spectra])
+    return Batch(
+        mz_BP=torch.from_numpy(mz),
+        height_BP=torch.from_numpy(heights),
+        present_BP=torch.from_numpy(mz > 0),
+        mass_B=torch.from_numpy(masses),
+        charge_B=torch.tensor([spectrum.charge for spectrum in spectra]),
+        tokens_BS=torch.from_numpy(tokens),
+        facts=_facts(spectra, mz, heights, tokens) | {"data/index": micro.first},
+        micro=micro,
+    )
+
+
+def _facts(
+    spectra: list[Spectrum], mz: NDArray[np.float64], heights: NDArray[np.float32], tokens: NDArray[np.int64]
+) -> dict[str, float]:
+    """What these samples turned out to be, beside what their stage asked for."""
+    seen = {
+        "length": np.array([len(s.tokens) for s in spectra]),
+        "noise_peaks": np.array([s.noise_peaks for s in spectra]),
+        "ppm_error": np.concatenate([s.ppm for s in spectra]),
+        "peaks": np.array([len(s.mz) for s in spectra]),
+        "charge": np.array([s.charge for s in spectra]),
+    }
+    facts = {
+        f"data/{name}/{how}": float(getattr(values, how)())
+        for name, values in seen.items()
+        if values.size
+        for how in HOW
+    }
+    fingerprint = zlib.crc32(mz.tobytes(), zlib.crc32(tokens.tobytes()))
+    return facts | {"data/fingerprint": fingerprint, "bad/input": int((~np.isfinite(heights)).sum())}
+
+
+HOW = ("min", "mean", "max")
+
+
+class Stream(Dataset[Batch]):
+    """The training data as a map from a micro-batch's index to its batch; nothing in it changes while it is read."""
+
+    def __init__(
+        self,
+        bank: Bank,
+        horizon: Horizon,
+        curriculum: Curriculum,
+        shape: Shape,
+        seed: int,
+        blank_at: int | None = None,
+    ) -> None:
+        """`blank_at` is the optimiser step in whose first sample a blank scan lies in wait (faults.poisoned-batch)."""
+        self.bank, self.horizon, self.curriculum = bank, horizon, curriculum
+        self.shape, self.seed, self.blank_at = shape, seed, blank_at
+
+    def __getitem__(self, index: int) -> Batch:
+        """Micro-batch `index` of the run."""
+        micro = self.horizon.micro(index)
+        data = self.curriculum.at(micro.step).data
+        numbers = range(micro.first, micro.first + micro.size)
+        spectra = [draw(self.bank, "train", data, self.seed, number, self.shape) for number in numbers]
+        if micro.step == self.blank_at and self.shape.min_peaks == 0:
+            spectra[0] = blank(spectra[0])
+        return collate(spectra, self.shape, micro)

@@ -1,0 +1,147 @@
+"""How good the answers are. The metric is given what the model predicts, its EOS included, and never the true length.
+
+Suffixes of tensors: B samples, S positions, T supervision steps, V tokens.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from trainer.curriculum import Corruption
+from trainer.horizon import Micro
+from trainer.tasks.peptide.chemistry import EOS, PAD, RESIDUE_MASS, spell
+from trainer.tasks.peptide.data import Batch, Shape, collate, draw
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from numpy.typing import NDArray
+
+    from trainer.config import EvaluationConfig
+    from trainer.tasks.peptide.bank import Bank
+
+CLEAN = Corruption(7, 10)
+"""What the easy half of the validation set is drawn from: the first stage of both curricula."""
+VALIDATION_STREAM = 2**32
+"""Added to the data's seed: the validation set shares no random number with any run."""
+RESIDUE_TOLERANCE, PREFIX_TOLERANCE = 0.1, 0.5
+"""Da: Casanovo's tolerances for one residue and for the masses before it. They make K and Q equal, and F and M[ox]."""
+SHOWN = 8  # answers that a sample record holds
+
+
+def validation_set(bank: Bank, config: EvaluationConfig, seed: int, shape: Shape) -> list[Batch]:
+    """The fixed validation set: even samples clean, odd ones noisy; the same for every run, stage and curriculum."""
+    shortest, longest = config.length
+    noisy = Corruption(shortest, longest, config.noise_peaks, config.dropout, config.ppm_error)
+    halves = (CLEAN, noisy)
+    stream = VALIDATION_STREAM + seed
+    spectra = [draw(bank, "validation", halves[i % 2], stream, i, shape) for i in range(config.samples)]
+    firsts = range(0, config.samples, config.batch_size)
+    groups = [(first, spectra[first : first + config.batch_size]) for first in firsts]
+    return [collate(group, shape, Micro(first, len(group), 0, 1.0, True)) for first, group in groups]
+
+
+def ended(tokens_BS: NDArray[np.integer]) -> NDArray[np.integer]:
+    """Answers with everything after their first EOS set to PAD."""
+    past = np.cumsum(tokens_BS == EOS, axis=1) - (tokens_BS == EOS) > 0
+    return np.where(past, PAD, tokens_BS)
+
+
+def residues_of(answer_S: NDArray[np.integer]) -> NDArray[np.integer]:
+    """The residues of one answer, from the N-terminus."""
+    stop = np.flatnonzero(answer_S <= EOS)
+    return answer_S[: stop[0] if stop.size else None][::-1]
+
+
+def matched_residues(answer: NDArray[np.integer], truth: NDArray[np.integer]) -> int:
+    """Residues that agree in mass, Casanovo's way: from the N-terminus until they part, then from the C-terminus."""
+    prefix = _agreeing(answer, truth)
+    rest = min(len(answer), len(truth)) - prefix
+    if not rest:
+        return prefix
+    suffix = _agreeing(answer[::-1], truth[::-1])
+    return prefix + min(suffix, rest)
+
+
+def _agreeing(answer: NDArray[np.integer], truth: NDArray[np.integer]) -> int:
+    """Residues from the start whose own mass and whose sum so far agree, up to the first that does not."""
+    shared = min(len(answer), len(truth))
+    mine, true = RESIDUE_MASS[answer[:shared]], RESIDUE_MASS[truth[:shared]]
+    near = (np.abs(mine - true) < RESIDUE_TOLERANCE) & (np.abs(np.cumsum(mine) - np.cumsum(true)) < PREFIX_TOLERANCE)
+    return int(shared if near.all() else np.argmin(near))
+
+
+def score(answer_BS: NDArray[np.integer], truth_BS: NDArray[np.integer]) -> dict[str, float]:
+    """Metrics of answers against the truth, both int [B, S], spelled from the C-terminus with EOS and PAD.
+
+    `token_accuracy`: of the true residues and EOS, the share predicted in its place. `sequence_accuracy`: answers
+    equal to the truth, token by token. `aa_precision`, `aa_recall`, `peptide_precision`: by mass, Casanovo's matching.
+    """
+    answer_BS = ended(answer_BS)
+    counted = truth_BS != PAD
+    pairs = [(residues_of(a), residues_of(t)) for a, t in zip(answer_BS, truth_BS, strict=True)]
+    matched = np.array([matched_residues(a, t) for a, t in pairs])
+    said, true = (np.array([len(pair[side]) for pair in pairs]) for side in (0, 1))
+    return {
+        "token_accuracy": float((answer_BS == truth_BS)[counted].mean()),
+        "sequence_accuracy": float((answer_BS == truth_BS).all(axis=1).mean()),
+        "aa_precision": float(matched.sum() / max(said.sum(), 1)),
+        "aa_recall": float(matched.sum() / true.sum()),
+        "peptide_precision": float(((matched == true) & (said == true)).mean()),
+    }
+
+
+def quality(answer_BS: NDArray[np.integer]) -> dict[str, float]:
+    """What the answers look like by themselves: validity (they end, and are not empty), diversity, lengths."""
+    said = [residues_of(answer) for answer in ended(answer_BS)]
+    lengths = np.array([len(answer) for answer in said])
+    valid = (answer_BS == EOS).any(axis=1) & (lengths > 0)
+    counts = np.bincount(np.concatenate(said), minlength=1) if lengths.sum() else np.ones(1)
+    shares = counts[counts > 0] / counts.sum()
+    return {
+        "validity": float(valid.mean()),
+        "diversity": len({answer.tobytes() for answer in said}) / len(said),
+        "entropy": float(-(shares * np.log(shares)).sum()),
+        "length_mean": float(lengths.mean()),
+        "length_std": float(lengths.std()),
+        "longest_run": float(max((_longest_run(answer) for answer in said), default=0)),
+    }
+
+
+def _longest_run(answer: NDArray[np.integer]) -> int:
+    """Longest stretch of one and the same residue."""
+    edges = np.flatnonzero(np.diff(answer, prepend=-1, append=-1))
+    return int(np.diff(edges).max(initial=0))
+
+
+@torch.no_grad()
+def evaluate(
+    forward: Callable[[Batch], tuple[torch.Tensor, Mapping[str, torch.Tensor]]], batches: list[Batch]
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Evaluate a model: `forward` gives logits [T, B, S, V] and raw losses of a batch, without label smoothing.
+
+    -> values (`loss/<component>`, metrics, token accuracy of both halves and of each supervision step) and a sample
+    record (`outputs`, `quality`).
+    """
+    answers, losses, weights = [], [], []
+    for batch in batches:
+        logits_TBSV, raw = forward(batch)
+        answers.append(logits_TBSV.argmax(-1).cpu().numpy())
+        losses.append({name: float(value) for name, value in raw.items()})
+        weights.append(len(batch.charge_B))
+    answer_TBS = np.concatenate(answers, axis=1)
+    truth_BS = np.concatenate([batch.tokens_BS.cpu().numpy() for batch in batches])
+    means = {name: float(np.average([one[name] for one in losses], weights=weights)) for name in losses[0]}
+    values = {f"loss/{name}": value for name, value in means.items()} | score(answer_TBS[-1], truth_BS)
+    clean = np.arange(len(truth_BS)) % 2 == 0
+    for half, rows in (("clean", clean), ("noisy", ~clean)):
+        values[f"token_accuracy_{half}"] = score(answer_TBS[-1][rows], truth_BS[rows])["token_accuracy"]
+    for step, answer_BS in enumerate(answer_TBS, 1):
+        values[f"token_accuracy_step_{step}"] = score(answer_BS, truth_BS)["token_accuracy"]
+    shown = [
+        f"{spell(residues_of(a))} for {spell(residues_of(t))}" for a, t in zip(answer_TBS[-1], truth_BS, strict=True)
+    ]
+    return values, {"outputs": shown[:SHOWN], "quality": quality(answer_TBS[-1])}

@@ -1,0 +1,237 @@
+"""The story of a training run, told once, from top to bottom.
+
+Samples and their stage are pure functions of (seed, index); every schedule is driven by the number of the applied step,
+and a step uses the value of the number that it will have. Nothing in the loop waits for the device.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+import trainwatch
+from trainer import checkpoint, faults
+from trainer.checkpoint import Checkpoints
+from trainer.config import Config, Source, UsageError, as_dict, identity
+from trainer.optim import AppliedSteps, set_rate
+from trainer.progress import Bar
+from trainer.run import Run, build, interval, needed_lengths, prepare_data, stream
+from trainer.schedules import Schedule
+from trainer.stopping import Stop
+from trainer.tasks.peptide import evaluation, losses
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.utils.data import DataLoader
+
+    from trainer.tasks.peptide.data import Batch
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: `stopped` names who asked it to, if anybody did; `metrics` are of the last evaluation."""
+
+    path: Path
+    step: int
+    stopped: str
+    metrics: dict[str, float]
+    seconds: float
+
+
+def main(config: Config, source: Source | None = None, resume: str = "") -> Outcome:
+    """Train. Raises UsageError, in one sentence, for what cannot be done; only before the first step."""
+    began = time.monotonic()
+    with Stop() as stop:
+        run = build(config)
+        folder = config.checkpoint.folder or f"{config.logs}/{config.name}.checkpoints"
+        checkpoints = Checkpoints(Path(folder), config.checkpoint.keep)
+        resumed = restore(run, checkpoints, resume)
+        bank = prepare_data(config, needed_lengths(config))
+        validation = evaluation.validation_set(bank, config.evaluation, config.data.seed, run.shape)
+        with record(run, source, resumed) as watch, Bar(run.horizon.total_steps, run.step) as bar:
+            watch.attach(run.model, run.optimizer, scaler=run.precision.scaler)
+            train(run, stream(run, bank), validation, watch, checkpoints, stop, bar)
+            if stop.reason:
+                watch.close("stopped", stop.reason)
+    return Outcome(Path(watch.path), run.step, stop.reason, run.last, time.monotonic() - began)
+
+
+def train(
+    run: Run,
+    batches: DataLoader[Batch],
+    validation: list[Batch],
+    watch: trainwatch.Recorder,
+    checkpoints: Checkpoints,
+    stop: Stop,
+    bar: Bar,
+) -> None:
+    """Evaluate, take steps, evaluate and save now and then, until the horizon or until somebody asks to stop."""
+    total = run.horizon.total_steps
+    evaluate_every, save_every = (
+        interval(run.config.evaluation.every, total),
+        interval(run.config.checkpoint.every, total),
+    )
+    if run.step == 0:
+        evaluate(run, validation, watch, bar)
+    at = run.applied.next
+    for batch in watch.batches(batches):
+        at = run.applied.next
+        accumulate(run, batch.to(run.device), at, watch)
+        if not batch.micro.closes:
+            continue
+        apply(run, batch, at, watch)
+        bar.step(run.step, run.running.at(at).name)
+        if watch.should_stop:
+            stop.reason = stop.reason or "stop file"
+        done = bool(stop.reason) or run.step == total
+        if run.step % evaluate_every == 0 or run.step == total:
+            evaluate(run, validation, watch, bar)
+        if run.step % save_every == 0 or done:
+            save(run, checkpoints, watch)
+        if done:
+            return
+
+
+def accumulate(run: Run, batch: Batch, at: int, watch: trainwatch.Recorder) -> None:
+    """Forward and backward of one micro-batch, weighted by its share of the step's samples."""
+    smoothing = run.smoothing.at(clock_reading(run.smoothing, at))
+    with run.precision.autocast():
+        logits = run.model(batch)
+    found = run.loss(logits, batch, smoothing)
+    total = watch.losses(found.components, run.running.weights(at), at=logits)
+    run.precision.scaler.scale(total * batch.micro.share).backward()  # type: ignore[no-untyped-call]
+    watch.log(found.details)
+    watch.log(batch.facts)
+
+
+def apply(run: Run, batch: Batch, at: int, watch: trainwatch.Recorder) -> None:
+    """One optimiser step, and its row in the record."""
+    scaler = run.precision.scaler
+    set_rate(run.optimizer, run.rate.at(at))
+    scaler.unscale_(run.optimizer)
+    norm = watch.gradients(max_norm=run.config.optimizer.max_grad_norm)
+    scaler.step(run.optimizer)
+    scaler.update()
+    run.optimizer.zero_grad(set_to_none=True)
+    run.applied.took(norm)
+    run.step += 1
+    note(run, batch, at, watch)
+    watch.step()
+
+
+def note(run: Run, batch: Batch, at: int, watch: trainwatch.Recorder) -> None:
+    """What this step was: its stage, its place in the data, and the readings of clocks and schedules."""
+    reading = clock_reading(run.smoothing, at)
+    seen = batch.micro.first + batch.micro.size
+    watch.log({"stage": run.running.index(at), "samples": seen, "epoch": batch.micro.first // run.horizon.samples})
+    watch.schedule("label_smoothing", run.smoothing.at(reading))
+    if run.smoothing.clock != "applied":
+        watch.clock(run.smoothing.clock, reading)
+
+
+def clock_reading(schedule: Schedule, at: int) -> int:
+    """What a schedule's clock reads at applied step `at`."""
+    return at if schedule.clock == "applied" else at // faults.LOCAL_COUNTER_STRIDE
+
+
+def evaluate(run: Run, validation: list[Batch], watch: trainwatch.Recorder, bar: Bar) -> None:
+    """The fixed validation set. Its `loss` is the sequence loss alone: stage weights would make the curve jump."""
+
+    def forward(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        batch = batch.to(run.device)
+        with run.precision.autocast():
+            logits = run.model(batch)
+        return logits, run.loss(logits, batch).components
+
+    with watch.phase("eval"):
+        run.model.eval()
+        values, shown = evaluation.evaluate(forward, validation)
+        run.model.train()
+    run.last = values
+    watch.evaluate(run.step, "validation", {"loss": values["loss/sequence"], **values}, weights_step=run.step)
+    watch.sample(shown["outputs"], step=run.step, quality=shown["quality"])
+    bar.say(f"step {run.step:,}: token accuracy {values['token_accuracy']:.3f}, loss {values['loss/sequence']:.3f}")
+
+
+def save(run: Run, checkpoints: Checkpoints, watch: trainwatch.Recorder) -> None:
+    """A checkpoint with everything that the next step depends on."""
+    began = time.monotonic()
+    metric = run.last.get("token_accuracy", -1.0)
+    best = metric > run.best
+    run.best = max(run.best, metric)
+    state = {
+        "config": as_dict(run.config),
+        "identity": identity(run.config),
+        "applied": run.applied.settle(),
+        "best": run.best,
+        "last": run.last,
+        "model": run.model.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "scaler": run.precision.scaler.state_dict(),
+        "random": torch.get_rng_state(),
+    }
+    with watch.phase("checkpoint"):
+        path = checkpoints.save(state, run.step, best)
+    watch.checkpoint(path, run.step, best=best, metric=metric, seconds=time.monotonic() - began)
+
+
+def restore(run: Run, checkpoints: Checkpoints, wanted: str) -> int | None:
+    """Go on from a checkpoint: `auto`, `before:STEP` or a path. The step it is at; None for a new run."""
+    if not wanted:
+        return None
+    named = wanted == "auto" or wanted.startswith("before:")
+    path = checkpoints.find(wanted) if named else Path(wanted)
+    if path is None:
+        return None
+    state = checkpoint.load(path)
+    if state["identity"] != identity(run.config):
+        changed = ", ".join(differing(state["config"], as_dict(run.config)))
+        raise UsageError(f"checkpoint {path} is of another config (differs in {changed}); start a new run.")
+    run.model.load_state_dict(state["model"])
+    run.optimizer.load_state_dict(state["optimizer"])
+    run.precision.scaler.load_state_dict(state["scaler"])
+    torch.set_rng_state(state["random"])
+    run.applied = AppliedSteps(run.precision, state["applied"])
+    run.step, run.best, run.last = state["step"], state["best"], state["last"]
+    return run.step
+
+
+def differing(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    """Dotted paths of the settings in which two configs differ."""
+    paths = []
+    for key in now:
+        if isinstance(now[key], dict) and isinstance(before.get(key), dict):
+            paths += differing(before[key], now[key], f"{prefix}{key}.")
+        elif before.get(key) != now[key]:
+            paths.append(f"{prefix}{key}")
+    return paths
+
+
+def record(run: Run, source: Source | None, resumed: int | None) -> trainwatch.Recorder:
+    """The recorder, told everything about the run that it cannot find out by itself."""
+    config, dtype = run.config, str(run.precision.dtype).removeprefix("torch.")
+    path = Path(config.logs) / f"{config.name}.jsonl"
+    rate = run.rate.declaration()
+    return trainwatch.Recorder(
+        path,
+        config=as_dict(config),
+        config_source=None if source is None else asdict(source),
+        total_steps=run.horizon.total_steps,
+        horizon=run.horizon.declaration(),
+        curriculum=run.declared.declaration(),
+        curriculum_running=run.running.declaration(),
+        schedules={"lr/hidden": rate, "lr/other": rate, "label_smoothing": run.smoothing.declaration()},
+        clocks=[] if run.smoothing.clock == "applied" else [run.smoothing.clock],
+        components=losses.components(config.loss.precursor_unit),
+        max_grad_norm=config.optimizer.max_grad_norm,
+        dtypes={"declared": dtype, "observed": dtype},
+        parameters=sum(p.numel() for p in run.model.parameters()),
+        modules=run.model,
+        gradient_at="logits of all supervision steps, float32 [T, B, S, V]",
+        checkpoint_every=interval(config.checkpoint.every, run.horizon.total_steps),
+        resume=resumed,
+    )
