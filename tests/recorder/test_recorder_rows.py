@@ -226,19 +226,19 @@ def test_batches_are_timed_and_keep_their_length(watch, steps):
 
 def test_evaluation_and_checkpoints_are_no_part_of_a_step(watch, steps):
     watch.step()
-    time.sleep(0.2)
+    time.sleep(0.3)
     watch.evaluate(1, "val", {"loss": 1.0})
-    time.sleep(0.2)
+    time.sleep(0.3)
     watch.checkpoint("x.pt")
     watch.step()
     with watch.phase("eval"):
-        time.sleep(0.2)
+        time.sleep(0.3)
         watch.evaluate(2, "val", {"loss": 1.0})
     watch.step()
     watch.close()
     _, second, third = steps(watch.path)
-    assert second["time/step"] < 0.1
-    assert third["time/step"] < 0.1
+    assert second["time/step"] < 0.25
+    assert third["time/step"] < 0.25
 
 
 def test_a_fault_of_our_own_never_reaches_the_loop(watch, records, monkeypatch):

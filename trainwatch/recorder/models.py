@@ -93,7 +93,12 @@ class Models:
             {**row, "name": f"{n}.{row['name']}" if n else row["name"]} for n, form in forms.items() for row in form
         ]
         count = sum(parameter.numel() for parameter in self.parameters)
-        return {"parameters": count, "modules": rows, "dtypes": {"observed": ", ".join(observed)}}
+        known: dict[str, Any] = {"parameters": count, "modules": rows, "dtypes": {"observed": ", ".join(observed)}}
+        device = self.parameters[0].device if self.parameters else None
+        if device is not None and device.type == "cuda":
+            properties = torch.cuda.get_device_properties(device)
+            known["device"] = {"name": properties.name, "memory": properties.total_memory}
+        return known
 
 
 def clip(parameters: Iterable[nn.Parameter], max_norm: float | None, norm: Tensor | None) -> Tensor:

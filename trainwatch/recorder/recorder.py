@@ -231,7 +231,8 @@ class Recorder(Journal):
         self._shares = True
         if new:
             outside = sorted(self._losses.outside)
-            text = f"not differentiable through at=: {', '.join(outside)}; their gradient there is not recorded"
+            hint = "; were the losses computed inside a compiled region?" if len(outside) == len(terms) else ""
+            text = f"gradient shares are withheld for {', '.join(outside)}: no gradient reaches at= from there{hint}"
             self._put("event", self.steps, {"event": "monitor", "message": text, "outside_at": outside})
 
     def _take_norms(self, max_norm: float | None, of: str | None) -> Tensor | None:

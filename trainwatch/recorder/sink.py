@@ -177,7 +177,7 @@ class Sink:
     def _watch(self) -> None:
         """Heartbeat and stop file."""
         now = time.monotonic()
-        if now - self._last_line >= HEARTBEAT and not self._queue:
+        if now - self._last_line >= HEARTBEAT:
             with self._lock:
                 self._write(encode(self._pulse()))
         if now - self._last_look >= STOP_POLL:
