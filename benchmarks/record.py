@@ -1,6 +1,6 @@
 """What recording costs, and what a SIGKILL loses.
 
-    python benchmarks/record.py [calls] [kills] [gradients] [loop] [--kills 20]
+    python benchmarks/record.py [gradients] [loop] [kills] [calls] [--kills 20]
 
 Every figure is measured in this one run, peers and floors included, in shuffled rounds; use the ratios within one
 table. Trackio and TensorBoard are measured if they are installed. No network, no GPU; everything goes to a temporary
@@ -221,13 +221,13 @@ class Trainee:
 
     weights = {"sequence": 1.0, "spectrum": 0.3, "precursor": 0.1}  # noqa: RUF012
 
-    def __init__(self, watch: trainwatch.Recorder | None) -> None:
+    def __init__(self, watch: trainwatch.Recorder | None, at: bool = True) -> None:
         torch.manual_seed(0)
         layer = nn.TransformerEncoderLayer(128, 4, 256, batch_first=True, norm_first=True, dropout=0.0)
         self.net = nn.Sequential(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.Linear(128, 28))
         self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=1e-4)
         self.x, self.y = torch.randn(16, 24, 128), torch.randint(0, 28, (16, 24))
-        self.watch = watch
+        self.watch, self.at = watch, at
         if watch is not None:
             watch.attach(self.net, self.optimizer)
 
@@ -247,7 +247,7 @@ class Trainee:
             sum((self.weights[name] * part for name, part in parts.items()), torch.zeros(())).backward()
             nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
         else:
-            self.watch.losses(parts, self.weights, at=logits).backward()
+            self.watch.losses(parts, self.weights, at=logits if self.at else None).backward()
             self.watch.gradients(1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -257,33 +257,42 @@ class Trainee:
 
 
 def loop(console: Console, folder: Path, blocks: int = 80) -> None:
-    """Full telemetry (components' gradients too) on a real loop: neighbouring blocks of 10 steps with and without.
+    """Full telemetry on a real loop: neighbouring blocks of 10 steps with, without, and with all but ``at=``.
 
-    In CPU time of the whole process, so the writer's thread counts and other programs on the machine do not.
+    In CPU time of the whole process, so the writer's thread counts and other programs do not; and in wall time.
     """
-    with trainwatch.Recorder(folder / "overhead.jsonl") as watch:
-        on, off = Trainee(watch), Trainee(None)
-        timed(on.step, 20), timed(off.step, 20)
-        pairs: dict[str, list[tuple[float, float]]] = {"CPU time of the process": [], "wall time": []}
-        for block in range(blocks):
-            found = {}
-            for who in (on, off) if block % 2 else (off, on):
-                cpu, wall = time.process_time(), time.perf_counter()
-                timed(who.step, 10)
-                found[who] = time.process_time() - cpu, time.perf_counter() - wall
-            for kind, with_it, without in zip(pairs, found[on], found[off], strict=True):
-                pairs[kind].append((with_it, without))
-    table = Table("small transformer, 3 components, 1 thread", "plain step ms", "overhead, median", "quartiles")
-    for kind, both in pairs.items():
-        low, middle, high = (f"{x:+.1%}" for x in statistics.quantiles([a / b - 1 for a, b in both], n=4))
-        plain = statistics.median(b for _, b in both) / 10
-        table.add_row(f"everything, {kind}", f"{plain * 1e3:.1f}", middle, f"{low} to {high}")
+    ways = {"everything": True, "everything but the components' gradients": False}
+    with contextlib.ExitStack() as stack:
+        recorders = [stack.enter_context(trainwatch.Recorder(folder / f"loop-{at}.jsonl")) for at in ways.values()]
+        trainees = [Trainee(watch, at) for watch, at in zip(recorders, ways.values(), strict=True)] + [Trainee(None)]
+        for who in trainees:
+            timed(who.step, 20)
+        found = [block_times(trainees) for _ in range(blocks)]
+    table = Table(
+        "small transformer, 3 components, 1 thread", "clock", "plain step ms", "overhead, median", "quartiles"
+    )
+    for index, name in enumerate(ways):
+        for clock, kind in enumerate(("CPU", "wall")):
+            ratios = [times[index][clock] / times[-1][clock] - 1 for times in found]
+            low, middle, high = (f"{ratio:+.1%}" for ratio in statistics.quantiles(ratios, n=4))
+            plain = statistics.median(times[-1][clock] for times in found) / 10
+            table.add_row(name, kind, f"{plain * 1e3:.1f}", middle, f"{low} to {high}")
     console.print(table)
+
+
+def block_times(trainees: list[Trainee]) -> list[tuple[float, float]]:
+    """CPU and wall seconds of ten steps of each, in random order."""
+    found: dict[int, tuple[float, float]] = {}
+    for index in random.sample(range(len(trainees)), len(trainees)):
+        cpu, wall = time.process_time(), time.perf_counter()
+        timed(trainees[index].step, 10)
+        found[index] = time.process_time() - cpu, time.perf_counter() - wall
+    return [found[index] for index in range(len(trainees))]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", help="calls, kills, gradients, loop; all if none is named")
+    parser.add_argument("what", nargs="*", help="gradients, loop, kills, calls; all if none is named")
     parser.add_argument("--kills", type=int, default=20, help="SIGKILLs a mode")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -295,10 +304,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
         measures: dict[str, Callable[[], None]] = {
-            "calls": lambda: calls(console, folder),
-            "kills": lambda: kills(console, folder, options.kills),
             "gradients": lambda: gradients(console),
             "loop": lambda: loop(console, folder),
+            "kills": lambda: kills(console, folder, options.kills),
+            "calls": lambda: calls(console, folder),  # last: the peers leave threads behind
         }
         for what in options.what or measures:
             measures[what]()

@@ -94,7 +94,8 @@ class Recorder(Journal):
         its raw value is recorded all the same. Called several times before ``step()`` (micro-batches), the row has the
         means. With ``at``, the last activation that every component passes through, the norm, share and cosine of the
         weighted components' gradients there are recorded: one short backward each, from the loss down to ``at``. Over
-        micro-batches they are those of the mean loss, at their ``at``s laid end to end.
+        micro-batches they are those of the mean loss, at their ``at``s laid end to end. Where that costs too much of a
+        short step, give ``at`` on every tenth step only.
         """
         terms = losses.weighted(components, weights)
         summed: Tensor = losses.total(terms, components)
