@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
@@ -51,6 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         outcome = train.main(config, source, asked.resume)
     except settings.UsageError as error:
         return _wrong(str(error))
+    except Exception as error:  # the record holds it too, with the step at which it came
+        traceback.print_exc()
+        print(f"trainer: failed: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
     how = f"stopped ({outcome.stopped})" if outcome.stopped else "finished"
     print(
         f"{how} at step {outcome.step:,} after {outcome.seconds:.0f} s: "

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -182,14 +181,6 @@ def as_dict(config: Config) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
-def identity(config: Config) -> str:
-    """A hash of all settings that a resumed run must share with the one it goes on from."""
-    plain = as_dict(config)
-    for free in ("logs", "name", "device"):
-        plain.pop(free)
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
-
-
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
@@ -264,9 +255,9 @@ def _value(now: Any, value: Any, where: str, path: str) -> Any:
             raise UsageError(f"{where}: {path} is a whole number, not {value!r}.")
         return int(value) if isinstance(now, int) else float(value)
     elif isinstance(now, str):
-        if value is None or isinstance(value, dict | list):
+        if isinstance(value, dict | list):
             raise UsageError(f"{where}: {path} is text, not {value!r}.")
-        return str(value)
+        return "" if value is None else str(value)  # `fault=` says none
     elif not isinstance(value, list):
         raise UsageError(f"{where}: {path} is a list such as [7, 14], not {value!r}.")
     return value

@@ -136,8 +136,9 @@ def curriculum(name: str, steps: int, ramp: str = "step") -> Curriculum:
         raise ValueError(f"curriculum_ramp '{ramp}' does not exist; choose one of {', '.join(RAMPS)}")
     rows = TABLES[name]
     digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-    stages = tuple(_stage(number, row, steps) for number, row in enumerate(rows, 1))
-    return Curriculum(name, f"trainer/curriculum.py:{name}", digest, stages, ramp)
+    stages = [_stage(number, row, steps) for number, row in enumerate(rows, 1)]
+    lasting = tuple(stage for stage in stages if stage.start < stage.end)  # a run of few steps skips some
+    return Curriculum(name, f"trainer/curriculum.py:{name}", digest, lasting, ramp)
 
 
 def _stage(number: int, row: Row, steps: int) -> Stage:

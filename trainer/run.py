@@ -19,7 +19,8 @@ from trainer.tasks.peptide.bank import Bank
 from trainer.tasks.peptide.data import Batch, Shape, Stream
 from trainer.tasks.peptide.evaluation import CLEAN
 from trainer.tasks.peptide.losses import COMPONENTS, CombinedLoss
-from trainer.tasks.peptide.model import SIZES, PeptideModel
+from trainer.tasks.peptide.model import POSITIONS, SIZES, PeptideModel
+from trainer.tasks.peptide.spectra import PREDICTORS
 
 
 @dataclass
@@ -55,14 +56,15 @@ def build(config: Config) -> Run:
 def _build(config: Config) -> Run:
     if config.size not in SIZES:
         raise UsageError(f"size '{config.size}' does not exist; choose one of {', '.join(SIZES)}")
+    if config.data.source not in PREDICTORS:
+        raise UsageError(f"data.source '{config.data.source}' does not exist; choose one of {', '.join(PREDICTORS)}")
     horizon, declared, running = config.horizon(), faults.declared(config), faults.running(config)
     device = choose_device(config.device)
     precision = Precision(config.precision, device)
     torch.manual_seed(config.seed)
-    longest = config.data.max_length or max(declared.lengths()[1], running.lengths()[1], config.evaluation.length[1])
-    shape = Shape(config.data.max_peaks, longest + 1, config.data.min_peaks)
+    shape = Shape(config.data.max_peaks, _longest(config) + 1, config.data.min_peaks)
     size, loss = SIZES[config.size], config.loss
-    model = PeptideModel(size, shape.positions, config.model.bptt).to(device)
+    model = PeptideModel(size, config.model.bptt).to(device)
     scales = {name: getattr(loss, f"{name}_scale") for name in COMPONENTS}
     combined = CombinedLoss(loss.supervision, size.supervision_steps, loss.precursor_unit, loss.spectrum_sigma, scales)
     rate, smoothing = schedules(config, horizon.total_steps)
@@ -81,6 +83,16 @@ def _build(config: Config) -> Run:
         smoothing=smoothing,
         applied=AppliedSteps(precision),
     )
+
+
+def _longest(config: Config) -> int:
+    """Residues that an answer has room for."""
+    needed = needed_lengths(config).stop - 1
+    longest = config.data.max_length or needed
+    if not needed <= longest < POSITIONS:
+        least = f"this run draws peptides of up to {needed} residues"
+        raise UsageError(f"data.max_length is {longest}, but {least}, and the model knows {POSITIONS - 1}.")
+    return longest
 
 
 def schedules(config: Config, total: int) -> tuple[Schedule, Schedule]:

@@ -16,7 +16,7 @@ import torch
 import trainwatch
 from trainer import checkpoint, faults
 from trainer.checkpoint import Checkpoints
-from trainer.config import Config, Source, UsageError, as_dict, identity
+from trainer.config import Config, Source, UsageError, as_dict
 from trainer.optim import AppliedSteps, set_rate
 from trainer.progress import Bar
 from trainer.run import Run, build, interval, needed_lengths, prepare_data, stream
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
     from trainer.tasks.peptide.data import Batch
+
+BOUND = ("size", "seed", "steps", "epochs", "samples", "batch_size", "accumulation", "drop_last")
+"""Settings that say what a step is: a resume may change any other one, so that a cure can be tried."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,8 @@ def evaluate(run: Run, validation: list[Batch], watch: trainwatch.Recorder, bar:
         run.model.train()
     run.last = values
     watch.evaluate(run.step, "validation", {"loss": values["loss/sequence"], **values}, weights_step=run.step)
-    watch.sample(shown["outputs"], step=run.step, quality=shown["quality"])
+    if run.step:  # what an untrained model says tells nothing
+        watch.sample(shown["outputs"], step=run.step, quality=shown["quality"])
     bar.say(f"step {run.step:,}: token accuracy {values['token_accuracy']:.3f}, loss {values['loss/sequence']:.3f}")
 
 
@@ -165,7 +169,6 @@ def save(run: Run, checkpoints: Checkpoints, watch: trainwatch.Recorder) -> None
     run.best = max(run.best, metric)
     state = {
         "config": as_dict(run.config),
-        "identity": identity(run.config),
         "applied": run.applied.settle(),
         "best": run.best,
         "last": run.last,
@@ -188,9 +191,9 @@ def restore(run: Run, checkpoints: Checkpoints, wanted: str) -> int | None:
     if path is None:
         return None
     state = checkpoint.load(path)
-    if state["identity"] != identity(run.config):
-        changed = ", ".join(differing(state["config"], as_dict(run.config)))
-        raise UsageError(f"checkpoint {path} is of another config (differs in {changed}); start a new run.")
+    bound = [name for name in differing(state["config"], as_dict(run.config)) if name in BOUND]
+    if bound:
+        raise UsageError(f"checkpoint {path} is of another run (its {', '.join(bound)} differ); start a new one.")
     run.model.load_state_dict(state["model"])
     run.optimizer.load_state_dict(state["optimizer"])
     run.precision.scaler.load_state_dict(state["scaler"])

@@ -188,6 +188,9 @@ class Stream(Dataset[Batch]):
         self.bank, self.horizon, self.curriculum = bank, horizon, curriculum
         self.shape, self.seed, self.blank_at = shape, seed, blank_at
 
+    def __len__(self) -> int:
+        return self.horizon.micros
+
     def __getitem__(self, index: int) -> Batch:
         """Micro-batch `index` of the run."""
         micro = self.horizon.micro(index)

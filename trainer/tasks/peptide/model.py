@@ -50,6 +50,8 @@ SIZES = {
     "medium": Size(640, 10, 4, 3, 8, 4),
     "large": Size(896, 14, 5, 4, 8, 6),
 }
+POSITIONS = 32
+"""The longest answer that weights exist for, its EOS included; a batch may have room for fewer."""
 BPTT = ("trm", "full")
 """How far gradients reach back: `trm` through one supervision step, `full` through all of them."""
 
@@ -166,15 +168,15 @@ class PeptideModel(nn.Module):
     residue_mass_R: Tensor
     token_mass_V: Tensor
 
-    def __init__(self, size: Size, positions: int, bptt: str = "trm") -> None:
-        """`positions` is the longest answer with its EOS. Raises ValueError for an unknown `bptt`."""
+    def __init__(self, size: Size, bptt: str = "trm") -> None:
+        """Raises ValueError for an unknown `bptt`."""
         super().__init__()
         if bptt not in BPTT:
             raise ValueError(f"model.bptt '{bptt}' does not exist; choose one of {', '.join(BPTT)}")
         self.size, self.bptt = size, bptt
         self.encoder = SpectrumEncoder(size)
         self.ladder = LadderEncoder(size.width)
-        self.positions = nn.Embedding(positions, size.width)
+        self.positions = nn.Embedding(POSITIONS, size.width)
         self.core = RecursiveCore(size)
         # the evidence goes to the head as well: a rung that the spectrum holds says by itself which residue is next
         self.head = nn.Linear(size.width + LadderEncoder.evidence, VOCABULARY, bias=False)
@@ -191,7 +193,7 @@ class PeptideModel(nn.Module):
         mask = batch.present_BP[:, None, None, :]
         memory, precursor = self.encoder(graph, batch, mask)
         keys = self.core.remember(memory)
-        given = self.positions.weight + precursor
+        given = self.positions.weight[: batch.tokens_BS.shape[1]] + precursor
         thought, answer = torch.zeros_like(given), torch.zeros_like(given)
         residue_BS = torch.full_like(given[..., 0], TYPICAL_RESIDUE, dtype=torch.float64)
         logits = []
