@@ -108,7 +108,8 @@ def compare(judged: Sequence[Judged]) -> Comparison:
     """Hold runs against the first of them."""
     runs = [run for run, _ in judged]
     config = differences([run.header.config for run in runs])
-    facts = differences([_facts(run) for run in runs])
+    one_plan = len({_plan(run).get("name") for run in runs}) == 1
+    facts = differences([_facts(run, stages=one_plan) for run in runs])
     seeds = _seed_groups([*_set(facts), *config], len(runs))
     partings = tuple(item for index in range(1, len(runs)) for item in _partings(runs[0], runs[index], index))
     found = [
@@ -151,15 +152,26 @@ def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def _facts(run: Run) -> dict[str, Any]:
-    """What the header says besides the config. The curriculum is the one that ran, where that is known."""
+def _facts(run: Run, *, stages: bool) -> dict[str, Any]:
+    """What the header says besides the config; the stages only where all runs have a plan of one name.
+
+    Two curricula of different names differ in nearly every number: their names are the difference.
+    """
     raw = run.header.raw
     facts = {name: raw[name] for name in (*FACTS, *PLACE) if name in raw}
-    running = raw.get("curriculum_running") or raw.get("curriculum") or {}
-    if isinstance(running, Mapping):
-        stages = {str(index): stage for index, stage in enumerate(running.get("stages") or [], 1)}
-        facts["curriculum_running"] = {"name": running.get("name"), "stages": stages}
+    plan = _plan(run)
+    if plan:
+        listed = plan.get("stages") if stages and isinstance(plan.get("stages"), list) else []
+        numbered = {str(index): stage for index, stage in enumerate(listed or [], 1)}
+        facts["curriculum_running"] = {"name": plan.get("name")} | ({"stages": numbered} if numbered else {})
     return facts
+
+
+def _plan(run: Run) -> Mapping[str, Any]:
+    """The curriculum that ran, where that is known; else the declared one."""
+    raw = run.header.raw
+    plan = raw.get("curriculum_running") or raw.get("curriculum")
+    return plan if isinstance(plan, Mapping) else {}
 
 
 def _words(path: str) -> set[str]:

@@ -154,20 +154,25 @@ def _plan(curriculum: Curriculum) -> list[tuple[Any, ...]]:
 
 
 def _parting(declared: Curriculum, running: Curriculum) -> tuple[float, str, float, float] | None:
-    """The first step at which a weight differs: (step, component, declared weight, running weight)."""
+    """The first step at which a weight differs: (step, component, declared weight, running weight).
+
+    Of several that part there, the one that goes furthest astray later on.
+    """
     if not declared.stages or not running.stages:
         return None
+    gaps: list[tuple[float, dict[str, tuple[float, float]]]] = []
     for step in sorted({stage.start for stage in (*declared.stages, *running.stages)}):
         planned, actual = (plan.stages[plan.at(step)].weights for plan in (declared, running))
         differing = {
-            name: abs(actual[name] - planned[name])
-            for name in planned
-            if actual.get(name, planned[name]) != planned[name]
+            name: (planned[name], actual[name]) for name in planned if actual.get(name, planned[name]) != planned[name]
         }
         if differing:
-            name = max(differing, key=differing.__getitem__)
-            return step, name, planned[name], actual[name]
-    return None
+            gaps.append((step, differing))
+    if not gaps:
+        return None
+    step, first = gaps[0]
+    name = max(first, key=lambda name: max(abs(b - a) for _, later in gaps for a, b in [later.get(name, (0.0, 0.0))]))
+    return step, name, *first[name]
 
 
 def _named_in(config: dict[str, Any]) -> Curriculum | None:
