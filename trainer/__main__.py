@@ -6,7 +6,6 @@ Exit code 0: finished, or stopped when asked to. 1: failed; the run's record say
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import traceback
 from typing import TYPE_CHECKING, NoReturn
@@ -33,9 +32,6 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, call, print; returns the exit code."""
-    # Idle OpenMP threads sleep. Spinning, they take the cores from whoever shares the machine: with two cores and a
-    # dashboard beside it, a step took ten times as long.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     asked = _parse(sys.argv[1:] if arguments is None else arguments)
     from trainer import config as settings
 

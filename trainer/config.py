@@ -90,15 +90,15 @@ class SchedulesConfig:
 
 @dataclass
 class EvaluationConfig:
-    """A fixed validation set, half clean and half noisy, that no stage and no seed of the run changes."""
+    """A fixed validation set, half clean, half noisy: EXTENDED's first and last stage, whatever the run's is."""
 
     every: float = 0.05  # share of the total steps; the untrained model is evaluated too
     samples: int = 512
     batch_size: int = 128
-    length: list[int] = field(default_factory=lambda: [7, 14])  # of the noisy half; the clean one is 7 to 10
-    noise_peaks: int = 5
-    dropout: float = 0.1
-    ppm_error: float = 10.0
+    length: list[int] = field(default_factory=lambda: [7, 18])  # of the noisy half; the clean one is 7 to 10
+    noise_peaks: int = 10
+    dropout: float = 0.15
+    ppm_error: float = 15.0
 
 
 @dataclass
@@ -119,6 +119,7 @@ class Config:
     seed: int = 0
     size: str = "small"  # tiny | small | medium | large
     device: str = "auto"  # auto | cpu | cuda | cuda:N
+    threads: int = 0  # of the CPU, within an operation; 0: as many as torch takes
     precision: str = "auto"  # auto (bf16 on a GPU, fp32 on a CPU) | fp32 | bf16 | fp16
     steps: int = 0  # optimiser steps; 0: what `epochs` of `samples` come to
     epochs: int = 1
@@ -285,9 +286,10 @@ def _first_line(error: Exception) -> str:
 
 
 AT_LEAST: dict[str, float] = {
-    "batch_size": 1, "accumulation": 1, "epochs": 1, "samples": 1, "steps": 0, "curriculum_steps": 0, "seed": 0,
-    "data.seed": 0, "data.peptides": 50, "data.max_peaks": 8, "data.max_length": 0, "data.workers": 0,
+    "batch_size": 1, "accumulation": 1, "epochs": 1, "samples": 1, "steps": 0, "threads": 0, "curriculum_steps": 0,
+    "seed": 0, "data.seed": 0, "data.peptides": 50, "data.max_peaks": 8, "data.max_length": 0, "data.workers": 0,
     "data.min_peaks": 0, "evaluation.samples": 2, "evaluation.batch_size": 1, "checkpoint.keep": 1,
+    "evaluation.noise_peaks": 0, "evaluation.dropout": 0, "evaluation.ppm_error": 0,
 }  # fmt: skip
 SHARES = ("evaluation.every", "checkpoint.every", "schedules.label_smoothing.ratio")
 

@@ -69,14 +69,14 @@ class Precision:
 class AppliedSteps:
     """Counts the steps that the gradient scaler did not skip, which drive every schedule.
 
-    A skip is known on the device first. Its flag is copied while the next step runs and read one step later, after a
-    copy that is long finished: the host never waits for the step in flight, and a schedule is one step ahead for the
+    On a GPU a skip is known on the device first. Its flag is copied while the next step runs, and read a step later,
+    when the copy is long finished: the host never waits for the step in flight, and a schedule is one step ahead for the
     one step that follows a skip. `settle`, before a checkpoint, waits.
     """
 
     def __init__(self, precision: Precision, applied: int = 0) -> None:
         self._can_skip = precision.scaler.is_enabled()
-        self._applied, self._flags = applied, list[tuple[Tensor, torch.cuda.Event | None]]()
+        self._applied, self._flags = applied, list[tuple[Tensor, torch.cuda.Event]]()
 
     @property
     def next(self) -> int:
@@ -90,10 +90,10 @@ class AppliedSteps:
         if not self._can_skip:
             self._applied += 1
             return
-        flag = norm.isfinite()
         if not norm.is_cuda:
-            self._flags.append((flag, None))
+            self._applied += int(norm.isfinite())
             return
+        flag = norm.isfinite()
         host = torch.empty((), dtype=torch.bool, pin_memory=True)
         host.copy_(flag, non_blocking=True)
         done = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -108,6 +108,5 @@ class AppliedSteps:
 
     def _read(self) -> None:
         flag, done = self._flags.pop(0)
-        if done is not None:
-            done.synchronize()
+        done.synchronize()
         self._applied += int(flag)

@@ -62,6 +62,8 @@ def _build(config: Config) -> Run:
     device = choose_device(config.device)
     precision = Precision(config.precision, device)
     torch.manual_seed(config.seed)
+    if config.threads:
+        torch.set_num_threads(config.threads)
     shape = Shape(config.data.max_peaks, _longest(config) + 1, config.data.min_peaks)
     size, loss = SIZES[config.size], config.loss
     model = PeptideModel(size, config.model.bptt).to(device)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from trainer import train
 from trainer.config import Config, load
@@ -17,6 +16,7 @@ SMALL = {
     "steps": 6,
     "batch_size": 2,
     "device": "cpu",
+    "threads": 1,  # sums come out the same to the last bit, and tests side by side do not fight for cores
     "data.source": "theoretical",
     "data.peptides": 50,
     "data.max_peaks": 24,
@@ -30,12 +30,6 @@ SMALL = {
 def shards(tmp_path_factory) -> Path:
     """A folder for peptides that all tests share."""
     return tmp_path_factory.mktemp("data")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """One thread everywhere: sums come out the same to the last bit, and tests side by side do not fight for cores."""
-    torch.set_num_threads(1)
 
 
 @pytest.fixture

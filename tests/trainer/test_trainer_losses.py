@@ -12,6 +12,7 @@ from trainer.curriculum import Corruption
 from trainer.horizon import Micro
 from trainer.tasks.peptide.chemistry import EOS, ION_TYPES, PAD, VOCABULARY, fragment_mz, neutral_mass
 from trainer.tasks.peptide.data import Shape, Spectrum, collate, draw
+from trainer.tasks.peptide.encodings import LadderEncoder, MassEncoding, SpectrumGraph, residue_masses
 from trainer.tasks.peptide.losses import (
     SUPERVISION,
     UNITS,
@@ -130,6 +131,18 @@ def test_the_model_never_sees_the_answer(bank):
         assert torch.equal(model(batch), first)
     assert first.shape == (4, 3, 12, VOCABULARY)
     assert first.dtype == torch.float32
+
+
+def test_masses_stay_exact_under_autocast(bank):
+    batch = collate(spectra_of(bank, 3), SHAPE, Micro(0, 3, 1, 1.0, True))
+    ladder = LadderEncoder(8)
+    masses = torch.full((3, 12), 111.0371, dtype=torch.float64)
+    graph = SpectrumGraph(batch.mz_BP, batch.present_BP, batch.mass_B, residue_masses())
+    exact, sure = MassEncoding()(batch.mz_BP), ladder(graph, masses)[1]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(MassEncoding()(batch.mz_BP), exact)
+        assert torch.equal(ladder(graph, masses)[1], sure)
+    assert exact.dtype == sure.dtype == torch.float32
 
 
 @pytest.mark.parametrize(("size", "millions"), [("tiny", 1.07), ("small", 5.64), ("medium", 41.3), ("large", 103.9)])

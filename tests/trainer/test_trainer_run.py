@@ -240,7 +240,7 @@ def test_a_poisoned_batch_is_the_end_of_the_weights(trained, steps_of):
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_trains_and_keeps_physics_exact(precision, trained, steps_of):
+def test_half_precision_trains(precision, trained, steps_of):
     _, records = trained(precision=precision, steps=3)
     rows = steps_of(records)
     assert len(rows) == 3

@@ -95,7 +95,10 @@ def score(answer_BS: NDArray[np.integer], truth_BS: NDArray[np.integer]) -> dict
 
 
 def quality(answer_BS: NDArray[np.integer]) -> dict[str, float]:
-    """What the answers look like by themselves: validity (they end, and are not empty), diversity, lengths."""
+    """What the answers look like by themselves: validity (they end, and are not empty), diversity, lengths.
+
+    `longest_run` is the mean over answers of the longest stretch of one residue.
+    """
     said = [residues_of(answer) for answer in ended(answer_BS)]
     lengths = np.array([len(answer) for answer in said])
     valid = (answer_BS == EOS).any(axis=1) & (lengths > 0)
@@ -107,7 +110,7 @@ def quality(answer_BS: NDArray[np.integer]) -> dict[str, float]:
         "entropy": float(-(shares * np.log(shares)).sum()),
         "length_mean": float(lengths.mean()),
         "length_std": float(lengths.std()),
-        "longest_run": float(max((_longest_run(answer) for answer in said), default=0)),
+        "longest_run": float(np.mean([_longest_run(answer) for answer in said])),
     }
 
 
