@@ -69,8 +69,8 @@ class Precision:
 class AppliedSteps:
     """Counts the steps that the gradient scaler did not skip, which drive every schedule.
 
-    On a GPU a skip is known on the device first. Its flag is copied while the next step runs, and read a step later,
-    when the copy is long finished: the host never waits for the step in flight, and a schedule is one step ahead for the
+    On a GPU a skip is known on the device first. Its flag is copied while the next step runs and read a step later,
+    when the copy is long done: the host never waits for the step in flight, and a schedule is one step ahead in the
     one step that follows a skip. `settle`, before a checkpoint, waits.
     """
 
