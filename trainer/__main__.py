@@ -33,12 +33,13 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, call, print; returns the exit code."""
     asked = _parse(sys.argv[1:] if arguments is None else arguments)
-    from trainer import config as settings
+    from trainer.config import UsageError
+    from trainer.loading import load
 
     overrides = [*(f"{key}={value}" for key, value in FAST.items() if asked.fast_dev_run), *asked.settings]
     try:
-        config, source = settings.load(asked.config, overrides)
-    except settings.UsageError as error:
+        config, source = load(asked.config, overrides)
+    except UsageError as error:
         return _wrong(str(error))
     from trainer import train
 
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if asked.command == "data":
             return _build_data(config)
         outcome = train.main(config, source, asked.resume)
-    except settings.UsageError as error:
+    except UsageError as error:
         return _wrong(str(error))
     except Exception as error:  # the record holds it too, with the step at which it came
         traceback.print_exc()
@@ -86,7 +87,7 @@ def _build_data(config: Config) -> int:
 
 
 def _wrong(sentence: str) -> int:
-    print(f"trainer: {sentence.rstrip('.')}.", file=sys.stderr)
+    print(f"trainer: {sentence if sentence.endswith(('.', '?')) else sentence + '.'}", file=sys.stderr)
     return 2
 
 

@@ -16,7 +16,8 @@ import torch
 import trainwatch
 from trainer import checkpoint, faults
 from trainer.checkpoint import Checkpoints
-from trainer.config import Config, Source, UsageError, as_dict
+from trainer.config import Config, UsageError, as_dict
+from trainer.loading import Source
 from trainer.optim import AppliedSteps, set_rate
 from trainer.progress import Bar
 from trainer.run import Run, build, interval, needed_lengths, prepare_data, stream
@@ -55,7 +56,7 @@ def main(config: Config, source: Source | None = None, resume: str = "") -> Outc
         resumed = restore(run, checkpoints, resume)
         bank = prepare_data(config, needed_lengths(config))
         validation = evaluation.validation_set(bank, config.evaluation, config.data.seed, run.shape)
-        with record(run, source, resumed) as watch, Bar(run.horizon.total_steps, run.step) as bar:
+        with open_record(run, source, resumed) as watch, Bar(run.horizon.total_steps, run.step) as bar:
             watch.attach(run.model, run.optimizer, scaler=run.precision.scaler)
             train(run, stream(run, bank), validation, watch, checkpoints, stop, bar)
             if stop.reason:
@@ -212,6 +213,14 @@ def differing(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> 
         elif before.get(key) != now[key]:
             paths.append(f"{prefix}{key}")
     return paths
+
+
+def open_record(run: Run, source: Source | None, resumed: int | None) -> trainwatch.Recorder:
+    """The recorder. Raises UsageError for a place where it cannot write."""
+    try:
+        return record(run, source, resumed)
+    except (OSError, ValueError) as error:
+        raise UsageError(str(error)) from error
 
 
 def record(run: Run, source: Source | None, resumed: int | None) -> trainwatch.Recorder:

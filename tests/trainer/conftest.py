@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from trainer import train
-from trainer.config import Config, load
+from trainer.config import Config
+from trainer.loading import load
 from trainer.tasks.peptide.bank import Bank
 
 SMALL = {

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from trainer.__main__ import main
-from trainer.config import UsageError, load
+from trainer.config import UsageError
 from trainer.faults import FAULTS, declared, named, running
+from trainer.loading import load
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
@@ -118,6 +119,7 @@ def test_faults_add_up():
         (["model.bptt=none"], "model.bptt 'none' does not exist"),
         (["data.source=real"], "data.source 'real' does not exist"),
         (["data.max_length=9"], "data.max_length is 9"),
+        (["logs=README.md/below"], "README.md"),
         (["--resume", "nothing.pt"], "checkpoint nothing.pt does not exist"),
         (["--resume", "before:soon"], "write before:STEP"),
         (["--resume", "before:5"], "has no checkpoint up to there"),
