@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from rich.console import Console
 from rich.progress import track
 from torch.utils.data import DataLoader
 
@@ -130,7 +131,9 @@ def needed_lengths(config: Config) -> range:
 def prepare_data(config: Config, lengths: range) -> Bank:
     """The shards of these lengths, with a bar while they are built."""
     bank = Bank(Path(config.data.folder), config.data.source, config.data.seed, config.data.peptides)
-    bank.prepare(lengths, lambda missing: track(missing, "spectra, by length", disable=not missing))
+    bank.prepare(
+        lengths, lambda missing: track(missing, "spectra, by length", disable=not missing, console=Console(stderr=True))
+    )
     return bank
 
 

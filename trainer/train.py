@@ -50,6 +50,7 @@ def main(config: Config, source: Source | None = None, resume: str = "") -> Outc
     """Train. Raises UsageError, in one sentence, for what cannot be done; only before the first step."""
     began = time.monotonic()
     with Stop() as stop:
+        make_folder(config.logs)
         run = build(config)
         folder = config.checkpoint.folder or f"{config.logs}/{config.name}.checkpoints"
         checkpoints = Checkpoints(Path(folder), config.checkpoint.keep)
@@ -62,6 +63,14 @@ def main(config: Config, source: Source | None = None, resume: str = "") -> Outc
             if stop.reason:
                 watch.close("stopped", stop.reason)
     return Outcome(Path(watch.path), run.step, stop.reason, run.last, time.monotonic() - began)
+
+
+def make_folder(logs: str) -> None:
+    """Where the record goes; before anything takes time. Raises UsageError where that cannot be."""
+    try:
+        Path(logs).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"logs={logs}: {error.strerror}; name another folder") from error
 
 
 def train(

@@ -119,7 +119,7 @@ def test_faults_add_up():
         (["model.bptt=none"], "model.bptt 'none' does not exist"),
         (["data.source=real"], "data.source 'real' does not exist"),
         (["data.max_length=9"], "data.max_length is 9"),
-        (["logs=README.md/below"], "README.md"),
+        (["logs=pyproject.toml/below"], "pyproject.toml"),
         (["--resume", "nothing.pt"], "checkpoint nothing.pt does not exist"),
         (["--resume", "before:soon"], "write before:STEP"),
         (["--resume", "before:5"], "has no checkpoint up to there"),

@@ -38,7 +38,7 @@ def test_batches_do_not_depend_on_the_order_of_asking(bank):
 
 
 def test_workers_change_nothing(bank):
-    loaders = [torch.utils.data.DataLoader(stream(bank), batch_size=None, num_workers=n) for n in (0, 2)]
+    loaders = [torch.utils.data.DataLoader(stream(bank), batch_size=None, num_workers=n) for n in (0, 1)]
     for alone, helped in zip(*loaders, strict=True):
         assert same(alone, helped)
         assert alone.facts == helped.facts
