@@ -9,12 +9,16 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 
 from trainwatch.engine import Engine
 from trainwatch.run import Run
 from trainwatch.schema import NONFINITE, Finding, schedule_values
+
+hypothesis.settings.register_profile("shared", deadline=None)  # a slow moment of the machine is no failure
+hypothesis.settings.load_profile("shared")
 
 Record = dict[str, Any]
 TABLES = {"step": "train", "eval": "eval", "sample": "sample"}

@@ -53,3 +53,10 @@ def test_two_findings_that_explain_each_other_still_give_a_root():
         finding("aggressive-ramp", 5, subject="component:b"),
     )
     assert root_cause([first, second])[0] is not None
+
+
+def test_what_ended_long_before_explains_nothing():
+    """A step that was taken back at 20 is not why weights drift at 5,000."""
+    reset = Finding("step-reset", "warning", "run", 20, 29, "over", "back")
+    drift = finding("curriculum-weight-drift", 5000)
+    assert root_cause([reset, drift])[0] == drift

@@ -92,6 +92,51 @@ def test_a_resume_closes_what_it_superseded():
     assert "resumed from step 2" in gone.message
 
 
+def test_a_crash_is_history_when_the_run_was_resumed(play, judge):
+    """Also when it happened at the very step of the checkpoint, and when nothing had started."""
+    head = {"kind": "run", "id": "a"}
+    crash = {"kind": "end", "status": "failed", "exception": {"type": "ValueError", "message": "no"}}
+    row = {"kind": "step", "step": 1, "loss": 1.0}
+    end = {"kind": "end", "status": "finished"}
+    for again in ({"resumed_from": 1}, {"attempt": 2}):
+        found = judge(play([head, row, crash, {**head, **again}, {**row, "step": 2}, end]))
+        assert [finding.severity for finding in found if finding.rule == "crashed"] == ["info"]
+
+
+def test_what_is_wrong_with_a_header_is_told_once_and_closed_when_mended(play, judge):
+    """Two resumes do not make three findings; the mending is dated."""
+    wrong = {"kind": "run", "id": "a", "curriculum": {"name": "A"}, "curriculum_running": {"name": "B"}}
+    row = {"kind": "step", "loss": 1.0}
+    again = [{**wrong, "resumed_from": step} for step in (2, 4)]
+    records = [wrong, {**row, "step": 2}, again[0], {**row, "step": 4}, again[1], {**row, "step": 5}]
+    (finding,) = judge(play(records), "curriculum-mismatch")
+    assert (finding.first_step, finding.state) == (0, "active")
+    mended = {**wrong, "curriculum_running": {"name": "A"}, "resumed_from": 5}
+    (finding,) = judge(play([*records, mended, {**row, "step": 6}]), "curriculum-mismatch")
+    assert (finding.first_step, finding.last_step, finding.state) == (0, 5, "over")
+
+
+def test_ranks_above_zero_are_judged(play, judge):
+    """A NaN and a crash on rank 3 alone."""
+    rows = [{"kind": "step", "step": step, "loss": 1.0} for step in range(1, 9)]
+    run = play([{"kind": "run", "id": "a"}, *rows, {"kind": "end", "status": "finished"}])
+    run.ranks[3] = play([{"kind": "run", "id": "a", "rank": 3}, *rows, {"kind": "end", "status": "failed"}])
+    run.ranks[3].train.mark(6, "loss", 1)
+    found = [finding for finding in judge(run) if finding.rank]
+    assert {(finding.rule, finding.subject) for finding in found} >= {
+        ("non-finite-loss", "rank:3"),
+        ("crashed", "rank:3"),
+    }
+
+
+@pytest.mark.usefixtures("rules")
+@pytest.mark.parametrize("value", ["nan", "0", "-1", "inf"])
+def test_a_threshold_that_can_never_work_is_refused(value):
+    """It would silence the rule, or break it."""
+    with pytest.raises(SettingsError, match="above 0"):
+        Engine(Settings(thresholds={"high": {"limit": value}}))
+
+
 @pytest.mark.usefixtures("rules")
 def test_thresholds_can_be_set_and_a_slip_names_the_nearest():
     """`--set rule.field=value` ends here."""

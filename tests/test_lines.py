@@ -52,6 +52,17 @@ def test_a_file_that_became_shorter_is_read_anew(tmp_path: Path):
     assert (tail.restarts, tail.number) == (1, 1)
 
 
+def test_a_file_that_begins_otherwise_is_read_anew(tmp_path: Path):
+    """Another run was written under the same name, and is already longer."""
+    path = tmp_path / "log"
+    path.write_bytes(b"old\n")
+    tail = LineTail(path)
+    everything(tail)
+    path.write_bytes(b"new, and longer\nsecond\n")
+    assert everything(tail) == [b"new, and longer", b"second"]
+    assert tail.restarts == 1
+
+
 def test_nothing_new_reads_nothing(tmp_path: Path):
     """A poll of an unchanged file is free."""
     path = tmp_path / "log"

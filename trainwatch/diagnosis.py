@@ -16,7 +16,8 @@ class Diagnosis:
     """What trainwatch says of a run as it stands. Plain data, for every face.
 
     ``findings`` begins with the root cause and goes on with what it explains, then the rest by step. ``explained`` are
-    the keys of the findings that the root cause accounts for. ``prescription`` is the config patch that would cure it.
+    the keys of the findings that the root cause accounts for. ``failed`` are the rules that broke on the run, and how:
+    then the judgement is not whole. ``prescription`` is the config patch that would cure it.
     """
 
     source: str
@@ -30,6 +31,7 @@ class Diagnosis:
     findings: tuple[Finding, ...]
     explained: frozenset[tuple[str, str, int]]
     withheld: dict[str, list[str]]
+    failed: dict[str, str]
     notes: tuple[str, ...]
     prescription: dict[str, Any]
 
@@ -83,16 +85,21 @@ def conclude(run: Run, engine: Engine) -> Diagnosis:
         findings=tuple(first + effects + rest),
         explained=explained,
         withheld=engine.withheld(run),
+        failed=dict(engine.failed),
         notes=(*run.notes, *failed),
         prescription=dict(root.patch) if root else {},
     )
 
 
+LINGER = 0.05  # of the run; and
+LINGER_STEPS = 100  # what is over explains nothing that begins later than this after its end
+
+
 def root_cause(findings: Sequence[Finding]) -> tuple[Finding | None, frozenset[tuple[str, str, int]]]:
     """The finding that came first and explains the most, and the keys of those it explains.
 
-    A finding explains another if its rule names the other's among its ``causes`` and it did not begin later. Only
-    warnings and worse can be a root: an info is never what a run died of.
+    A finding explains another if its rule names the other's among its ``causes``, and it did not begin later nor end
+    long before. Only warnings and worse can be a root: an info is never what a run died of.
     """
     grave = [finding for finding in findings if finding.severity != "info"]
     reach = {finding.key: _explained_by(finding, grave) for finding in grave}
@@ -100,8 +107,16 @@ def root_cause(findings: Sequence[Finding]) -> tuple[Finding | None, frozenset[t
     roots = [finding for finding in grave if finding.key not in effects] or grave
     if not roots:
         return None, frozenset()
+    ranks = {finding.key: finding.rank for finding in grave}
     root = min(
-        roots, key=lambda finding: (-len(reach[finding.key]), -finding.rank, finding.first_step, -finding.confidence)
+        roots,
+        key=lambda finding: (
+            -max([finding.rank, *(ranks[key] for key in reach[finding.key])]),
+            -len(reach[finding.key]),
+            finding.first_step,
+            -finding.rank,
+            -finding.confidence,
+        ),
     )
     return root, frozenset(reach[root.key])
 
@@ -109,13 +124,15 @@ def root_cause(findings: Sequence[Finding]) -> tuple[Finding | None, frozenset[t
 def _explained_by(cause: Finding, findings: Sequence[Finding]) -> set[tuple[str, str, int]]:
     """Keys of all findings that follow from ``cause``, directly or through others."""
     known = catalogue()
+    linger = max(LINGER_STEPS, LINGER * max(finding.last_step for finding in findings))
     reached: set[tuple[str, str, int]] = set()
     waiting = [cause]
     while waiting:
         current = waiting.pop()
         effects = known[current.rule].causes if current.rule in known else ()
         for finding in findings:
-            follows = finding.rule in effects and finding.first_step >= current.first_step
+            lasts = current.state == "active" or finding.first_step <= current.last_step + linger
+            follows = finding.rule in effects and finding.first_step >= current.first_step and lasts
             if follows and finding.key not in reached and finding.key != cause.key:
                 reached.add(finding.key)
                 waiting.append(finding)

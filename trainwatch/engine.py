@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import math
 import pkgutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -68,15 +69,25 @@ class Settings:
 
 def _configured(rule: type[Rule], values: Mapping[str, Any]) -> Rule:
     thresholds = {item.name: item for item in fields(rule) if item.init}
-    typed: dict[str, Any] = {}
-    for name, value in values.items():
+    for name in values:
         if name not in thresholds:
             raise SettingsError(f"rule {rule().name!r} has no threshold {name!r}{_nearest(name, thresholds)}")
-        try:
-            typed[name] = type(getattr(rule(), name))(value)
-        except (TypeError, ValueError):
-            raise SettingsError(f"{rule().name}.{name} must be a number, not {value!r}") from None
-    return rule(**typed)
+    default = rule()
+    return rule(**{name: _threshold(default, name, value) for name, value in values.items()})
+
+
+def _threshold(rule: Rule, name: str, value: Any) -> float | int:
+    """``value`` as the number that a threshold can be: finite, whole where the default is, positive where it is."""
+    default = getattr(rule, name)
+    try:
+        as_float = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise SettingsError(f"{rule.name}.{name} must be a number, not {value!r}") from None
+    whole = isinstance(default, int)
+    if not math.isfinite(as_float) or (whole and as_float % 1) or (default > 0 and as_float <= 0):
+        kind = "a whole number" if whole else "a number"
+        raise SettingsError(f"{rule.name}.{name} must be {kind} above 0 like its default {default}, not {value!r}")
+    return int(as_float) if whole else as_float
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
@@ -84,18 +95,25 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else "; `trainwatch rules` lists them."
 
 
+RANK_FAMILIES = ("numerics", "lifecycle")
+"""What is judged on every rank: a NaN or a crash on rank 3 ends the run, while its losses may rightly differ."""
+
+
 class Engine:
     """Judges one run, as far as it was read; :meth:`feed` again when it has grown."""
 
-    def __init__(self, settings: Settings | None = None) -> None:
-        self.rules = (settings or Settings()).rules()
+    def __init__(self, settings: Settings | None = None, families: Sequence[str] = ()) -> None:
+        self.settings = settings or Settings()
+        self.rules = [rule for rule in self.settings.rules() if not families or rule.family in families]
         self.failed: dict[str, str] = {}
         self._findings: dict[tuple[str, str, int], Finding] = {}
+        self._declared: dict[tuple[str, str], Finding] = {}
         self._cursor = Cursor()
         self._headers = 0
+        self._ranks: dict[int, Engine] = {}
 
     def feed(self, run: Run) -> None:
-        """Show the rules what was appended to the run since the last call, in file order."""
+        """Show the rules what was appended to the run since the last call, in file order; so for every rank."""
         for item in run.since(self._cursor):
             if isinstance(item, Header):
                 self._begin(item)
@@ -103,6 +121,8 @@ class Engine:
                 self._each(_ask_update, item)
             else:
                 self._each(_ask_event, item)
+        for rank, other in run.ranks.items():
+            self._ranks.setdefault(rank, Engine(self.settings, RANK_FAMILIES)).feed(other)
 
     def findings(self, run: Run) -> list[Finding]:
         """Everything found so far, and what the rules say of the run as it stands now; oldest and gravest first."""
@@ -111,10 +131,19 @@ class Engine:
         for rule in self._sound():
             for finding in self._guarded(rule, _ask_finish, run):
                 latest[finding.key] = finding
-        kept = [
-            finding for finding in latest.values() if finding.rule not in withheld and finding.rule not in self.failed
-        ]
+        kept = [finding for finding in latest.values() if finding.rule not in {*withheld, *self.failed}]
+        kept += self._of_ranks(run, {finding.rule for finding in kept})
         return sorted(kept, key=lambda finding: (finding.first_step, -finding.rank, finding.rule, finding.subject))
+
+    def _of_ranks(self, run: Run, known: set[str]) -> list[Finding]:
+        """What the ranks above 0 say, where rank 0 does not say the same."""
+        return [
+            replace(finding, subject=f"rank:{rank}", message=f"On rank {rank}: {finding.message}")
+            for rank, engine in self._ranks.items()
+            if rank in run.ranks
+            for finding in engine.findings(run.ranks[rank])
+            if finding.rule not in known
+        ]
 
     def withheld(self, run: Run) -> dict[str, list[str]]:
         """Rules that cannot judge this run, and the channels that would wake them."""
@@ -123,18 +152,39 @@ class Engine:
     def _begin(self, header: Header) -> None:
         """A process takes the run up. A resume gives every rule a fresh baseline and closes what it superseded."""
         if self._headers:
+            lifecycle = {rule.name for rule in self.rules if rule.family == "lifecycle"}
             self.rules = [replace(rule) for rule in self.rules]
-            self._supersede(header.resumed_from or 0)
+            self._supersede(header.resumed_from, lifecycle)
         self._headers += 1
-        self._each(_ask_start, header)
+        self._declare(header)
 
-    def _supersede(self, resumed_from: int) -> None:
+    def _declare(self, header: Header) -> None:
+        """What is wrong with a header holds from the first header that has it until one that has not."""
+        said = {}
+        for rule in self._sound():
+            for finding in self._guarded(rule, _ask_start, header):
+                before = self._declared.get((finding.rule, finding.subject))
+                kept = replace(finding, first_step=before.first_step) if before else finding
+                said[finding.rule, finding.subject] = self._findings[kept.key] = kept
+        for name, finding in self._declared.items():
+            if name not in said:
+                until = header.resumed_from or 0
+                message = f"{finding.message} (mended when the run was resumed from step {until:,})"
+                self._findings[finding.key] = replace(finding, last_step=until, state="over", message=message)
+        self._declared = said
+
+    def _supersede(self, resumed_from: int | None, lifecycle: set[str]) -> None:
+        """Close what no longer holds: findings of abandoned rows, and how the earlier process ended."""
+        last = -1 if resumed_from is None else resumed_from
+        how = "the run was started anew" if resumed_from is None else f"the run was resumed from step {last:,}"
         for key, finding in self._findings.items():
-            if finding.first_step > resumed_from:
-                said = f"{finding.message} (superseded: the run was resumed from step {resumed_from:,})"
-                self._findings[key] = replace(finding, severity="info", state="over", message=said)
+            if (finding.rule, finding.subject) in self._declared:
+                continue
+            if finding.first_step > last or finding.rule in lifecycle:
+                message = f"{finding.message} (superseded: {how})"
+                self._findings[key] = replace(finding, severity="info", state="over", message=message)
             elif finding.state == "active":
-                self._findings[key] = replace(finding, last_step=min(finding.last_step, resumed_from))
+                self._findings[key] = replace(finding, last_step=min(finding.last_step, last))
 
     def _each(self, ask: Callable[[Rule, Item], Iterable[Finding]], item: Item) -> None:
         for rule in self._sound():

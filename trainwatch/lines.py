@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 BLOCK = 4 << 20
+HEAD = 512  # bytes that tell one file from another of the same name: a header has its id and its time in them
 LINE_LIMIT = 16 << 20  # a row of 4,096 channels takes 0.1 MB; a longer line is no row and must not fill the memory
 
 
@@ -16,8 +17,8 @@ class LineTail:
     """Follows one file. ``number`` is the 1-based number of the last complete line, ``offset`` the first unread byte.
 
     A line longer than ``LINE_LIMIT`` bytes is passed over and counted in ``oversized``; what stands after the last
-    newline waits in ``remainder`` until its newline comes. A file that became shorter was written anew: it is read from
-    its beginning again and ``restarts`` counts it.
+    newline waits in ``remainder`` until its newline comes. A file that became shorter, or begins otherwise than it did,
+    was written anew: it is read from its beginning again and ``restarts`` counts it.
     """
 
     path: Path
@@ -27,6 +28,7 @@ class LineTail:
     restarts: int = 0
     remainder: bytes = b""
     _skipping: bool = False
+    _head: bytes = b""
 
     def poll(self) -> Iterator[list[bytes]]:
         """The lines that were completed since the last call, without their newlines, block by block.
@@ -35,8 +37,11 @@ class LineTail:
         """
         with self.path.open("rb") as file:
             size = file.seek(0, 2)
-            if size < self.offset:
+            file.seek(0)
+            head = file.read(HEAD)
+            if size < self.offset or not head.startswith(self._head):
                 self._restart()
+            self._head = head
             file.seek(self.offset)
             while block := self._read(file, size):
                 lines = self._split(block)

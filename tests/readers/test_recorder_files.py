@@ -156,10 +156,19 @@ def test_following_in_any_pieces_gives_the_same_run(tmp_path_factory, cuts):
     assert seen.train.codes("loss").tolist() == expected.train.codes("loss").tolist()
 
 
+def test_a_run_that_was_written_over_is_forgotten(tmp_path):
+    """Two runs never become one, also when the new one is longer."""
+    source = open_run(write(tmp_path / "r.jsonl", HEADER, step(1)))
+    source.poll()
+    write(tmp_path / "r.jsonl", {**HEADER, "id": "b2", "run": "new"}, step(1), step(2), step(3))
+    assert source.poll()
+    assert [(run.name, run.train.size) for run in source.runs] == [("new", 3)]
+
+
 def test_hostile_values_are_survived(tmp_path):
     """Numbers beyond any float, nested rows, other types in the header, and a row of 10,000 channels."""
     path = tmp_path / "r.jsonl"
-    wild = {"kind": "run", "schema": "x", "components": 5, "curriculum": [1], "schedules": {"a": 1}, "total_steps": -3}
+    wild = {"kind": "run", "components": 5, "curriculum": [1], "schedules": {"a": 1}, "total_steps": -3}
     rows = [b'{"kind": "step", "step": 1, "loss": 1' + b"0" * 400 + b"}\n"]
     rows += [line({"kind": "step", "step": 2**80, "loss": 1.0}), line(step(3, deep={"a": [1]}, nonfinite="what"))]
     rows += [line(step(4, nonfinite={"loss": "odd"}, **{f"c{i}": i for i in range(10_000)}))]
@@ -180,6 +189,7 @@ def test_hostile_values_are_survived(tmp_path):
         (b'{"loss": 1}\n', "without the 'kind'"),
         (b"hello\n", "another format"),
         (line({**HEADER, "schema": 2}), "update trainwatch"),
+        (line({**HEADER, "schema": "2"}), "update trainwatch"),
     ],
 )
 def test_what_is_no_run_file_is_refused_in_one_sentence(tmp_path, content, said):

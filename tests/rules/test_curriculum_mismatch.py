@@ -81,3 +81,16 @@ def test_weights_that_began_as_declared_are_not_judged_here(make_run, judge):
     precursor = np.where(np.arange(60) < 10, 0.0, 0.3)
     columns = {"weight/sequence": np.ones(60), "weight/precursor": precursor}
     assert judge(make_run(columns, header={"curriculum": EXTENDED}), RULE) == []
+
+
+@pytest.mark.parametrize("config", [{"curriculum": "EXTENDED"}, {"training": {"curriculum": {"name": "EXTENDED"}}}])
+def test_a_config_that_names_another_than_the_run_was_told(config, make_run, judge):
+    """`Recorder(config=cfg, curriculum=DEFAULT)` where cfg says EXTENDED."""
+    (finding,) = judge(make_run(header={"config": config, "curriculum": DEFAULT}), RULE)
+    assert finding.evidence["declared"] == "EXTENDED"
+
+
+@pytest.mark.parametrize("said", ["linear", "configs/plan.yaml", "default_v2", True])
+def test_what_is_no_other_name_is_not_held_against_the_run(said, make_run, judge):
+    """A kind, a path, a longer form of the same name."""
+    assert judge(make_run(header={"config": {"curriculum": said}, "curriculum": DEFAULT}), RULE) == []

@@ -55,6 +55,7 @@ class RunFile:
         self._tail = LineTail(path)
         self._first_fault: dict[str, int] = {}
         self._ranks: dict[int, RunFile] = {}
+        self._restarts = 0
         self._is_rank = re.search(r"\.rank\d+$", path.stem) is not None
 
     def poll(self) -> bool:
@@ -62,6 +63,8 @@ class RunFile:
         before = self._tail.offset
         try:
             for lines in self._tail.poll():
+                if self._tail.restarts != self._restarts:
+                    self._forget()
                 self._take(lines)
             touched = self.path.stat().st_mtime
         except OSError as error:
@@ -83,6 +86,12 @@ class RunFile:
         for sibling in self._ranks.values():
             sibling.close()
         self._write_notes()
+
+    def _forget(self) -> None:
+        """Another run was written under the same name: what was read is no part of it."""
+        self._restarts = self._tail.restarts
+        self.runs = []
+        self.faults, self._first_fault, self._ranks = {}, {}, {}
 
     def _poll_ranks(self) -> bool:
         """Read the files of the ranks above 0; together they are one run, the newest of this file."""
@@ -138,10 +147,11 @@ class RunFile:
             run.add_event(record)
 
     def _store_header(self, record: Record) -> None:
-        version = number(record.get("schema"))
-        if version is not None and version > VERSION:
+        version = record.get("schema", VERSION)
+        known = number(version)
+        if known is None or known > VERSION:
             raise ReadError(
-                f"{self.path}: written in format {version:g}, this trainwatch reads up to {VERSION}; update trainwatch."
+                f"{self.path}: written in format {version!r}, this trainwatch reads up to {VERSION}; update trainwatch."
             )
         newest = self.runs[-1] if self.runs else None
         continues = "resumed_from" in record or (record.get("id") and newest and newest.header.id == record["id"])

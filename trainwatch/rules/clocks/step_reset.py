@@ -79,6 +79,7 @@ class StepReset(Rule):
             "run" if counter == "step" else "clock:applied",
             (at, max(at, int(was))),
             f"{name} goes back from {was:,.0f} to {now:,.0f}, and no resume explains it.{more}",
+            over=True,  # it happened, and the run went on from there
             evidence={"from": was, "to": now},
             advice="Restore the counter from the checkpoint, open the log with resume=, or give each process a file.",
             confidence=0.9,

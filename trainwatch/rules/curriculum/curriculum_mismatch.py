@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -61,9 +62,7 @@ class CurriculumMismatch(Rule):
         "non-finite-gradient",
     )
 
-    foreign_rows: int = (
-        20  # rows in a row whose weights fit no declared stage: fewer may be a ramp that was not declared
-    )
+    foreign_rows: int = 20  # in a row whose weights fit no declared stage: fewer may be a ramp that was not declared
     tolerance: float = 0.01  # relative; a weight that is told in three digits is within it
 
     _declared: Curriculum | None = field(default=None, init=False)
@@ -72,51 +71,48 @@ class CurriculumMismatch(Rule):
     _first: int = field(default=0, init=False)
 
     def start(self, header: Header) -> Iterator[Finding]:
-        """Both identities stand in the header, so this is known before the first step."""
-        declared, running = header.curriculum or _named_in(header.config), header.curriculum_running
+        """All identities stand in the header, so this is known before the first step."""
+        named, declared, running = _named_in(header.config), header.curriculum, header.curriculum_running
         self._declared = declared
-        self._judge_rows = (
-            declared is not None and running is None and bool(declared.stages) and declared.ramp == "step"
-        )
-        if declared is None or running is None or _alike(declared, running):
-            return
+        self._judge_rows = declared is not None and running is None and declared.ramp == "step"
+        meant = declared or named
+        if meant is not None and running is not None and not _alike(meant, running):
+            yield self._mismatch(header, meant, running, "the loop runs", 1.0)
+        elif named is not None and declared is not None and not _same_name(named, declared):
+            yield self._mismatch(header, named, running or declared, "the run was told", 0.9)
+
+    def _mismatch(
+        self, header: Header, meant: Curriculum, running: Curriculum, verb: str, confidence: float
+    ) -> Finding:
         at = header.resumed_from or 0
-        parting = _parting(declared, running)
-        if declared.stages == running.stages and declared.stages:
-            yield self._same_stages(declared, running, at)
-            return
-        evidence: dict[str, float | int | str] = {"declared": declared.name, "running": running.name}
-        message = f"The config declares curriculum {declared.name}, but the loop runs {running.name}"
-        if running.source:
-            message += f" (from {running.source})"
+        if meant.stages and meant.stages == running.stages:
+            message = f"The config says {meant.name} and the loop {running.name}, but their stages are the same."
+            return self.finding("info", "run", (at, at), message, advice="Give one plan one name.")
+        evidence: dict[str, float | int | str] = {"declared": meant.name, "running": running.name}
+        message = f"The config declares curriculum {meant.name}, but {verb} {running.name}"
+        message += f" (from {running.source})" if running.source else ""
+        parting = _parting(meant, running)
         if parting is not None:
             step, component, planned, actual = parting
             message += (
                 f"; they part at step {step:,.0f}, where the {component} weight is {actual:g} instead of {planned:g}"
             )
-            evidence |= {
-                "parts_at_step": step,
-                "component": component,
-                "planned_weight": planned,
-                "running_weight": actual,
-            }
-        yield self.finding(
+            evidence |= {"parts_at_step": step, "component": component}
+            evidence |= {"planned_weight": planned, "running_weight": actual}
+        return self.finding(
             "critical",
             "run",
             (at, at),
             f"{message}.",
             evidence=evidence,
-            advice=f"Stop, make the loop take its curriculum from the config ({declared.name}), and start again.",
-            patch=dict.fromkeys(_paths(header.config, running.name), declared.name),
+            advice=f"Stop, make the loop take its curriculum from the config ({meant.name}), and start again.",
+            patch=dict.fromkeys(_paths(header.config, running.name), meant.name),
+            confidence=confidence,
         )
-
-    def _same_stages(self, declared: Curriculum, running: Curriculum, at: int) -> Finding:
-        message = f"The config says {declared.name} and the loop {running.name}, but their stages are the same."
-        return self.finding("info", "run", (at, at), message, advice="Give one plan one name.")
 
     def update(self, chunk: Chunk) -> Findings:
         """Without a recorded identity: do the first rows' weights belong to any declared stage?"""
-        if not self._judge_rows or self._declared is None:
+        if not self._judge_rows or self._declared is None or not self._declared.stages:
             return
         fits = _fits_a_stage(self._declared, chunk, self.tolerance)
         known = self.foreign_rows - self._strange
@@ -175,10 +171,24 @@ def _parting(declared: Curriculum, running: Curriculum) -> tuple[float, str, flo
     return step, name, *first[name]
 
 
+NO_NAMES = frozenset(["true", "false", "yes", "no", "on", "off", "none", "null", "auto", "linear", "cosine", "step"])
+
+
 def _named_in(config: dict[str, Any]) -> Curriculum | None:
-    """A curriculum that the config only names: ``curriculum: EXTENDED`` or ``curriculum: {name: EXTENDED}``."""
-    said = config.get("curriculum")
-    return Curriculum.parse({"name": said} if isinstance(said, str) else said)
+    """A curriculum that the config only names, anywhere in it: ``curriculum: EXTENDED``, ``curriculum_name: EXTENDED``
+    or ``curriculum: {name: EXTENDED}``; the outermost one."""
+    said = config.get("curriculum", config.get("curriculum_name"))
+    said = said.get("name") if isinstance(said, dict) else said
+    if isinstance(said, str) and re.fullmatch(r"[\w-]+", said) and said.casefold() not in NO_NAMES:
+        return Curriculum.parse({"name": said})
+    below = (_named_in(item) for item in config.values() if isinstance(item, dict))
+    return next((found for found in below if found is not None), None)
+
+
+def _same_name(one: Curriculum, other: Curriculum) -> bool:
+    """Whether two names may mean one plan: ``extended`` and ``EXTENDED-v2`` may."""
+    first, second = one.name.casefold(), other.name.casefold()
+    return first in second or second in first
 
 
 def _paths(config: dict[str, Any], value: str, prefix: str = "") -> list[str]:
