@@ -92,7 +92,7 @@ def conclude(run: Run, engine: Engine) -> Diagnosis:
 
 
 LINGER = 0.05  # of the run; and
-LINGER_STEPS = 100  # what is over explains nothing that begins later than this after its end
+LINGER_STEPS = 20  # what is over explains nothing that begins later than this after its end
 
 
 def root_cause(findings: Sequence[Finding]) -> tuple[Finding | None, frozenset[tuple[str, str, int]]]:
