@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gzip
 import inspect
 import math
 import pickle
@@ -287,8 +288,11 @@ def test_a_healthy_run_without_declarations_raises_no_alarm(healthy, play):
     assert [f.message for f in diagnosed(play([*plain, {"kind": "end", "status": "finished"}])) if f.rank] == []
 
 
-@pytest.mark.parametrize("path", sorted(DEMO.glob("healthy*.jsonl")), ids=lambda path: path.name)
-def test_a_recorded_healthy_run_raises_no_alarm(path):
-    """Runs that were really trained."""
-    for run in read_all(path):
+@pytest.mark.parametrize("path", sorted(DEMO.glob("healthy*.jsonl.gz")), ids=lambda path: path.name)
+def test_a_recorded_healthy_run_raises_no_alarm(path, tmp_path):
+    """Runs that were really trained: healthy-demo is what `trainwatch demo --healthy` wrote."""
+    plain = tmp_path / path.stem
+    plain.write_bytes(gzip.decompress(path.read_bytes()))
+    for run in read_all(plain):
+        assert run.train.size
         assert [finding.message for finding in diagnosed(run) if finding.rank] == []
