@@ -1,6 +1,6 @@
 """What recording costs, and what a SIGKILL loses.
 
-    python benchmarks/record.py [gradients] [loop] [kills] [calls] [--kills 20]
+    python benchmarks/record.py [gradients] [kills] [calls] [overhead] [--kills 20]
 
 Every figure is measured in this one run, peers and floors included, in shuffled rounds; use the ratios within one
 table. Trackio and TensorBoard are measured if they are installed. No network, no GPU; everything goes to a temporary
@@ -28,10 +28,11 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import overhead
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 
 import trainwatch
 from trainwatch.recorder.models import Models
@@ -216,83 +217,9 @@ def gradients(console: Console) -> None:
     console.print(table)
 
 
-class Trainee:
-    """A small model with three losses; one step of it with or without a recorder is the same arithmetic."""
-
-    weights = {"sequence": 1.0, "spectrum": 0.3, "precursor": 0.1}  # noqa: RUF012
-
-    def __init__(self, watch: trainwatch.Recorder | None, at: bool = True) -> None:
-        torch.manual_seed(0)
-        layer = nn.TransformerEncoderLayer(128, 4, 256, batch_first=True, norm_first=True, dropout=0.0)
-        self.net = nn.Sequential(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.Linear(128, 28))
-        self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=1e-4)
-        self.x, self.y = torch.randn(16, 24, 128), torch.randint(0, 28, (16, 24))
-        self.watch, self.at = watch, at
-        if watch is not None:
-            watch.attach(self.net, self.optimizer)
-
-    def components(self, logits: Tensor) -> dict[str, Tensor]:
-        loss = nn.functional.cross_entropy(logits.flatten(0, 1), self.y.flatten())
-        mass = logits.softmax(-1) @ torch.arange(28.0)
-        return {
-            "sequence": loss,
-            "spectrum": (mass - 14).abs().mean(),
-            "precursor": (mass.sum(-1) / 300 - 1).abs().mean(),
-        }
-
-    def step(self) -> None:
-        logits = self.net(self.x)
-        parts = self.components(logits)
-        if self.watch is None:
-            sum((self.weights[name] * part for name, part in parts.items()), torch.zeros(())).backward()
-            nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
-        else:
-            self.watch.losses(parts, self.weights, at=logits if self.at else None).backward()
-            self.watch.gradients(1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        if self.watch is not None:
-            self.watch.log({"stage": 0, "epoch": 0.5, "samples": 16, "data/length/mean": 24.0})
-            self.watch.step()
-
-
-def loop(console: Console, folder: Path, blocks: int = 80) -> None:
-    """Full telemetry on a real loop: neighbouring blocks of 10 steps with, without, and with all but ``at=``.
-
-    In CPU time of the whole process, so the writer's thread counts and other programs do not; and in wall time.
-    """
-    ways = {"everything": True, "everything but the components' gradients": False}
-    with contextlib.ExitStack() as stack:
-        recorders = [stack.enter_context(trainwatch.Recorder(folder / f"loop-{at}.jsonl")) for at in ways.values()]
-        trainees = [Trainee(watch, at) for watch, at in zip(recorders, ways.values(), strict=True)] + [Trainee(None)]
-        for who in trainees:
-            timed(who.step, 20)
-        found = [block_times(trainees) for _ in range(blocks)]
-    table = Table(
-        "small transformer, 3 components, 1 thread", "clock", "plain step ms", "overhead, median", "quartiles"
-    )
-    for index, name in enumerate(ways):
-        for clock, kind in enumerate(("CPU", "wall")):
-            ratios = [times[index][clock] / times[-1][clock] - 1 for times in found]
-            low, middle, high = (f"{ratio:+.1%}" for ratio in statistics.quantiles(ratios, n=4))
-            plain = statistics.median(times[-1][clock] for times in found) / 10
-            table.add_row(name, kind, f"{plain * 1e3:.1f}", middle, f"{low} to {high}")
-    console.print(table)
-
-
-def block_times(trainees: list[Trainee]) -> list[tuple[float, float]]:
-    """CPU and wall seconds of ten steps of each, in random order."""
-    found: dict[int, tuple[float, float]] = {}
-    for index in random.sample(range(len(trainees)), len(trainees)):
-        cpu, wall = time.process_time(), time.perf_counter()
-        timed(trainees[index].step, 10)
-        found[index] = time.process_time() - cpu, time.perf_counter() - wall
-    return [found[index] for index in range(len(trainees))]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", help="gradients, loop, kills, calls; all if none is named")
+    parser.add_argument("what", nargs="*", help="gradients, kills, calls, overhead; all if none is named")
     parser.add_argument("--kills", type=int, default=20, help="SIGKILLs a mode")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -305,7 +232,7 @@ def main() -> None:
         folder = Path(name)
         measures: dict[str, Callable[[], None]] = {
             "gradients": lambda: gradients(console),
-            "loop": lambda: loop(console, folder),
+            "overhead": lambda: overhead.measure(console, folder),
             "kills": lambda: kills(console, folder, options.kills),
             "calls": lambda: calls(console, folder),  # last: the peers leave threads behind
         }
