@@ -20,12 +20,72 @@ def test_a_step_onto_a_raw_unit_is_named_at_the_boundary(make_run, judge):
     assert finding.evidence["growth"] > 1000
 
 
-def test_a_gradient_that_is_taken_over_is_named(make_run, judge):
-    """The value is small, the gradient is not: a clamped or a narrow loss."""
+def shares(of_mass):
+    return {"grad_share__mass": of_mass, "grad_share__ce": 1 - of_mass}
+
+
+ENTERS = np.where(STEP >= 80, 1.0, 0.0)
+
+
+def test_a_takeover_with_a_larger_loss_is_named(make_run, judge):
+    """Somewhat larger than all that was learned, and the whole gradient."""
     share = np.where(STEP >= 80, 0.95, 0.0)
-    run = make_run(columns(np.where(STEP >= 80, 0.2, 0.0), 0.5, grad_share__mass=share, grad_share__ce=1 - share))
-    (finding,) = judge(run, RULE)
-    assert (finding.severity, finding.first_step) == ("warning", 80)
+    (finding,) = judge(make_run(columns(ENTERS, 3.0, **shares(share))), RULE)
+    assert (finding.severity, finding.first_step, finding.state) == ("warning", 80, "active")
+    assert judge(make_run(columns(ENTERS, 0.5, **shares(share))), RULE) == []
+
+
+def test_it_is_over_when_the_component_no_longer_leads(make_run, judge):
+    """By its share of the gradient; where none is recorded, by its contribution."""
+    share = np.where(STEP >= 80, np.where(STEP >= 200, 0.4, 0.95), 0.0)
+    falling = np.where(STEP >= 200, 0.5, 50.0)
+    for more in (shares(share), {}):
+        (finding,) = judge(make_run(columns(ENTERS, 50.0, **more) | {"loss/mass": falling}), RULE)
+        assert (finding.first_step, finding.state) == (80, "over")
+
+
+def test_a_new_task_is_no_ramp(make_run, judge):
+    """As large as the old one was at first, with half of the gradient or none recorded."""
+    old = {"loss/ce": 0.3 + 2.2 * np.exp(-STEP / 20)}
+    assert judge(make_run(columns(ENTERS, 2.5) | old), RULE) == []
+    share = np.where(STEP >= 80, 0.5, 0.0)
+    assert judge(make_run(columns(ENTERS, 2.5, **shares(share)) | old), RULE) == []
+    share = np.where(STEP >= 80, 0.95, 0.0)
+    assert judge(make_run(columns(ENTERS, 2.0, **shares(share)) | old), RULE) == []
+
+
+def test_a_return_to_an_earlier_weight_is_no_ramp(make_run, judge):
+    """Off for a stage, and on again."""
+    weight = np.where((STEP >= 80) & (STEP < 160), 0.0, 1.0)
+    assert judge(make_run(columns(weight, 500.0)), RULE) == []
+
+
+def test_a_warm_up_of_fifty_steps_is_no_ramp(make_run, judge):
+    """From nothing to a little more than the other loss."""
+    assert judge(make_run(columns(np.minimum(1, STEP / 50), 4.0)), RULE) == []
+
+
+def test_what_has_taken_over_is_not_told_again(make_run, judge):
+    """Three boundaries of one component, one finding."""
+    weight = np.select([STEP >= 220, STEP >= 150, STEP >= 80], [2.0, 0.5, 0.1], 0.0)
+    share = np.where(STEP >= 80, 0.999, 0.0)
+    (finding,) = judge(make_run(columns(weight, 80_000.0, **shares(share))), RULE)
+    assert finding.first_step == 80
+
+
+def test_a_steep_ramp_is_one_finding(make_run, judge):
+    """It rises in every row; each of its blocks outweighs what was before."""
+    weight = np.clip((STEP - 79) / 100, 0, 1)
+    assert [finding.first_step for finding in judge(make_run(columns(weight, 80_000.0)), RULE)] == [80]
+
+
+def test_a_total_in_frames_is_judged_all_the_same(make_run, judge):
+    """2 % of a billion frames would be a window that no run fills."""
+    steps = np.arange(1, 5001)
+    weight = np.where(steps >= 2000, 1.0, 0.0)
+    run = {"loss/x": np.ones(5000), "weight/x": np.ones(5000), "loss/y": np.full(5000, 500.0), "weight/y": weight}
+    (finding,) = judge(make_run(run, header={"total_steps": 10**9}), RULE)
+    assert (finding.first_step, finding.severity) == (2000, "critical")
 
 
 def test_silent_on_a_planned_small_step(make_run, judge):

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from trainwatch.engine import Engine
+
 RULE = "loss-scale-imbalance"
 N = 200
 FALL = np.exp(-np.arange(N) / 60)
@@ -44,7 +46,29 @@ HEALTHY = {
     "a component that is solved": {"loss/box": 1 + 0 * FALL, "loss/cls": 0.7 * np.exp(-np.arange(N) / 15) + 1e-3},
     "a component of weight 0": {"loss/a": 1 + FALL, "loss/b": np.full(N, 1e6), "weight/b": np.zeros(N)},
     "value loss beside policy loss": {"loss/value": 300 * (1 + FALL), "loss/policy": 0.02 * np.cos(np.arange(N))},
-    "two scales that both fall": {"loss/a": 30 * (0.1 + FALL), "loss/b": 1.2 * (0.1 + FALL)},
+    "a policy's surrogate that owns no gradient": {
+        "loss/value": 300 * (1 + FALL),
+        "loss/clip": 0.02 * np.cos(np.arange(N)),
+        "grad_share/value": np.full(N, 0.98),
+    },
+    "an entropy bonus": {
+        "loss/value": 300 * (1 + FALL),
+        "weight/value": np.full(N, 0.5),
+        "loss/bonus": 2 * FALL,
+        "weight/bonus": np.full(N, -0.02),
+        "grad_share/value": np.full(N, 0.98),
+    },
+    "a main loss of twelve times, and the others have their gradient": {
+        "loss/a": 1 + FALL,
+        "loss/b": np.full(N, 0.1),
+        "grad_share/a": np.full(N, 0.8),
+    },
+    "a component that was solved from the scale of the one that owns the gradient": {
+        "loss/box": np.ones(N),
+        "loss/cls": 0.7 * np.exp(-np.arange(N) / 15) + 1e-3,
+        "grad_share/box": np.full(N, 0.97),
+    },
+    "a start that passes": {"loss/box": 2 + 900 * np.exp(-np.arange(N) / 12), "loss/cls": 2 + FALL},
     "one loss alone": {"loss/a": 1e9 * FALL},
     "exact zeros by design": {"loss/a": 1 + FALL, "loss/margin": np.zeros(N)},
 }
@@ -61,4 +85,86 @@ def test_a_declared_role_silences_it(make_run, judge):
     header = {"components": {"tiny": {"role": "auxiliary"}}}
     columns = {"loss/main": np.full(N, 100.0), "loss/tiny": np.full(N, 0.1)}
     assert judge(make_run(columns, header=header), RULE) == []
-    assert judge(make_run(columns), RULE) != []
+    assert [finding.severity for finding in judge(make_run(columns), RULE)] == ["info"]
+
+
+NOISE = 1 + 0.01 * np.cos(np.arange(N) ** 2)
+PEAK = 3_256_742.75 * NOISE
+MISSED = {
+    "the victim was solved before it entered": {
+        "loss/PeakAmp": np.where(np.arange(N) < 100, 0.0, PEAK),
+        "loss/Signal": 3.75 * np.exp(-np.arange(N) / 20) + 0.3,
+        "grad_share/PeakAmp": np.where(np.arange(N) < 100, 0.0, 1.0),
+    },
+    "ten epochs": {"loss/PeakAmp": PEAK[:10], "loss/Signal": np.full(10, 3.75)},
+    "one whole block": {"loss/PeakAmp": PEAK[:20], "loss/Signal": np.full(20, 3.75)},
+    "thirty rows": {"loss/PeakAmp": PEAK[:30], "loss/Signal": np.full(30, 3.75)},
+    "19 rows": {"loss/PeakAmp": PEAK[:19], "loss/Signal": np.full(19, 3.75), "grad_share/PeakAmp": np.ones(19)},
+    "a negative loss": {"loss/PeakAmp": PEAK, "loss/nll": np.full(N, -3.75), "grad_share/PeakAmp": np.ones(N)},
+    "a negative loss, no shares": {"loss/PeakAmp": PEAK, "loss/nll": np.full(N, -3.75)},
+    "names of norms": {"loss/PeakAmp": PEAK, "loss/l1": np.full(N, 3.75), "loss/load_ce": np.full(N, 2.0)},
+    "a regulariser's name": {"loss/PeakAmp": PEAK, "loss/aux": np.full(N, 3.75), "grad_share/PeakAmp": np.ones(N)},
+}
+
+
+@pytest.mark.parametrize("name", MISSED)
+def test_critical_on(name, make_run, judge):
+    """Shapes of the published case."""
+    (finding,) = judge(make_run(MISSED[name]), RULE)
+    assert (finding.severity, finding.subject, finding.state) == ("critical", "component:PeakAmp", "active")
+    assert finding.first_step == (101 if "entered" in name else 1)
+
+
+def test_four_rows_are_no_run(make_run, judge):
+    """Their median forgives one outlier."""
+    assert judge(make_run({"loss/PeakAmp": PEAK[:4], "loss/Signal": np.full(4, 3.75)}), RULE) == []
+
+
+UNPROVEN = {
+    "a router": {"loss/lm": 3 + FALL, "loss/router": np.full(N, 0.011)},
+    "a latent term that grows from nothing": {"loss/recon": 540 * (0.2 + FALL), "loss/latent": 12.1 - 12 * FALL},
+    "a residual that starts huge": {"loss/pde": 1e4 * FALL + 1, "loss/bc": 0.5 * FALL + 0.1},
+    "a constant bonus": {"loss/value_function": 120 + np.arange(N), "loss/bonus": np.full(N, 1.4)},
+    "fine-tuning at the floor": {"loss/mel": 20 * NOISE, "loss/dur": 1 / NOISE},
+    "to and fro about ten": {"loss/mlm": 3 * (1 + 0.1 * np.sin(np.arange(N) / 9)), "loss/nsp": np.full(N, 0.29)},
+    "both fall": {"loss/PeakAmp": PEAK * FALL, "loss/Signal": 3.75 * FALL},
+    "half of the gradient": {"loss/a": np.full(N, 200.0), "loss/b": np.ones(N), "grad_share/a": np.full(N, 0.5)},
+}
+
+
+@pytest.mark.parametrize("name", UNPROVEN)
+def test_one_info_on(name, make_run, judge):
+    """Imbalance without a proof is worth knowing, once."""
+    (finding,) = judge(make_run(UNPROVEN[name]), RULE)
+    assert (finding.severity, finding.first_step <= 40) == ("info", True)
+    assert "worth knowing" in finding.message
+    assert "declare a role or a weight" in finding.advice
+
+
+def test_an_episode_that_comes_back_is_opened_again(make_run, judge):
+    """One component, one finding."""
+    big = np.where((np.arange(N) // 40) % 2 == 1, 5e4, 1.0)
+    columns = {"loss/a": np.ones(N), "loss/b": big, "grad_share/b": np.where(big > 1, 0.999, 0.5)}
+    (finding,) = judge(make_run(columns), RULE)
+    assert (finding.first_step, finding.last_step, finding.state) == (41, 160, "over")
+
+
+def test_an_alarm_after_an_info_has_its_own_onset(make_run, judge):
+    """What was worth knowing from the start is not when it became a sickness."""
+    share = np.where(np.arange(N) < 140, 0.6, 0.999)
+    columns = {"loss/a": np.where(np.arange(N) < 140, 200, 5e4), "loss/b": np.ones(N), "grad_share/a": share}
+    info, alarm = judge(make_run(columns), RULE)
+    assert (info.severity, info.first_step, info.state) == ("info", 1, "over")
+    assert (alarm.severity, alarm.first_step, alarm.state) == ("critical", 141, "active")
+
+
+def test_a_second_component_that_comes_late_changes_nothing(step_rows, play):
+    """Rows count from the first one, whether the file is read at once or as it grows."""
+    records = [*step_rows(7, loss__a=1.0), *step_rows(60, 8, loss__a=5e4, loss__b=1.0, grad_share__a=0.999)]
+    whole, run, engine = Engine(), play([]), Engine()
+    whole.feed(read := play(records))
+    for record in records:
+        engine.feed(play([record], run))
+    found = [item for item in whole.findings(read) if item.rule == RULE]
+    assert found == [item for item in engine.findings(run) if item.rule == RULE]
+    assert [item.first_step for item in found] == [8]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from trainwatch.header import Header
 from trainwatch.rule import Findings, Rule
+from trainwatch.run import Run
 from trainwatch.schema import Finding
 from trainwatch.stats import Blocks, medians
 from trainwatch.table import Chunk
@@ -20,21 +22,24 @@ Floats = NDArray[np.float64]
 Rows = dict[str, Floats]
 
 SMALL_BY_DESIGN = re.compile(
-    r"(^|[_.-])(kld?|z_?loss|zloss|entropy|ent|aux\w*|moe\w*|balance|load|reg\w*|l[12]|commit\w*|penalty|wd|policy|actor|pg)($|[_.-])"
+    r"(^|[_.-])(kld?|z_?loss|entropy|ent|aux\w*|moe\w*|balance|reg(ul\w*)?|commit\w*|penalty|wd|policy|actor|pg)($|[_.-])"
 )
 """Names that the field gives to regularisers, and to policy losses: their size beside a main loss says nothing."""
+HYSTERESIS = 0.5  # of an entry threshold: noise of a fifth about the threshold neither ends an episode nor begins one
+LASTING = 5  # blocks: what passes sooner is how a run starts, and not worth an info
 
 
 @dataclass
 class Episode:
-    """A stretch of blocks in which one component outweighs the others."""
+    """A stretch of blocks in which one component outweighs the others, and the latest of them."""
 
     component: str
     first_step: int
-    others: list[str]
     before: dict[str, float]
     blocks: int = 0
-    finding: Finding | None = None
+    others: list[str] = field(default_factory=list)
+    here: dict[str, float] = field(default_factory=dict)
+    block: Rows = field(default_factory=dict)
 
 
 @dataclass
@@ -44,8 +49,10 @@ class LossScaleImbalance(Rule):
     What it sees:
         The contribution (weight x raw value) of the largest component against the sum of the others, as medians over
         blocks of rows: 3,256,742 beside 3.75. It is an alarm if that component also owns nearly the whole gradient; or,
-        where no gradients are recorded, if nothing gets better while it lasts. Regularisers and auxiliary
-        terms, components of weight 0, and those that are solved already, do not count among the others.
+        where no gradients are recorded, if it is a thousand times the others while these stand at values of 1 and more
+        and none of them improves. Else it is worth knowing, no more. Not among the others: components of weight 0, of
+        a tiny or negative weight, with a role, with the name of a regulariser, with both signs (a policy's surrogate),
+        and those that fell from the large one's scale because they are solved.
 
     Why it matters:
         The optimiser follows the sum. What contributes a millionth of it is not trained at all, and after clipping the
@@ -80,49 +87,63 @@ class LossScaleImbalance(Rule):
 
     warning_ratio: float = 10.0  # largest / sum of others; healthy multi-task runs reach 5 to 8 in their first steps
     critical_ratio: float = 100.0  # below 1 % of the sum a component's gradient drowns in the other's noise
+    absurd_ratio: float = 1000.0  # proof without gradients: healthy sums (pixels beside a bonus) reach 10 to 300
+    ordinary: float = 1.0  # raw value of a task not learned yet (ln 3, a normalised error); terms meant small are below
     owned_share: float = 0.95  # of the gradient: what the others are left with is less than one batch's noise
     improvement: float = 0.02  # relative; less than that in two blocks is no learning
     solved: float = 0.3  # of its first value: a component this far down is done, and rightly small
     tiny_weight: float = 0.01  # of the largest component's weight: whoever sets that means the term to be small
     block: int = 20  # rows; a median of 20 forgives nine outliers
+    fewest: int = 5  # rows that a run must have: a median of 5 forgives two outliers
 
     _roles: dict[str, str] = field(default_factory=dict, init=False)
-    _blocks: Blocks = field(default_factory=lambda: Blocks(20), init=False)
+    _blocks: Blocks = field(init=False)
+    _rows: int = field(default=0, init=False)
+    _final: bool = field(default=False, init=False)
     _start: dict[str, float] = field(default_factory=dict, init=False)
     _episode: Episode | None = field(default=None, init=False)
+    _told: dict[str, Finding] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        """Blocks of a fixed number of rows, however long the run is meant to be."""
+        self._blocks = Blocks(self.block)
 
     def start(self, header: Header) -> Findings:
         """Which components are small by design."""
         self._roles = {name: component.role for name, component in header.components.items()}
-        self._blocks = Blocks(self.block)
         return ()
 
     def update(self, chunk: Chunk) -> Iterator[Finding]:
         """Most blocks are balanced: the ratios are taken for all of them at once."""
-        names = [name.removeprefix("loss/") for name in chunk.channels if name.startswith("loss/")]
-        if len(names) < 2:
-            return
         columns = {"step": chunk.step.astype(np.float64)}
-        for name in names:
+        for name in [name.removeprefix("loss/") for name in chunk.channels if name.startswith("loss/")]:
             raw, weight = chunk[f"loss/{name}"], chunk[f"weight/{name}"]
             columns |= {f"raw/{name}": raw, f"weight/{name}": weight, f"share/{name}": chunk[f"grad_share/{name}"]}
-        blocks = self._blocks.push(columns)
-        if blocks:
-            yield from self._judge(names, blocks)
+        self._rows += len(chunk)
+        yield from self._judge(self._blocks.push(columns))
 
-    def _judge(self, names: list[str], blocks: Rows) -> Iterator[Finding]:
-        """Look only at the blocks in which the largest component is more than ten times the rest."""
+    def finish(self, run: Run) -> Iterator[Finding]:  # noqa: ARG002
+        """Judge the rows that fill no block yet, on a copy: a short run has no others."""
+        trial, held = deepcopy(self), self._rows % self.block
+        trial._final = True
+        if held >= (self.fewest if self._rows < self.block else self.block // 2):
+            yield from trial._judge(trial._blocks.push({"step": np.full(self.block - held, np.nan)}))
+        elif trial._episode is not None:
+            yield from trial._verdict(trial._episode)
+
+    def _judge(self, blocks: Rows) -> Iterator[Finding]:
+        """Look only at the blocks in which the largest component stands out."""
+        names = [name.removeprefix("raw/") for name in blocks if name.startswith("raw/")]
+        if not names:
+            return
         rows = {name: medians(values) for name, values in blocks.items() if name != "step"}
         for name in names:
             known = rows[f"raw/{name}"][np.isfinite(rows[f"raw/{name}"])]
             if len(known):
                 self._start.setdefault(name, float(known[0]))
-        sizes = np.stack(
-            [np.nan_to_num(np.abs(rows[f"raw/{name}"] * _weights(rows[f"weight/{name}"]))) for name in names]
-        )
-        top = sizes.max(axis=0)
-        awaited = 0
-        for index in np.flatnonzero(top > self.warning_ratio * (sizes.sum(axis=0) - top)):
+        sizes = np.stack([np.nan_to_num(_sizes(rows[f"raw/{name}"], rows[f"weight/{name}"])) for name in names])
+        top, awaited = sizes.max(axis=0), 0
+        for index in np.flatnonzero(top > HYSTERESIS * self.warning_ratio * (sizes.sum(axis=0) - top)):
             if index != awaited:
                 yield from self._ended()
             awaited = int(index) + 1
@@ -133,73 +154,127 @@ class LossScaleImbalance(Rule):
             yield from self._ended()
 
     def _outweighed(self, largest: str, names: list[str], here: dict[str, float], block: Rows) -> Findings:
-        """One block in which ``largest`` outweighs the rest; do those count that it outweighs?"""
-        others = [name for name in names if self._counts(name, largest, here)]
+        """One block in which ``largest`` stands out; do those count that it outweighs?"""
+        if self._episode is not None and self._episode.component != largest:
+            yield from self._ended()
+        others = [name for name in names if self._counts(name, largest, here, block)]
         part, rest = _size(largest, here), sum(_size(name, here) for name in others)
-        if not others or rest <= 0 or part / rest <= self.warning_ratio:
+        limit = self.warning_ratio * (HYSTERESIS if self._episode else 1.0)
+        if rest <= 0 or part <= limit * rest:
             yield from self._ended()
             return
-        if self._episode is None or self._episode.component != largest:
-            yield from self._ended()
-            before = {name: here[f"raw/{name}"] for name in (*others, largest)}
-            self._episode = Episode(largest, _onset(largest, others, block, self.warning_ratio), others, before)
-        self._episode.blocks += 1
-        yield from self._verdict(self._episode, part, rest, here, int(block["step"][-1]))
+        if self._episode is None:
+            before = {name: here[f"raw/{name}"] for name in names}
+            self._episode = Episode(largest, _onset(largest, others, block, self.warning_ratio), before)
+        episode = self._episode
+        episode.blocks, episode.others, episode.here, episode.block = episode.blocks + 1, others, here, block
+        yield from self._verdict(episode)
 
-    def _counts(self, name: str, largest: str, here: dict[str, float]) -> bool:
+    def _counts(self, name: str, largest: str, here: dict[str, float], block: Rows) -> bool:
         """Whether a component is one that should weigh something beside the largest."""
-        raw, weight = here[f"raw/{name}"], here[f"weight/{name}"]
-        if name == largest or not np.isfinite(raw) or weight == 0:
+        raw, weight, values = here[f"raw/{name}"], here[f"weight/{name}"], block[f"raw/{name}"]
+        if name == largest or not np.isfinite(raw) or weight <= 0 or self._roles.get(name, "task") != "task":
             return False
-        if self._roles.get(name, "task") != "task" or (
-            name not in self._roles and SMALL_BY_DESIGN.search(name.lower())
-        ):
+        if _weight(weight) < self.tiny_weight * _weight(here[f"weight/{largest}"]):
             return False
-        meant_small = _weight(weight) < self.tiny_weight * _weight(here[f"weight/{largest}"])
-        return not meant_small and raw > self.solved * abs(self._start.get(name, raw))
+        if min((values > 0).sum(), (values < 0).sum()) > 0.1 * np.isfinite(values).sum():
+            return False
+        part, first = _size(largest, here), abs(self._start.get(name, raw))
+        if abs(raw) <= self.solved * first and part <= self.warning_ratio * first * _weight(weight):
+            return False
+        owned = here[f"share/{largest}"] > self.owned_share and part > self.absurd_ratio * _size(name, here)
+        named = name not in self._roles and SMALL_BY_DESIGN.search(name.lower())
+        return not named or (owned and abs(raw) >= self.ordinary)
 
-    def _verdict(self, episode: Episode, part: float, rest: float, here: dict[str, float], step: int) -> Findings:
-        ratio, share = part / rest, here[f"share/{episode.component}"]
-        known = bool(np.isfinite(share))
-        sick = share > self.owned_share if known else episode.blocks >= 2 and self._stuck(episode, ratio, here)
-        if not sick and episode.finding is None:
-            return
-        grave = ratio > self.critical_ratio or (episode.finding is not None and episode.finding.severity == "critical")
-        weight = here[f"weight/{episode.component}"]
-        unweighted = "" if np.isfinite(weight) else " (no weights are recorded: each counts as 1)"
-        proof = f"and {share:.1%} of the gradient" if known else "while none of them improves"
-        episode.finding = self.finding(
-            "critical" if grave else "warning",
+    def _verdict(self, episode: Episode) -> Findings:
+        """An alarm with its proof, else an info once it lasts; an alarm without gradients may fall back to an info."""
+        name, here, told = episode.component, episode.here, self._told.get(episode.component)
+        part, rest = _size(name, here), sum(_size(other, here) for other in episode.others)
+        share, warned = here[f"share/{name}"], told is not None and told.rank > 0
+        sick = self._sick(episode, part / rest, share)
+        lasts = episode.blocks >= LASTING or (self._final and self._rows < LASTING * self.block)
+        notable = part / rest > (self.critical_ratio if np.isfinite(share) else self.warning_ratio)
+        if told is not None and warned and not sick and ("gradient_share" in told.evidence or told.state == "over"):
+            yield from self._closed(name)
+        elif sick or warned or (lasts and notable):
+            first = told.first_step if told is not None else episode.first_step
+            if told is not None and sick and not warned:
+                yield from self._closed(name)
+                first = episode.first_step if episode.blocks <= 2 else int(episode.block["step"][0])
+            self._told[name] = self._said(episode, (part, rest, share), first, sick)
+            yield self._told[name]
+        elif told is not None and told.state == "active":
+            self._told[name] = replace(told, last_step=max(told.last_step, _last(episode)))
+            yield self._told[name]
+
+    def _sick(self, episode: Episode, ratio: float, share: float) -> bool:
+        """The gradient proves it; without one: thousands beside values that are not solved and do not improve."""
+        told = self._told.get(episode.component)
+        open_alarm = told is not None and told.rank > 0 and told.state == "active"
+        ease = HYSTERESIS if open_alarm else 1.0
+        if np.isfinite(share):
+            return bool(1 - share < (1 - self.owned_share) / ease and ratio > ease * self.warning_ratio)
+        if told is not None and open_alarm and "gradient_share" in told.evidence:
+            return True
+        unsolved = any(abs(episode.here[f"raw/{name}"]) >= self.ordinary for name in episode.others)
+        absurd = unsolved and ratio > ease * self.absurd_ratio and (episode.blocks >= 2 or self._final)
+        return absurd and not any(self._improves(episode, name, 5 if open_alarm else 1) for name in episode.others)
+
+    def _improves(self, episode: Episode, name: str, times: int) -> bool:
+        """Since the episode began; within its block, if it has but one."""
+        was, now = episode.before.get(name, np.nan), episode.here[f"raw/{name}"]
+        if episode.blocks == 1:
+            known = episode.block[f"raw/{name}"][np.isfinite(episode.block[f"raw/{name}"])]
+            was, now = float(np.median(known[: -(len(known) // 2) or None])), float(np.median(known[len(known) // 2 :]))
+        return now < was - times * self.improvement * abs(was)
+
+    def _said(self, episode: Episode, sizes: tuple[float, float, float], first: int, sick: bool) -> Finding:
+        part, rest, share = sizes
+        ratio, known, told = part / rest, bool(np.isfinite(share)), self._told.get(episode.component)
+        grave = ratio > self.critical_ratio or (told is not None and told.severity == "critical")
+        weighted = np.isfinite(episode.here[f"weight/{episode.component}"])
+        unweighted = "" if weighted else " (no weights are recorded: each counts as 1)"
+        proof = f", and {share:.1%} of the gradient" if known else ", while none of them improves"
+        return self.finding(
+            ("critical" if grave else "warning") if sick else "info",
             f"component:{episode.component}",
-            (episode.first_step, step),
+            (first, _last(episode)),
             f"The {episode.component} loss contributes {part:,.4g}, {' + '.join(episode.others)} together {rest:,.4g}: "
-            f"{ratio:,.3g} times as much, {proof}{unweighted}.",
+            f"{ratio:,.3g} times as much{proof if sick else '; worth knowing'}{unweighted}.",
             evidence={"contribution": part, "others": rest, "ratio": ratio}
             | ({"gradient_share": share} if known else {}),
-            advice=f"Normalise the {episode.component} loss by its unit, or divide its weight by about {ratio:,.0f}.",
+            advice=f"Normalise the {episode.component} loss by its unit, or divide its weight by about {ratio:,.0f}."
+            if sick
+            else f"If that is meant, declare a role or a weight for {' and '.join(episode.others)}.",
             confidence=(0.95 if known else 0.7) - (0.1 if unweighted else 0.0),
         )
-        yield episode.finding
-
-    def _stuck(self, episode: Episode, ratio: float, here: dict[str, float]) -> bool:
-        """Whether nothing gets better: not the others, nor (below a hundred times) the large one that may just lead."""
-        watched = episode.others if ratio > self.critical_ratio else episode.before
-        return all(here[f"raw/{name}"] > episode.before[name] * (1 - self.improvement) for name in watched)
 
     def _ended(self) -> Findings:
         """The others weigh something again."""
         episode, self._episode = self._episode, None
-        if episode is not None and episode.finding is not None:
-            yield replace(episode.finding, state="over")
+        if episode is not None:
+            yield from self._closed(episode.component)
+
+    def _closed(self, name: str) -> Findings:
+        told = self._told.get(name)
+        if told is not None and told.state == "active":
+            self._told[name] = replace(told, state="over")
+            yield self._told[name]
 
 
-def _weights(weights: Floats) -> Floats:
-    """Weights as applied; 1 where none is recorded."""
-    return np.where(np.isnan(weights), 1.0, weights)
+def _last(episode: Episode) -> int:
+    """The last step of an episode; a block at the end of a run is filled up with NaN."""
+    steps = episode.block["step"]
+    return int(steps[np.isfinite(steps)][-1])
 
 
 def _weight(weight: float) -> float:
     return 1.0 if np.isnan(weight) else abs(weight)
+
+
+def _sizes(raw: Floats, weight: Floats) -> Floats:
+    """Magnitudes of contributions; a weight is 1 where none is recorded."""
+    return np.abs(raw * np.where(np.isnan(weight), 1.0, weight))
 
 
 def _size(name: str, here: dict[str, float]) -> float:
@@ -209,6 +284,5 @@ def _size(name: str, here: dict[str, float]) -> float:
 
 def _onset(largest: str, others: list[str], block: Rows, ratio: float) -> int:
     """The first step of the block in which ``largest`` is ``ratio`` times the others."""
-    size = {name: np.abs(block[f"raw/{name}"] * _weights(block[f"weight/{name}"])) for name in (largest, *others)}
-    exceeds = size[largest] > ratio * sum(size[name] for name in others)
-    return int(block["step"][int(np.argmax(exceeds))])
+    size = {name: _sizes(block[f"raw/{name}"], block[f"weight/{name}"]) for name in (largest, *others)}
+    return int(block["step"][int(np.argmax(size[largest] > ratio * sum(size[name] for name in others)))])

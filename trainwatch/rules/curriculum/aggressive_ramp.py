@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from trainwatch.header import Header
 from trainwatch.rule import Findings, Rule
 from trainwatch.schema import Finding
-from trainwatch.stats import Blocks, carried, medians
+from trainwatch.stats import Blocks, medians
 from trainwatch.table import Chunk
 
 Floats = NDArray[np.float64]
 Rows = dict[str, Floats]
 
 WINDOW = 4  # blocks
+LONGEST = 500  # rows of a block: 2,000 rows tell a boundary's effect, and a total in frames (1e9) would never fill one
 
 
 @dataclass
@@ -26,9 +27,10 @@ class AggressiveRamp(Rule):
     """A loss weight enters or rises too fast for what its component weighs.
 
     What it sees:
-        A component's weight rose, and within 2 % of the run (at least 20 rows) its contribution (weight x raw value)
-        grew by as much as the whole loss had been before, or its share of the gradient went from less than half to more
-        than nine tenths. Medians over blocks of rows, before against after.
+        A component's weight rose above all it had before, and within 2 % of the run (20 to 2,000 rows) its contribution
+        (weight x raw value) grew by more than the whole loss had ever been, and its share of the gradient went from
+        less than half to more than nine tenths. Where no gradients are recorded, by more than three times the loss.
+        Medians over blocks of rows, before against after. It is over when the component no longer leads.
 
     Why it matters:
         The optimiser's state (momentum, second moments, learning rate) fits the loss that it was following. A term that
@@ -39,8 +41,8 @@ class AggressiveRamp(Rule):
         bound its value first: a raw error in ppm needs a weight a million times smaller than a cross-entropy.
 
     When it is wrong:
-        Where the loss had come close to 0 before the component entered, twice of it is still little: look at the
-        metrics before you change the plan.
+        Where a run was resumed, its largest loss is not known: what was small by then may be outweighed by any new
+        task. Look at the metrics before you change the plan.
 
     References:
         Curriculum of a published peptide sequencer: mass weight 0.2, 0.5, 0.7 within a fifth of the run, on raw ppm.
@@ -61,56 +63,53 @@ class AggressiveRamp(Rule):
         "non-finite-gradient",
     )
 
-    growth: float = 1.0  # x the whole loss before: the new term then weighs as much as everything the run had learned
-    grave_growth: float = 100.0  # x: the old loss is left with a hundredth of the sum
+    growth: float = 1.0  # x the largest loss so far, beside a takeover: more than everything that the run had learned
+    lone_growth: float = 3.0  # x, without shares: a new task starts at about what the old one did (healthy: up to 1.7)
+    grave_growth: float = 100.0  # x the loss just before: the old loss is left with a hundredth of the sum
     share_before: float = 0.5  # of the gradient: it did not lead
     share_after: float = 0.9  # of the gradient: nine times what all others have left
 
     _blocks: Blocks = field(default_factory=lambda: Blocks(5), init=False)
     _window: Rows = field(default_factory=dict, init=False)
-    _previous: dict[str, float] = field(default_factory=dict, init=False)
+    _highest: dict[str, float] = field(default_factory=dict, init=False)
+    _open: dict[str, Finding] = field(default_factory=dict, init=False)
 
     def start(self, header: Header) -> Findings:
         """A quarter of the window is a block: at least 5 rows, the fewest whose median forgives two outliers."""
-        self._blocks = Blocks(max(5, header.window() // WINDOW))
+        self._blocks = Blocks(min(max(5, header.window() // WINDOW), LONGEST))
         return ()
 
     def update(self, chunk: Chunk) -> Iterator[Finding]:
         """Compare every block within a window after a rise with the block before that window."""
-        names = [name.removeprefix("weight/") for name in chunk.channels if name.startswith("weight/")]
         columns = {"step": chunk.step.astype(np.float64)}
-        for name in names:
+        for name in [name.removeprefix("weight/") for name in chunk.channels if name.startswith("weight/")]:
             columns |= self._columns(name, chunk)
-        blocks = self._blocks.push(columns) if names else {}
+        blocks = self._blocks.push(columns)
         if not blocks:
             return
-        summaries = self._joined({name: _summary(name, values) for name, values in blocks.items()})
-        fresh, all_blocks = len(blocks["step"]), len(summaries["step"])
-        for name in names:
-            risen = np.flatnonzero(np.isfinite(summaries[f"rise/{name}"]))
-            near = {int(rise) + blocks_later for rise in risen for blocks_later in range(WINDOW)}
-            for now in sorted(near & set(range(all_blocks - fresh, all_blocks))):
-                begun = risen[(risen <= now) & (risen > now - WINDOW)]
-                before = max(now - WINDOW, 0)
-                if len(begun) and before < begun[0]:
-                    yield from self._compare(name, names, summaries, before, now, int(begun[0]))
-        self._window = {name: values[-WINDOW:] for name, values in summaries.items()}
+        rows = self._joined({name: _summary(name, values) for name, values in blocks.items()})
+        for name in [name.removeprefix("rise/") for name in rows if name.startswith("rise/")]:
+            yield from self._followed(name, rows, len(rows["step"]) - len(blocks["step"]))
+        self._window = {name: values[-WINDOW:] for name, values in rows.items()}
 
     def _columns(self, name: str, chunk: Chunk) -> Rows:
+        """A weight rises where it passes its highest so far: to return to an earlier one is no ramp."""
         weight = chunk[f"weight/{name}"]
-        rose = weight > carried(self._previous.get(name, np.nan), weight)
-        finite = weight[np.isfinite(weight)]
-        if len(finite):
-            self._previous[name] = float(finite[-1])
+        highest = np.fmax.accumulate(np.concatenate([[self._highest.get(name, np.nan)], weight]))
+        self._highest[name] = float(highest[-1])
         return {
-            f"rise/{name}": np.where(rose, chunk.step, np.nan),
+            f"rise/{name}": np.where(weight > highest[:-1], chunk.step, np.nan),
             f"size/{name}": np.abs(weight * chunk[f"loss/{name}"]),
             f"share/{name}": chunk[f"grad_share/{name}"],
         }
 
     def _joined(self, fresh: Rows) -> Rows:
-        """The last window's summaries and the fresh ones, one after the other."""
+        """The last window's summaries and the fresh ones, one after the other; the whole loss, and its largest."""
         held, new = len(self._window.get("step", ())), len(fresh["step"])
+        fresh["total"] = np.nansum(
+            [np.zeros(new), *(fresh[name] for name in fresh if name.startswith("size/"))], axis=0
+        )
+        fresh["peak"] = np.maximum.accumulate([*self._window.get("peak", ())[-1:], *fresh["total"]])[-new:]
         return {
             name: np.concatenate(
                 [self._window.get(name, np.full(held, np.nan)), fresh.get(name, np.full(new, np.nan))],
@@ -118,30 +117,54 @@ class AggressiveRamp(Rule):
             for name in dict.fromkeys([*self._window, *fresh])
         }
 
-    def _compare(self, name: str, names: list[str], rows: Rows, before: int, now: int, rise: int) -> Findings:
-        old, new = rows[f"size/{name}"][before], rows[f"size/{name}"][now]
-        total = float(np.nansum([rows[f"size/{other}"][before] for other in names]))
-        growth = (new - np.nan_to_num(old)) / total if total > 0 else 0.0
-        share, shared = rows[f"share/{name}"][now], np.nan_to_num(rows[f"share/{name}"][before])
-        took_over = share > self.share_after and shared < self.share_before
-        if not (growth > self.growth or took_over):
+    def _followed(self, name: str, rows: Rows, fresh: int) -> Findings:
+        """One component through the fresh blocks: those near a rise, and while it is in charge, all."""
+        risen = np.flatnonzero(np.isfinite(rows[f"rise/{name}"]))
+        if not len(risen) and name not in self._open:
             return
-        first = int(rows[f"rise/{name}"][rise])
+        for now in range(fresh, len(rows["step"])):
+            before, begun = max(now - WINDOW, 0), risen[(risen <= now) & (risen > now - WINDOW)]
+            found = self._compare(name, rows, before, now, int(begun[0])) if len(begun) and before < begun[0] else None
+            if found is not None:
+                self._open[name] = found
+                yield found
+            elif name in self._open and self._recovered(name, rows, now):
+                yield replace(self._open.pop(name), state="over")
+
+    def _compare(self, name: str, rows: Rows, before: int, now: int, rise: int) -> Finding | None:
+        old, new, total = rows[f"size/{name}"][before], rows[f"size/{name}"][now], rows["total"][before]
+        share, shared = rows[f"share/{name}"][now], np.nan_to_num(rows[f"share/{name}"][before])
+        known = bool(np.isfinite(share))
+        if not total > 0 or (known and not (share > self.share_after and shared < self.share_before)):
+            return None
+        grown = new - np.nan_to_num(old)
+        growth, limit = grown / total, self.growth if known else self.lone_growth
+        if not (grown > limit * rows["peak"][before] or growth > self.grave_growth):
+            return None
+        told = self._open.get(name)
+        first = told.first_step if told else int(rows[f"rise/{name}"][rise])
         evidence = {"contribution": new, "total_before": total, "growth": growth}
         message = f"The {name} weight rose at step {first:,}: its contribution is now {new:,.4g}"
         message += f", where the whole loss was {total:,.4g} before"
-        if np.isfinite(share):
+        if known:
             evidence |= {"gradient_share": share, "gradient_share_before": shared}
             message += f"; its share of the gradient went from {shared:.0%} to {share:.0%}"
-        yield self.finding(
-            "critical" if growth > self.grave_growth else "warning",
+        return self.finding(
+            "critical" if growth > self.grave_growth or (told and told.severity == "critical") else "warning",
             f"component:{name}",
             (first, int(rows["step"][now])),
             f"{message}.",
             evidence=evidence,
             advice=f"Let the {name} weight rise over a longer stretch, from a smaller value, or bound the loss first.",
-            confidence=0.9,
+            confidence=0.9 if known else 0.7,
         )
+
+    def _recovered(self, name: str, rows: Rows, now: int) -> bool:
+        """It no longer leads the gradient; or, where none is recorded, weighs less than the loss before it entered."""
+        share, told = rows[f"share/{name}"][now], self._open[name]
+        if np.isfinite(share) or "gradient_share" in told.evidence:
+            return bool(share < self.share_before)
+        return bool(rows[f"size/{name}"][now] < float(told.evidence["total_before"]))
 
 
 def _summary(name: str, blocks: Floats) -> Floats:
