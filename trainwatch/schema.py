@@ -303,6 +303,15 @@ def follows_schedule(
     return near
 
 
+MOST: Final = 64
+"""Schedules, clocks, splits and components that a rule follows: more of them is a log to be distrusted."""
+
+
+def schedule_channel(name: str) -> str:
+    """The channel that a declared schedule's values are recorded under."""
+    return name if "/" in name else f"schedule/{name}"
+
+
 OTHER_UNITS: Final = frozenset(
     ("epoch", "epochs", "samples", "sample", "tokens", "token", "images", "frames", "seconds")
 )
@@ -311,30 +320,40 @@ OTHER_UNITS: Final = frozenset(
 
 def clock_progress(
     declared: Mapping[str, Any],
-    clock: str,
     reading: NDArray[np.float64],
     applied: NDArray[np.float64],
     total_steps: float | None,
+    steps: bool = False,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     """How far along its schedule a clock is, and how far it should be at ``applied``; fractions, float64 [rows].
 
-    A clock that counts steps should read what ``applied`` reads. One that counts something of its own is right too if
-    it comes as far along its own ``over_steps`` as the run has come along ``total_steps``; one that is known to count
-    something of its own may also be ahead of that. None where neither a length nor a unit is known.
+    A clock that counts steps (``steps``: it was seen to) should read what ``applied`` reads. Of any other the unit is
+    not known. It may be ahead: its schedule is short. It may come faster than steps, at a pace that changes. It is
+    behind only where it comes slower than steps, by more than one tick of its own, and
+
+    * its length is the run's length in steps, so that it was meant to count them, or
+    * it comes along its own ``over_steps`` at less than ``PACE`` of the pace at which the run comes along
+      ``total_steps``, and lags behind the steps as well.
+
+    None where no length is known, or neither the run's length nor the unit.
     """
     import numpy as np
 
     over, begin = (_length(declared.get(name)) for name in ("over_steps", "begin"))
     over = over or total_steps or 0.0
-    if over <= 0 or (clock in OTHER_UNITS and not total_steps):
+    if over <= 0 or not (steps or total_steps):
         return None
-    own = np.clip(reading / (begin + over), 0.0, 1.0)
-    own_due = np.clip(applied / total_steps, 0.0, 1.0) if total_steps else np.full_like(own, np.inf)
-    if clock in OTHER_UNITS:
-        return own, np.maximum(own, own_due)
     at, due = np.clip((reading - begin) / over, 0.0, 1.0), np.clip((applied - begin) / over, 0.0, 1.0)
-    nearer = np.abs(own - own_due) < np.abs(at - due)
-    return np.where(nearer, own, at), np.where(nearer, own_due, due)
+    if steps or not total_steps:
+        return at, due
+    own, own_due = np.clip(reading / (begin + over), 0.0, 1.0), np.clip(applied / total_steps, 0.0, 1.0)
+    meant = abs(begin + over - total_steps) <= 0.01 * total_steps
+    behind = (reading + 1.0 < applied) & (own + 1.0 / (begin + over) < own_due * (1.0 if meant else PACE)) & (at < due)
+    nearer = own_due - own < due - at
+    return np.where(nearer, own, at), np.where(behind, np.where(nearer, own_due, due), np.where(nearer, own, at))
+
+
+PACE: Final = 0.75  # of the pace that it needs to arrive: a clock of another unit that comes slower was meant for steps
 
 
 def _length(value: Any) -> float:

@@ -173,6 +173,29 @@ class Chunk:
         applied = self["applied"]
         return np.where(np.isnan(applied), self.step, applied)
 
+    def clock(self, name: str) -> Floats:
+        """A counter's readings: ``clock/<name>``, else the column of that name; ``step`` and ``applied`` are always
+        there. float64 [rows]
+        """
+        if name in ("step", "applied"):
+            return self.step.astype(np.float64) if name == "step" else self.applied()
+        own = self[f"clock/{name}"]
+        return np.where(np.isnan(own), self[name], own)
+
+    def trained(self) -> NDArray[np.bool_]:
+        """bool [rows]: the optimiser took the step.
+
+        ``amp/skipped`` says so; where it is not written, a step is skipped on which ``applied`` stood still.
+        """
+        before = max(self.start - 1, 0)  # the row before: how the log is cut must not show
+        applied, step = self.rows.column("applied", before, self.stop), self.rows.step[before : self.stop]
+        if before == self.start:
+            applied, step = np.concatenate([[0.0], applied]), np.concatenate([[-1], step])
+        stands = (np.diff(applied) == 0) & (np.diff(step) > 0)
+        flag = self["amp/skipped"]
+        trained: NDArray[np.bool_] = np.where(np.isnan(flag), ~stands, flag != 1.0)
+        return trained
+
     def text(self, row: int, name: str) -> Any:
         """What was written under ``name`` in the chunk's row ``row`` if it was no number, else None."""
         return self.rows.text.get(name, {}).get(self.start + row)

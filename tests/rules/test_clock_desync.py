@@ -56,6 +56,11 @@ def test_a_clock_that_is_followed_without_being_declared(make_run, judge):
         ({"epoch": STEPS / 500}, {"clock": "epoch", "over_steps": 20}),
         ({"clock/gen": STEPS // 5}, {"clock": "gen", "over_steps": 2000}),  # as far along its own as the run is
         ({"clock/dqn": STEPS - 1}, {"clock": "dqn"}),  # counts from 0
+        ({"epoch": (STEPS - 1) // 500}, {"clock": "epoch", "over_steps": 20}),  # whole epochs lag by up to one
+        ({"epoch": (STEPS - 1) // 500 + 1}, {}),  # not declared: no epochs against a length in steps
+        ({"clock/micro": STEPS * 4}, {"clock": "micro", "over_steps": 10_000}),  # over after a quarter of the run
+        ({"clock/env": STEPS * 8 + 1000}, {"clock": "env", "over_steps": 25_000}),  # begins ahead
+        ({"samples": np.cumsum(np.where(STEPS < 5000, 16, 64))}, {"clock": "samples", "over_steps": 400_000}),
         ({"clock/dqn": np.where(STEPS == 500, 0, STEPS)}, {"clock": "dqn"}),  # one stray reading
         ({"clock/dqn": np.full(10_000, np.nan)}, {"clock": "dqn"}),
     ],
@@ -65,6 +70,29 @@ def test_clocks_that_are_right(make_run, judge, columns, declared):
     values = schedule_values({**PENALTY, "over_steps": 10_000}, STEPS)
     run = make_run({**columns, "schedule/penalty": values}, header=head(**declared))
     assert judge(run, "clock-desync") == []
+
+
+def test_a_counter_that_ticks_every_fourth_step(make_run, judge):
+    """As a target network that is updated: its schedule would be at a third of its length when the run ends."""
+    run = make_run({"clock/local": STEPS // 4}, header=head(clock="local", over_steps=8000))
+    (found,) = judge(run, "clock-desync")
+    assert (found.subject, found.severity, found.state) == ("clock:local", "critical", "active")
+    assert found.first_step < 500
+
+
+def test_a_counter_of_another_unit_that_falls_back(make_run, judge):
+    """It is 8 times as fast as the steps, and loses 20,000 of its ticks at step 5,001."""
+    clock = np.where(STEPS <= 5000, STEPS * 8, STEPS * 8 - 20_000)
+    (found,) = judge(make_run({"clock/env": clock}, header=head(clock="env", over_steps=80_000)), "clock-desync")
+    assert (found.first_step, found.severity, found.state) == (5001, "warning", "over")
+
+
+def test_without_the_length_of_the_run(make_run, judge):
+    """A clock that was seen to count steps is held against them; of any other nothing is known."""
+    schedules = {"schedules": {"penalty": {**PENALTY, "clock": "dqn"}}}
+    clock = np.where(STEPS <= 1000, STEPS, 1000 + (STEPS - 1000) // 4)
+    assert len(judge(make_run({"clock/dqn": clock}, header=schedules), "clock-desync")) == 1
+    assert judge(make_run({"clock/dqn": STEPS // 5}, header=schedules), "clock-desync") == []
 
 
 def test_an_epoch_counter_with_a_length_in_steps(make_run, judge):

@@ -70,6 +70,35 @@ def test_what_cannot_be_evaluated_is_skipped(make_run, judge):
     assert judged(make_run, judge, values, declared, samples=STEPS * 64) == []
 
 
+def test_a_schedule_with_a_clock_of_its_own_is_judged_by_it(make_run, judge):
+    """Also where the run's length is not known, and where the batches grow; whether the clock is right is not asked."""
+    samples = np.cumsum(np.where(STEPS < 2000, 16, 64))
+    declared = {**COSINE, "over_steps": 160_000, "warmup": 8000, "clock": "samples"}
+    header = {"schedules": {"lr/main": declared}}
+    values = schedule_values(declared, samples)
+    assert judge(make_run({"lr/main": values, "samples": samples}, header=header), "schedule-desync") == []
+    values = schedule_values(declared, STEPS * 40)
+    (found,) = judge(make_run({"lr/main": values, "samples": samples}, header=header), "schedule-desync")
+    assert "samples" in found.advice
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_schedule_that_is_stepped_once_an_epoch(make_run, judge, first):
+    """Twenty epochs: one tick. In four it is something else than declared, and so is a value that never moves."""
+    epoch = (STEPS - 1) // 200
+    assert judged(make_run, judge, schedule_values(COSINE, epoch * 200), epoch=epoch + first) == []
+    epoch = (STEPS - 1) // 1000
+    assert len(judged(make_run, judge, schedule_values(COSINE, epoch * 1000), epoch=epoch + first)) == 1
+    assert len(judged(make_run, judge, np.full(4000, 1e-3), {**COSINE, "warmup": 0}, epoch=np.zeros(4000))) == 1
+
+
+def test_skips_without_a_flag_are_not_judged(make_run, judge):
+    """`applied` stands still: the value is that of no step."""
+    applied = np.concatenate([np.zeros(30), STEPS[:-30]])
+    values = np.where(applied == 0, 0.5, schedule_values(COSINE, applied))
+    assert judged(make_run, judge, values, applied=applied) == []
+
+
 def test_it_can_be_over(make_run, judge):
     """200 wrong steps, then right again."""
     values = schedule_values(COSINE, STEPS)
