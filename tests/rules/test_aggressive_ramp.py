@@ -69,8 +69,9 @@ def test_what_has_taken_over_is_not_told_again(make_run, judge):
     """Three boundaries of one component, one finding."""
     weight = np.select([STEP >= 220, STEP >= 150, STEP >= 80], [2.0, 0.5, 0.1], 0.0)
     share = np.where(STEP >= 80, 0.999, 0.0)
-    (finding,) = judge(make_run(columns(weight, 80_000.0, **shares(share))), RULE)
-    assert finding.first_step == 80
+    for recorded in (share, np.where(STEP % 25 == 5, share, np.nan)):
+        (finding,) = judge(make_run(columns(weight, 80_000.0, **shares(recorded))), RULE)
+        assert finding.first_step == 80
 
 
 def test_a_steep_ramp_is_one_finding(make_run, judge):

@@ -141,6 +141,23 @@ def test_one_info_on(name, make_run, judge):
     assert "declare a role or a weight" in finding.advice
 
 
+def test_gradients_that_are_probed_now_and_then_prove_it_in_between(make_run, judge):
+    """Once in fifty rows, while the others still fall."""
+    share = np.where(np.arange(N) % 50 == 10, 0.999, np.nan)
+    (finding,) = judge(make_run({"loss/a": 3 + FALL, "loss/b": 5e4 * (1 + FALL), "grad_share/b": share}), RULE)
+    assert (finding.severity, finding.first_step, finding.last_step) == ("critical", 1, N)
+    assert finding.evidence["gradient_share"] == pytest.approx(0.999)
+
+
+def test_an_alarm_without_gradients_is_withdrawn_when_the_others_improve(make_run, judge):
+    """It stays as an info at the same step."""
+    slow = {"loss/a": 3 * np.exp(-np.arange(N) / 2500), "loss/b": np.full(N, 5e4)}
+    (early,) = judge(make_run({name: values[:45] for name, values in slow.items()}), RULE)
+    quick = slow | {"loss/a": 3 * np.where(np.arange(N) < 60, 1.0, FALL)}
+    (finding,) = judge(make_run(quick), RULE)
+    assert (early.severity, finding.severity, early.first_step, finding.first_step) == ("critical", "info", 1, 1)
+
+
 def test_an_episode_that_comes_back_is_opened_again(make_run, judge):
     """One component, one finding."""
     big = np.where((np.arange(N) // 40) % 2 == 1, 5e4, 1.0)

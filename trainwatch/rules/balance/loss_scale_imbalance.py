@@ -157,6 +157,8 @@ class LossScaleImbalance(Rule):
         """One block in which ``largest`` stands out; do those count that it outweighs?"""
         if self._episode is not None and self._episode.component != largest:
             yield from self._ended()
+        if self._episode is not None and np.isnan(here[f"share/{largest}"]):
+            here[f"share/{largest}"] = self._episode.here[f"share/{largest}"]  # gradients are probed now and then
         others = [name for name in names if self._counts(name, largest, here, block)]
         part, rest = _size(largest, here), sum(_size(name, here) for name in others)
         limit = self.warning_ratio * (HYSTERESIS if self._episode else 1.0)
@@ -214,8 +216,6 @@ class LossScaleImbalance(Rule):
         ease = HYSTERESIS if open_alarm else 1.0
         if np.isfinite(share):
             return bool(1 - share < (1 - self.owned_share) / ease and ratio > ease * self.warning_ratio)
-        if told is not None and open_alarm and "gradient_share" in told.evidence:
-            return True
         unsolved = any(abs(episode.here[f"raw/{name}"]) >= self.ordinary for name in episode.others)
         absurd = unsolved and ratio > ease * self.absurd_ratio and (episode.blocks >= 2 or self._final)
         return absurd and not any(self._improves(episode, name, 5 if open_alarm else 1) for name in episode.others)
@@ -225,7 +225,8 @@ class LossScaleImbalance(Rule):
         was, now = episode.before.get(name, np.nan), episode.here[f"raw/{name}"]
         if episode.blocks == 1:
             known = episode.block[f"raw/{name}"][np.isfinite(episode.block[f"raw/{name}"])]
-            was, now = float(np.median(known[: -(len(known) // 2) or None])), float(np.median(known[len(known) // 2 :]))
+            half = (len(known) + 1) // 2
+            was, now = float(np.median(known[:half])), float(np.median(known[-half:]))
         return now < was - times * self.improvement * abs(was)
 
     def _said(self, episode: Episode, sizes: tuple[float, float, float], first: int, sick: bool) -> Finding:
@@ -250,7 +251,7 @@ class LossScaleImbalance(Rule):
         )
 
     def _ended(self) -> Findings:
-        """The others weigh something again."""
+        """The others weigh something again, or another component is the largest."""
         episode, self._episode = self._episode, None
         if episode is not None:
             yield from self._closed(episode.component)

@@ -133,7 +133,8 @@ class AggressiveRamp(Rule):
 
     def _compare(self, name: str, rows: Rows, before: int, now: int, rise: int) -> Finding | None:
         old, new, total = rows[f"size/{name}"][before], rows[f"size/{name}"][now], rows["total"][before]
-        share, shared = rows[f"share/{name}"][now], np.nan_to_num(rows[f"share/{name}"][before])
+        share, shared = rows[f"share/{name}"][now], rows[f"share/{name}"][before]
+        shared = shared if np.isfinite(shared) else np.nan_to_num(old / total)  # probed now and then: of the loss
         known = bool(np.isfinite(share))
         if not total > 0 or (known and not (share > self.share_after and shared < self.share_before)):
             return None
