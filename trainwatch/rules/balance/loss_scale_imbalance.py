@@ -41,6 +41,21 @@ class Episode:
     here: dict[str, float] = field(default_factory=dict)
     block: Rows = field(default_factory=dict)
 
+    @property
+    def share(self) -> float:
+        """Of the gradient, as last probed."""
+        return self.here[f"share/{self.component}"]
+
+    @property
+    def sizes(self) -> tuple[float, float]:
+        """Contribution of the component, and of the others together."""
+        return _size(self.component, self.here), sum(_size(name, self.here) for name in self.others)
+
+    @property
+    def last_step(self) -> int:
+        """A block at the end of a run is filled up with NaN."""
+        return int(np.nanmax(self.block["step"]))
+
 
 @dataclass
 class LossScaleImbalance(Rule):
@@ -190,35 +205,31 @@ class LossScaleImbalance(Rule):
 
     def _verdict(self, episode: Episode) -> Findings:
         """An alarm with its proof, else an info once it lasts; an alarm without gradients may fall back to an info."""
-        name, here, told = episode.component, episode.here, self._told.get(episode.component)
-        part, rest = _size(name, here), sum(_size(other, here) for other in episode.others)
-        share, warned = here[f"share/{name}"], told is not None and told.rank > 0
-        sick = self._sick(episode, part / rest, share)
+        (part, rest), told = episode.sizes, self._told.get(episode.component)
+        warned = told is not None and told.rank > 0
+        alarm = told if told is not None and warned and told.state == "active" else None
+        sick = self._sick(episode, part / rest, alarm)
         lasts = episode.blocks >= LASTING or (self._final and self._rows < LASTING * self.block)
-        notable = part / rest > (self.critical_ratio if np.isfinite(share) else self.warning_ratio)
-        if told is not None and warned and not sick and ("gradient_share" in told.evidence or told.state == "over"):
-            yield from self._closed(name)
+        notable = part / rest > (self.critical_ratio if np.isfinite(episode.share) else self.warning_ratio)
+        if warned and not sick and (alarm is None or "gradient_share" in alarm.evidence):
+            yield from self._closed(episode.component)
         elif sick or warned or (lasts and notable):
             first = told.first_step if told is not None else episode.first_step
             if told is not None and sick and not warned:
-                yield from self._closed(name)
+                yield from self._closed(episode.component)
                 first = episode.first_step if episode.blocks <= 2 else int(episode.block["step"][0])
-            self._told[name] = self._said(episode, (part, rest, share), first, sick)
-            yield self._told[name]
+            yield self._say(self._said(episode, first, sick))
         elif told is not None and told.state == "active":
-            self._told[name] = replace(told, last_step=max(told.last_step, _last(episode)))
-            yield self._told[name]
+            yield self._say(replace(told, last_step=max(told.last_step, episode.last_step)))
 
-    def _sick(self, episode: Episode, ratio: float, share: float) -> bool:
+    def _sick(self, episode: Episode, ratio: float, alarm: Finding | None) -> bool:
         """The gradient proves it; without one: thousands beside values that are not solved and do not improve."""
-        told = self._told.get(episode.component)
-        open_alarm = told is not None and told.rank > 0 and told.state == "active"
-        ease = HYSTERESIS if open_alarm else 1.0
-        if np.isfinite(share):
-            return bool(1 - share < (1 - self.owned_share) / ease and ratio > ease * self.warning_ratio)
+        ease = HYSTERESIS if alarm else 1.0
+        if np.isfinite(episode.share):
+            return 1 - episode.share < (1 - self.owned_share) / ease and ratio > ease * self.warning_ratio
         unsolved = any(abs(episode.here[f"raw/{name}"]) >= self.ordinary for name in episode.others)
         absurd = unsolved and ratio > ease * self.absurd_ratio and (episode.blocks >= 2 or self._final)
-        return absurd and not any(self._improves(episode, name, 5 if open_alarm else 1) for name in episode.others)
+        return absurd and not any(self._improves(episode, name, 5 if alarm else 1) for name in episode.others)
 
     def _improves(self, episode: Episode, name: str, times: int) -> bool:
         """Since the episode began; within its block, if it has but one."""
@@ -229,26 +240,34 @@ class LossScaleImbalance(Rule):
             was, now = float(np.median(known[:half])), float(np.median(known[-half:]))
         return now < was - times * self.improvement * abs(was)
 
-    def _said(self, episode: Episode, sizes: tuple[float, float, float], first: int, sick: bool) -> Finding:
-        part, rest, share = sizes
-        ratio, known, told = part / rest, bool(np.isfinite(share)), self._told.get(episode.component)
+    def _said(self, episode: Episode, first: int, sick: bool) -> Finding:
+        name, (part, rest), share, told = (
+            episode.component,
+            episode.sizes,
+            episode.share,
+            self._told.get(episode.component),
+        )
+        ratio, known = part / rest, bool(np.isfinite(share))
         grave = ratio > self.critical_ratio or (told is not None and told.severity == "critical")
-        weighted = np.isfinite(episode.here[f"weight/{episode.component}"])
+        weighted = np.isfinite(episode.here[f"weight/{name}"])
         unweighted = "" if weighted else " (no weights are recorded: each counts as 1)"
         proof = f", and {share:.1%} of the gradient" if known else ", while none of them improves"
+        cure = f"Normalise the {name} loss by its unit, or divide its weight by about {ratio:,.0f}."
         return self.finding(
             ("critical" if grave else "warning") if sick else "info",
-            f"component:{episode.component}",
-            (first, _last(episode)),
-            f"The {episode.component} loss contributes {part:,.4g}, {' + '.join(episode.others)} together {rest:,.4g}: "
+            f"component:{name}",
+            (first, episode.last_step),
+            f"The {name} loss contributes {part:,.4g}, {' + '.join(episode.others)} together {rest:,.4g}: "
             f"{ratio:,.3g} times as much{proof if sick else '; worth knowing'}{unweighted}.",
             evidence={"contribution": part, "others": rest, "ratio": ratio}
             | ({"gradient_share": share} if known else {}),
-            advice=f"Normalise the {episode.component} loss by its unit, or divide its weight by about {ratio:,.0f}."
-            if sick
-            else f"If that is meant, declare a role or a weight for {' and '.join(episode.others)}.",
+            advice=cure if sick else f"If it is meant, declare a role or a weight for {' and '.join(episode.others)}.",
             confidence=(0.95 if known else 0.7) - (0.1 if unweighted else 0.0),
         )
+
+    def _say(self, finding: Finding) -> Finding:
+        self._told[finding.subject.removeprefix("component:")] = finding
+        return finding
 
     def _ended(self) -> Findings:
         """The others weigh something again, or another component is the largest."""
@@ -259,14 +278,7 @@ class LossScaleImbalance(Rule):
     def _closed(self, name: str) -> Findings:
         told = self._told.get(name)
         if told is not None and told.state == "active":
-            self._told[name] = replace(told, state="over")
-            yield self._told[name]
-
-
-def _last(episode: Episode) -> int:
-    """The last step of an episode; a block at the end of a run is filled up with NaN."""
-    steps = episode.block["step"]
-    return int(steps[np.isfinite(steps)][-1])
+            yield self._say(replace(told, state="over"))
 
 
 def _weight(weight: float) -> float:
