@@ -36,6 +36,8 @@ OVER = ("finished", "stopped", "failed", "killed", "never-started")
 class View:
     """What is known of one file: a diagnosis and facts, or why there is none. ``version`` grows with every change.
 
+    ``runs`` were written into the file; this is the newest of them.
+
     All of it is frozen but ``run``, which grows in another thread: whoever looks into it holds the file's lock.
     """
 
@@ -45,6 +47,7 @@ class View:
     diagnosis: Diagnosis | None = None
     facts: Facts | None = None
     error: str = ""
+    runs: int = 1
 
     @property
     def over(self) -> bool:
@@ -71,7 +74,7 @@ class Watched:
     view: View = field(init=False)
     _source: Source | None = None
     _engine: Engine | None = None
-    _stat: tuple[int, int] = (-1, -1)
+    _stat: tuple[int, int, int] = (-1, -1, -1)
     _figures: dict[tuple[str, Span | None], Drawn | None] = field(default_factory=dict)
     _proofs: dict[tuple[str, str, int], str | None] = field(default_factory=dict)
 
@@ -95,25 +98,26 @@ class Watched:
 
     def _follow(self) -> None:
         stat = self.path.stat()
-        now = (stat.st_size, stat.st_mtime_ns)
+        now = (stat.st_size, stat.st_mtime_ns, stat.st_ino)
         if now == self._stat and (self.view.over or self.view.error):
             return
-        if self._source is None or now[0] < self._stat[0]:
+        if self._source is None or now[0] < self._stat[0] or now[2] != self._stat[2]:  # another file of that name
             self._source, self._engine = open_run(self.path), None
         self._stat = now
         news = self._source.poll()
         if not self._source.runs:
             raise ReadError(f"{self.path}: holds no readable run yet; its first line should be a record of kind 'run'.")
-        self._judge(self._source.runs[-1], news)
+        self._judge(self._source.runs[-1], len(self._source.runs), news)
 
-    def _judge(self, run: Run, news: bool) -> None:
+    def _judge(self, run: Run, runs: int, news: bool) -> None:
         known = self.view.diagnosis
         if self._engine is None or run is not self.view.run:
-            self._engine, news = Engine(self.settings), True
+            self._engine = Engine(self.settings)
+            self._proofs.clear()
         elif not news and known is not None and known.status == run.status():
             return
         self._engine.feed(run)
-        self.view = View(self.key, self.view.version + 1, run, conclude(run, self._engine), Facts.of(run))
+        self.view = View(self.key, self.view.version + 1, run, conclude(run, self._engine), Facts.of(run), runs=runs)
         self._figures.clear()
 
     def draw(self, name: str, span: Span | None) -> Drawn | None:
@@ -142,7 +146,8 @@ class Watched:
         if run is None or told is None:
             return None
         if name == PROOF:
-            return for_finding(run, told.root_cause, told.findings) if told.root_cause else None
+            root = told.root_cause
+            return for_finding(run, root, told.findings, span=_where(run, root)) if root else None
         figure = FIGURES[name].draw(run, told.findings, span=span)
         if figure is None and span is not None and self.draw(name, None) is not None:
             return blank("no value in these steps", span)
@@ -155,7 +160,7 @@ class Watched:
                 return (finding.first_step, finding.last_step + 1), None
             if finding.key not in self._proofs:
                 self._proofs[finding.key] = proof(self.view.run, finding)
-            return span_of(self.view.run, finding), self._proofs[finding.key]
+            return _where(self.view.run, finding), self._proofs[finding.key]
 
 
 class Live:
@@ -259,6 +264,13 @@ class Live:
         except (ReadError, OSError):
             return False
         return True
+
+
+def _where(run: Run, finding: Finding) -> Span:
+    """The steps that show a finding; for one about the header the whole run, as the damage is still to come."""
+    if run.first_step is None or run.last_step is None or finding.first_step > run.first_step:
+        return span_of(run, finding)
+    return run.first_step, max(run.last_step, run.first_step + 1)
 
 
 def _touched(view: View) -> float:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 
-from trainwatch.schema import Severity, Status
+from trainwatch.diagnosis import Diagnosis
+from trainwatch.schema import Status
 
 SYMBOLS: dict[str, str] = {"critical": "◆", "warning": "▼", "info": "●", "ok": "✓", "unknown": "?"}  # as in the plots
 WORDS: dict[str, str] = {
@@ -26,9 +27,9 @@ STATES: dict[Status, str] = {
 }
 
 
-def health(worst: Severity | None) -> str:
-    """The key of a run's health in :data:`SYMBOLS` and :data:`WORDS`."""
-    return worst or "ok"
+def health(told: Diagnosis) -> str:
+    """The key of a run's health in :data:`SYMBOLS` and :data:`WORDS`; not ok where a rule broke."""
+    return told.worst or ("unknown" if told.failed else "ok")
 
 
 def number(value: float | int | str) -> str:
@@ -60,3 +61,14 @@ def age(touched: float) -> str:
     """How long ago a run wrote last; coarse, so that it does not change with every tick."""
     since = time.time() - touched
     return "now" if since < 60 else f"{duration(since)} ago"
+
+
+def broken(told: Diagnosis) -> str:
+    """Which rules broke on a run, in words; empty where none did."""
+    verb = "broke on this run and was" if len(told.failed) == 1 else "broke on this run and were"
+    return f"{', '.join(told.failed)} {verb} left out" if told.failed else ""
+
+
+def newest(runs: int) -> str:
+    """``, the newest of 3 runs in this file``; empty for the only one."""
+    return f", the newest of {runs} runs in this file" if runs > 1 else ""

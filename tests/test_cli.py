@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from trainwatch import engine
 from trainwatch import judge as judging
 from trainwatch.cli import main
 from trainwatch.errors import sentence
@@ -228,6 +229,56 @@ def test_markdown_and_sarif(sick, capsys):
     result = log["runs"][0]["results"][0]
     assert (result["ruleId"], result["level"]) == ("curriculum-mismatch", "error")
     assert log["runs"][0]["tool"]["driver"]["rules"][0]["id"] in {item["ruleId"] for item in log["runs"][0]["results"]}
+
+
+@pytest.fixture
+def broken_rule(monkeypatch):
+    """A rule that raises on every run."""
+    monkeypatch.setattr(engine.catalogue()["curriculum-mismatch"], "start", lambda *_: 1 / 0)
+
+
+@pytest.mark.usefixtures("broken_rule")
+@pytest.mark.parametrize("format_", ["text", "json", "markdown", "sarif"])
+def test_a_rule_that_broke_exits_2_and_is_named(sick, format_, capsys):
+    assert main(["check", str(sick), "--format", format_, "--fail-on", "never"]) == 2
+    out, err = said(capsys)
+    assert len(err) == 1
+    assert "sick.jsonl: 1 rule broke and was left out: curriculum-mismatch (ZeroDivisionError" in err[0]
+    if format_ in ("text", "markdown"):
+        assert "1 rule broke" in out
+        assert "curriculum-mismatch broke on it" in out.replace("\\", "")
+        assert "nothing found" not in out
+        assert "\u2713" not in out
+
+
+@pytest.mark.usefixtures("broken_rule", "fine")
+def test_list_and_compare_do_not_call_a_run_fine_whose_rule_broke(sick, capsys):
+    main(["list", str(sick.parent)])
+    main(["compare", str(sick), str(sick.parent / "fine.jsonl")])
+    out = said(capsys)[0]
+    assert "1 rule broke" in out
+    assert "curriculum-mismatch broke" in out
+    assert "nothing found" not in out
+
+
+@pytest.mark.usefixtures("sick", "fine")
+def test_a_narrow_list_has_two_lines_a_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    assert main(["list", str(tmp_path)]) == 0
+    lines = said(capsys)[0].splitlines()
+    assert len(lines) == 4
+    assert "\u2716 critical  sick" in lines
+    assert any(re.match(r"  stopped, steps 1 to 120, \d+ \w+ ago", line) for line in lines)
+
+
+def test_the_dashboard_judges_with_the_settings_that_check_has(tmp_path, monkeypatch):
+    dashboard = pytest.importorskip("dashboards.app")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pyproject.toml").write_text('[tool.trainwatch]\noff = ["curriculum-mismatch"]\n')
+    given = {}
+    monkeypatch.setattr(dashboard, "serve", lambda folder, **more: given.update(more, folder=folder))
+    assert main(["dash", "."]) == 0
+    assert given["settings"].off == {"curriculum-mismatch"}
 
 
 @pytest.mark.usefixtures("fine")

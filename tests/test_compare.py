@@ -12,6 +12,7 @@ from trainwatch.cli import main
 from trainwatch.compare import ABSENT, compare, differences
 from trainwatch.diagnosis import diagnose
 from trainwatch.parting import part
+from trainwatch.text import tables
 
 STEPS = np.arange(1, 1001)
 
@@ -98,6 +99,57 @@ def test_differences_tell_absent_from_null():
     assert [(item.path, item.values) for item in found] == [("a.b", (1, 2)), ("a.c", (None, ABSENT))]
 
 
+@pytest.mark.parametrize("pair", range(40))
+def test_forty_pairs_of_seeds_do_not_part(pair):
+    """One config, two seeds: noise of 2 to 15 %, and one run some rows ahead of the other."""
+    random = np.random.default_rng(1000 + pair)
+    steps = int(random.choice([400, 1000, 2500]))
+    noise, late = random.uniform(0.02, 0.15), int(random.integers(0, 1 + steps // 100))
+    a, b = (curve(int(random.integers(1 << 30)), noise, steps + late) for _ in range(2))
+    assert part(np.arange(1, steps + 1), a[:steps], b[late:]).parting is None
+
+
+@pytest.mark.parametrize("steps", [300, 1000, 2000])
+@pytest.mark.parametrize("decay", [0.05, 0.15, 0.5])
+def test_a_loss_that_is_higher_from_the_first_step_on_is_dated_there(steps, decay):
+    """However steeply both fall, 1.3 times as high is 1.3 times as high."""
+    falls = 2 * np.exp(-np.arange(steps) / (decay * steps)) + 0.3
+    a, b = (falls * (1 + np.random.default_rng(seed).normal(0, 0.03, steps)) for seed in (1, 6))
+    parting = part(np.arange(1, steps + 1), a, 1.3 * b).parting
+    assert parting is not None
+    assert parting.step <= 5
+    assert parting.difference > 0
+
+
+def test_an_earlier_spike_does_not_date_a_later_parting():
+    other = curve(1)
+    other[400:440] *= 3
+    other[700:] *= 1.6
+    parting = part(STEPS, curve(0), other).parting
+    assert parting is not None
+    assert abs(parting.step - 701) <= 20
+
+
+def test_curves_that_are_not_positive_part_by_their_difference():
+    """A negative log-likelihood of a density goes through zero."""
+    random = np.random.default_rng(0)
+    falls = 2 * np.exp(-STEPS / 200) - 1.5
+    a, b = (falls + random.normal(0, 0.05, 1000) for _ in range(2))
+    assert part(STEPS, a, b).parting is None
+    b[300:] += 0.4
+    parting = part(STEPS, a, b).parting
+    assert parting is not None
+    assert abs(parting.step - 301) <= 10
+    assert parting.difference == pytest.approx(0.4, abs=0.05)
+
+
+def test_too_few_rows_are_no_verdict():
+    assert part(STEPS[:39], curve(0)[:39], 5 * curve(1)[:39]).too_few
+    assert not part(STEPS[:40], curve(0)[:40], curve(1)[:40]).too_few
+    assert not part(STEPS[:39], curve(0)[:39], curve(0)[:39]).too_few
+    assert part(STEPS[:40], curve(0)[:40], 5 * curve(1)[:40]).parting is not None
+
+
 def run_records(weight: float = 0.1, seed: int = 0, **config: object) -> list[dict]:
     """Two stages; from step 301 on the second component counts, by ``weight``."""
     stages = [
@@ -146,8 +198,15 @@ def test_the_curriculum_is_the_suspect(play):
 
 
 def test_the_only_setting_that_differs_is_the_suspect(play):
-    said = judged(play, run_records(seed=1, lr=1e-3), run_records(seed=2, lr=1e-4))
+    worse = run_records(seed=2, lr=1e-4)
+    for row in worse[300:-2]:
+        row["loss"] *= 2
+    said = judged(play, run_records(seed=1, lr=1e-3), worse)
     assert [(item.path, item.why) for item in said.suspects] == [("lr", "the only setting that differs")]
+
+
+def test_no_setting_is_suspected_where_nothing_parts(play):
+    assert judged(play, run_records(seed=1, lr=1e-3), run_records(seed=2, lr=1e-4)).suspects == ()
 
 
 def test_seeds_of_one_setting_are_told_by_mean_and_spread(play):
@@ -189,3 +248,56 @@ def test_runs_without_a_common_step_are_said(write_run, capsys, monkeypatch):
     late = write_run([run_records()[0], *run_records()[500:600]], "b.jsonl")
     assert main(["compare", str(early), str(late)]) == 0
     assert "no step with a loss in common" in capsys.readouterr().out
+
+
+def short_records(name: str, factor: float, **config: object) -> list[dict]:
+    rows = [{"kind": "step", "step": step, "applied": step, "loss": factor * (1 + 1 / step)} for step in range(1, 11)]
+    return [{"kind": "run", "schema": 1, "run": name, "id": name, "config": config}, *rows]
+
+
+def told(play, *runs) -> str:
+    return "\n".join(tables.summary(judged(play, *runs)))
+
+
+def test_ten_epochs_are_too_few_to_judge_and_name_no_suspect(play):
+    said = told(play, short_records("a", 1.0, lr=1), short_records("b", 5.0, lr=2))
+    assert "too few common steps to judge whether the loss parts (10 of at least 40)" in said
+    assert "it ends at 1.1 and at 5.5" in said
+    assert "no parting" not in said
+    assert "suspect" not in said
+    comparison = judged(play, short_records("a", 1.0), short_records("b", 5.0))
+    rows = next(section.rows for section in tables.sections(comparison) if section.title == "Where channels part")
+    assert rows == [("loss", "b", "too few common steps to judge", "-")]
+
+
+def test_what_was_set_is_told_as_far_as_it_is_known(play):
+    assert "Nothing but the seed was set differently." in told(play, run_records(seed=1), run_records(seed=2))
+    twins = told(play, run_records(), run_records())
+    assert "Nothing was set differently." in twins
+    assert "seed" not in twins
+    renamed = told(play, run_records(name="one"), run_records(name="two"))
+    assert "Nothing was set differently, names and folders aside." in renamed
+    assert "Their settings were not recorded" in told(play, short_records("a", 1.0), short_records("b", 1.0))
+
+
+def test_repeats_are_not_called_seeds(play):
+    titles = [section.title for section in tables.sections(judged(play, run_records(), run_records()))]
+    assert any(title.startswith("Repeats of one setting") for title in titles)
+    assert not any(title.startswith("Seeds") for title in titles)
+
+
+def test_a_run_that_is_given_twice_is_compared_once(write_run, capsys):
+    a, b = write_run(run_records(seed=1), "a.jsonl"), write_run(run_records(seed=2), "b.jsonl")
+    assert main(["compare", str(a), str(a)]) == 2
+    assert "more than once; name another run" in capsys.readouterr().err
+    assert main(["compare", str(b), str(a), str(b), "--format", "json"]) == 0
+    assert [run["source"] for run in json.loads(capsys.readouterr().out)["runs"]] == [str(b), str(a)]
+
+
+def test_five_suspects_are_named_and_the_others_counted(play):
+    runs = []
+    for lr in (1.0, 2.0):
+        records = run_records(lr={f"lr_{letter}": lr for letter in "abcdefgh"})
+        runs.append([{**row, "lr/main": lr} if row["kind"] == "step" else row for row in records])
+    said = told(play, *runs)
+    assert "The suspects are lr.lr_a, lr.lr_b, lr.lr_c, lr.lr_d, lr.lr_e and 3 more:" in said

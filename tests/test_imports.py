@@ -30,7 +30,7 @@ ARROWS = {  # the longest name that fits a module holds; each may also import it
     "lint": ("run", "header", "stats", "diagnosis", "engine", "schema"),
     "figures": ("run", "table", "header", "schema"),
     "report": FACES,
-    "text": (*FACES, "judge"),
+    "text": (*FACES, "judge", "parting"),
     "demo": (*FACES, "readers", "judge", "report"),
     "alerts": FACES,
 }

@@ -199,5 +199,6 @@ def test_headers_of_the_wrong_form_do_not_break_it(odd, write_run, tmp_path):
     path = write_run([{**head, **odd}, *events, {"kind": "checkpoint"}, *rest, {"kind": "end", "exception": 3}])
     for suffix in ("html", "md"):
         assert main(["report", str(path), "-o", str(tmp_path / f"odd.{suffix}")]) == 0
-    assert main(["compare", str(path), str(path)]) == 0
+    twin = write_run([{**head, **odd}, *rest], "twin.jsonl")
+    assert main(["compare", str(path), str(twin)]) == 0
     assert main(["list", str(tmp_path)]) == 0

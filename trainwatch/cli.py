@@ -122,10 +122,11 @@ def check(
                  trainwatch check a.jsonl --set aggressive-ramp.growth=5 --fail-on critical
     """
     from trainwatch import judge
+    from trainwatch.text import wording
 
     judged, unread = _judge(paths, judge.settings(set_ or ()))
     _print_check(format_, judged, unread)
-    broken = _complain(unread)
+    broken = _complain([*unread, *(wording.broke(item.diagnosis) for item in judged if item.diagnosis.failed)])
     raise typer.Exit(2 if broken else int(_fails(judged, fail_on)))
 
 
@@ -147,7 +148,7 @@ def compare(
     chosen = judge.settings()
     if len(runs) < 2:
         raise UserError("compare needs at least two runs; `trainwatch check RUN` judges one.")
-    judged = [_one(path, chosen) for path in runs]
+    judged = _distinct([_one(path, chosen) for path in runs])
     said = comparison.compare([(item.run, item.diagnosis) for item in judged])
     if format_ is CompareFormat.json:
         _print_json(wording.strict({"version": 1, **said.to_dict()}))
@@ -197,12 +198,14 @@ def dash(
     Example:     trainwatch dash logs --open
     Exit codes:  2 it could not be served, 130 stopped with Ctrl-C
     """
+    from trainwatch import judge
+
     folder = folder or _usual_folder()
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder; give the folder of your run files.")
     dashboard = importlib.import_module("dashboards.app")
     try:
-        dashboard.serve(folder, port=port, open_browser=open_)
+        dashboard.serve(folder, port=port, open_browser=open_, settings=judge.settings())
     except dashboard.ServeError as error:
         raise UserError(str(error)) from None
 
@@ -244,11 +247,19 @@ def _one(path: Path, chosen: Settings) -> Judged:
     return judged[-1]
 
 
+def _distinct(judged: list[Judged]) -> list[Judged]:
+    """Each run once: a pattern such as ``logs/*.jsonl`` names the leader again."""
+    once = {item.run.source.resolve(): item for item in reversed(judged)}
+    found = [item for item in judged if once[item.run.source.resolve()] is item]
+    if len(found) < 2:
+        raise UserError(f"{judged[0].run.source}: is all that was given, more than once; name another run beside it.")
+    return found
+
+
 def _print_check(format_: Format, judged: list[Judged], unread: list[str]) -> None:
     from trainwatch.engine import catalogue
-    from trainwatch.report import sarif
     from trainwatch.rule import page
-    from trainwatch.text import markdown, terminal, wording
+    from trainwatch.text import markdown, sarif, terminal, wording
 
     if format_ is Format.json:
         _print_json(wording.strict({"version": 1, "runs": [item.diagnosis.to_dict() for item in judged]}))

@@ -16,7 +16,7 @@ from trainwatch.run import Run
 from trainwatch.schema import NONFINITE_NAMES
 from trainwatch.table import Table
 
-Judged = tuple[Run, Diagnosis]
+Told = tuple[Run, Diagnosis]
 Pick = Callable[[Run], tuple[Steps, Floats]]
 End = tuple[float | str | None, float | None, int | None]
 
@@ -104,7 +104,7 @@ class Comparison:
         return asdict(self)
 
 
-def compare(judged: Sequence[Judged]) -> Comparison:
+def compare(judged: Sequence[Told]) -> Comparison:
     """Hold runs against the first of them."""
     runs = [run for run, _ in judged]
     config = differences([run.header.config for run in runs])
@@ -118,7 +118,7 @@ def compare(judged: Sequence[Judged]) -> Comparison:
         for suspect in _suspects(index, [*_set(facts), *config], [item for item in partings if item.run == index])
     ]
     return Comparison(
-        runs=tuple(_identity(said) for _, said in judged),
+        runs=tuple(_identity(run, said) for run, said in judged),
         config=config,
         facts=facts,
         values=tuple(values(runs, seeds)),
@@ -129,10 +129,13 @@ def compare(judged: Sequence[Judged]) -> Comparison:
     )
 
 
-def _identity(said: Diagnosis) -> dict[str, Any]:
+def _identity(run: Run, said: Diagnosis) -> dict[str, Any]:
+    """What a run is; ``settings`` counts those in its config, for of none nothing can be said."""
     root = said.root_cause.rule if said.root_cause else None
     reach = {"first_step": said.first_step, "last_step": said.last_step}
-    return {"run": said.run, "source": said.source, "status": said.status, **reach, "worst": said.worst, "root": root}
+    found = {"worst": said.worst, "root": root, "failed": said.failed}
+    settings = sum(1 for path, _ in flat(run.header.config) if path)
+    return {"run": said.run, "source": said.source, "status": said.status, **reach, **found, "settings": settings}
 
 
 def differences(settings: Sequence[Mapping[str, Any]]) -> tuple[Difference, ...]:
@@ -183,9 +186,14 @@ def _set(facts: Iterable[Difference]) -> list[Difference]:
     return [item for item in facts if item.path.partition(".")[0] not in PLACE]
 
 
+def is_seed(path: str) -> bool:
+    """Whether a setting is a seed."""
+    return "seed" in _words(path)
+
+
 def _about_seed(path: str) -> bool:
     label = not path.startswith("curriculum") and bool(_words(path.rpartition(".")[2]) & LABELS)
-    return label or "seed" in _words(path)
+    return label or is_seed(path)
 
 
 def _seed_groups(config: Sequence[Difference], count: int) -> tuple[tuple[int, ...], ...]:
@@ -240,13 +248,15 @@ def _parting(channel: str, exact: bool, index: int, runs: tuple[Run, Run], pick:
 
 
 def _suspects(index: int, settings: Iterable[Difference], partings: list[Apart]) -> Iterator[Suspect]:
-    """Settings that speak of what parted first; the only setting that differs, if there is one."""
+    """Settings that speak of what parted first; the only setting that differs, if there is one. None parted: none."""
     differing = [item for item in settings if item.values[index] != item.values[0]]
     chosen = [item for item in differing if not _about_seed(item.path)]
+    ways = sorted((item for item in partings if item.step is not None), key=lambda item: (item.step, not item.exact))
+    if not ways:
+        return
     if len(chosen) == 1:
         yield Suspect(index, chosen[0].path, "the only setting that differs")
         return
-    ways = sorted((item for item in partings if item.step is not None), key=lambda item: (item.step, not item.exact))
     leading = [item for item in ways if item.channel != "loss" and item.step == ways[0].step] or ways[:1]
     for item in chosen:
         way = next((way for way in leading if _speaks_of(item.path, way.channel)), None)

@@ -12,10 +12,8 @@ from typing import Any
 
 from trainwatch.diagnosis import Diagnosis, diagnose
 from trainwatch.engine import Settings, SettingsError
-from trainwatch.readers import ReadError, find, read_all
+from trainwatch.readers import RANK_FILE, ReadError, find, read_all
 from trainwatch.run import Run
-
-RANK = re.compile(r"\.rank\d+\.jsonl$")
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ def run_files(paths: Iterable[Path]) -> Iterator[Path | ReadError]:
 
 def _files(path: Path) -> Iterator[Path | ReadError]:
     if not path.is_dir():
-        rank_zero = path.with_name(RANK.sub(".jsonl", path.name))
+        rank_zero = path.with_name(RANK_FILE.sub(".jsonl", path.name))
         yield rank_zero if rank_zero.is_file() else path
         return
     empty = True

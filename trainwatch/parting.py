@@ -1,18 +1,23 @@
 """When two noisy curves part: the one statistic behind `compare`. NumPy in, plain data out; nothing of ours is needed.
 
 Two runs of one configuration differ in every row, and drift apart and back; two settings that differ in effect stay
-apart. So the curves are aligned on their common steps and cut into blocks of max(20, 2 % of these) rows, and
+apart. What is judged is the **difference curve** on the steps that both have: log(b / a) where both curves are positive
+throughout, so that a loss 1.3 times as high is the same difference while it falls and once it is flat; b - a elsewhere.
+It is cut into blocks of max(20, 2 % of these) rows.
 
-* **noise** of a curve in a block is what it does from step to step, ``1.4826 MAD(diff) / sqrt(2)``, which neither a
-  trend nor a few outliers move. To it comes how the block's median itself wanders around its neighbours (robust as
-  well: the MAD of second differences), and 1 % of the level: less than that matters to nobody.
-* **apart** is a block in which each curve's median lies outside of everything the other's median was in this block and
-  its two neighbours (one run may learn a little earlier), by more than 3 times the noise of both, ``sqrt(a^2 + b^2)``.
-* **parted** are two curves from the first block on that is apart as its successor is, and as at least half of all
-  blocks up to the end are, on the same side: a spike that healed, or one run learning later, is no parting.
+* **noise** in a block is what the difference does from row to row, ``1.4826 MAD(diff) / sqrt(2)``, which neither a
+  trend nor a few outliers move; to it comes how far the blocks' medians wander, the largest such spread of their
+  changes over 1, 2, ... blocks up to a fifth of all. It is 1 % of the level at least: less matters to nobody.
+* **apart** is a block whose median difference is more than 3 times the noise, and more than either curve moves within
+  a block there: one run may learn a little earlier.
+* **parted** are two curves from the first block on that is apart as its successor is, and as half or more of the
+  blocks up to each later one are, on the same side: a spike that healed, or one run learning later, is no parting.
 
-The step is dated by Page's CUSUM: from the row after the last one at which the sum of (difference / noise - 1) was 0.
+Whether they part is so decided with caution; since when is then read off the whole difference curve: it is the row at
+which the sum of (difference - half of that of the first blocks apart), each term cut at plus and minus this half so
+that an earlier spike has no say, is smallest: Page's CUSUM, the likeliest place of a step in noise.
 Where one curve goes non-finite and stays so while the other is finite, they part at that row.
+Fewer than two blocks of rows are too few to judge, and the answer says so.
 """
 
 from __future__ import annotations
@@ -28,9 +33,11 @@ Floats = NDArray[np.float64]
 Steps = NDArray[np.int64]
 
 SMALLEST = 20  # rows: the median of fewer is moved by a handful of outliers
+ENOUGH = 2 * SMALLEST  # rows: a block that is apart needs a successor that is
 SHARE = 0.02  # of the common rows
-NOISES = 3.0  # a block's median leaves 3 standard deviations of a single row by chance in none of a million runs
-FEW = 10  # blocks: of fewer, how the medians wander is mostly the curve's bend
+NOISES = 3.0  # of a single row; the median of 20 rows, were they independent, has less than a third of it
+FEW = 10  # blocks: how the medians of fewer wander cannot be told
+LAGS = 5  # the wandering is looked at over up to a fifth of the blocks, so that a step in it stays an outlier
 FLOOR = 0.01  # of the level
 SAME = 1e-6  # relative: float32 prints seven digits
 
@@ -46,12 +53,16 @@ class Parting:
 
 @dataclass(frozen=True)
 class Pair:
-    """What became of two curves: ``same_until`` is the last step up to which they agree number by number."""
+    """What became of two curves: ``same_until`` is the last step up to which they agree number by number.
+
+    ``too_few``: they differ, and have too few rows in common to say whether beyond noise.
+    """
 
     rows: int
     same_until: int | None
     parting: Parting | None
     differs: bool = True
+    too_few: bool = False
 
 
 def part(step: Steps, a: Floats, b: Floats, *, exact: bool = False) -> Pair:
@@ -68,7 +79,8 @@ def part(step: Steps, a: Floats, b: Floats, *, exact: bool = False) -> Pair:
         return Pair(len(step), same_until, Parting(int(step[first]), float(b[first] - a[first]), 0.0))
     candidates = [_broken(step, a, b), _apart(step, a, b)]
     found = min((item for item in candidates if item), key=lambda item: item.step, default=None)
-    return Pair(len(step), same_until, found)
+    finite = int(np.count_nonzero(np.isfinite(a) & np.isfinite(b)))
+    return Pair(len(step), same_until, found, too_few=found is None and finite < ENOUGH)
 
 
 def _window(rows: int) -> int:
@@ -93,30 +105,54 @@ def _apart(step: Steps, a: Floats, b: Floats) -> Parting | None:
         return None
     edges = np.append(np.arange(0, len(step) - window + 1, window), len(step))[: len(step) // window]
     edges = np.append(edges, len(step))
-    medians = [np.array([np.median(x[i:j]) for i, j in pairwise(edges)]) for x in (a, b)]
-    noise = np.hypot(_noise(a, edges, medians[0]), _noise(b, edges, medians[1]))
-    noise = np.maximum(noise, FLOOR * np.minimum(np.abs(medians[0]), np.abs(medians[1])))
-    side = _side(medians[0], medians[1], noise)
+    gap, level, (like_a, like_b) = _difference(a, b, edges)
+    medians = _medians(gap, edges)
+    noise = np.maximum(_noise(gap, edges, medians), FLOOR * level)
+    room = np.maximum.reduce([NOISES * noise, _moves(like_a), _moves(like_b)])
+    side = np.where(np.abs(medians) > room, np.sign(medians), 0.0).astype(np.int64)
     block = next((int(index) for index in np.flatnonzero(side) if _stays(side[index:])), None)
     if block is None:
         return None
-    onset = _onset(a, b, side[block], noise[block], (int(edges[max(block - 2, 0)]), int(edges[block + 1])))
-    difference = float(medians[1][block] - medians[0][block])
-    return Parting(int(step[onset]), difference, float(noise[block]))
+    onset = _onset(side[block] * gap[: edges[block + 1]], float(np.abs(medians[block : block + 2]).min()))
+    rows = slice(edges[block], edges[block + 1])
+    middle = np.array([np.median(a[rows]), np.median(b[rows])])
+    # in the curves' own unit, also where the ratio was judged
+    unit = float(np.abs(middle).min()) if np.all(level == 1.0) else 1.0
+    return Parting(int(step[onset]), float(middle[1] - middle[0]), float(noise[block] * unit))
+
+
+def _difference(a: Floats, b: Floats, edges: NDArray[np.int64]) -> tuple[Floats, Floats, tuple[Floats, Floats]]:
+    """The difference curve, what counts as 1 in it in each block, and both curves' medians in its unit."""
+    medians = _medians(a, edges), _medians(b, edges)
+    if a.min() > 0.0 and b.min() > 0.0:
+        gap: Floats = np.log(b) - np.log(a)
+        return gap, np.ones(len(edges) - 1), (np.log(medians[0]), np.log(medians[1]))
+    return b - a, np.minimum(np.abs(medians[0]), np.abs(medians[1])), medians
+
+
+def _medians(values: Floats, edges: NDArray[np.int64]) -> Floats:
+    return np.array([np.median(values[i:j]) for i, j in pairwise(edges)])
+
+
+def _moves(medians: Floats) -> Floats:
+    """How far a curve comes in a block: half of the way between the neighbours of each."""
+    moves: Floats = np.abs(np.gradient(medians))
+    return moves
 
 
 def _stays(side: NDArray[np.int64]) -> bool:
-    """Whether the curves are apart as in the first block in the next one, and in at least half of all."""
+    """Whether the curves are apart as in the first block in the next one, and in half or more up to every later one."""
     same = side == side[0]
-    return bool(same[:2].all() and same.mean() >= 0.5)
+    return bool(same[:2].all() and np.all(2 * np.cumsum(same) >= np.arange(1, len(same) + 1)))
 
 
-def _noise(values: Floats, edges: NDArray[np.int64], medians: Floats) -> Floats:
-    """A curve's noise in each block: from step to step, and of the block's median around its neighbours."""
-    steps = np.array([_spread(np.diff(values[i:j])) for i, j in pairwise(edges)])
-    wander = _spread(np.diff(medians, 2)) / math.sqrt(3.0) if len(medians) >= FEW else 0.0
-    smooth = np.array([np.median(steps[max(i - 1, 0) : i + 2]) for i in range(len(steps))])
-    noise: Floats = np.hypot(smooth, wander) / math.sqrt(2.0)
+def _noise(gap: Floats, edges: NDArray[np.int64], medians: Floats) -> Floats:
+    """The noise in each block: of its rows, and of all the blocks' medians as they wander."""
+    rows = np.array([_spread(np.diff(gap[i:j])) for i, j in pairwise(edges)]) / math.sqrt(2.0)
+    lags = range(1, len(medians) // LAGS + 1) if len(medians) >= FEW else ()
+    wander = max((_spread(medians[lag:] - medians[:-lag]) for lag in lags), default=0.0) / math.sqrt(2.0)
+    smooth = np.array([np.median(rows[max(i - 1, 0) : i + 2]) for i in range(len(rows))])
+    noise: Floats = np.hypot(smooth, wander)
     return noise
 
 
@@ -125,25 +161,7 @@ def _spread(values: Floats) -> float:
     return float(1.4826 * np.median(np.abs(values - np.median(values)))) if len(values) else 0.0
 
 
-def _side(a: Floats, b: Floats, noise: Floats) -> NDArray[np.int64]:
-    """For each block 1 where b is above a beyond noise, -1 below, 0 where their neighbourhoods touch."""
-    low_a, high_a = _neighbourhood(a)
-    low_b, high_b = _neighbourhood(b)
-    room = NOISES * noise
-    above = (b > high_a + room) & (a < low_b - room)
-    below = (b < low_a - room) & (a > high_b + room)
-    return above.astype(np.int64) - below.astype(np.int64)
-
-
-def _neighbourhood(medians: Floats) -> tuple[Floats, Floats]:
-    padded = np.pad(medians, 1, mode="edge")
-    three = np.stack([padded[:-2], padded[1:-1], padded[2:]])
-    return three.min(axis=0), three.max(axis=0)
-
-
-def _onset(a: Floats, b: Floats, side: int, noise: float, rows: tuple[int, int]) -> int:
-    """The row from which the difference adds up, by Page's CUSUM over ``rows``."""
-    start, stop = rows
-    excess = side * (b[start:stop] - a[start:stop]) / max(noise, np.finfo(float).tiny) - 1.0
-    total = np.cumsum(excess)
-    return start + int(np.argmin(np.append(0.0, total[:-1])))
+def _onset(gap: Floats, height: float) -> int:
+    """The row from which ``gap``, 0 before and ``height`` after it, adds up."""
+    total = np.cumsum(np.clip(gap, 0.0, height) - height / 2)
+    return int(np.argmin(np.append(0.0, total[:-1])))

@@ -19,6 +19,7 @@ from trainwatch.figures import FIGURES, Span
 from trainwatch.header import number
 
 PACES = (500, 1000, 2000, 5000, 10_000)  # ms between two looks; few values, as each change restarts the clock
+WHEN_OVER = 5000  # ms between two looks at a run that is over: its file may be written anew, or the run resumed
 COST_FACTOR = 4  # a page spends at most a fourth of its time on updates
 GRAPH: dict[str, Any] = {
     "displaylogo": False,
@@ -29,7 +30,7 @@ GRAPH: dict[str, Any] = {
     "toImageButtonOptions": {"format": "svg"},
 }
 NAMES = (PROOF, *FIGURES)
-PROOF_SAYS = ("Where it began", "The figure that shows the root cause, around its first steps.")
+PROOF_SAYS = ("Where it began", "The figure that shows the root cause, at the steps where it tells.")
 BLANK: dict[str, Any] = {"data": [], "layout": {"paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)"}}
 
 
@@ -43,7 +44,7 @@ def layout(live: Live, key: str, steps: str = "") -> Any:
     proof, *plots = [_panel(name, *_drawn(file, name, span, seen)) for name in NAMES]
     said, told, rest, face = _texts(view, file, seen)
     return [
-        dcc.Interval(id="tick", interval=PACES[0], disabled=view.over),
+        dcc.Interval(id="tick", interval=WHEN_OVER if view.over else PACES[0]),
         dcc.Store(id="key", data=key),
         dcc.Store(id="pulse"),
         dcc.Store(id="busy", data=False),
@@ -135,7 +136,6 @@ def register(app: dash.Dash, live: Live) -> None:
         Output("findings", "children"),
         Output("below", "children"),
         Output("face", "data"),
-        Output("tick", "disabled"),
         Output("tick", "interval"),
         Output("seen", "data"),
         Output({"type": "graph", "name": ALL}, "figure"),
@@ -163,7 +163,7 @@ def update(live: Live, pulse: dict[str, Any], key: str, seen: dict[str, Any]) ->
         raise dash.exceptions.PreventUpdate
     cost = 1000 * COST_FACTOR * (time.monotonic() - began)
     pace = next((pace for pace in PACES if pace >= cost), PACES[-1])
-    return (*texts, view.over, pace, now, graphs, panels)
+    return (*texts, max(pace, WHEN_OVER) if view.over else pace, now, graphs, panels)
 
 
 def _texts(view: View, file: Watched, seen: dict[str, Any]) -> list[Any]:

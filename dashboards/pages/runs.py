@@ -13,7 +13,7 @@ from dash import dcc, html
 from dash.dependencies import Input, Output, State
 
 from dashboards.live import Live, View
-from dashboards.words import STATES, SYMBOLS, WORDS, age, health
+from dashboards.words import STATES, SYMBOLS, WORDS, age, broken, health, newest
 
 EVERY = 2000  # ms between two looks at the folder
 COLUMNS: list[dict[str, Any]] = [
@@ -85,10 +85,11 @@ def _row(view: View) -> dict[str, Any]:
     root = told.root_cause or (told.findings[0] if told.findings else None)
     return {
         **shared,
-        **_health(health(told.worst)),
+        **_health(health(told)),
         "run": told.run,
+        "file": view.key + newest(view.runs),
         "state": STATES[told.status],
-        "cause": root.message if root else "",
+        "cause": root.message if root else broken(told),
         "steps": facts.steps,
         "loss": facts.loss,
         "speed": facts.speed,

@@ -10,7 +10,7 @@ from dash import dcc, html
 from dashboards.facts import Facts
 from dashboards.live import View
 from dashboards.pages.finding import as_yaml, card, nested, severity
-from dashboards.words import STATES, SYMBOLS, WORDS, age, health
+from dashboards.words import STATES, SYMBOLS, WORDS, age, broken, health, newest
 from trainwatch.diagnosis import Diagnosis
 from trainwatch.engine import catalogue
 from trainwatch.figures import Span
@@ -20,6 +20,8 @@ OPEN = 5  # findings that are not folded away: the root cause and two rows, so t
 CARDS = 60  # findings that become cards at all; a run with more is not read one by one
 CONFIG_LIMIT = 100_000  # characters of a config that are shown; a longer one is data, not settings
 
+ICONS = ("critical", "warning", "info", "ok")  # assets/icon-*.svg
+
 Spot = Callable[[Finding], tuple[Span, str | None]]
 
 
@@ -28,9 +30,9 @@ def title(view: View) -> dict[str, str]:
     told = view.diagnosis
     if told is None:
         return {"title": f"{view.key} - trainwatch", "icon": "none"}
-    level = health(told.worst)
+    level = health(told)
     word = f"{SYMBOLS[level]} {WORDS[level]}: " if told.worst else ""
-    return {"title": f"{word}{told.run} - trainwatch", "icon": level}
+    return {"title": f"{word}{told.run} - trainwatch", "icon": level if level in ICONS else "none"}
 
 
 def verdict(view: View) -> Any:
@@ -39,11 +41,11 @@ def verdict(view: View) -> Any:
     if told is None or facts is None:
         return _unread(view)
     root = told.root_cause or (told.findings[0] if told.findings else None)
-    level = health(told.worst)
+    level = health(told)
     return html.Section(
         [
             html.Div(
-                [html.H1(told.run), _state(told.status), html.Span(view.key, className="dim file")],
+                [html.H1(told.run), _state(told.status), html.Span(view.key + newest(view.runs), className="dim file")],
                 className="run-head",
             ),
             html.Div(_headline(told, root, level), className="headline", role="status"),
@@ -70,18 +72,19 @@ def _state(status: Any) -> Any:
 
 def _headline(told: Diagnosis, root: Finding | None, level: str) -> list[Any]:
     if root is None:
-        return [severity(level, "Nothing found")]
+        return [severity(level, "A rule broke" if told.failed else "Nothing found")]
     label = "root cause" if told.root_cause else "first finding"
     since = f"since step {root.first_step:,}"
     return [severity(level), html.Span([f"{label} ", html.Strong(root.rule), f" ({root.subject}), {since}"])]
 
 
 def _nothing_found(told: Diagnosis) -> str:
-    judged = len(catalogue()) - len(told.withheld)
-    if not judged:
+    judged = len(catalogue()) - len(told.withheld.keys() | told.failed.keys())
+    if not judged and not told.failed:
         return "No rule could judge this run: the channels that they need were not recorded."
     silent = f"; {len(told.withheld)} could not judge it, see below" if told.withheld else ""
-    return f"{judged} rules looked at every step and have nothing to say{silent}."
+    broke = f"; {broken(told)}" if told.failed else ""
+    return f"{judged} rules looked at every step and have nothing to say{silent}{broke}."
 
 
 def _facts(facts: Facts, *, going: bool) -> Any:

@@ -172,6 +172,12 @@ def _header() -> Callable[..., dict[str, Any]]:
     return header
 
 
+@pytest.fixture(name="end")
+def _end() -> Callable[..., dict[str, Any]]:
+    """Makes a run's last record."""
+    return end
+
+
 @pytest.fixture
 def caller() -> Callable[[Any, str], bytes]:
     """Asks an app for an address, without a server."""

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ import pytest
 pytest.importorskip("dash")
 
 from dashboards.live import Live, View
+from dashboards.pages import runs as runs_page
+from dashboards.pages.verdict import verdict
 from trainwatch.diagnosis import diagnose
+from trainwatch.engine import catalogue
 from trainwatch.figures import FIGURES
 from trainwatch.readers import read
 
@@ -154,6 +158,72 @@ def test_a_file_that_was_written_anew_is_another_run(tmp_path: Path, write: Writ
     view = settled(live, "a.jsonl")
     assert view.diagnosis is not None
     assert (view.diagnosis.run, view.facts.last_step) == ("second", 1)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("rows", [1, 80])
+def test_a_tab_left_open_follows_a_file_that_was_replaced(
+    tmp_path: Path, write: Write, row: Any, header: Any, end: Any, rows: int
+) -> None:
+    """As when the demo is run again; the new file may be longer than the old one when somebody looks."""
+    path = write(tmp_path / "a.jsonl", header("first"), *(row(step) for step in range(1, 50)), end())
+    live = Live(tmp_path)
+    before = settled(live, "a.jsonl")
+    assert before.over
+    path.unlink()
+    write(path, header("second"), *(row(step) for step in range(1, rows + 1)))
+    view = settled(live, "a.jsonl")
+    assert view.diagnosis is not None
+    assert view.facts is not None
+    assert (view.diagnosis.run, view.facts.last_step, view.over) == ("second", rows, False)
+    assert view.run is not before.run
+    assert view.version > before.version
+    alone = diagnose(read(path))
+    assert view.diagnosis.findings == alone.findings
+
+
+def test_a_file_that_was_written_over_in_place_is_another_run(
+    tmp_path: Path, write: Write, row: Any, header: Any, end: Any
+) -> None:
+    path = write(tmp_path / "a.jsonl", header("first"), *(row(step) for step in range(1, 20)), end())
+    live = Live(tmp_path)
+    settled(live, "a.jsonl")
+    path.write_bytes(b"")
+    write(path, header("second"), *(row(step) for step in range(1, 60)))
+    view = settled(live, "a.jsonl")
+    assert view.diagnosis is not None
+    assert (view.diagnosis.run, view.runs) == ("second", 1)
+
+
+def test_the_newest_of_several_runs_is_shown_and_the_others_are_mentioned(
+    tmp_path: Path, write: Write, row: Any, header: Any, end: Any
+) -> None:
+    write(tmp_path / "a.jsonl", header("first"), row(1), end(), header("second"), row(1), row(2))
+    view = settled(Live(tmp_path), "a.jsonl")
+    assert view.runs == 2
+    for page in (verdict(view), runs_page._row(view)):
+        assert "a.jsonl, the newest of 2 runs in this file" in str(page)
+
+
+def test_a_rule_that_broke_is_not_called_nothing_found(
+    tmp_path: Path, write: Write, row: Any, header: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for rule in catalogue().values():
+        monkeypatch.setattr(rule, "start", lambda *_: 1 / 0)
+    write(tmp_path / "a.jsonl", header(), row(1))
+    view = settled(Live(tmp_path), "a.jsonl")
+    assert view.diagnosis is not None
+    assert view.diagnosis.worst is None
+    for page in (verdict(view), runs_page._row(view)):
+        assert "broke on this run" in str(page)
+        assert "Nothing found" not in str(page)
+        assert "No finding" not in str(page)
+
+
+def test_a_finding_about_the_header_is_shown_on_the_whole_run(finished: Path) -> None:
+    live = Live(finished)
+    view = settled(live, "peptide.jsonl")
+    finding = replace(view.diagnosis.findings[0], first_step=0, last_step=0)  # type: ignore[union-attr]
+    assert live.file("peptide.jsonl").spot(finding)[0] == (1, 600)  # type: ignore[union-attr]
 
 
 def test_other_files_are_no_runs(tmp_path: Path, write: Write, header: Any) -> None:

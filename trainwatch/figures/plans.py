@@ -13,7 +13,7 @@ from trainwatch.figures.balance import components
 from trainwatch.figures.plot import SERIES, Findings, Plot, Series, Span, family, far_apart, sampled
 from trainwatch.header import Curriculum
 from trainwatch.run import Run
-from trainwatch.schema import schedule_value
+from trainwatch.schema import schedule_values
 from trainwatch.table import Floats
 
 
@@ -83,7 +83,9 @@ def _declared(run: Run, plan: Mapping[str, Any], span: Span | None) -> Series:
     """What a schedule's declaration gives along its clock, at as many points as are drawn."""
     steps, at = _clock(run, str(plan.get("clock") or "applied"))
     steps, at = sampled(steps, at, span)
-    values = np.array([schedule_value(plan, float(reading)) for reading in at], dtype=np.float64)
+    values = schedule_values(plan, at)
+    if values is None:
+        return Series(steps[:0], at[:0])
     return Series(steps[np.isfinite(values)], values[np.isfinite(values)])
 
 

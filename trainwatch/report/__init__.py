@@ -1,4 +1,4 @@
-"""Findings as documents: the post-mortem as one self-contained HTML file or as Markdown, and SARIF."""
+"""Findings as documents: the post-mortem as one self-contained HTML file or as Markdown."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def write(run: Run, diagnosis: Diagnosis, path: Path) -> None:
 
     content = gather(run, diagnosis)
     if path.suffix == ".md":
-        from trainwatch.report.text import document
+        from trainwatch.report.markdown import document
     else:
         from trainwatch.report.page import document
     path.parent.mkdir(parents=True, exist_ok=True)

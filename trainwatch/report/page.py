@@ -14,7 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from trainwatch.figures import FIGURES, for_finding, proof
 from trainwatch.report.content import Content
-from trainwatch.report.text import value_rows
+from trainwatch.report.markdown import value_rows
 from trainwatch.run import Run
 from trainwatch.schema import Finding
 from trainwatch.text import wording

@@ -51,7 +51,7 @@ def diagnosis(said: Diagnosis, planned: int | None = None) -> str:
 
 def verdict(said: Diagnosis, planned: int | None = None) -> str:
     """The title of a run: how bad, its name, its state and how far it came."""
-    worst = f"{SYMBOLS[said.worst]} {wording.severity(said.worst)}"
+    worst = f"{wording.symbol(said)} {wording.worst(said)}"
     return f"{worst}: {escape(said.run)} ({wording.verdict(said, planned)})"
 
 

@@ -13,17 +13,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from trainwatch.compare import ABSENT, Apart, Comparison, Found, Values
+from trainwatch.compare import ABSENT, Apart, Comparison, Found, Values, is_seed
 from trainwatch.diagnosis import Diagnosis
+from trainwatch.parting import ENOUGH
 from trainwatch.rule import PARTS, Rule, page
 from trainwatch.run import Run
 from trainwatch.text import markdown, wording
-from trainwatch.text.terminal import NARROW, PIPED_WIDTH, badge, write
+from trainwatch.text.terminal import NARROW, PIPED_WIDTH, worst, write
 from trainwatch.text.wording import clean
 
 COMPACT, ROOMY = 70, 100  # columns from which `list` has room for six columns, and for the rule's name
 Justify = Literal["left", "right"]
 LONGEST_CELL = 60
+SUSPECTS = 5  # that are named in the sentence; the tables below it have them all
 
 
 @dataclass(frozen=True)
@@ -45,26 +47,36 @@ def grid(head: Sequence[str], right: Sequence[int] = ()) -> Table:
 
 
 def runs(out: Console, judged: Sequence[tuple[Run, Diagnosis]], now: float | None = None) -> None:
-    """Print one line a run, the youngest first."""
+    """Print one line a run, the youngest first; two where the terminal is narrow."""
     now = time.time() if now is None else now
+    ordered = sorted(judged, key=lambda item: -item[0].touched)
+    if out.width < NARROW:
+        for run, said in ordered:
+            write(out, worst(said) + Text(f"  {_run_name(run)}", style="bold"))
+            write(out, Text(f"{wording.verdict(said)}, {wording.age(now - run.touched)} ago", style="dim"), left=2)
+        return
     narrow, wide = out.width < COMPACT, out.width >= ROOMY
     head = ("run", "state", "steps", "worst") if narrow else ("run", "state", "steps", "loss", "worst", "age")
     table = grid(head, right=(2,) if narrow else (2, 3, 5))
     table.columns[0].overflow, table.columns[0].no_wrap = "ellipsis", True
-    for run, said in sorted(judged, key=lambda item: -item[0].touched):
+    for run, said in ordered:
         steps, loss = run.train.curve("loss")
         last = wording.number(float(loss[-1])) if len(steps) else "-"
         count = f"{said.last_step:,}" if said.last_step is not None else "0"
         if run.header.total_steps and not narrow:
             count += f" / {run.header.total_steps:,}"
-        worst = badge(said.worst, wording.severity(said.worst))
+        verdict = worst(said)
         if said.root_cause and wide:
-            worst.append(f" {said.root_cause.rule}")
-        age = wording.age(now - run.touched)
-        name = Text(clean(run.source.stem if run.name == run.source.stem else f"{run.name} ({run.source.name})", 60))
-        cells = [name, said.status, count, worst] if narrow else [name, said.status, count, last, worst, age]
+            verdict.append(f" {said.root_cause.rule}")
+        name, age = Text(_run_name(run)), wording.age(now - run.touched)
+        cells = [name, said.status, count, verdict] if narrow else [name, said.status, count, last, verdict, age]
         table.add_row(*cells)
     out.print(table)
+
+
+def _run_name(run: Run) -> str:
+    """A run's name, and its file's where that is another."""
+    return clean(run.source.stem if run.name == run.source.stem else f"{run.name} ({run.source.name})", 60)
 
 
 def catalogue(out: Console, known: Mapping[str, type[Rule]]) -> None:
@@ -160,10 +172,12 @@ def labels(said: Comparison) -> list[str]:
 def summary(said: Comparison) -> Iterator[str]:
     """What parted, when, and which setting is suspect: a few sentences for each run after the first."""
     names = labels(said)
+    ends = next((item.final for item in said.values if item.channel == "loss"), ())
     for index in range(1, len(names)):
         partings = [item for item in said.partings if item.run == index]
         loss = next((item for item in partings if item.channel == "loss"), None)
-        yield _loss_sentence(names[0], names[index], loss)
+        last = [wording.number(ends[run]) if ends and ends[run] is not None else "nothing" for run in (0, index)]
+        yield _loss_sentence(names[0], names[index], loss, last)
         parted = sorted(
             (item for item in partings if item.step is not None and item.channel != "loss"),
             key=lambda item: item.step or 0,
@@ -174,12 +188,24 @@ def summary(said: Comparison) -> Iterator[str]:
         suspects = [item for item in said.suspects if item.run == index]
         if suspects:
             verb = "suspect is" if len(suspects) == 1 else "suspects are"
-            yield f"The {verb} {', '.join(clean(item.path, 80) for item in suspects)}: {clean(suspects[0].why)}."
+            more = f" and {len(suspects) - SUSPECTS} more" if len(suspects) > SUSPECTS else ""
+            listed = ", ".join(clean(item.path, 80) for item in suspects[:SUSPECTS])
+            yield f"The {verb} {listed}{more}: {clean(suspects[0].why)}."
         elif any(index in group and 0 in group for group in said.seeds):
-            yield "Nothing but the seed was set differently."
+            yield _same_settings(said, index)
 
 
-def _loss_sentence(first: str, other: str, loss: Apart | None) -> str:
+def _same_settings(said: Comparison, index: int) -> str:
+    """What can be said of two runs that differ in no setting, or in nothing but the seed."""
+    if not all(said.runs[run]["settings"] for run in (0, index)):
+        return "Their settings were not recorded, so none can be suspected."
+    differing = [item.path for item in said.config if item.values[index] != item.values[0]]
+    if any(map(is_seed, differing)):
+        return "Nothing but the seed was set differently."
+    return f"Nothing was set differently{', names and folders aside' if differing else ''}."
+
+
+def _loss_sentence(first: str, other: str, loss: Apart | None, last: Sequence[str]) -> str:
     both = f"{first} and {other}"
     if loss is None:
         return f"{both} have no step with a loss in common."
@@ -188,7 +214,11 @@ def _loss_sentence(first: str, other: str, loss: Apart | None) -> str:
     if pair.parting is None:
         if pair.same_until is not None and not pair.differs:
             return f"{both}: the loss is the same number by number in all {pair.rows:,} common steps."
-        return f"{both}: no parting beyond noise{f', and {same}' if same else ''} ({pair.rows:,} common steps)."
+        tail = f", and {same}" if same else ""
+        if pair.too_few:
+            few = f"too few common steps to judge whether the loss parts ({pair.rows:,} of at least {ENOUGH})"
+            return f"{both}: {few}; it ends at {last[0]} and at {last[1]}{tail}."
+        return f"{both}: no parting beyond noise{tail} ({pair.rows:,} common steps)."
     how = "is not finite in one of them"
     if pair.parting.difference == pair.parting.difference:  # not NaN
         side = "higher" if pair.parting.difference > 0 else "lower"
@@ -228,7 +258,9 @@ def _finding_row(found: Found) -> tuple[str, ...]:
 
 def _run_row(name: str, run: Mapping[str, Any]) -> tuple[str, ...]:
     reach = wording.steps(run["first_step"], run["last_step"])
-    return (name, clean(run["source"]), run["status"], reach, wording.severity(run["worst"]), run["root"] or "-")
+    broke = f"{', '.join(run['failed'])} broke" if run["failed"] and not run["worst"] else ""
+    found = broke or wording.severity(run["worst"])
+    return (name, clean(run["source"]), run["status"], reach, found, run["root"] or "-")
 
 
 def _value(value: Any) -> str:
@@ -252,7 +284,9 @@ def _seed_sections(said: Comparison, names: list[str]) -> Iterator[Section]:
             if key in item.spread
         ]
         if rows:
-            title = f"Seeds of one setting: {', '.join(names[run] for run in group)}"
+            seeds = {repr([item.values[run] for item in said.config if is_seed(item.path)]) for run in group}
+            what = "Seeds" if len(seeds) > 1 else "Repeats"
+            title = f"{what} of one setting: {', '.join(names[run] for run in group)}"
             yield Section(title, ("final value", "mean", "standard deviation"), rows)
 
 
@@ -263,8 +297,16 @@ def _parting_rows(said: Comparison, names: list[str]) -> list[tuple[str, ...]]:
         (
             clean(item.channel, 60),
             names[item.run],
-            "no parting" + ("" if item.exact else " beyond noise") if item.step is None else f"step {item.step:,}",
+            _parts_at(item),
             "-" if item.pair.same_until is None else f"step {item.pair.same_until:,}",
         )
         for item in ordered
     ]
+
+
+def _parts_at(item: Apart) -> str:
+    if item.step is not None:
+        return f"step {item.step:,}"
+    if item.pair.too_few:
+        return "too few common steps to judge"
+    return "no parting" if item.exact or not item.pair.differs else "no parting beyond noise"

@@ -49,10 +49,13 @@ def show_all(out: Console, diagnoses: Sequence[tuple[Diagnosis, int | None]]) ->
             out.print()
         show(out, diagnosis, planned)
     if len(diagnoses) > 1:
+        broken = sum(diagnosis.worst is None and bool(diagnosis.failed) for diagnosis, _ in diagnoses)
         counts = Counter(diagnosis.worst for diagnosis, _ in diagnoses)
+        counts[None] -= broken
         out.print()
         line = Text(f"{wording.plural(len(diagnoses), 'run')}: ", style="bold")
         grades = [badge(grade, f"{counts[grade]} {wording.severity(grade)}") for grade in STYLES if counts[grade]]
+        grades += [Text(f"? {broken} with a broken rule", style=STYLES["warning"])] if broken else []
         write(out, line + Text(", ").join(grades))
 
 
@@ -74,12 +77,17 @@ def progress(paths: Sequence[Any]) -> Iterator[Any]:
 
 def verdict(diagnosis: Diagnosis, planned: int | None = None) -> Text:
     """The first line: how bad, which run, its state, how far it came, and the file."""
-    worst = diagnosis.worst
-    line = badge(worst, wording.severity(worst))
+    line = worst(diagnosis)
     line.append(f"  {clean(diagnosis.run, 80)}", style="bold")
     line.append(f"  {wording.verdict(diagnosis, planned)}")
     line.append(f"  {clean(diagnosis.source)}", style="dim")
     return line
+
+
+def worst(diagnosis: Diagnosis) -> Text:
+    """Symbol, word and colour of the worst in a run; no green tick where a rule broke."""
+    style = STYLES["warning"] if diagnosis.failed and diagnosis.worst is None else STYLES[diagnosis.worst]
+    return Text(f"{wording.symbol(diagnosis)} {wording.worst(diagnosis)}", style=style)
 
 
 def badge(severity: Severity | None, word: str | None = None) -> Text:

@@ -66,12 +66,36 @@ def severity(worst: Severity | None) -> str:
     return worst or "nothing found"
 
 
+def worst(diagnosis: Diagnosis) -> str:
+    """The word for the worst that was found in a run; nothing found is not said where a rule broke."""
+    broke = len(diagnosis.failed)
+    if not broke:
+        return severity(diagnosis.worst)
+    said = f"{plural(broke, 'rule')} broke"
+    return f"{diagnosis.worst}, {said}" if diagnosis.worst else said
+
+
+def symbol(diagnosis: Diagnosis) -> str:
+    """The sign beside :func:`worst`; no tick where a rule broke."""
+    return "?" if diagnosis.failed and diagnosis.worst is None else SYMBOLS[diagnosis.worst]
+
+
+def broke(diagnosis: Diagnosis) -> str:
+    """The rules that broke on a run, in one sentence; it names the file."""
+    told = ", ".join(f"{name} ({clean(why, 200)})" for name, why in diagnosis.failed.items())
+    count = len(diagnosis.failed)
+    verb = "was" if count == 1 else "were"
+    return f"{clean(diagnosis.source)}: {plural(count, 'rule')} broke and {verb} left out: {told}; please report this."
+
+
 def root_cause(diagnosis: Diagnosis) -> str:
     """The root cause in one sentence, with the step it began at."""
     root = diagnosis.root_cause
     if root is None:
-        judged = "No rule that could judge this run found a warning."
-        return judged if diagnosis.findings else "No rule that could judge this run found anything."
+        found = "a warning" if diagnosis.findings else "anything"
+        names = ", ".join(diagnosis.failed)
+        tail = f", but {names} broke on it and could say nothing" if diagnosis.failed else ""
+        return f"No rule that could judge this run found {found}{tail}."
     return f"Root cause, since step {root.first_step:,}: {clean(root.message)}"
 
 
