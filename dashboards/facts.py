@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,14 @@ def _about(run: Run) -> dict[str, str]:
         "commit": commit[:10] + (" + changes" if git.get("dirty") else "") if commit else None,
         "resumed from": f"{run.header.resumed_from:,}" if run.header.resumed_from is not None else None,
         "ranks": f"{len(run.ranks) + 1}" if run.ranks else None,
-        "started": text(raw.get("started")),
+        "started": _minute(text(raw.get("started"))),
     }
     return {name: value for name, value in told.items() if value}
+
+
+def _minute(stamp: str | None) -> str | None:
+    """``2026-11-21 05:40 UTC`` of an ISO time; what is none as it stands."""
+    try:
+        return f"{datetime.fromisoformat(stamp).astimezone(UTC):%Y-%m-%d %H:%M} UTC" if stamp else None
+    except (ValueError, OverflowError):
+        return stamp

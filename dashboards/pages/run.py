@@ -30,7 +30,7 @@ GRAPH: dict[str, Any] = {
     "toImageButtonOptions": {"format": "svg"},
 }
 NAMES = (PROOF, *FIGURES)
-PROOF_SAYS = ("Where it began", "The figure that shows the root cause, at the steps where it tells.")
+PROOF_SAYS = ("Where it began", "The figure that shows the root cause.")
 BLANK: dict[str, Any] = {"data": [], "layout": {"paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)"}}
 
 

@@ -226,6 +226,16 @@ def test_a_finding_about_the_header_is_shown_on_the_whole_run(finished: Path) ->
     assert live.file("peptide.jsonl").spot(finding)[0] == (1, 600)  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(
+    ("started", "shown"), [("2026-11-21T05:40:09.411Z", "2026-11-21 05:40 UTC"), ("yesterday", "yesterday")]
+)
+def test_the_start_is_told_to_the_minute(
+    tmp_path: Path, write: Write, row: Any, header: Any, started: str, shown: str
+) -> None:
+    write(tmp_path / "a.jsonl", header(started=started), row(1))
+    assert settled(Live(tmp_path), "a.jsonl").facts.about["started"] == shown  # type: ignore[union-attr]
+
+
 def test_other_files_are_no_runs(tmp_path: Path, write: Write, header: Any) -> None:
     (tmp_path / "notes.txt").write_text("hello")
     (tmp_path / ".hidden").mkdir()
