@@ -51,20 +51,10 @@ def main(path: Path) -> None:
                 driver.find_element(By.TAG_NAME, "h1").is_displayed()
                 picture = HERE / f"dashboard-{scheme}.png"
                 driver.save_screenshot(str(picture))
-                _shrink(picture)
                 print(f"{picture} {picture.stat().st_size // 1000} kB")
         finally:
             driver.quit()
             server.shutdown()
-
-
-def _shrink(picture: Path) -> None:
-    """A palette of 256 colours takes a third, where Pillow is there to make it."""
-    try:
-        from PIL import Image
-    except ImportError:
-        return
-    Image.open(picture).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(picture, optimize=True)
 
 
 if __name__ == "__main__":

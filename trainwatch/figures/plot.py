@@ -20,6 +20,7 @@ from trainwatch.table import Floats, Table
 POINTS: Final = 300  # a plot is some 600 pixels wide: a minimum and a maximum for every fourth one
 SERIES: Final = 12  # more lines than this are not told apart
 MARKS: Final = 500  # edge marks that a screen can part
+LETTERS: Final = 60  # of a stage's name that fit across half a page; one that would run into the next is its number
 LINES: Final = 100  # stages, and lines of findings: beyond, they would hide the curves
 LOG_SPREAD: Final = 20.0  # from this ratio on, the smaller curve of a linear plot lies flat on its floor
 
@@ -101,7 +102,9 @@ class Plot:
         for index, stage in enumerate(curriculum.stages[:LINES] if curriculum else ()):
             first, last = max(step_at(self.run, stage.start), low), min(step_at(self.run, stage.end), high)
             if first < last:
-                self.shapes.append(_band(first, last, stage.name, index))
+                room = LETTERS * (last - first) / max(high - low, 1)
+                short = str(index + 1) if room >= 2 else ""
+                self.shapes.append(_band(first, last, stage.name if len(stage.name) <= room else short, index))
 
     def done(self, unit: str) -> go.Figure | None:
         """The figure, or None if there is nothing on it."""
