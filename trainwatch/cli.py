@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trainwatch.errors import UserError, nearest, sentence
+from trainwatch.engine import nearest
+from trainwatch.errors import UserError, sentence
 
 if TYPE_CHECKING:
     from trainwatch.engine import Settings

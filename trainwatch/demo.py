@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from trainwatch import judge
 from trainwatch.diagnosis import Diagnosis, conclude
 from trainwatch.engine import Engine
 from trainwatch.errors import UserError
@@ -41,7 +42,7 @@ def play(logs: Path, *, healthy: bool = False, port: int = 8050, dashboard: bool
     _clear(path)
     with ExitStack() as stack:
         stack.enter_context(_terminated_as_interrupted())
-        follower = Follower(path, out)
+        follower = Follower(path, out, engine=Engine(judge.settings()))
         trainer = stack.enter_context(_trainer(checkout, name, path))
         address = stack.enter_context(_served(logs, port, out)) if dashboard else ""
         _introduce(out, healthy, path, address)
@@ -133,7 +134,9 @@ def _served(logs: Path, port: int, out: Console) -> Iterator[str]:
     try:
         from dashboards.app import ServeError, start
     except ModuleNotFoundError as error:
-        terminal.write(out, Text(f"No dashboard: {error.name} is not installed (pip install 'trainwatch[dash]')."))
+        terminal.write(
+            out, Text(f"No dashboard: {error.name} is not installed (pip install -e '.[dash]' in the checkout).")
+        )
         yield ""
         return
     try:

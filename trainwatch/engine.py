@@ -27,6 +27,9 @@ class SettingsError(Exception):
     """A threshold or switch that no rule has; the text is one sentence that names the nearest."""
 
 
+LISTED = "; `trainwatch rules` lists them."
+
+
 @lru_cache(maxsize=1)
 def catalogue() -> dict[str, type[Rule]]:
     """Every rule below ``rules/``, by name."""
@@ -61,7 +64,7 @@ class Settings:
         known = catalogue()
         for name in (*self.off, *self.thresholds):
             if name not in known:
-                raise SettingsError(f"there is no rule {name!r}{_nearest(name, known)}")
+                raise SettingsError(f"there is no rule {name!r}{nearest(name, known) or LISTED}")
         return [
             _configured(rule, self.thresholds.get(name, {})) for name, rule in known.items() if name not in self.off
         ]
@@ -71,7 +74,7 @@ def _configured(rule: type[Rule], values: Mapping[str, Any]) -> Rule:
     thresholds = {item.name: item for item in fields(rule) if item.init}
     for name in values:
         if name not in thresholds:
-            raise SettingsError(f"rule {rule().name!r} has no threshold {name!r}{_nearest(name, thresholds)}")
+            raise SettingsError(f"rule {rule().name!r} has no threshold {name!r}{nearest(name, thresholds) or LISTED}")
     default = rule()
     return rule(**{name: _threshold(default, name, value) for name, value in values.items()})
 
@@ -90,9 +93,10 @@ def _threshold(rule: Rule, name: str, value: Any) -> float | int:
     return int(as_float) if whole else as_float
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``; did you mean 'check'?``, or nothing where no name is near."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
-    return f"; did you mean {close[0]!r}?" if close else "; `trainwatch rules` lists them."
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 RANK_FAMILIES = ("numerics", "lifecycle")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import typer
 
-from trainwatch.engine import SettingsError
+from trainwatch.engine import SettingsError, nearest
 from trainwatch.readers import ReadError
 
 EXTRA = {"dash", "dash_ag_grid", "dash_mantine_components", "dashboards", "jinja2", "plotly", "tsdownsample"}
@@ -27,7 +25,7 @@ def sentence(error: Exception) -> str:
     if isinstance(error, USAGE):
         return _usage(error)
     if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in EXTRA:
-        return f"this needs {error.name}, which is not installed; run `pip install 'trainwatch[dash]'`."
+        return f"this needs {error.name}, which is not installed; run `pip install -e '.[dash]'` in the checkout."
     return f"trainwatch itself broke ({type(error).__name__}: {error}); please report this with the command you ran."
 
 
@@ -43,9 +41,3 @@ def _usage(error: Any) -> str:
         known = list(getattr(context.command, "commands", ())) if context else []
         message, near = found.group(0), nearest(found.group(1), known)
     return f"{message}{near or f'; `{path} --help` has an example.'}"
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """``; did you mean 'check'?``, or nothing where no name is near."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    return f"; did you mean {close[0]!r}?" if close else ""
