@@ -80,3 +80,70 @@ def test_nan_metrics_and_absent_losses_are_no_nan_loss(make_run, judge):
     sparse = np.where(np.arange(N) % 10 == 0, 0.5, np.nan)
     evals = [{"step": 10, "split": "valid", "loss": 1.0, "metric/map": float("nan")}]
     assert judge(make_run(columns(loss__c=sparse), evals=evals), RULE) == []
+
+
+def broken(run, first, last, *names):
+    """NaN in the rows of the steps from ``first`` to ``last``."""
+    for name in names:
+        for row in range(first - 1, last):
+            run.train[name][row] = np.nan
+            run.train.mark(row, name, 1)
+    return run
+
+
+def test_skips_without_a_flag_do_not_count(make_run, judge):
+    """`applied` stands still on a step that was skipped."""
+    first = np.arange(N) < 4
+    applied = np.maximum(np.arange(N) - 3, 0)
+    assert judge(make_run(columns(loss=np.where(first, np.inf, 1.0), applied=applied)), RULE) == []
+    (finding,) = judge(make_run(columns(loss=np.where(first, np.inf, 1.0), applied=np.arange(N) + 1)), RULE)
+    assert finding.first_step == 1
+
+
+def test_skipping_without_end_is_critical(make_run, judge):
+    """A hundred in a row; a few fewer are a scaler that looks for its scale."""
+    for skips, found in ((99, 0), (100, 1)):
+        ill = np.arange(300) < skips
+        run = make_run({"loss": np.ones(300), "grad_norm": np.where(ill, np.inf, 1.0), "amp/skipped": ill * 1.0})
+        findings = judge(run, RULE)
+        assert len(findings) == found
+        assert [(f.severity, f.first_step, f.last_step, f.state) for f in findings] == [
+            ("critical", 1, 100, "over")
+        ] * found
+
+
+def test_what_was_bad_long_ago_is_not_the_origin(make_run, judge):
+    """An infinite gradient at step 3, and 40 clean steps; one that lasts is remembered from its beginning."""
+    run = broken(make_run(columns()), 44, N, "loss", "loss/b")
+    run.train.mark(2, "grad_norm", 2)
+    (finding,) = judge(run, RULE)
+    assert (finding.subject, finding.first_step) == ("component:b", 44)
+    run = broken(make_run(columns()), 3, N, "grad_norm")
+    (finding,) = judge(broken(run, 44, N, "loss", "loss/b"), RULE)
+    assert finding.evidence["bad_first"] == 3
+
+
+def test_a_second_disease_is_told_apart(make_run, judge):
+    """a once, b for good; and the number of findings is bounded."""
+    run = broken(broken(make_run(columns()), 5, 5, "loss", "loss/a"), 40, N, "loss", "loss/b")
+    first, second = judge(run, RULE)
+    assert (first.subject, first.first_step, first.last_step, first.state) == ("component:a", 5, 5, "over")
+    assert (second.subject, second.first_step, second.last_step, second.state) == ("component:b", 40, N, "active")
+    many = np.where(np.arange(1000) % 50 == 9, np.inf, 1.0)
+    found = judge(make_run({"loss": many}), RULE)
+    assert [finding.evidence["bad_steps"] for finding in found] == [1, 1, 1, 17]
+
+
+def test_a_component_beside_a_finite_total_is_a_warning(make_run, judge):
+    """NaN where there is nothing to measure, and left out of the sum."""
+    (finding,) = judge(broken(make_run(columns()), 30, 32, "loss/b"), RULE)
+    assert (finding.severity, finding.subject, finding.first_step) == ("warning", "component:b", 30)
+    assert "3 steps" in finding.message
+
+
+def test_a_component_of_an_evaluation(make_run, judge):
+    """Critical where no total says otherwise."""
+    for total, severity in (({}, "critical"), ({"loss": 1.0}, "warning")):
+        evals = [{"step": 20, "split": "valid", "loss/a": float("nan"), "loss/b": 1.0, **total}]
+        (finding,) = judge(make_run(columns(), evals=evals), RULE)
+        assert (finding.subject, finding.severity, finding.evidence) == ("split:valid", severity, {"loss/a": "nan"})

@@ -7,11 +7,17 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
+from trainwatch.header import Header
 from trainwatch.rule import Findings, Rule
 from trainwatch.schema import NONFINITE_NAMES, Finding, matches
+from trainwatch.stats import Streak
 from trainwatch.table import Chunk, TableName
 
+Bools = NDArray[np.bool_]
+
+SPELT = 8  # components of an evaluation that are spelt out
 EARLIER = ("bad/input", "bad/weights", "grad_norm", "grad_norm/<module>")
 
 
@@ -21,9 +27,10 @@ class NonFiniteLoss(Rule):
 
     What it sees:
         The first training step whose loss, or whose component, is no finite number, and which of them it was. A step
-        that the gradient scaler skipped does not count. One component is named only if it alone is bad on that step
-        and nothing else was bad before; otherwise what went bad earlier (a gradient, the weights, the input) is named.
-        An evaluation whose loss is no number is reported too.
+        that the gradient scaler skipped does not count, unless it skips a hundred in a row. One component is named only
+        if it alone is bad on that step and nothing else was bad in the window before; otherwise what went bad earlier
+        (a gradient, the weights, the input) is named. When the loss was finite for long and breaks again, that is told
+        apart. An evaluation whose loss, or whose component, is no number is reported too.
 
     Why it matters:
         One NaN in the loss makes every gradient NaN, and one optimiser step later every weight: nothing that the run
@@ -37,7 +44,7 @@ class NonFiniteLoss(Rule):
 
     When it is wrong:
         A component that is NaN by design when it has nothing to measure (an average over no detections) should be left
-        out of the record instead; at weight 0 it harms nothing and is a warning only.
+        out of the record instead; at weight 0, or where the total is finite, it is a warning only.
 
     References:
         Trainers that hide it: the `logging_nan_inf_filter` of Hugging Face's Trainer (transformers #13619, trl #6702).
@@ -51,51 +58,80 @@ class NonFiniteLoss(Rule):
     recovered_rows: int = (
         20  # finite rows after which it counts as over: an optimiser that is poisoned never comes back
     )
+    before_rows: int = 20  # a window: what was bad longer ago, and was well again since, is not the origin
+    episodes: int = 4  # that are told apart: a loss that breaks again and again says no more with each time
+    skips: int = 100  # in a row: a scaler that halves its scale so often has left the range of float32
 
-    _earlier: dict[str, int] = field(default_factory=dict, init=False)
+    _row: int = field(default=0, init=False)
+    _earlier: dict[str, tuple[int, int]] = field(default_factory=dict, init=False)
     _last_good: dict[str, float] = field(default_factory=dict, init=False)
     _found: Finding | None = field(default=None, init=False)
-    _harmless: dict[str, int] = field(default_factory=dict, init=False)
-    _evals: dict[str, int] = field(default_factory=dict, init=False)
+    _count: int = field(default=0, init=False)
     _bad_rows: int = field(default=0, init=False)
-    _good_since: int = field(default=0, init=False)
+    _last_bad: int = field(default=0, init=False)
+    _harmless: dict[str, tuple[int, int, bool]] = field(default_factory=dict, init=False)
+    _evals: dict[str, int] = field(default_factory=dict, init=False)
+    _skipped: Streak = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Without a header nothing is known of the run's length."""
+        self._skipped = Streak(self.skips)
+
+    def start(self, header: Header) -> Findings:
+        """How long the scaler may search."""
+        self._skipped = Streak(max(self.skips, header.window()))
+        return ()
 
     def update(self, chunk: Chunk) -> Iterator[Finding]:
         """Rows with a bad loss are rare: only those are looked at one by one."""
         if chunk.table == "eval":
             yield from self._evaluations(chunk)
             return
-        trained = chunk["amp/skipped"] != 1.0
+        trained = chunk.trained()
         channels = sorted(name for name in chunk.nonfinite_channels() if _is_loss(name))
         bad = np.zeros(len(chunk), dtype=bool)
+        total = np.isfinite(chunk["loss"]) & (chunk.nonfinite("loss") == 0)
         for name in channels:
             here = (chunk.nonfinite(name) > 0) & trained
             weightless = here & (chunk[f"weight/{name.removeprefix('loss/')}"] == 0.0)
-            yield from self._harmless_ones(name, chunk.step[weightless])
-            bad |= here & ~weightless
-        self._remember(chunk, trained, int(np.argmax(bad)) if bad.any() else len(chunk))
-        if bad.any() or self._found is not None:
-            yield from self._judge(chunk, bad, channels)
+            harmless = weightless | (here & total)
+            yield from self._harmless_ones(name, chunk.step[harmless], bool((harmless & ~weightless).any()))
+            bad |= here & ~harmless
+        yield from self._judge(chunk, trained, np.flatnonzero(bad), channels)
+        yield from self._never_applied(chunk, trained, channels)
+        self._row += len(chunk)
 
-    def _judge(self, chunk: Chunk, bad: np.ndarray[tuple[int], np.dtype[np.bool_]], channels: list[str]) -> Findings:
-        rows = np.flatnonzero(bad)
-        if self._found is None:
-            self._found = self._first(chunk, int(rows[0]), channels)
-        last = int(chunk.step[rows[-1]]) if len(rows) else self._found.last_step
-        self._found = replace(self._found, last_step=last)
-        self._bad_rows += len(rows)
-        self._good_since = len(chunk) - 1 - int(rows[-1]) if len(rows) else self._good_since + len(chunk)
-        over = self._good_since >= self.recovered_rows
-        said = f"{self._found.message} {self._bad_rows:,} step{'s' * (self._bad_rows != 1)} so far"
-        said += f"; finite again after step {last:,}." if over else "."
-        yield self.finding(
+    def _judge(self, chunk: Chunk, trained: Bools, rows: NDArray[np.intp], channels: list[str]) -> Findings:
+        """Bad rows with less than ``recovered_rows`` good ones between them are one episode."""
+        done = 0
+        for row in rows.tolist():
+            recovered = self._row + row - self._last_bad > self.recovered_rows
+            if self._found is None or (recovered and self._count < self.episodes):
+                if self._found is not None:
+                    yield self._episode(over=True)
+                self._remember(chunk, trained, done, row)
+                self._found, self._bad_rows = self._first(chunk, row, channels), 0
+                done, self._count = row, self._count + 1
+            self._bad_rows, self._last_bad = self._bad_rows + 1, self._row + row
+            self._found = replace(self._found, last_step=int(chunk.step[row]))
+        self._remember(chunk, trained, done, len(chunk))
+        if self._found is not None and len(chunk):
+            yield self._episode(over=self._row + len(chunk) - 1 - self._last_bad >= self.recovered_rows)
+
+    def _episode(self, *, over: bool) -> Finding:
+        """The finding of the episode that was opened last, as far as it went."""
+        found = self._found
+        assert found is not None
+        said = f"{found.message} {self._bad_rows:,} step{'s' * (self._bad_rows != 1)} so far"
+        said += f"; finite again after step {found.last_step:,}." if over else "."
+        return self.finding(
             "critical",
-            self._found.subject,
-            (self._found.first_step, last),
+            found.subject,
+            (found.first_step, found.last_step),
             said,
             over=over,
-            evidence={**self._found.evidence, "bad_steps": self._bad_rows},
-            advice=self._found.advice,
+            evidence={**found.evidence, "bad_steps": self._bad_rows},
+            advice=found.advice,
         )
 
     def _first(self, chunk: Chunk, row: int, channels: list[str]) -> Finding:
@@ -105,7 +141,8 @@ class NonFiniteLoss(Rule):
             name: NONFINITE_NAMES[int(chunk.nonfinite(name)[row])] for name in channels if chunk.nonfinite(name)[row]
         }
         components = [name for name in kinds if name != "loss"]
-        before = {name: at for name, at in self._earlier.items() if at < step}
+        recent = self._row + row - self.before_rows
+        before = {name: at for name, (at, last) in self._earlier.items() if last >= recent}
         source = min(before, key=before.__getitem__) if before else None
         alone = len(components) == 1 and source is None
         name = components[0].removeprefix("loss/") if alone else ""
@@ -128,45 +165,81 @@ class NonFiniteLoss(Rule):
             advice=_advice(source, name),
         )
 
-    def _remember(self, chunk: Chunk, trained: np.ndarray[tuple[int], np.dtype[np.bool_]], until: int) -> None:
-        """Keep what the first bad step will be explained by: what was bad before it, and the last finite values."""
-        if self._found is not None:
-            return
+    def _remember(self, chunk: Chunk, trained: Bools, first: int, until: int) -> None:
+        """Keep what the next bad step will be explained by: what was bad just before it, and the last finite values.
+
+        Bad rows of a channel that lie less than ``before_rows`` apart began together.
+        """
+        part = slice(first, until)
         for name in chunk.channels:
             if any(matches(pattern, name) for pattern in EARLIER):
                 counted = name.startswith("bad/") and chunk[name] > 0
-                rows = np.flatnonzero(((chunk.nonfinite(name) > 0) | counted) & trained)
+                rows = first + np.flatnonzero((((chunk.nonfinite(name) > 0) | counted) & trained)[part])
                 if len(rows):
-                    self._earlier.setdefault(name, int(chunk.step[rows[0]]))
+                    began, last = self._earlier.get(name, (0, -self.before_rows - 1))
+                    apart = np.flatnonzero(np.diff(np.concatenate([[last], self._row + rows])) > self.before_rows)
+                    began = int(chunk.step[rows[apart[-1]]]) if len(apart) else began
+                    self._earlier[name] = (began, self._row + int(rows[-1]))
             elif _is_loss(name):
-                finite = chunk[name][:until][np.isfinite(chunk[name][:until])]
+                finite = chunk[name][part][np.isfinite(chunk[name][part])]
                 if len(finite):
                     self._last_good[name] = float(finite[-1])
 
-    def _harmless_ones(self, name: str, steps: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Findings:
+    def _never_applied(self, chunk: Chunk, trained: Bools, channels: list[str]) -> Findings:
+        """The scaler skips on and on: nothing is trained."""
+        poisoned = chunk["amp/skipped"] == 1.0
+        for name in [*channels, "grad_norm"]:
+            poisoned |= chunk.nonfinite(name) > 0
+        if self._skipped.push(~trained & poisoned, {"step": chunk.step.astype(np.float64)}):
+            began, now = int((self._skipped.onset or {})["step"]), int(self._skipped.latest["step"])
+            yield self.finding(
+                "critical",
+                "run",
+                (began, now),
+                f"From step {began:,} on the optimiser skipped {self._skipped.rows:,} steps in a row or more, the last "
+                f"at step {now:,}: the loss or its gradient is no finite number at any scale, and nothing is trained.",
+                over=self._skipped.over,
+                advice="Run one step without mixed precision and look for the first value that is not finite.",
+            )
+
+    def _harmless_ones(self, name: str, steps: NDArray[np.int64], weighted: bool) -> Findings:
+        """A component that is no number where that reaches no gradient: its weight is 0, or the total is finite."""
         if len(steps):
             component = name.removeprefix("loss/")
-            first = self._harmless.setdefault(name, int(steps[0]))
+            first, count, left_out = self._harmless.get(name, (int(steps[0]), 0, False))
+            self._harmless[name] = (first, count + len(steps), left_out or weighted)
+            _, count, left_out = self._harmless[name]
+            why, what = (
+                ("the total is finite, so it is left out there", "Leave it out of the record where it measures nothing")
+                if left_out
+                else ("at weight 0 it poisons nothing yet", "Mend the component before its weight rises")
+            )
             yield self.finding(
                 "warning",
                 f"component:{component}",
                 (first, int(steps[-1])),
-                f"The {component} loss is no finite number since step {first:,}; at weight 0 it poisons nothing yet.",
-                advice="Mend the component before its weight rises: from then on every gradient is NaN.",
+                f"The {component} loss is no finite number on {count:,} step{'s' * (count != 1)} since step {first:,}; "
+                f"{why}.",
+                advice=f"{what}: wherever it reaches the total, every gradient is NaN.",
             )
 
     def _evaluations(self, chunk: Chunk) -> Findings:
-        for row in np.flatnonzero(chunk.nonfinite("loss") > 0):
-            split = str(chunk.text(int(row), "split") or "evaluation")
-            step = int(chunk.step[row])
+        names = [name for name in chunk.nonfinite_channels() if _is_loss(name)]
+        bad = np.zeros(len(chunk), dtype=bool)
+        for name in names:
+            bad |= chunk.nonfinite(name) > 0
+        for row in np.flatnonzero(bad).tolist():
+            split, step = str(chunk.text(row, "split") or "evaluation"), int(chunk.step[row])
+            kinds = {name: NONFINITE_NAMES[int(code)] for name in sorted(names) if (code := chunk.nonfinite(name)[row])}
             first = self._evals.setdefault(split, step)
-            kind = NONFINITE_NAMES[int(chunk.nonfinite("loss")[row])]
+            parts = ", ".join(name.removeprefix("loss/") for name in list(kinds)[:SPELT])
+            what = f"{split} loss" if "loss" in kinds else f"{split} loss of {parts}"
             yield self.finding(
-                "critical",
+                "warning" if np.isfinite(chunk["loss"][row]) else "critical",
                 f"split:{split}",
                 (first, step),
-                f"The {split} loss is {kind} since the evaluation at step {first:,}.",
-                evidence={"loss": kind},
+                f"The {what} is {next(iter(kinds.values()))} since the evaluation at step {first:,}.",
+                evidence=dict(list(kinds.items())[:SPELT]),
                 advice="If the training loss is finite, look at the evaluation's data and its masks.",
             )
 
