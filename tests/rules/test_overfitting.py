@@ -76,3 +76,31 @@ def test_repeated_evaluations_count_once(make_run, judge):
     twice = [{**r, "weights_step": r["step"] // 1000} for r in evals(course())]
     again = [{**r, "repeat": 1.0, "loss": 9.0} for r in evals(np.ones(8))]
     assert judge(make_run({"loss": TRAIN}, evals=[*twice, *again]), "overfitting") == []
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_mild_rise_after_a_steep_descent(make_run, judge, seed):
+    """A quarter of the best, in twenty evaluations: the descent is no scatter."""
+    share = np.arange(1, 21) / 20
+    values = 0.8 + 1.2 * np.exp(-10 * share) + 0.4 * np.maximum(0, share - 0.3)
+    values *= 1 + 0.01 * np.random.default_rng(seed).standard_normal(20)
+    assert len(judge(make_run({"loss": TRAIN}, evals=evals(values)), "overfitting")) == 1
+
+
+def test_a_training_loss_that_breaks_leaves_the_finding_as_it_was(make_run, judge):
+    """NaN is neither falling nor standing."""
+    train = np.where(STEPS < 1800, TRAIN, np.nan)
+    (found,) = judge(make_run({"loss": train}, evals=evals(course(noise=0.0))), "overfitting")
+    assert (found.state, found.last_step) == ("active", 1800)  # of its rows, 99 are finite
+    assert "nan" not in found.message
+
+
+def test_a_component_below_a_total_that_is_well(make_run, judge):
+    """b rises where a falls; a regulariser may rise."""
+    rise, flat = course(noise=0.0), np.ones(20)
+    rows = [{**r, "loss": float(t), "loss/b": r["loss"]} for r, t in zip(evals(rise), flat, strict=True)]
+    columns = {"loss": TRAIN + 1, "loss/b": TRAIN}
+    (found,) = judge(make_run(columns, evals=rows), "overfitting")
+    assert found.subject == "component:b"
+    header = {"components": {"b": {"role": "regulariser"}}}
+    assert judge(make_run(columns, header=header, evals=rows), "overfitting") == []

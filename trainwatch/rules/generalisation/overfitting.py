@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from statistics import fmean, median
+from statistics import fmean
 from typing import ClassVar
 
 import numpy as np
@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 
 from trainwatch.header import Curriculum, Header
 from trainwatch.rule import Findings, Rule
-from trainwatch.schema import Finding
+from trainwatch.schema import MOST, Finding
 from trainwatch.stats import carried
 from trainwatch.table import Chunk, TableName
 
 Floats = NDArray[np.float64]
 TRAINING = ("train", "training", "train_eval")
-MOST = 64  # splits and components that are followed
 
 
 @dataclass
@@ -32,7 +31,7 @@ class Course:
     step: int
     weights_step: float
     recent: list[float]
-    changes: list[float] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
     since_best: int = 0
     finding: Finding | None = None
 
@@ -42,9 +41,10 @@ class Overfitting(Rule):
     """The validation loss rises while the training loss goes on falling.
 
     What it sees:
-        For each split, the mean of the last evaluations against the best one before: higher by more than 5 %, and by
-        more than the evaluations scatter among themselves, while the mean training loss of the rows before each
-        evaluation fell, or stayed below validation. A change of the curriculum's stage starts it afresh.
+        For each split and loss (the total, and components that are no regularisers), the mean of the last evaluations
+        against the best one before: higher by more than 5 %, and by more than the evaluations scatter among themselves,
+        while the mean training loss of the rows before each evaluation fell, or stayed below validation. A change of
+        the curriculum's stage starts it afresh.
 
     Why it matters:
         What is learned from here on is the training set. The best model of this run is already on disk, or is about to
@@ -68,21 +68,23 @@ class Overfitting(Rule):
     causes: ClassVar[tuple[str, ...]] = ("generalisation-gap", "overtraining")
 
     rise: float = 0.05  # of the best value; early-stopping practice, and beyond what a healthy run gives back
-    scatters: float = 7.0  # standard deviations of one evaluation: 180 converged, noisy runs stay below it, not below 6
+    scatters: float = 8.0  # standard deviations of one evaluation: 1 in 3,000 converged, noisy runs comes to it
     progress: float = 0.02  # of what was gained since the first evaluation: the bar for losses that end near 0
     evaluations: int = 3  # averaged, all of them after the best one: a single bad one is noise
     fall: float = 0.03  # of the training loss: less than that is standing still
-    scatter_over: int = 40  # changes between evaluations: the scatter of fewer is known to 30 % only
+    scatter_over: int = 40  # evaluations: the scatter of fewer is known to 30 % only
 
     _sums: dict[str, tuple[float, int]] = field(default_factory=dict, init=False)
     _evaluated: bool = field(default=False, init=False)
     _courses: dict[tuple[str, str], Course] = field(default_factory=dict, init=False)
     _curriculum: Curriculum | None = field(default=None, init=False)
+    _aside: dict[str, str] = field(default_factory=dict, init=False)
     _stage: float = field(default=np.nan, init=False)
 
     def start(self, header: Header) -> Findings:
         """The declared stages, for runs that do not record their stage."""
         self._curriculum = header.curriculum
+        self._aside = {name: component.role for name, component in header.components.items()}
         return ()
 
     def update(self, chunk: Chunk) -> Iterator[Finding]:
@@ -132,20 +134,22 @@ class Overfitting(Rule):
         if split in TRAINING or chunk["repeat"][row] > 0:
             return
         present = [name for name in _losses(chunk) if np.isfinite(chunk[name][row])]
-        for name in ["loss"] if "loss" in present else present:
+        for name in present:
+            if self._aside.get(name.removeprefix("loss/"), "task") != "task" and "loss" in present:
+                continue  # a regulariser may rise
             total, count = self._sums.get(name, (np.nan, 1))
             value, step, of = float(chunk[name][row]), int(chunk.step[row]), float(chunk["weights_step"][row])
             course = self._courses.get((split, name))
             if course is None:
                 if len(self._courses) < MOST:
-                    self._courses[split, name] = Course(value, value, step, total / count, step, of, [value])
+                    self._courses[split, name] = Course(value, value, step, total / count, step, of, [value], [value])
             elif step != course.step and of != course.weights_step:
                 yield from self._follow(split, name, course, (value, total / count, step, of))
 
     def _follow(self, split: str, name: str, course: Course, now: tuple[float, float, int, float]) -> Findings:
         """One more evaluation of a known course."""
         value, train, course.step, course.weights_step = now
-        course.changes = [*course.changes, value - course.recent[-1]][-self.scatter_over :]
+        course.values = [*course.values, value][-self.scatter_over :]
         course.recent = [*course.recent, value][-self.evaluations :]
         course.since_best += 1
         if value < course.best:
@@ -153,7 +157,7 @@ class Overfitting(Rule):
                 yield replace(course.finding, state="over", last_step=course.step)
             course.best, course.best_step, course.best_train = value, course.step, train
             course.since_best, course.finding = 0, None
-        elif course.since_best >= self.evaluations:
+        elif course.since_best >= self.evaluations and np.isfinite(train):
             sick = self._rises(course) and self._still_learns(course, train)
             if sick or course.finding is not None:
                 course.finding = self._finding(split, name, course, train, over=not sick)
@@ -161,11 +165,21 @@ class Overfitting(Rule):
 
     def _rises(self, course: Course) -> bool:
         """Whether the last evaluations are worse than the best one by more than the run's own scatter."""
-        middle = median(course.changes)
-        scatter = 1.4826 * median(abs(change - middle) for change in course.changes) / 2**0.5
+        scatter = max(self._bend(course.values), self._jitter(course.values[-course.since_best - 1 :]))
         gained = abs(course.first - course.best)
         bar = max(self.rise * abs(course.best), self.scatters * scatter, self.progress * gained)
         return fmean(course.recent) - course.best > bar
+
+    @staticmethod
+    def _bend(values: list[float]) -> float:
+        """Standard deviation of one evaluation by second differences, in which a steady descent or rise is nothing."""
+        return 1.4826 * float(np.median(np.abs(np.diff(values, 2)))) / 6**0.5 if len(values) > 2 else 0.0
+
+    @staticmethod
+    def _jitter(values: list[float]) -> float:
+        """The same by the changes since the best evaluation, around their median: slow wandering shows in these."""
+        changes = np.diff(values)
+        return 1.4826 * float(np.median(np.abs(changes - np.median(changes)))) / 2**0.5
 
     def _still_learns(self, course: Course, train: float) -> bool:
         """Whether the training loss fell since the best evaluation, or stands still below it."""
