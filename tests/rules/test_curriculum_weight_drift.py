@@ -53,3 +53,10 @@ def test_a_ramp_may_be_anywhere_between(make_run, judge):
 def test_a_glitch_is_none(make_run, judge):
     """Four rows."""
     assert judged(make_run, judge, np.where((STEPS >= 700) & (STEPS < 704), 5.0, PLANNED)) == []
+
+
+def test_a_boundary_that_waits_for_the_end_of_an_epoch(make_run, judge):
+    """Late by less than a window (20 steps here) is forgiven; later is not, and begins there."""
+    assert judged(make_run, judge, np.where(STEPS < 318, 0.0, np.where(STEPS < 618, 0.1, 0.2))) == []
+    (found,) = judged(make_run, judge, np.where(STEPS < 400, 0.0, PLANNED))
+    assert (found.first_step, found.last_step, found.state) == (319, 399, "over")

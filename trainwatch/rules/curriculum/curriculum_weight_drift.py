@@ -25,8 +25,9 @@ class CurriculumWeightDrift(Rule):
 
     What it sees:
         The recorded `weight/<component>` against the weight of the declared stage that holds at the applied step, one
-        step more or less at a boundary. While a curriculum ramps, any value between the stage before and this one is
-        right; a weight that has a schedule of its own is judged by `schedule-desync`.
+        step early at a boundary or up to a window late (an epoch that has to end first). While a curriculum ramps, any
+        value between the stage before and this one is right; a weight that has a schedule of its own is judged by
+        `schedule-desync`.
 
     Why it matters:
         The run follows its plan in name only: a stage that was never entered, a boundary counted by another clock, or a
@@ -46,19 +47,23 @@ class CurriculumWeightDrift(Rule):
 
     needs: ClassVar[tuple[str, ...]] = ("run:curriculum", "weight/<component>")
     wants: ClassVar[tuple[str, ...]] = ("applied",)
-    causes: ClassVar[tuple[str, ...]] = ("loss-scale-imbalance", "gradient-dominance", "component-ignored")
+    causes: ClassVar[tuple[str, ...]] = (
+        *("loss-scale-imbalance", "gradient-dominance", "component-ignored", "aggressive-ramp"),
+        *("gradient-explosion", "non-finite-loss"),
+    )
 
     tolerance: float = 0.01  # relative; a weight that is told in three digits is within it
     rows: int = 5  # in a row: less is a boundary that was counted a little late
     grave_factor: float = 2.0  # times too large or too small: then the stage trains something else than it says
 
     _curriculum: Curriculum | None = field(default=None, init=False)
+    _late: int = field(default=0, init=False)
     _planned: dict[str, Floats] = field(default_factory=dict, init=False)
     _streaks: dict[str, tuple[Streak, Streak]] = field(default_factory=dict, init=False)
 
     def start(self, header: Header) -> Findings:
         """The weights of every stage, a column a component; NaN where a stage does not speak of it."""
-        self._curriculum = header.curriculum
+        self._curriculum, self._late = header.curriculum, header.window() - 1
         stages = header.curriculum.stages if header.curriculum else ()
         scheduled = {name for name, said in header.schedules.items() if schedule_values(said, 0.0) is not None}
         for name in dict.fromkeys(name for stage in stages for name in stage.weights):
@@ -77,17 +82,30 @@ class CurriculumWeightDrift(Rule):
             if judged.any():
                 off = judged & ~self._fits(planned, stage, weight)
                 rows = np.flatnonzero(off)
-                for shift in (-1.0, 1.0) if len(rows) else ():
-                    near = self._stage(applied[rows] + shift)
+                for near in self._near(applied[rows]) if len(rows) else ():
                     off[rows] &= ~self._fits(planned, near, weight[rows]) & np.isfinite(planned[near])
                 columns = {"step": chunk.step.astype(np.float64), "applied": applied, "weight": weight}
                 columns |= {"planned": planned[stage], "stage": stage.astype(np.float64)}
                 yield from self._judge(name, off[judged], {key: values[judged] for key, values in columns.items()})
 
+    def _near(self, applied: Floats) -> list[NDArray[np.int64]]:
+        """Stages whose weights may still, or already, hold: a step more, and a boundary that is taken a little late."""
+        stage, begins = self._stage(applied), self._begins()
+        late = applied - begins[stage] < self._late if len(begins) else np.zeros(len(applied), dtype=bool)
+        return [
+            self._stage(applied - 1.0),
+            self._stage(applied + 1.0),
+            np.where(late, np.maximum(stage - 1, 0), stage),
+            self._stage(applied - self._late),
+        ]
+
+    def _begins(self) -> Floats:
+        """Where the stages begin. float64 [stages]"""
+        return np.array([stage.start for stage in self._curriculum.stages] if self._curriculum else [], np.float64)
+
     def _stage(self, applied: Floats) -> NDArray[np.int64]:
         """Index of the stage that holds: ``Curriculum.at`` for many steps. int64 [rows]"""
-        begins = np.array([stage.start for stage in self._curriculum.stages] if self._curriculum else [])
-        return np.maximum(np.searchsorted(begins, applied, side="right") - 1, 0)
+        return np.maximum(np.searchsorted(self._begins(), applied, side="right") - 1, 0)
 
     def _fits(self, planned: Floats, stage: NDArray[np.int64], weight: Floats) -> Bools:
         """Whether the weight is the stage's, or between it and the one before while a curriculum ramps. bool [rows]"""

@@ -28,8 +28,7 @@ class NeverStarted(Rule):
         start often fails for one reason after the other.
 
     What to do:
-        Mend the causes in the order in which they are listed; each of them stopped the run by itself. `trainwatch lint`
-        finds most of them before a machine is asked for.
+        Mend the causes in the order in which they are listed; each of them stopped the run by itself.
 
     When it is wrong:
         A run that only evaluates takes no steps by design: it is left alone as soon as one evaluation is recorded.
@@ -53,7 +52,7 @@ class NeverStarted(Rule):
             (0, 0),
             f"No step was ever taken in {tried}: {why or _silent(run, asked)}{rest}.",
             evidence={"attempts": attempts, "exceptions": stopped.total(), "kinds": len(stopped)},
-            advice=f"Mend {next(iter(stopped), 'the start')} first; lint the config and command before the next try.",
+            advice=f"Mend {next(iter(stopped), 'the start')} first; try the next start with a few steps.",
             confidence=0.95,
         )
 
