@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from trainwatch.stats import Blocks, carried, medians
+from trainwatch.stats import Blocks, Streak, carried, medians
 
 values = arrays.arrays(np.float64, st.integers(0, 60), elements=st.floats(-1e6, 1e6) | st.just(np.nan))
 
@@ -49,3 +49,18 @@ def test_medians_are_numpys_over_finite_values(rows):
 def test_carried_gives_the_last_finite_value_before():
     """Absent values are bridged."""
     assert np.array_equal(carried(7.0, np.array([1.0, np.nan, 3.0])), [7.0, 1.0, 1.0])
+
+
+@given(st.lists(st.booleans(), max_size=40), st.integers(1, 5), st.lists(st.integers(0, 40)))
+def test_a_streak_is_the_same_however_the_stream_is_cut(held, rows, cuts):
+    """And what a plain loop over the rows finds."""
+    edges = [0, *sorted(min(cut, len(held)) for cut in cuts), len(held)]
+    streak, index = Streak(rows), np.arange(len(held), dtype=np.float64)
+    for start, stop in pairwise(edges):
+        streak.push(np.array(held[start:stop], dtype=bool), {"row": index[start:stop]})
+    ends = [i for i in range(rows - 1, len(held)) if all(held[i - rows + 1 : i + 1])]
+    where = [i for i, holds in enumerate(held) if holds]
+    assert streak.onset == ({"row": ends[0] - rows + 1} if ends else None)
+    assert streak.believed == ({"row": ends[0]} if ends else {})
+    assert streak.latest == ({"row": where[-1]} if where else {})
+    assert (streak.bad, streak.good_since) == (len(where), len(held) - 1 - where[-1] if where else len(held))

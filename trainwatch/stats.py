@@ -73,14 +73,14 @@ class Streak:
     the row that made it one, and with the last row in which the condition held.
     """
 
-    rows: int
-    bad: int = 0
+    rows: int  # in a row, for a streak to be believed
+    bad: int = 0  # rows in which the condition held, in all
     onset: dict[str, float] | None = None
     believed: dict[str, float] = field(default_factory=dict)
     latest: dict[str, float] = field(default_factory=dict)
-    good_since: int = 0
-    _running: int = 0
-    _began: dict[str, float] = field(default_factory=dict)
+    good_since: int = 0  # rows since the condition held last
+    _length: int = 0  # of the streak that the last row belongs to
+    _began: dict[str, float] = field(default_factory=dict)  # the first row of that streak
 
     @property
     def over(self) -> bool:
@@ -89,25 +89,34 @@ class Streak:
 
     def push(self, holds: Bools, columns: Mapping[str, Floats]) -> bool:
         """Add judged rows; True if there is a streak whose story these rows changed."""
-        rows = len(holds)
+        if not len(holds):
+            return False
+        last_good, lengths = self._lengths(holds)
+        if self.onset is None:
+            self._believe(lengths, columns)
+        if holds[-1] and (last_good >= 0 or not self._length):
+            self._began = _row(columns, last_good + 1)
+        self._length = int(lengths[-1])
         where = np.flatnonzero(holds)
-        if not len(where):
-            self._running, self.good_since = (0 if rows else self._running), self.good_since + rows
-            return self.onset is not None and rows > 0
-        index = np.arange(rows)
-        last_good = np.maximum.accumulate(np.where(holds, -1, index))
-        length = index - last_good + np.where(last_good < 0, self._running, 0)
-        enough = np.flatnonzero(holds & (length >= self.rows))
-        if self.onset is None and len(enough):
-            start = int(enough[0]) - self.rows + 1
-            self.onset = _row(columns, start) if start >= 0 else dict(self._began)
-            self.believed = _row(columns, int(enough[0]))
-        if holds[-1] and (last_good[-1] >= 0 or not self._running):
-            self._began = _row(columns, int(last_good[-1]) + 1)
-        self._running = int(length[-1]) if holds[-1] else 0
-        self.bad += len(where)
-        self.latest, self.good_since = _row(columns, int(where[-1])), rows - 1 - int(where[-1])
+        self.good_since += len(holds)
+        if len(where):
+            self.bad, self.good_since = self.bad + len(where), len(holds) - 1 - int(where[-1])
+            self.latest = _row(columns, int(where[-1]))
         return self.onset is not None
+
+    def _lengths(self, holds: Bools) -> tuple[int, NDArray[np.int64]]:
+        """The last row in which the condition does not hold (-1 for none), and how long it has held at each row."""
+        row = np.arange(len(holds))
+        good = np.maximum.accumulate(np.where(holds, -1, row))  # the last such row up to each row
+        return int(good[-1]), row - good + np.where(good < 0, self._length, 0)
+
+    def _believe(self, lengths: NDArray[np.int64], columns: Mapping[str, Floats]) -> None:
+        """Note the first streak that is long enough; its onset may lie in rows that were pushed before."""
+        enough = np.flatnonzero(lengths >= self.rows)
+        if len(enough):
+            first = int(enough[0]) - self.rows + 1
+            self.onset = _row(columns, first) if first >= 0 else dict(self._began)
+            self.believed = _row(columns, int(enough[0]))
 
 
 def _row(columns: Mapping[str, Floats], index: int) -> dict[str, float]:
