@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from trainwatch.recorder import exits, file, header
-from trainwatch.recorder.plain import scrub
+from trainwatch.recorder.plain import brief, message, scrub
 from trainwatch.recorder.rows import Record, Rows
 from trainwatch.recorder.sink import Sink, encode
 from trainwatch.recorder.timing import Stopwatch
@@ -21,6 +21,9 @@ from trainwatch.recorder.timing import Stopwatch
 if TYPE_CHECKING:
     from trainwatch.recorder.models import Models
     from trainwatch.recorder.transfer import Part, Ring
+
+_inherited: list[Journal] = []
+"""In a forked child: the recorders of its parent, kept, since the device objects they hold cannot be freed here."""
 
 _TRACEBACK = 20_000  # characters of a traceback that are kept: its end
 
@@ -57,7 +60,7 @@ class Journal:
         file.write(at, encode({**head, **identity, **header.environment(*place), **declared, **resumed}))
         stages = (declared.get("curriculum_running") or declared.get("curriculum") or {}).get("stages", [])
         rows = Rows(self._say, stages, at.applied)
-        self._sink = Sink(at.fd, rows, self._say, self._pulse, at.stem.with_suffix(".stop"), durable)
+        self._sink = Sink(at.fd, rows, self._say, self._pulse, at.stem.with_name(f"{at.stem.name}.stop"), durable)
         self._enabled = True
         exits.register(self)
         if not self._rank:
@@ -115,8 +118,9 @@ class Journal:
         if isinstance(error, SystemExit) and not error.code:
             self.on_exit()
             return
-        text = "".join(traceback.format_exception(error))[-_TRACEBACK:]
-        told = {"type": type(error).__name__, "message": scrub(str(error)), "traceback": scrub(text)}
+        told = {"type": type(error).__name__, "message": message(error)}
+        with contextlib.suppress(Exception):
+            told["traceback"] = scrub("".join(traceback.format_exception(error))[-_TRACEBACK:])
         if type(error).__name__ == "OutOfMemoryError":
             self._put("event", self.steps, {"event": "oom", "message": told["message"]})
         if isinstance(error, KeyboardInterrupt):
@@ -135,6 +139,7 @@ class Journal:
         """This is a forked child: the run is not here."""
         if self._enabled:
             self._enabled = False
+            _inherited.append(self)
             self._sink.abandon()
 
     def _end(self, fields: dict[str, Any]) -> None:
@@ -147,7 +152,8 @@ class Journal:
             told = {name: value for name, value in fields.items() if value is not None}
             self._sink.close(Record("end", time.time(), time.monotonic() - self._began, self.steps, told))
         except Exception as fault:
-            print(f"trainwatch: the end of {self.path} failed ({type(fault).__name__}: {fault})", file=sys.stderr)
+            with contextlib.suppress(Exception):
+                print(f"trainwatch: the end of {self.path} failed ({brief(fault)})", file=sys.stderr)
 
     def _put(self, kind: str, step: int | None, fields: dict[str, Any], parts: list[Part] | None = None) -> None:
         """Hand a record to the writer; device values set out for the host."""
@@ -157,7 +163,10 @@ class Journal:
                 from trainwatch.recorder.transfer import Ring
 
                 self._ring = Ring()
-            record.cargo = self._ring.ship(parts)
+            try:
+                record.cargo = self._ring.ship(parts)
+            except Exception as error:
+                self._fault("the way from the device", error)
         self._sink.put(record)
 
     def _say(self, key: str, text: str, event: str = "monitor", **details: object) -> None:
@@ -171,7 +180,7 @@ class Journal:
 
     def _fault(self, where: str, fault: Exception) -> None:
         """A fault of our own: told once, and the run goes on."""
-        text = f"the recorder failed in {where} ({type(fault).__name__}: {fault}); the run goes on"
+        text = f"the recorder failed in {where} ({brief(fault)}); the run goes on"
         self._say(f"fault {where}", text, where=where, type=type(fault).__name__)
 
     def _pulse(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 REDACTED = "[redacted]"
 _DEEPEST = 32
 _LONGEST = 100_000
+_MANY = 10_000  # elements of an array that stays text
 
 _SECRET_WORDS = {
     "secret",
@@ -95,25 +96,49 @@ def command(arguments: Sequence[str]) -> list[str]:
     return safe
 
 
-def plain(value: object, depth: int = 0) -> Any:
-    """``value`` as strict JSON: mappings, lists, numbers, text; everything else becomes text."""
+def message(error: BaseException) -> str:
+    """What an exception says; its type where even that fails."""
+    try:
+        return scrub(_encodable(str(error)))
+    except Exception:
+        return type(error).__name__
+
+
+def brief(error: BaseException) -> str:
+    """Type and first line of an exception."""
+    lines = message(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def plain(value: object, within: tuple[int, ...] = ()) -> Any:
+    """``value`` as strict JSON: mappings, lists, numbers, text; everything else becomes text. It never raises."""
+    try:
+        return _plain(value, within)
+    except Exception as fault:
+        return f"{type(value).__qualname__} without a form ({type(fault).__name__})"
+
+
+def _plain(value: object, within: tuple[int, ...]) -> Any:
+    """``within`` are the ids of what contains ``value``: what contains itself ends there."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        return scrub(str(value))[:_LONGEST]
+        return scrub(_encodable(str(value)))[:_LONGEST]
     if isinstance(value, enum.Enum):
-        return plain(value.value, depth + 1)
+        return plain(value.value, (*within, id(value)))
     if isinstance(value, int | float):
         return _number(value)
-    if depth > _DEEPEST:
-        return _text(value)
+    if len(within) > _DEEPEST or id(value) in within:
+        return f"{type(value).__qualname__} {'within itself' if id(value) in within else 'too deep'}"
+    within = (*within, id(value))
     fields = as_mapping(value)
     if fields is not None:
-        return {str(k): REDACTED if v and is_secret(str(k), v) else plain(v, depth + 1) for k, v in fields.items()}
+        named = [(_encodable(str(name)), item) for name, item in list(fields.items())]
+        return {k: REDACTED if is_secret(k, v) and not _empty(v) else plain(v, within) for k, v in named}
     if isinstance(value, Sequence | AbstractSet) and not isinstance(value, bytes | bytearray | memoryview):
         items = sorted(value, key=str) if isinstance(value, AbstractSet) else value
-        return [plain(item, depth + 1) for item in items]
-    return _leaf(value)
+        return [plain(item, within) for item in items]
+    return _leaf(value, within)
 
 
 def as_mapping(value: object) -> Mapping[Any, Any] | None:
@@ -145,6 +170,18 @@ def _omegaconf(value: object) -> Mapping[Any, Any] | None:
     return fields if isinstance(fields, Mapping) else None
 
 
+def _empty(value: object) -> bool:
+    """Whether there is nothing to hide; by type, since an array has no truth value."""
+    return value is None or (
+        isinstance(value, str | bytes | int | float | Mapping | Sequence | AbstractSet) and not value
+    )
+
+
+def _encodable(text: str) -> str:
+    """Text without lone surrogates, which UTF-8 cannot hold."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
 def _number(value: float) -> object:
     """A number that every JSON reader takes as it is; one it cannot hold becomes text."""
     if isinstance(value, int):
@@ -152,12 +189,12 @@ def _number(value: float) -> object:
     return float(value) if math.isfinite(value) else str(float(value))
 
 
-def _leaf(value: object) -> object:
+def _leaf(value: object, within: tuple[int, ...]) -> object:
     """A path, dtype, NumPy scalar, class or function, as a number or as text."""
     if isinstance(value, os.PathLike):
         return scrub(str(os.fspath(value)))
-    if type(value).__module__ == "numpy" and hasattr(value, "item") and getattr(value, "ndim", None) == 0:
-        return plain(value.item())
+    if type(value).__module__ == "numpy" and hasattr(value, "tolist") and getattr(value, "size", _MANY) < _MANY:
+        return plain(value.tolist(), within)
     return _text(value)
 
 
@@ -166,6 +203,6 @@ def _text(value: object) -> str:
     if isinstance(value, type) or callable(value):
         return str(getattr(value, "__qualname__", None) or type(value).__qualname__)
     try:
-        return scrub(str(value))[:_LONGEST].removeprefix("torch.")
+        return scrub(_encodable(str(value)))[:_LONGEST].removeprefix("torch.")
     except Exception as fault:
         return f"{type(value).__qualname__} without text ({type(fault).__name__})"

@@ -8,6 +8,7 @@ is told once and tried again: the lines wait in memory, up to a limit, and the l
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections import deque
@@ -17,8 +18,8 @@ from typing import Any
 
 import orjson
 
-from trainwatch.recorder.plain import plain
-from trainwatch.recorder.rows import Record, Rows, Say
+from trainwatch.recorder.plain import brief, plain
+from trainwatch.recorder.rows import SKIPS, Record, Rows, Say
 
 POLL = 0.03  # s between two looks at the queue: what a reader waits, and what a SIGKILL may cost
 HEARTBEAT = 10.0  # s without a line after which a heartbeat is written
@@ -30,6 +31,9 @@ RETRY = 1.0  # s between two tries while the disk refuses
 PATIENCE = 5.0  # s that close() waits for the device, or for the disk
 
 _OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+
+_inherited: list[deque[Record]] = []
+"""What a forked child must neither use nor free."""
 
 
 def encode(row: dict[str, Any]) -> bytes:
@@ -71,19 +75,25 @@ class Sink:
                 self._lock.release()
 
     def close(self, last: Record) -> None:
-        """Write all there is, then the last word, and close the file."""
+        """Write all there is, then the last word, and close the file; device and disk have ``PATIENCE`` for it."""
+        deadline = time.monotonic() + PATIENCE
         self._closing.set()
         if self._thread is not threading.current_thread():
             self._thread.join(PATIENCE)
-        with self._lock:
-            self._finish()
-            self._queue.append(last)
-            self._finish()
-        os.close(self._fd)
+        if not self._lock.acquire(timeout=max(1.0, deadline - time.monotonic())):
+            print("trainwatch: the disk does not answer; the end of the run is not written", file=sys.stderr)
+            return
+        try:
+            self._finish(last, deadline)
+        finally:
+            self._lock.release()
+            os.close(self._fd)
 
     def abandon(self) -> None:
-        """In a forked child: forget everything, write nothing, and leave the lock, whose holder may not exist here."""
-        self._queue.clear()
+        """In a forked child: write nothing, and leave the lock, whose holder may not exist here. What is on its way
+        from a device is kept: its events and pinned buffers can only be freed where they were made."""
+        _inherited.append(self._queue)
+        self._queue = deque()
         self._unwritten = b""
 
     def _run(self) -> None:
@@ -93,21 +103,28 @@ class Sink:
                     self._drain()
                 self._watch()
             except Exception as fault:
-                self._say("writer", f"the writer's thread failed ({type(fault).__name__}: {fault}) and goes on")
+                self._say("writer", f"the writer's thread failed ({brief(fault)}) and goes on")
 
-    def _finish(self) -> None:
-        """Drain; wait a little for a device that is not done, then write the rows without its values."""
-        deadline = time.monotonic() + PATIENCE
-        self._drain()
-        while self._queue and time.monotonic() < deadline:
-            time.sleep(0.002)
+    def _finish(self, last: Record, deadline: float) -> None:
+        """Drain; wait a little for a device that is not done, then write the rows without its values, then the end."""
+        try:
             self._drain()
-        while self._queue:
-            self._queue[0].cargo = []
-            self._drain()
+            while self._queue and not self._unwritten and time.monotonic() < deadline:
+                time.sleep(0.002)
+                self._drain()
+            for record in list(self._queue):
+                record.cargo = record.cargo if self._ready(record) else []
+            while lines := b"".join(self._lines()):
+                self._write(lines)
+        except Exception as fault:
+            self._say("writer", f"not every row could be written ({brief(fault)})")
+        self._write(b"".join(self._encoded(last)), last=True)
         while self._unwritten and time.monotonic() < deadline:
             time.sleep(0.05)
-            self._write(b"")
+            self._write(b"", last=True)
+        lost = self._lost + self._unwritten.count(b"\n")
+        if lost:
+            print(f"trainwatch: {lost} lines were lost: the disk refuses them", file=sys.stderr)
 
     def _drain(self) -> None:
         """Write every record whose values have arrived, in order, some 256 KiB at a time."""
@@ -132,7 +149,7 @@ class Sink:
         try:
             return not record.cargo or record.ready()
         except Exception as fault:
-            self._say("device", f"the device failed ({type(fault).__name__}: {fault}): its values are missing")
+            self._say("device", f"the device failed ({brief(fault)}): its values are missing")
             record.cargo = []
             return True
 
@@ -149,37 +166,41 @@ class Sink:
         try:
             return [encode(row) for row in self._rows.build(record)]
         except Exception as fault:
-            self._say(
-                "row", f"a row could not be made ({type(fault).__name__}: {fault}); it is written as far as it goes"
-            )
-            return [encode(plain(record.head() | record.fields))]
+            self._say("row", f"a row could not be made ({brief(fault)}); it is written as far as it goes")
+        try:
+            fields = {name: value for name, value in record.fields.items() if name != SKIPS}
+            return [encode(plain(record.head() | fields))]
+        except Exception:
+            step = {"step": record.step} if type(record.step) is int else {}
+            return [encode({"kind": record.kind, "time": record.time, "elapsed": record.elapsed, **step})]
 
-    def _write(self, lines: bytes) -> None:
+    def _write(self, lines: bytes, last: bool = False) -> None:
         """Append; a line that the disk took only a part of is completed by the next write, before anything else."""
-        data = self._unwritten + lines
-        if len(data) > BACKLOG:
+        data, refused = self._unwritten + lines, None
+        if len(data) > BACKLOG and self._unwritten and not last:
             self._lost += lines.count(b"\n")
             data = self._unwritten
         try:
             while data:
                 data = data[os.write(self._fd, data) :]
             self._last_line = time.monotonic()
-            if self._lost:
-                lost, self._lost = self._lost, 0
-                self._say("lost", f"{lost} lines were lost while the disk refused them", lost=lost)
         except OSError as fault:
-            self._retry = time.monotonic() + RETRY
-            self._say(
-                "disk", f"cannot write ({fault.strerror}): rows wait in memory; free some space", errno=fault.errno
-            )
+            self._retry, refused = time.monotonic() + RETRY, fault
         self._unwritten = data
+        if refused is not None:
+            text = f"cannot write ({refused.strerror}): rows wait in memory; free some space"
+            self._say("disk", text, errno=refused.errno)
+        elif self._lost and not last:
+            lost, self._lost = self._lost, 0
+            self._say("lost", f"{lost} lines were lost while the disk refused them", lost=lost)
 
     def _watch(self) -> None:
         """Heartbeat and stop file."""
         now = time.monotonic()
         if now - self._last_line >= HEARTBEAT:
             with self._lock:
-                self._write(encode(self._pulse()))
+                if not self._unwritten:
+                    self._write(encode(self._pulse()))
         if now - self._last_look >= STOP_POLL:
             self._last_look = now
             if not self.should_stop and self._stop_asked():
