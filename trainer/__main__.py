@@ -1,11 +1,13 @@
 """The command line: `python -m trainer [train] [--config FILE]... [key=value]...`, `python -m trainer data build`.
 
 Exit code 0: finished, or stopped when asked to. 1: failed; the run's record says how. 2: wrong usage, in one sentence.
+128 and the signal's number: ended by it before the loop.
 """
 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import traceback
 from typing import TYPE_CHECKING, NoReturn
@@ -49,6 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         outcome = train.main(config, source, asked.resume)
     except UsageError as error:
         return _wrong(str(error))
+    except KeyboardInterrupt as error:  # not in the loop, or for the second time
+        name = str(error) or "SIGINT"
+        print(f"trainer: ended by {name}", file=sys.stderr)
+        return 128 + signal.Signals[name]
     except Exception as error:  # the record holds it too, with the step at which it came
         traceback.print_exc()
         print(f"trainer: failed: {type(error).__name__}: {error}", file=sys.stderr)

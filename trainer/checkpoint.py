@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 NAME = re.compile(r"step_(\d+)\.pt")
+ORPHAN = re.compile(r"\.(step_\d+|latest|best)\.pt\.\d+")
 
 
 @dataclass
@@ -27,6 +29,32 @@ class Checkpoints:
 
     folder: Path
     keep: int
+
+    def begin(self, step: int) -> None:
+        """Make the folder ready for a process that goes on after `step` (0 for a new run). Raises UsageError.
+
+        What an earlier future of the run left above that step goes to `superseded/`, in place of what was there.
+        """
+        aside = self.folder / "superseded"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for orphan in self.folder.glob(".*"):  # half-written by a process that was killed
+                if ORPHAN.fullmatch(orphan.name):
+                    orphan.unlink(missing_ok=True)
+            later = [path for number, path in self.steps().items() if number > step]
+            if later:
+                shutil.rmtree(aside, ignore_errors=True)
+                aside.mkdir()
+            for path in later:
+                path.replace(aside / path.name)
+            for link in (self.folder / name for name in ("latest.pt", "best.pt")):
+                if link.is_symlink() and not link.exists():
+                    link.unlink()
+        except OSError as error:
+            raise UsageError(f"checkpoints cannot be written to {self.folder}: {error.strerror}.") from error
+        there = self.steps()
+        if there:
+            self._link("latest.pt", there[max(there)])
 
     def save(self, state: dict[str, Any], step: int, best: bool) -> Path:
         """Write the state after `step` steps; a reader sees the old file or the new one, never half of it."""
@@ -38,9 +66,10 @@ class Checkpoints:
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)
+        self._settle()
         for link in ["latest.pt"] + ["best.pt"] * best:
             self._link(link, path)
-        self._prune()
+        self._prune(path)
         return path
 
     def steps(self) -> dict[int, Path]:
@@ -52,6 +81,9 @@ class Checkpoints:
         """`auto` (the newest; None if there is none) or `before:STEP` (the newest up to it). Raises UsageError."""
         there = self.steps()
         if wanted == "auto":
+            latest = (self.folder / "latest.pt").resolve()
+            if latest in {path.resolve() for path in there.values()}:
+                return latest
             return there[max(there)] if there else None
         asked = wanted.removeprefix("before:")
         if not asked.isdecimal():
@@ -68,10 +100,18 @@ class Checkpoints:
         unfinished.symlink_to(path.name)
         unfinished.replace(self.folder / name)
 
-    def _prune(self) -> None:
-        """Keep the last few, and the best."""
+    def _settle(self) -> None:
+        """Wait until the folder's entries are on the disk, so that a power cut leaves the new name or the old."""
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _prune(self, written: Path) -> None:
+        """Keep the last few, the best, and the one just written."""
         best = self.folder / "best.pt"
-        kept = {best.resolve().name} if best.exists() else set()
+        kept = {written.name} | ({best.resolve().name} if best.exists() else set())
         for _, path in sorted(self.steps().items())[: -self.keep]:
             if path.name not in kept:
                 path.unlink()

@@ -98,7 +98,7 @@ class CheckpointConfig:
 
     every: float = 0.1  # share of the total steps
     keep: int = 2
-    folder: str = ""  # empty: LOGS/NAME.checkpoints
+    folder: str = ""  # RECORD.checkpoints lies in it; empty: beside the record
 
 
 @dataclass

@@ -44,6 +44,7 @@ class Run:
     step: int = 0
     best: float = -1.0
     last: dict[str, float] = field(default_factory=dict)
+    evaluated: int = -1  # the step that `last` is of, if it was this process that evaluated it
 
 
 def build(config: Config) -> Run:

@@ -1,7 +1,11 @@
-"""A clean stop: SIGTERM and SIGINT ask the loop to end after the step it is in; a second SIGINT ends it at once."""
+"""A clean stop: SIGTERM and SIGINT ask the loop to end after the step it is in; a second SIGINT ends it at once.
+
+Before the loop there is no step to wait for: a signal ends the process there and then.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from typing import TYPE_CHECKING, Any, Self
@@ -10,6 +14,7 @@ if TYPE_CHECKING:
     from types import FrameType, TracebackType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STDERR = 2
 
 
 class Stop:
@@ -17,6 +22,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.reason = ""
+        self._looping = False
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -28,8 +34,13 @@ class Stop:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def looping(self) -> None:
+        """From here on a signal waits for the end of the step."""
+        self._looping = True
+
     def _asked(self, number: int, _frame: FrameType | None) -> None:
         name = signal.Signals(number).name
-        if self.reason == name == "SIGINT":
-            raise KeyboardInterrupt
+        if not self._looping or self.reason == name == "SIGINT":
+            raise KeyboardInterrupt(name)
         self.reason = name
+        os.write(STDERR, f"trainer: {name}: stopping after this step\n".encode())  # print may be what it interrupted

@@ -6,20 +6,21 @@ and a step uses the value of the number that it will have. Nothing in the loop w
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 import trainwatch
-from trainer import checkpoint, faults
-from trainer.checkpoint import Checkpoints
+from trainer import faults
 from trainer.config import Config, UsageError, as_dict
 from trainer.loading import Source
-from trainer.optim import AppliedSteps, set_rate
+from trainer.optim import set_rate
 from trainer.progress import Bar
+from trainer.resume import Resumed, first_record, identity, make_folders, open_folder, restore
 from trainer.run import Run, build, interval, needed_lengths, prepare_data, stream
 from trainer.schedules import Schedule
 from trainer.stopping import Stop
@@ -29,10 +30,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.utils.data import DataLoader
 
+    from trainer.checkpoint import Checkpoints
     from trainer.tasks.peptide.data import Batch
-
-BOUND = ("size", "seed", "steps", "epochs", "samples", "batch_size", "accumulation", "drop_last")
-"""Settings that say what a step is: a resume may change any other one, so that a cure can be tried."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +49,14 @@ def main(config: Config, source: Source | None = None, resume: str = "") -> Outc
     """Train. Raises UsageError, in one sentence, for what cannot be done; only before the first step."""
     began = time.monotonic()
     with Stop() as stop:
-        make_folder(config.logs)
+        alone()
+        make_folders(config)
         run = build(config)
-        folder = config.checkpoint.folder or f"{config.logs}/{config.name}.checkpoints"
-        checkpoints = Checkpoints(Path(folder), config.checkpoint.keep)
-        resumed = restore(run, checkpoints, resume)
+        resumed = restore(run, resume)
         bank = prepare_data(config, needed_lengths(config))
         validation = evaluation.validation_set(bank, config.evaluation, config.data.seed, run.shape)
         with open_record(run, source, resumed) as watch, Bar(run.horizon.total_steps, run.step) as bar:
+            checkpoints = open_folder(config, Path(watch.path), resumed)
             watch.attach(run.model, run.optimizer, scaler=run.precision.scaler)
             train(run, stream(run, bank), validation, watch, checkpoints, stop, bar)
             if stop.reason:
@@ -65,12 +64,11 @@ def main(config: Config, source: Source | None = None, resume: str = "") -> Outc
     return Outcome(Path(watch.path), run.step, stop.reason, run.last, time.monotonic() - began)
 
 
-def make_folder(logs: str) -> None:
-    """Where the record goes; before anything takes time. Raises UsageError where that cannot be."""
-    try:
-        Path(logs).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"logs={logs}: {error.strerror}; name another folder") from error
+def alone() -> None:
+    """Raises UsageError where a launcher started several processes: each would train the same model."""
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes.isdecimal() and int(processes) > 1:
+        raise UsageError(f"WORLD_SIZE is {processes}, but this trainer runs in one process; start it without torchrun.")
 
 
 def train(
@@ -90,6 +88,7 @@ def train(
     )
     if run.step == 0:
         evaluate(run, validation, watch, bar)
+    stop.looping()
     at = run.applied.next
     for batch in watch.batches(batches):
         at = run.applied.next
@@ -164,7 +163,7 @@ def evaluate(run: Run, validation: list[Batch], watch: trainwatch.Recorder, bar:
         run.model.eval()
         values, shown = evaluation.evaluate(forward, validation)
         run.model.train()
-    run.last = values
+    run.last, run.evaluated = values, run.step
     watch.evaluate(run.step, "validation", {"loss": values["loss/sequence"], **values}, weights_step=run.step)
     if run.step:  # what an untrained model says tells nothing
         watch.sample(shown["outputs"], step=run.step, quality=shown["quality"])
@@ -174,10 +173,11 @@ def evaluate(run: Run, validation: list[Batch], watch: trainwatch.Recorder, bar:
 def save(run: Run, checkpoints: Checkpoints, watch: trainwatch.Recorder) -> None:
     """A checkpoint with everything that the next step depends on."""
     began = time.monotonic()
-    metric = run.last.get("token_accuracy", -1.0)
-    best = metric > run.best
-    run.best = max(run.best, metric)
+    metric = run.last.get("token_accuracy") if run.evaluated == run.step else None  # else it is of other weights
+    best = metric is not None and metric > run.best
+    run.best = metric if metric is not None and best else run.best
     state = {
+        "record": identity(Path(watch.path)),
         "config": as_dict(run.config),
         "applied": run.applied.settle(),
         "best": run.best,
@@ -192,39 +192,7 @@ def save(run: Run, checkpoints: Checkpoints, watch: trainwatch.Recorder) -> None
     watch.checkpoint(path, run.step, best=best, metric=metric, seconds=time.monotonic() - began)
 
 
-def restore(run: Run, checkpoints: Checkpoints, wanted: str) -> int | None:
-    """Go on from a checkpoint: `auto`, `before:STEP` or a path. The step it is at; None for a new run."""
-    if not wanted:
-        return None
-    named = wanted == "auto" or wanted.startswith("before:")
-    path = checkpoints.find(wanted) if named else Path(wanted)
-    if path is None:
-        return None
-    state = checkpoint.load(path)
-    bound = [name for name in differing(state["config"], as_dict(run.config)) if name in BOUND]
-    if bound:
-        raise UsageError(f"checkpoint {path} is of another run (its {', '.join(bound)} differ); start a new one.")
-    run.model.load_state_dict(state["model"])
-    run.optimizer.load_state_dict(state["optimizer"])
-    run.precision.scaler.load_state_dict(state["scaler"])
-    torch.set_rng_state(state["random"])
-    run.applied = AppliedSteps(run.precision, state["applied"])
-    run.step, run.best, run.last = state["step"], state["best"], state["last"]
-    return run.step
-
-
-def differing(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
-    """Dotted paths of the settings in which two configs differ."""
-    paths = []
-    for key in now:
-        if isinstance(now[key], dict) and isinstance(before.get(key), dict):
-            paths += differing(before[key], now[key], f"{prefix}{key}.")
-        elif before.get(key) != now[key]:
-            paths.append(f"{prefix}{key}")
-    return paths
-
-
-def open_record(run: Run, source: Source | None, resumed: int | None) -> trainwatch.Recorder:
+def open_record(run: Run, source: Source | None, resumed: Resumed | None) -> trainwatch.Recorder:
     """The recorder. Raises UsageError for a place where it cannot write."""
     try:
         return record(run, source, resumed)
@@ -232,13 +200,12 @@ def open_record(run: Run, source: Source | None, resumed: int | None) -> trainwa
         raise UsageError(str(error)) from error
 
 
-def record(run: Run, source: Source | None, resumed: int | None) -> trainwatch.Recorder:
+def record(run: Run, source: Source | None, resumed: Resumed | None) -> trainwatch.Recorder:
     """The recorder, told everything about the run that it cannot find out by itself."""
     config, dtype = run.config, str(run.precision.dtype).removeprefix("torch.")
-    path = Path(config.logs) / f"{config.name}.jsonl"
     rate = run.rate.declaration()
     return trainwatch.Recorder(
-        path,
+        resumed.record if resumed else first_record(config),
         config=as_dict(config),
         config_source=None if source is None else asdict(source),
         total_steps=run.horizon.total_steps,
@@ -254,5 +221,5 @@ def record(run: Run, source: Source | None, resumed: int | None) -> trainwatch.R
         modules=run.model,
         gradient_at="logits of all supervision steps, float32 [T, B, S, V]",
         checkpoint_every=interval(config.checkpoint.every, run.horizon.total_steps),
-        resume=resumed,
+        resume=resumed.step if resumed else None,
     )
