@@ -225,12 +225,19 @@ def _attributes(stage: object) -> dict[str, Any]:
     return {name: getattr(stage, name) for name in names if hasattr(stage, name)}
 
 
+def unwrapped(model: Any) -> Any:
+    """The model itself, out of DDP (``module``) and torch.compile (``_orig_mod``)."""
+    while [name for name, _ in model.named_children()] in (["module"], ["_orig_mod"]):
+        model = next(model.children())
+    return model
+
+
 def modules_form(modules: object) -> list[dict[str, Any]] | None:
     """[{name, depth, parameters, trainable}], from that form or from the model itself."""
     if modules is None or not hasattr(modules, "named_modules"):
         return plain(modules)  # type: ignore[no-any-return]
     table = []
-    for name, module in modules.named_modules():
+    for name, module in unwrapped(modules).named_modules():
         sizes = [(parameter.numel(), parameter.requires_grad) for parameter in module.parameters()]
         if name and sizes:
             trainable = sum(size for size, learns in sizes if learns)

@@ -116,7 +116,10 @@ class Journal:
         if not self._enabled:
             return
         if isinstance(error, SystemExit) and not error.code:
-            self.on_exit()
+            if self.total_steps is None:
+                self.close()
+            else:
+                self.on_exit()
             return
         told = {"type": type(error).__name__, "message": message(error)}
         with contextlib.suppress(Exception):
@@ -130,10 +133,11 @@ class Journal:
 
     def on_exit(self) -> None:
         """The interpreter exits, and nobody called ``close()``."""
-        if self._enabled and self.total_steps is not None and self.steps < self.total_steps and not self._signal:
-            self.close("stopped", f"the program ended at step {self.steps} of {self.total_steps}")
+        if self._signal or (self.total_steps is not None and self.steps >= self.total_steps):
+            self.close("stopped" if self.total_steps is None else None)
         else:
-            self.close()
+            of = "" if self.total_steps is None else f" of {self.total_steps}"
+            self.close("stopped", f"the program ended at step {self.steps}{of}")
 
     def on_fork(self) -> None:
         """This is a forked child: the run is not here."""

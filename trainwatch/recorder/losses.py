@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from trainwatch.recorder.transfer import Part
 
 
+def undifferentiated(components: Mapping[str, Any]) -> bool:
+    """Whether these are tensors of an evaluation: gradients are switched off."""
+    if not any(is_tensor(raw) for raw in components.values()):
+        return False
+    return not sys.modules["torch"].is_grad_enabled()
+
+
 def weighted(components: Mapping[str, Any], weights: Mapping[str, Any] | None) -> dict[str, Any]:
     """Weight x raw of each component that takes part; a weight of exactly 0 leaves it out, since 0 x NaN is NaN."""
     terms = {}
@@ -113,8 +120,6 @@ def no_shares(terms: Mapping[str, Any], at: Tensor) -> str:
     """Why the components' gradients cannot be taken at ``at``; empty if they can."""
     if not is_tensor(at):
         return f"at= is a {type(at).__name__}, no tensor"
-    if not sys.modules["torch"].is_grad_enabled():
-        return "gradients are switched off here (no_grad or inference_mode)"
     if not at.requires_grad:
         return "at= does not require a gradient"
     return (

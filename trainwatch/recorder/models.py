@@ -77,7 +77,7 @@ class Models:
         for probe in self.optimizers:
             probe.collect(fields, parts)
             probe.norm_wanted = not normed
-        if self.scaler is not None and self.optimizers:
+        if self.scaler is not None and any(probe.hooked for probe in self.optimizers):
             fields.setdefault("amp/skipped", int(not any(called)))
 
     def sample(self, sampling: bool) -> None:
@@ -105,7 +105,12 @@ def clip(parameters: Iterable[nn.Parameter], max_norm: float | None, norm: Tenso
     """Clip as ``torch.nn.utils.clip_grad_norm_`` does, with a norm that is known already; returns the norm."""
     parameters = list(parameters)
     if norm is None:
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        try:
+            norm = torch.nn.utils.get_total_norm(probes.gradients(parameters))
+        except Exception:
+            if max_norm is not None:
+                raise
+            norm = torch.tensor(torch.nan)
     if max_norm is not None:
         torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
     return norm

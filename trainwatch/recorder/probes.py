@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -9,10 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from trainwatch.recorder.header import unwrapped
 from trainwatch.recorder.rows import SKIPS, clean_name
 from trainwatch.recorder.transfer import Part, capture, finest
 
 HALVES = (torch.float16, torch.bfloat16)
+_LIFT = 1024.0  # a power of two that lifts gradients in float16 off its underflow; divided out in float32
 Fault = Callable[[str, Exception], None]
 
 
@@ -33,6 +36,12 @@ def norms(tensors: list[Tensor]) -> list[Tensor]:
     return found
 
 
+def gradients(parameters: Iterable[Tensor]) -> list[Tensor]:
+    """The gradients there are; a sparse one by its values."""
+    grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    return [grad.coalesce().values() if grad.is_sparse else grad for grad in grads]
+
+
 def together(parts: list[Tensor]) -> Tensor:
     """Norms as one vector, on the device of the first."""
     device = parts[0].device
@@ -50,9 +59,11 @@ def gram(terms: Mapping[str, Tensor], at: Tensor) -> tuple[Part | None, list[str
     rows: dict[str, Tensor] = {}
     for name, term in terms.items():
         if term.requires_grad:
-            (row,) = torch.autograd.grad(term, at, retain_graph=True, allow_unused=True)
+            seed = None if at.dtype is not torch.float16 else torch.full_like(term, _LIFT)
+            (row,) = torch.autograd.grad(term, at, seed, retain_graph=True, allow_unused=True)
             if row is not None:
                 rows[name] = row.reshape(-1).float() if row.dtype in HALVES else row.reshape(-1)
+                rows[name] = rows[name] if seed is None else rows[name] / _LIFT
     outside = [name for name in terms if name not in rows]
     if not rows:
         return None, outside
@@ -65,9 +76,7 @@ class ModelProbe:
     """A model's parameters, grouped by its direct children; a parameter of its own is its own group."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.model = inner = model
-        while [name for name, _ in inner.named_children()] in (["module"], ["_orig_mod"]):  # DDP, torch.compile
-            inner = next(inner.children())
+        self.model = inner = unwrapped(model)
         self.groups: dict[str, list[nn.Parameter]] = {}
         for name, parameter in inner.named_parameters():
             self.groups.setdefault(clean_name(name.split(".", 1)[0]), []).append(parameter)
@@ -77,7 +86,7 @@ class ModelProbe:
         """Name and gradient norm of each module, and the norm of the whole gradient; None if there is no gradient."""
         names, sizes, grads = [], [], []
         for name, parameters in self.groups.items():
-            own = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            own = gradients(parameters)
             if own:
                 names.append(name)
                 sizes.append(len(own))
@@ -95,18 +104,25 @@ class OptimizerProbe:
     def __init__(self, prefix: str, optimizer: Optimizer, scaler: Any, fault: Fault) -> None:
         self.prefix, self.optimizer, self.scaler, self._fault = prefix, optimizer, scaler, fault
         self.name = prefix.rstrip(".") or "optimizer"
-        self.labels = [prefix + clean_name(str(group.get("name", i))) for i, group in enumerate(optimizer.param_groups)]
+        self.labels = self._labels()
         self.sampling, self.norm_wanted = True, True
         self.called = self.ever_called = False
         self._before: list[list[Tensor]] = []
         self._parts: list[Part] = []
         self._fields: dict[str, Any] = {}
         self._hooks: list[Any] = []
-        if hasattr(optimizer, "register_step_pre_hook"):
-            self._hooks = [
-                optimizer.register_step_pre_hook(self._guarded(self._before_step)),
-                optimizer.register_step_post_hook(self._guarded(self._after_step)),
-            ]
+        with contextlib.suppress(Exception):  # a wrapper that never called super().__init__() takes no hooks
+            self._hooks.append(optimizer.register_step_pre_hook(self._guarded(self._before_step)))
+            self._hooks.append(optimizer.register_step_post_hook(self._guarded(self._after_step)))
+
+    @property
+    def hooked(self) -> bool:
+        """Whether the optimiser tells when it steps."""
+        return bool(self._hooks)
+
+    def _labels(self) -> list[str]:
+        groups = getattr(self.optimizer, "param_groups", [])
+        return [self.prefix + clean_name(str(group.get("name", i))) for i, group in enumerate(groups)]
 
     def detach(self) -> None:
         """Take the hooks off again."""
@@ -149,6 +165,8 @@ class OptimizerProbe:
     def _read_rates(self) -> None:
         """Rates and the scaler's factor, as they are now."""
         names, values = [], []
+        if len(self.labels) != len(self.optimizer.param_groups):
+            self.labels = self._labels()
         for label, group in zip(self.labels, self.optimizer.param_groups, strict=False):
             rate = group.get("lr")
             if isinstance(rate, Tensor):
@@ -164,7 +182,7 @@ class OptimizerProbe:
             self._parts += capture("value", names, values)
 
     def _read_norm(self) -> None:
-        grads = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        grads = gradients(p for group in self.optimizer.param_groups for p in group["params"])
         if grads:
             with torch.no_grad():
                 norm, scale = total_norm(grads), getattr(self.optimizer, "grad_scale", None)

@@ -74,6 +74,7 @@ class Recorder(Journal):
         if self._models is not None:
             self._models.close()
         self._models = Models(model, optimizer, scaler, self._fault, hooks=self._enabled)
+        self._models.sample(self._sampling())
         if self._enabled:
             self._guard("attach()", lambda models: self._note_models(models.about()), self._models)
 
@@ -95,11 +96,11 @@ class Recorder(Journal):
         means. With ``at``, the last activation that every component passes through, the norm, share and cosine of the
         weighted components' gradients there are recorded: one short backward each, from the loss down to ``at``. Over
         micro-batches they are those of the mean loss, at their ``at``s laid end to end. Where that costs too much of a
-        short step, give ``at`` on every tenth step only.
+        short step, give ``at`` on every tenth step only. Under ``torch.no_grad()`` it only sums.
         """
         terms = losses.weighted(components, weights)
         summed: Tensor = losses.total(terms, components)
-        if self._enabled and self._stopwatch.phase == "train":
+        if self._enabled and self._stopwatch.phase == "train" and not losses.undifferentiated(components):
             self._guard("losses()", self._take_losses, components, weights, summed)
             if at is not None and self._shares:
                 self._guard("losses(at=)", self._take_gram, terms, at)
@@ -214,6 +215,10 @@ class Recorder(Journal):
         finally:
             self._spent += perf_counter() - began
 
+    def _sampling(self) -> bool:
+        """Whether the next step looks at weights; the first does, but not the first of a resume."""
+        return self.steps == 0 or (self.steps + 1) % EVERY == 0
+
     def _take_losses(self, components: Mapping[str, Any], weights: Mapping[str, Any] | None, summed: Any) -> None:
         self._stopwatch.working()
         if weights is not None:
@@ -253,7 +258,7 @@ class Recorder(Journal):
         self._losses.collect(fields, parts)
         if models is not None:
             models.collect(fields, parts, self._normed)
-            models.sample((self.steps + 1) % EVERY == 0)
+            models.sample(self._sampling())
             self._normed = False
         if self.steps % EVERY == 0:
             fields.update(values.memory(models.parameters if models is not None else []))

@@ -21,6 +21,7 @@ class Stopwatch:
         self._waited: float | None = None
         self._busy = False
         self._phase_began: float | None = None
+        self._saved = 0.0
 
     def working(self) -> None:
         """Training goes on: from here to the next step nothing is evaluation."""
@@ -38,7 +39,9 @@ class Stopwatch:
             return now - self._phase_began
         if seconds is None:
             seconds = 0.0 if self._busy else now - self._mark
-        self._excluded += seconds
+        known = min(seconds, self._saved)  # by ``phase("checkpoint")``, excluded already
+        self._saved -= known
+        self._excluded += max(0.0, min(seconds - known, now - self._mark))
         self._mark = now
         return seconds
 
@@ -54,7 +57,7 @@ class Stopwatch:
             fields["time/data"] = self._waited
             self._waited = None
         self.last_step = self._mark = now
-        self._excluded = 0.0
+        self._excluded = self._saved = 0.0
         self._busy = False
 
     def begin(self, phase: str) -> None:
@@ -64,7 +67,9 @@ class Stopwatch:
     def end(self) -> None:
         """Back to training."""
         if self._phase_began is not None:
-            self._excluded += perf_counter() - self._phase_began
+            spent = perf_counter() - self._phase_began
+            self._excluded += spent
+            self._saved += spent if self.phase == "checkpoint" else 0.0
         self.phase, self._phase_began, self._mark = "train", None, perf_counter()
 
 

@@ -104,7 +104,7 @@ class Ring:
     """The ring of pinned slots. When the writer is slow it grows; it never blocks and never drops."""
 
     def __init__(self, slots: int = 8, size: int = 256) -> None:
-        self._free: deque[Slot] = deque()
+        self._free: dict[torch.device, deque[Slot]] = {}  # an event belongs to one device
         self._slots, self._size = slots, size
 
     def ship(self, parts: list[Part]) -> list[Cargo]:
@@ -120,23 +120,24 @@ class Ring:
         if device.type != "cuda":
             return Cargo(parts)
         row = _one_row([part.values for part in parts], finest(device))
-        slot = self._slot(row.numel())
+        slot = self._slot(device, row.numel())
         slot.buffer[: row.numel()].copy_(row, non_blocking=True)
         slot.arrived.record(torch.cuda.current_stream(device))
         return Cargo(parts, slot)
 
-    def _slot(self, size: int) -> Slot:
-        """A free slot that is large enough; the first call fills the ring, so that pinning costs nothing later."""
-        if size > self._size or self._slots:
-            self._size = max(self._size, size)
-            self._free = deque()
-            for _ in range(max(self._slots, 1)):
-                self._free.append(Slot(self._size, self._free))
-            self._slots = 0
+    def _slot(self, device: torch.device, size: int) -> Slot:
+        """A free slot that is large enough; the first call fills a ring, so that pinning costs nothing later."""
+        if size > self._size:
+            self._size, self._slots = size, 1
+            self._free = {}
+        free = self._free.get(device)
+        if free is None:
+            free = self._free[device] = deque()
+            free.extend(Slot(self._size, free) for _ in range(self._slots))
         try:
-            return self._free.popleft()
+            return free.popleft()
         except IndexError:
-            return Slot(self._size, self._free)
+            return Slot(self._size, free)
 
 
 def _one_row(values: list[Tensor], wide: torch.dtype) -> Tensor:
