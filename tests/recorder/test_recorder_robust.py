@@ -129,3 +129,53 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     process: subprocess.Popen[str] = program(code)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
+
+
+def test_a_full_disk_is_told_once_and_tried_again(tmp_path, records, monkeypatch, capsys):
+    monkeypatch.setattr(sink, "RETRY", 0.01)
+    with trainwatch.Recorder(tmp_path / "run.jsonl") as watch:
+        write, full = sink.os.write, [True]
+
+        def half(fd, data):
+            if fd == watch._sink._fd and full[0]:
+                if len(data) > 10:
+                    return write(fd, data[:10])
+                raise OSError(28, "No space left on device")
+            return write(fd, data)
+
+        monkeypatch.setattr(sink.os, "write", half)
+        for _ in range(5):
+            watch.step()
+            time.sleep(0.05)
+        full[0] = False
+    assert [row["step"] for row in records(watch.path) if row["kind"] == "step"] == [1, 2, 3, 4, 5]
+    assert capsys.readouterr().err.count("No space left") == 1
+
+
+def test_each_device_has_a_ring_of_its_own(monkeypatch):
+    torch = pytest.importorskip("torch")
+    from trainwatch.recorder import transfer
+
+    class Slot(transfer.Slot):
+        def __init__(self, size, free):
+            self.size, self._free = size, free
+
+    monkeypatch.setattr(transfer, "Slot", Slot)
+    ring, devices = transfer.Ring(), [torch.device("cuda", i) for i in range(2)]
+    first = ring._slot(devices[0], 3)
+    first.release()
+    assert ring._slot(devices[1], 3)._free is not first._free
+    assert len(ring._free[devices[0]]) == 8
+    larger = ring._slot(devices[0], 1000)
+    larger.release()
+    assert ring._slot(devices[0], 900) is larger
+
+
+def test_a_signal_without_total_steps_is_the_reason(program, records, tmp_path):
+    process: subprocess.Popen[str] = program(
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\n"
+        "watch = trainwatch.Recorder(path)\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(9)"
+    )
+    process.communicate(timeout=60)
+    end = records(tmp_path / "run.jsonl")[-1]
+    assert (end["status"], end["reason"]) == ("stopped", "SIGTERM")

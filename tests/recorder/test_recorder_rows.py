@@ -260,27 +260,6 @@ def test_a_fault_of_our_own_never_reaches_the_loop(watch, records, monkeypatch):
     assert rows[-1]["status"] == "finished"
 
 
-def test_a_full_disk_is_told_once_and_tried_again(tmp_path, records, monkeypatch, capsys):
-    monkeypatch.setattr(sink, "RETRY", 0.01)
-    with trainwatch.Recorder(tmp_path / "run.jsonl") as watch:
-        write, full = sink.os.write, [True]
-
-        def half(fd, data):
-            if fd == watch._sink._fd and full[0]:
-                if len(data) > 10:
-                    return write(fd, data[:10])
-                raise OSError(28, "No space left on device")
-            return write(fd, data)
-
-        monkeypatch.setattr(sink.os, "write", half)
-        for _ in range(5):
-            watch.step()
-            time.sleep(0.05)
-        full[0] = False
-    assert [row["step"] for row in records(watch.path) if row["kind"] == "step"] == [1, 2, 3, 4, 5]
-    assert capsys.readouterr().err.count("No space left") == 1
-
-
 def test_a_copy_of_the_recorder_is_switched_off(watch):
     import copy
 

@@ -133,8 +133,8 @@ class Journal:
 
     def on_exit(self) -> None:
         """The interpreter exits, and nobody called ``close()``."""
-        if self._signal or (self.total_steps is not None and self.steps >= self.total_steps):
-            self.close("stopped" if self.total_steps is None else None)
+        if self._signal or self.should_stop or (self.total_steps is not None and self.steps >= self.total_steps):
+            self.close()
         else:
             of = "" if self.total_steps is None else f" of {self.total_steps}"
             self.close("stopped", f"the program ended at step {self.steps}{of}")
