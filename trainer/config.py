@@ -9,6 +9,9 @@ from omegaconf import OmegaConf
 
 from trainer.horizon import Horizon
 
+SHORTEST_PEPTIDE = 7
+"""Residues; what the first stage of every curriculum begins with."""
+
 
 class UsageError(Exception):
     """Wrong usage, in one sentence that names the thing, its value and the remedy."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from trainer import faults
-from trainer.config import Config, UsageError
+from trainer.config import SHORTEST_PEPTIDE, Config, UsageError
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,14 @@ def load(files: list[str], overrides: list[str]) -> tuple[Config, Source]:
     texts = [_read(Path(name)) for name in files]
     layers = [(name, _parse(name, text)) for name, text in zip(files, texts, strict=True)]
     layers += [(f"'{item}'", _override(item)) for item in overrides]
-    asked = str(_merge(layers).get("fault", ""))
     try:
+        asked = str(_merge(layers).get("fault", ""))
         beneath = [(f"fault {fault.name}", fault.settings) for fault in faults.named(asked)]
+        config = OmegaConf.to_object(_merge(beneath + layers))
+    except OmegaConfBaseException as error:  # an interpolation that leads nowhere
+        raise UsageError(f"{getattr(error, 'full_key', None) or 'the config'}: {_first_line(error)}.") from error
     except ValueError as error:
         raise UsageError(f"{error}.") from error
-    merged = _merge(beneath + layers)
-    config = OmegaConf.to_object(merged)
     assert isinstance(config, Config)
     config.curriculum, config.curriculum_entry = config.curriculum.upper(), config.curriculum_entry.upper()
     _check(config)
@@ -117,6 +119,8 @@ def _value(now: Any, value: Any, where: str, path: str) -> Any:
     elif isinstance(now, int | float):
         if not number:
             raise UsageError(f"{where}: {path} is a number, not {value!r}.")
+        if not math.isfinite(value):
+            raise UsageError(f"{where}: {path} is a finite number, not {value!r}.")
         if isinstance(now, int) and float(value) != int(value):
             raise UsageError(f"{where}: {path} is a whole number, not {value!r}.")
         return int(value) if isinstance(now, int) else float(value)
@@ -156,6 +160,7 @@ AT_LEAST: dict[str, float] = {
     "data.min_peaks": 0, "evaluation.samples": 2, "evaluation.batch_size": 1, "checkpoint.keep": 1,
     "evaluation.noise_peaks": 0, "evaluation.dropout": 0, "evaluation.ppm_error": 0,
 }  # fmt: skip
+CLOCKS = ("applied", "local")
 SHARES = ("evaluation.every", "checkpoint.every", "schedules.label_smoothing.ratio")
 
 
@@ -171,9 +176,24 @@ def _check(config: Config) -> None:
             raise UsageError(f"{path} is a share of the total steps, so between 0 and 1, not {given:g}.")
     if not config.optimizer.lr > 0 or not config.optimizer.max_grad_norm > 0:
         raise UsageError("optimizer.lr and optimizer.max_grad_norm must be above 0.")
+    if not config.name.strip():
+        raise UsageError("name is empty; the run's record is called after it.")
+    if config.data.min_peaks > config.data.max_peaks:
+        few, most = config.data.min_peaks, config.data.max_peaks
+        raise UsageError(f"data.min_peaks is {few}, but only {most} peaks are kept (data.max_peaks); lower it.")
+    if config.evaluation.dropout >= 1:
+        raise UsageError(f"evaluation.dropout is {config.evaluation.dropout:g}; at 1 no peak is left; lower it.")
+    if config.loss.spectrum_sigma <= 0:
+        raise UsageError(f"loss.spectrum_sigma is {config.loss.spectrum_sigma:g} Da; it must be above 0.")
+    if (clock := config.schedules.label_smoothing.clock) not in CLOCKS:
+        known = ", ".join(CLOCKS)
+        raise UsageError(f"schedules.label_smoothing.clock '{clock}' does not exist; choose one of {known}.")
     if not 0 <= config.optimizer.warmup < 1:
         raise UsageError(f"optimizer.warmup is a share of the total steps, not {config.optimizer.warmup:g}.")
     if len(config.evaluation.length) != 2 or config.evaluation.length[0] > config.evaluation.length[1]:
         raise UsageError(f"evaluation.length is [shortest, longest], not {config.evaluation.length}.")
+    if config.evaluation.length[0] < SHORTEST_PEPTIDE:
+        shortest = f"the shortest peptide has {SHORTEST_PEPTIDE} residues"
+        raise UsageError(f"evaluation.length is {config.evaluation.length}, but {shortest}.")
     if config.horizon().total_steps < 1:
         raise UsageError("the run has no step: samples are fewer than one batch and drop_last leaves it out.")

@@ -116,8 +116,12 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise UsageError(f"device '{name}' does not exist; write auto, cpu, cuda or cuda:0") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"device '{name}' cannot train here; write auto, cpu, cuda or cuda:0")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"device '{name}': torch sees no GPU here; write device=cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"device '{name}': torch sees {torch.cuda.device_count()} GPUs here, counted from cuda:0")
     return device
 
 

@@ -25,6 +25,7 @@ from trainer.run import Run, build, interval, needed_lengths, prepare_data, stre
 from trainer.schedules import Schedule
 from trainer.stopping import Stop
 from trainer.tasks.peptide import evaluation, losses
+from trainer.tasks.peptide.data import merged_facts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,12 +90,15 @@ def train(
     if run.step == 0:
         evaluate(run, validation, watch, bar)
     stop.looping()
-    at = run.applied.next
+    at, facts = run.applied.next, list[tuple[dict[str, float], int]]()
     for batch in watch.batches(batches):
         at = run.applied.next
         accumulate(run, batch.to(run.device), at, watch)
+        facts.append((batch.facts, batch.micro.size))
         if not batch.micro.closes:
             continue
+        watch.log(merged_facts(facts))
+        facts.clear()
         apply(run, batch, at, watch)
         bar.step(run.step, run.running.at(at).name)
         if watch.should_stop:
@@ -117,7 +121,6 @@ def accumulate(run: Run, batch: Batch, at: int, watch: trainwatch.Recorder) -> N
     total = watch.losses(found.components, run.running.weights(at), at=logits)
     run.precision.scaler.scale(total * batch.micro.share).backward()  # type: ignore[no-untyped-call]
     watch.log(found.details)
-    watch.log(batch.facts)
 
 
 def apply(run: Run, batch: Batch, at: int, watch: trainwatch.Recorder) -> None:

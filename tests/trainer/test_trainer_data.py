@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from trainer.config import UsageError
 from trainer.curriculum import Corruption, curriculum
 from trainer.horizon import Horizon, Micro
-from trainer.tasks.peptide.bank import SPLITS, split_percent
+from trainer.tasks.peptide.bank import SPLITS, Bank, draw_peptides, draw_populated, split_percent, split_rows
 from trainer.tasks.peptide.chemistry import EOS, PAD, neutral_mass
-from trainer.tasks.peptide.data import TENSORS, Shape, Stream, collate, draw
+from trainer.tasks.peptide.data import TENSORS, Shape, Stream, collate, draw, merged_facts
 
 SHAPE = Shape(peaks=40, positions=19)
 NOISY = Corruption(7, 12, noise_peaks=5, dropout=0.1, ppm_error=10.0)
@@ -91,3 +92,36 @@ def test_a_blank_scan_passes_only_where_the_filter_is_off(bank):
     assert poisoned.facts["bad/input"] == 40
     assert poisoned.mass_B[0] == 0
     assert not poisoned.present_BP[0].any()
+
+
+def test_peaks_that_no_spectrum_has_are_an_error_and_no_endless_search(bank):
+    with pytest.raises(UsageError, match=r"fewer than data\.min_peaks=39 peaks"):
+        draw(bank, "train", Corruption(7, 8), 0, 0, Shape(peaks=40, positions=19, min_peaks=39))
+
+
+def test_no_split_is_left_empty(tmp_path):
+    few = Bank(tmp_path, "theoretical", 0, 12)
+    assert all(rows.size for length in range(7, 12) for rows in few.shard(length).rows.values())
+    same = [made(np.random.default_rng(0), 200, 7) for made in (draw_peptides, draw_populated)]
+    np.testing.assert_array_equal(*same)  # a draw that is good is left as it is
+    seeds = range(40)
+    assert not all(split_rows(draw_peptides(np.random.default_rng(s), 12, 7))["test"].size for s in seeds)
+
+
+def test_an_old_shard_with_an_empty_split_is_built_again(tmp_path, monkeypatch):
+    old = Bank(tmp_path, "theoretical", 0, 12)
+    with monkeypatch.context() as patched:
+        same = np.full((12, 7), 5, dtype=np.uint8)
+        patched.setattr("trainer.tasks.peptide.bank.draw_populated", lambda *_: same)
+        old.prepare([7])
+    assert all(rows.size for rows in old.shard(7).rows.values())
+
+
+def test_facts_of_a_step_are_those_of_all_its_micro_batches():
+    first = {"data/x/min": 1.0, "data/x/mean": 2.0, "data/x/max": 3.0, "data/index": 8, "bad/input": 1}
+    second = {"data/x/min": 0.0, "data/x/mean": 5.0, "data/x/max": 9.0, "data/index": 10, "bad/input": 2}
+    merged = merged_facts([(first, 2), (second, 1)])
+    assert merged == {"data/x/min": 0.0, "data/x/mean": 3.0, "data/x/max": 9.0, "data/index": 8, "bad/input": 3}
+    assert merged_facts([({"data/fingerprint": 7}, 2)]) == {"data/fingerprint": 7}
+    pair = [({"data/fingerprint": 7}, 2), ({"data/fingerprint": 8}, 2)]
+    assert merged_facts(pair) != merged_facts(pair[::-1])

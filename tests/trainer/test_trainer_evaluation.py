@@ -41,6 +41,9 @@ def test_a_wrong_end_is_counted():
         ("PEPTLDEK", "PEPTLDEK", 8),
         ("EPPTLDEK", "PEPTLDEK", 6),  # swapped at the start: from the third residue on the masses agree again
         ("PEPTLDEK", "PEPTLDEQ", 8),  # K and Q are 0.036 Da apart: equal by Casanovo's tolerance
+        ("GAPEPTLDELK", "AGPEPTLDEKL", 7),  # PEPTLDE, between a swap at either end
+        ("GGPEPTLDEK", "NPEPTLDEK", 8),  # two residues as heavy as one: behind them both go on together
+        ("PEPTLDEGG", "PEPTLDEN", 7),
         ("GGG", "WWWW", 0),
         ("", "PEPT", 0),
     ],

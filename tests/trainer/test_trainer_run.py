@@ -81,6 +81,7 @@ def test_the_incomplete_last_group_is_stepped(trained, steps_of):
     rows = steps_of(records)
     assert [row["samples"] for row in rows] == [6, 10, 16, 20]
     assert [row["epoch"] for row in rows] == [0, 0, 1, 1]
+    assert [row["data/index"] for row in rows] == [0, 6, 10, 16]
     assert records[0]["total_steps"] == 4
 
 

@@ -44,9 +44,7 @@ class Shard:
         """A shard from its file."""
         with np.load(path, allow_pickle=False) as stored:
             tokens, charge, heights = stored["tokens"], stored["charge"], stored["heights"]
-        percent = np.array([split_percent(row) for row in tokens])
-        rows = {name: np.flatnonzero((percent >= low) & (percent < high)) for name, (low, high) in SPLITS.items()}
-        return cls(tokens, charge, heights, rows)
+        return cls(tokens, charge, heights, split_rows(tokens))
 
 
 @dataclass
@@ -77,12 +75,16 @@ class Bank:
         """The shard of one length, kept in memory."""
         if length not in self._shards:
             self.prepare([length])
-            self._shards[length] = Shard.read(self.path(length))
+            shard = Shard.read(self.path(length))
+            if not all(rows.size for rows in shard.rows.values()):  # an old file, from before `draw_populated`
+                self._build(length)
+                shard = Shard.read(self.path(length))
+            self._shards[length] = shard
         return self._shards[length]
 
     def _build(self, length: int) -> None:
         rng = np.random.default_rng([self.seed, length])
-        tokens = draw_peptides(rng, self.peptides, length)
+        tokens = draw_populated(rng, self.peptides, length)
         charge = np.where(rng.random(self.peptides) < DOUBLY_CHARGED, 2, 3).astype(np.uint8)
         predict = PREDICTORS[self.source]
         heights = np.empty((self.peptides, len(SERIES), length - 1), dtype=np.uint16)
@@ -94,6 +96,20 @@ class Bank:
         with unfinished.open("wb") as file:
             np.savez_compressed(file, tokens=tokens, charge=charge, heights=heights)
         unfinished.replace(path)
+
+
+def draw_populated(rng: np.random.Generator, count: int, length: int) -> NDArray[np.uint8]:
+    """`draw_peptides`, again where a split would be left without any: few peptides may miss one of a tenth."""
+    while True:
+        tokens = draw_peptides(rng, count, length)
+        if all(rows.size for rows in split_rows(tokens).values()):
+            return tokens
+
+
+def split_rows(tokens: NDArray[np.uint8]) -> dict[str, NDArray[np.intp]]:
+    """Which of these peptides are in which split."""
+    percent = np.array([split_percent(row) for row in tokens])
+    return {name: np.flatnonzero((percent >= low) & (percent < high)) for name, (low, high) in SPLITS.items()}
 
 
 def draw_peptides(rng: np.random.Generator, count: int, length: int) -> NDArray[np.uint8]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from trainer.config import UsageError
 from trainer.tasks.peptide.bank import HEIGHT_SCALE
 from trainer.tasks.peptide.chemistry import EOS, PAD, fragment_mz, neutral_mass
 from trainer.tasks.peptide.spectra import SERIES
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 LOWEST_MZ = 50.0  # Da per charge: where instruments begin to record
 SMALLEST_PEAK = 0.01  # share of the largest peak; Casanovo drops what is below
+REDRAWS = 1000  # of a spectrum with too few peaks, before one says that there is none with more
 NOISE_HEIGHT = 0.05  # mean height of a noise peak, as a share of the largest peak
 
 
@@ -86,12 +88,17 @@ class Shape:
 
 
 def draw(bank: Bank, split: str, data: Corruption, seed: int, index: int, shape: Shape) -> Spectrum:
-    """Sample `index` of a stream: a peptide of the split, its spectrum, and what the instrument does to it."""
+    """Sample `index` of a stream: a peptide of the split, its spectrum, and what the instrument does to it.
+
+    Raises UsageError where no spectrum has the peaks that `shape` asks for.
+    """
     rng = np.random.Generator(np.random.Philox(key=np.array([seed, index], dtype=np.uint64)))
-    while True:
+    for _ in range(REDRAWS):
         spectrum = _draw(bank, split, data, rng, shape.peaks)
         if len(spectrum.mz) >= shape.min_peaks:
             return spectrum
+    few = f"{REDRAWS:,} spectra in a row had fewer than data.min_peaks={shape.min_peaks} peaks"
+    raise UsageError(f"{few}; lower it, or the dropout of peaks ({data.dropout:g}).")
 
 
 def _draw(bank: Bank, split: str, data: Corruption, rng: np.random.Generator, most: int) -> Spectrum:
@@ -170,6 +177,23 @@ def _facts(
 
 
 HOW = ("min", "mean", "max")
+
+
+def merged_facts(batches: list[tuple[dict[str, float], int]]) -> dict[str, float]:
+    """What the micro-batches of one step were together, from the facts and the number of samples of each."""
+    merged: dict[str, float] = {}
+    for name in dict.fromkeys(name for facts, _ in batches for name in facts):
+        values, samples = zip(*((facts[name], size) for facts, size in batches if name in facts), strict=True)
+        how = name.rpartition("/")[2]
+        if how == "mean":
+            merged[name] = float(np.average(values, weights=samples))
+        elif how == "fingerprint":
+            merged[name] = values[0] if len(values) == 1 else zlib.crc32(np.array(values, dtype=np.uint32).tobytes())
+        elif how == "input":
+            merged[name] = sum(values)
+        else:  # the first index is the smallest
+            merged[name] = max(values) if how == "max" else min(values)
+    return merged
 
 
 class Stream(Dataset[Batch]):

@@ -10,20 +10,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from trainer.config import SHORTEST_PEPTIDE
 from trainer.curriculum import Corruption
 from trainer.horizon import Micro
 from trainer.tasks.peptide.chemistry import EOS, PAD, RESIDUE_MASS, spell
 from trainer.tasks.peptide.data import Batch, Shape, collate, draw
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
     from trainer.config import EvaluationConfig
     from trainer.tasks.peptide.bank import Bank
 
-CLEAN = Corruption(7, 10)
+CLEAN = Corruption(SHORTEST_PEPTIDE, 10)
 """What the easy half of the validation set is drawn from: the first stage of both curricula."""
 VALIDATION_STREAM = 2**32
 """Added to the data's seed: the validation set shares no random number with any run."""
@@ -57,21 +58,31 @@ def residues_of(answer_S: NDArray[np.integer]) -> NDArray[np.integer]:
 
 
 def matched_residues(answer: NDArray[np.integer], truth: NDArray[np.integer]) -> int:
-    """Residues that agree in mass, Casanovo's way: from the N-terminus until they part, then from the C-terminus."""
-    prefix = _agreeing(answer, truth)
-    rest = min(len(answer), len(truth)) - prefix
-    if not rest:
-        return prefix
-    suffix = _agreeing(answer[::-1], truth[::-1])
-    return prefix + min(suffix, rest)
+    """Residues that agree in mass, Casanovo's way: from the N-terminus, and past the first miss from the C-terminus."""
+    found = np.zeros(max(len(answer), len(truth)), dtype=bool)
+    for mine, true, agree in _paired(answer, truth):
+        found[max(mine, true)] = agree
+    if found.all():
+        return len(found)
+    stop = int(np.argmin(found))
+    for mine, true, agree in _paired(answer[stop:][::-1], truth[stop:][::-1]):
+        found[max(len(answer) - mine, len(truth) - true) - 1] = agree
+    return min(int(found.sum()), len(answer), len(truth))
 
 
-def _agreeing(answer: NDArray[np.integer], truth: NDArray[np.integer]) -> int:
-    """Residues from the start whose own mass and whose sum so far agree, up to the first that does not."""
-    shared = min(len(answer), len(truth))
-    mine, true = RESIDUE_MASS[answer[:shared]], RESIDUE_MASS[truth[:shared]]
-    near = (np.abs(mine - true) < RESIDUE_TOLERANCE) & (np.abs(np.cumsum(mine) - np.cumsum(true)) < PREFIX_TOLERANCE)
-    return int(shared if near.all() else np.argmin(near))
+def _paired(answer: NDArray[np.integer], truth: NDArray[np.integer]) -> Iterator[tuple[int, int, bool]]:
+    """Places at which both have come to the same mass, each with whether the residues there agree too.
+
+    Both are walked at once; where their masses so far part, the lighter one goes on alone until it has caught up.
+    """
+    said, real = RESIDUE_MASS[answer], RESIDUE_MASS[truth]
+    said_sum, real_sum = np.cumsum(said), np.cumsum(real)
+    mine = true = 0
+    while mine < len(said) and true < len(real):
+        ahead = said_sum[mine] - real_sum[true]
+        if abs(ahead) < PREFIX_TOLERANCE:
+            yield mine, true, bool(abs(said[mine] - real[true]) < RESIDUE_TOLERANCE)
+        mine, true = mine + int(ahead < PREFIX_TOLERANCE), true + int(ahead > -PREFIX_TOLERANCE)
 
 
 def score(answer_BS: NDArray[np.integer], truth_BS: NDArray[np.integer]) -> dict[str, float]:
