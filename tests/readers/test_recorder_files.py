@@ -186,6 +186,8 @@ def test_hostile_values_are_survived(tmp_path):
         (b"\n \n", "nothing but blanks"),
         (b"\xff\xd8\xff\xe0 JFIF", "JPEG"),
         (b'[{"kind": "run"}]', "JSON array"),
+        (b"[1.5, 2]", "JSON array"),
+        (b"[05/06 12:00:01 d2.engine]: iter: 19  total_loss: 5.2\n", "text of another format"),
         (b'{"loss": 1}\n', "without the 'kind'"),
         (b"hello\n", "another format"),
         (line({**HEADER, "schema": 2}), "update trainwatch"),

@@ -109,7 +109,7 @@ def _looks_like(head: bytes) -> str:
     for start, name in MAGIC.items():
         if head.startswith(start):
             return f"this is {name}"
-    if head.lstrip().startswith(b"["):
+    if re.match(rb'\s*\[\s*([\[{"\]]|-?[\d.]+\s*[,\]])', head):
         return "this is a JSON array, not one JSON object a line"
     if head.lstrip().startswith(b"{"):
         return "these are JSON objects without the 'kind' of a run file"
