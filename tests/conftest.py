@@ -15,7 +15,8 @@ import pytest
 
 from trainwatch.engine import Engine
 from trainwatch.run import Run
-from trainwatch.schema import NONFINITE, Finding, schedule_values
+from trainwatch.schedule import schedule_values
+from trainwatch.schema import NONFINITE, Finding
 
 hypothesis.settings.register_profile("shared", deadline=None)  # a slow moment of the machine is no failure
 hypothesis.settings.load_profile("shared")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trainwatch.schema import schedule_values
+from trainwatch.schedule import schedule_values
 
 STEPS = np.arange(1, 10001, dtype=float)
 PENALTY = {"kind": "linear", "start": 0.0, "end": 1.0, "over_steps": 10_000}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trainwatch.schema import schedule_values
+from trainwatch.schedule import schedule_values
 
 STEPS = np.arange(1, 4001, dtype=float)
 COSINE = {"kind": "cosine", "start": 1e-3, "end": 1e-5, "over_steps": 4000, "warmup": 200}

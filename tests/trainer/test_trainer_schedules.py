@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.schedules import KINDS, Schedule
-from trainwatch.schema import schedule_value
+from trainwatch.schedule import schedule_value
 
 values = st.floats(-1e6, 1e6)
 moving = st.sampled_from([kind for kind in KINDS if kind != "constant"])

@@ -13,7 +13,7 @@ from trainwatch.figures.balance import components
 from trainwatch.figures.plot import SERIES, Findings, Plot, Series, Span, family, far_apart, sampled
 from trainwatch.header import Curriculum
 from trainwatch.run import Run
-from trainwatch.schema import schedule_values
+from trainwatch.schedule import schedule_values
 from trainwatch.table import Floats
 
 

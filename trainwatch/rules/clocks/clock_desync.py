@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from trainwatch.header import Header, mapping
 from trainwatch.rule import Findings, Rule
-from trainwatch.schema import MOST, OTHER_UNITS, Finding, clock_progress, follows_schedule, schedule_channel
+from trainwatch.schedule import MOST, OTHER_UNITS, clock_progress, follows_schedule, schedule_channel
+from trainwatch.schema import Finding
 from trainwatch.stats import Streak
 from trainwatch.table import Chunk
 

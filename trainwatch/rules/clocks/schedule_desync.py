@@ -12,15 +12,8 @@ from numpy.typing import NDArray
 
 from trainwatch.header import Header
 from trainwatch.rule import Findings, Rule
-from trainwatch.schema import (
-    MOST,
-    OTHER_UNITS,
-    Finding,
-    clock_progress,
-    follows_schedule,
-    schedule_channel,
-    schedule_values,
-)
+from trainwatch.schedule import MOST, OTHER_UNITS, clock_progress, follows_schedule, schedule_channel, schedule_values
+from trainwatch.schema import Finding
 from trainwatch.stats import Streak, carried
 from trainwatch.table import Chunk
 

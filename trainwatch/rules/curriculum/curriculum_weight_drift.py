@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from trainwatch.header import Curriculum, Header
 from trainwatch.rule import Findings, Rule
-from trainwatch.schema import Finding, schedule_values
+from trainwatch.schedule import schedule_values
+from trainwatch.schema import Finding
 from trainwatch.stats import Streak
 from trainwatch.table import Chunk
 

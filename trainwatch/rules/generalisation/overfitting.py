@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from trainwatch.header import Curriculum, Header
 from trainwatch.rule import Findings, Rule
-from trainwatch.schema import MOST, Finding
+from trainwatch.schedule import MOST
+from trainwatch.schema import Finding
 from trainwatch.stats import carried
 from trainwatch.table import Chunk, TableName
 
