@@ -5,6 +5,10 @@
 Writes the file into a temporary folder, then measures in turn: reading its bytes, parsing every line with orjson (the
 floor of any reader), reading it as columns, judging it by every rule, and the command as a user runs it, in a process
 of its own. Peak memory is that process's, as the operating system tells it.
+
+Then the first steps again as a live face sees them, which is when the channels' families all are there: each row is
+judged by itself, then twenty at a time, as a page sees them that looks twice a second at a run of 40 steps a second;
+and the diagnosis is concluded after each look. Last, what each of the slowest rules takes of that.
 """
 
 from __future__ import annotations
@@ -16,16 +20,23 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
 from rich.console import Console
 from rich.table import Table
 
+from trainwatch.diagnosis import conclude
 from trainwatch.engine import Engine
 from trainwatch.readers import read
+from trainwatch.run import Run
+from trainwatch.schema import Finding
+from trainwatch.table import Chunk
 
 COMPONENTS = ("sequence", "spectrum", "precursor")
 MODULES = ("encoder", "core", "head")
@@ -65,7 +76,13 @@ def _row(step: int, steps: int, noise: list[float]) -> dict[str, float | int | s
     row |= {f"component_grad/{name}": noise[6 + i] for i, name in enumerate(COMPONENTS)}
     row |= {f"grad_norm/{name}": noise[9 + i] for i, name in enumerate(MODULES)}
     row |= {f"data/length/{name}": 7 + 3 * noise[12 + i] for i, name in enumerate(("min", "mean", "max"))}
-    row |= {"loss": 3.0 - 1.5 * progress, "grad_norm": noise[15], "clip": 0, "stage": 0, "epoch": progress * 10}
+    row |= {
+        "loss": sum(float(row[f"loss/{name}"]) for name in COMPONENTS),
+        "grad_norm": noise[15],
+        "clip": 0,
+        "stage": 0,
+        "epoch": progress * 10,
+    }
     row |= {"lr/0": 1e-4 + 9e-4 * (1 + math.cos(math.pi * progress)) / 2, "samples": 32 * step}
     return row | {"time/step": 0.1 + 0.01 * noise[16], "time/data": 0.01 * noise[17], "memory/cuda": 1e9}
 
@@ -107,8 +124,49 @@ def peak_memory(pid: int) -> int:
     return int(found.group(1)) * 1024 if found else 0
 
 
+LIVE_STEPS = 2_000
+
+
+def live(path: Path, rows: int, timing: dict[str, float] | None = None) -> tuple[float, float]:
+    """Seconds a step for judging as the rows come, so many at a time, and for concluding after each look."""
+    whole, run, engine = read(path), Run(path), Engine()
+    run.add_header(whole.headers[0].raw)
+    for rule in engine.rules if timing is not None else []:
+        rule.update = partial(_clocked, timing, rule.name, rule.update)  # type: ignore[method-assign]
+    columns = {name: whole.train[name] for name in whole.train.channels}
+    judging = concluding = 0.0
+    for start in range(0, LIVE_STEPS, rows):
+        part = slice(start, start + rows)
+        run.add_rows("train", whole.train.step[part], {name: values[part] for name, values in columns.items()})
+        judging += timed(lambda: engine.feed(run))
+        concluding += timed(lambda: conclude(run, engine))
+    return judging / LIVE_STEPS, concluding / LIVE_STEPS
+
+
+def _clocked(timing: dict[str, float], name: str, update: Callable[[Chunk], Iterable[Finding]], chunk: Chunk) -> Any:
+    start = time.perf_counter()
+    found = list(update(chunk))
+    timing[name] = timing.get(name, 0.0) + time.perf_counter() - start
+    return found
+
+
+def show_live(path: Path) -> None:
+    """Print what a live face pays a step, and the rules that it pays most for."""
+    table = Table(title=f"live, the first {LIVE_STEPS:,} steps, ms a step", title_justify="left")
+    for column in ("rows at a look", "judging", "concluding"):
+        table.add_column(column, justify="right")
+    for rows in (1, 20):
+        judging, concluding = live(path, rows)
+        table.add_row(str(rows), f"{judging * 1e3:.3f}", f"{concluding * 1e3:.3f}")
+    timing: dict[str, float] = {}
+    live(path, 1, timing)
+    slowest = sorted(timing.items(), key=lambda item: -item[1])[:8]
+    Console().print(table)
+    print("slowest rules, us a step:", ", ".join(f"{name} {s / LIVE_STEPS * 1e6:.0f}" for name, s in slowest))
+
+
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=200_000)
     steps: int = parser.parse_args().steps
@@ -118,6 +176,15 @@ def main() -> None:
         write_run(path, steps)
         rows, peak = measure(path)
         size = path.stat().st_size
+        first = Path(folder) / "first.jsonl"
+        with path.open("rb") as whole:
+            first.write_bytes(b"".join(islice(whole, LIVE_STEPS + 1)))
+        show(rows, steps, size, peak)
+        show_live(first)
+
+
+def show(rows: dict[str, float], steps: int, size: int, peak: int) -> None:
+    """Print what a whole file takes."""
     table = Table(title=f"{steps:,} steps x 30 channels, {size / 1e6:,.0f} MB", title_justify="left")
     for column in ("what", "seconds", "us a step"):
         table.add_column(column, justify="left" if column == "what" else "right")

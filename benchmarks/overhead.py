@@ -23,8 +23,8 @@ from torch import Tensor, nn
 import trainwatch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from trainer import feed, train
 from trainer import run as parts
-from trainer import train
 from trainer.loading import load
 
 BLOCKS = 40
@@ -43,7 +43,7 @@ class Tiny:
         data = ["data.source=theoretical", f"data.folder={folder}", "data.peptides=100"]
         config, _ = load([], ["size=tiny", "steps=100", "batch_size=12", "threads=1", *data])
         self.run, self.watch = parts.build(config), watch
-        loader = parts.stream(self.run, parts.prepare_data(config, parts.needed_lengths(config)))
+        loader = feed.stream(self.run, feed.prepare_data(config, feed.needed_lengths(config)))
         self.batches = cycle([batch for batch, _ in zip(loader, range(4), strict=False)])
         watch.attach(self.run.model, self.run.optimizer, scaler=self.run.precision.scaler)
 

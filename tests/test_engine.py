@@ -165,3 +165,35 @@ def test_a_page_is_parted():
     parts = page(catalogue()["curriculum-mismatch"])
     assert parts[""].startswith("The curriculum that runs")
     assert "identity" in parts["What it sees"]
+
+
+@dataclass
+class InBlocks(Rule):
+    """Tells how many rows it got, and how many were left."""
+
+    block: ClassVar[int] = 4
+
+    def update(self, chunk):
+        for step in chunk.step[:: self.block]:
+            yield self.finding("info", "run", (int(step), int(step) + self.block - 1), f"{len(chunk) % self.block}")
+
+    def finish(self, run, rest):  # noqa: ARG002
+        if len(rest):
+            yield self.finding("info", "run", (int(rest.step[0]), int(rest.step[-1])), f"{len(rest)} left")
+
+
+@pytest.mark.parametrize("pieces", [[11], [3, 3, 5], [1] * 11, [4, 7]])
+def test_a_rule_with_blocks_gets_whole_ones(monkeypatch, pieces):
+    """However the rows come; they begin anew with each process."""
+    monkeypatch.setattr(engine_module, "catalogue", lambda: {"blocks": InBlocks})
+    engine, run, step = Engine(), run_of(), 0
+    for resumed in (None, 11):
+        if resumed:
+            run.add_header({"kind": "run", "id": "a", "resumed_from": resumed})
+        for rows in pieces:
+            run.add_rows("train", np.arange(step + 1, step + rows + 1), {"loss": np.ones(rows)})
+            step += rows
+            engine.feed(run)
+    found = engine.findings(run)
+    assert [(f.first_step, f.last_step) for f in found] == [(1, 4), (5, 8), (12, 15), (16, 19), (20, 22)]
+    assert [f.message for f in found] == ["0", "0", "0", "0", "3 left"]

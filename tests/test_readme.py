@@ -1,5 +1,6 @@
-"""README's commands run as they stand."""
+"""README's commands run as they stand, and those of the trainer's page."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -36,6 +37,20 @@ def test_record_your_own_training_and_what_follows_it(tmp_path):
             assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
 
 
+def test_the_trainers_commands_run(tmp_path):
+    """One after the other: each works on what those before it left."""
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    (block,) = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/trainer.md").read_text(), re.DOTALL)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for command in block.splitlines():
+        program, *rest = command.split()
+        assert program == "python"
+        done = subprocess.run(
+            [sys.executable, *rest], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+
+
 def test_every_command_in_the_table_exists():
     """And every command that exists is in the table."""
     from typer.main import get_command
@@ -48,8 +63,9 @@ def test_every_command_in_the_table_exists():
 
 def test_every_link_and_picture_is_there():
     """Relative links lead somewhere."""
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert target.startswith("http") or (ROOT / target).exists(), target
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make on this machine")

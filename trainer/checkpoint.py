@@ -18,9 +18,13 @@ from trainer.config import UsageError
 if TYPE_CHECKING:
     from pathlib import Path
 
-FORMAT = 1
+FORMAT = 2
 NAME = re.compile(r"step_(\d+)\.pt")
 ORPHAN = re.compile(r"\.(step_\d+|latest|best)\.pt\.\d+")
+
+
+class SaveError(Exception):
+    """A checkpoint could not be written, in a sentence without its full stop; what was there before is untouched."""
 
 
 @dataclass
@@ -50,27 +54,42 @@ class Checkpoints:
             for link in (self.folder / name for name in ("latest.pt", "best.pt")):
                 if link.is_symlink() and not link.exists():
                     link.unlink()
+            if there := self.steps():
+                self._link("latest.pt", there[max(there)])
         except OSError as error:
             raise UsageError(f"checkpoints cannot be written to {self.folder}: {error.strerror}.") from error
-        there = self.steps()
-        if there:
-            self._link("latest.pt", there[max(there)])
 
     def save(self, state: dict[str, Any], step: int, best: bool) -> Path:
-        """Write the state after `step` steps; a reader sees the old file or the new one, never half of it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Write the state after `step` steps; a reader sees the old file or the new one, never half of it.
+
+        Raises SaveError, with nothing half-written left behind, where the disk does not take it.
+        """
         path = self.folder / f"step_{step:08d}.pt"
-        unfinished = self.folder / f".{path.name}.{os.getpid()}"
-        with unfinished.open("wb") as file:
-            torch.save({"format": FORMAT, "step": step, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-        self._settle()
-        for link in ["latest.pt"] + ["best.pt"] * best:
-            self._link(link, path)
-        self._prune(path)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._write({"format": FORMAT, "step": step, **state}, path)
+            self._settle()
+            for link in ["latest.pt"] + ["best.pt"] * best:
+                self._link(link, path)
+            self._prune(path)
+        except (OSError, RuntimeError) as error:
+            # torch.save tells of a failed write by a RuntimeError about its own position in the file
+            refused = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(refused, OSError):
+                raise
+            raise SaveError(f"checkpoint {path} could not be written: {refused.strerror}") from error
         return path
+
+    def _write(self, state: dict[str, Any], path: Path) -> None:
+        unfinished = self.folder / f".{path.name}.{os.getpid()}"
+        try:
+            with unfinished.open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
     def steps(self) -> dict[int, Path]:
         """The checkpoints there are, by step."""
@@ -97,8 +116,11 @@ class Checkpoints:
     def _link(self, name: str, path: Path) -> None:
         unfinished = self.folder / f".{name}.{os.getpid()}"
         unfinished.unlink(missing_ok=True)
-        unfinished.symlink_to(path.name)
-        unfinished.replace(self.folder / name)
+        try:
+            unfinished.symlink_to(path.name)
+            unfinished.replace(self.folder / name)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
     def _settle(self) -> None:
         """Wait until the folder's entries are on the disk, so that a power cut leaves the new name or the old."""
@@ -123,9 +145,11 @@ def load(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UsageError(f"checkpoint {path} does not exist; try --resume auto.") from error
-    except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"checkpoint {path} cannot be read ({reason}); try an earlier one.") from error
+    except OSError as error:
+        raise UsageError(f"checkpoint {path} cannot be read ({error.strerror}); try an earlier one.") from error
+    except Exception as error:  # what torch says of it is about pickles and zip archives
+        wrong = "it is empty, cut short, or no checkpoint"
+        raise UsageError(f"checkpoint {path} cannot be read: {wrong}; try an earlier one.") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise UsageError(f"checkpoint {path} was not written by this trainer; name another.")
+        raise UsageError(f"checkpoint {path} was not written by this version of the trainer; name another.")
     return state

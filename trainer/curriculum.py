@@ -3,13 +3,16 @@
 Both tables are pepTRM's at commit db3b8ae (github.com/jasegehring/pepTRM), written for 100,000 steps. DEFAULT brings
 the precursor loss in at weight 0.2 after 8 % of the run and takes it to 1.0; EXTENDED never takes it beyond 0.08.
 A boundary changes lengths, noise and weights together, as published: an effect there has more than one possible cause.
+Who wants to know which one keeps a single factor (configs/ablations); the others stay as they are in the first stage.
 """
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from trainer.schedules import ramp_share
@@ -82,6 +85,10 @@ class Curriculum:
         share = ramp_share(self.ramp, (applied - stage.start) / length)
         return {name: before.weights[name] * (1 - share) + new * share for name, new in stage.weights.items()}
 
+    def beside(self, constant: dict[str, float]) -> Curriculum:
+        """The same with further components, whose weights stay as they are through all stages."""
+        return replace(self, stages=tuple(replace(s, weights=s.weights | constant) for s in self.stages))
+
     def lengths(self) -> tuple[int, int]:
         """Shortest and longest peptide of all stages."""
         return min(s.data.shortest for s in self.stages), max(s.data.longest for s in self.stages)
@@ -97,6 +104,10 @@ class Curriculum:
 
 
 Row = tuple[int, int, int, int, int, float, float, float, float, float]
+FACTORS = ("length", "noise", "weights")
+"""What a boundary may change."""
+COLUMNS = ("", "", "length", "length", "noise", "noise", "noise", "noise", "weights", "weights")
+"""The factor that each column of a table belongs to; the boundaries belong to none."""
 
 # start and end (thousand steps), lengths, noise peaks, dropout, ppm, log-intensity error, weights: spectrum, precursor
 DEFAULT: tuple[Row, ...] = (
@@ -125,20 +136,36 @@ EXTENDED: tuple[Row, ...] = (
 TABLES: dict[str, tuple[Row, ...]] = {"DEFAULT": DEFAULT, "EXTENDED": EXTENDED}
 
 
-def curriculum(name: str, steps: int, ramp: str = "step") -> Curriculum:
+def curriculum(name: str, steps: int, ramp: str = "step", factors: Sequence[str] = FACTORS) -> Curriculum:
     """The published curriculum `name`, its 100,000 steps stretched or shrunk to `steps`.
 
-    Raises ValueError, naming what exists, for an unknown name or ramp.
+    A factor that is not among `factors` stays as it is in the first stage. Raises ValueError, naming what exists, for
+    an unknown name, ramp or factor.
     """
     if name not in TABLES:
         raise ValueError(f"curriculum '{name}' does not exist; choose one of {', '.join(TABLES)}")
     if ramp not in RAMPS:
         raise ValueError(f"curriculum_ramp '{ramp}' does not exist; choose one of {', '.join(RAMPS)}")
-    rows = TABLES[name]
+    rows = [_kept(row, TABLES[name][0], _known(factors)) for row in TABLES[name]]
     digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
     stages = [_stage(number, row, steps) for number, row in enumerate(rows, 1)]
     lasting = tuple(stage for stage in stages if stage.start < stage.end)  # a run of few steps skips some
     return Curriculum(name, f"trainer/curriculum.py:{name}", digest, lasting, ramp)
+
+
+def _known(factors: Sequence[str]) -> Sequence[str]:
+    for factor in factors:
+        if factor not in FACTORS:
+            known, nearest = ", ".join(FACTORS), difflib.get_close_matches(factor, FACTORS, n=1, cutoff=0.0)[0]
+            hint = f"choose one of {known} (nearest: {nearest})"
+            raise ValueError(f"curriculum_factors '{factor}' does not exist; {hint}")
+    return factors
+
+
+def _kept(row: Row, first: Row, factors: Sequence[str]) -> Row:
+    """The row with every column of another factor as in the first row."""
+    columns = zip(COLUMNS, row, first, strict=True)
+    return tuple(own if factor in ("", *factors) else held for factor, own, held in columns)  # type: ignore[return-value]
 
 
 def _stage(number: int, row: Row, steps: int) -> Stage:

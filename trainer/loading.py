@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from trainer import faults
-from trainer.config import SHORTEST_PEPTIDE, Config, UsageError
+from trainer.checks import check
+from trainer.config import Config, UsageError
+
+Layers = list[tuple[str, dict[str, Any]]]
+"""Settings, each group with the words for where it stands; later ones win."""
+SUFFIXES = (".yaml", ".yml", ".json")
 
 
 @dataclass(frozen=True)
@@ -33,40 +40,83 @@ def load(files: list[str], overrides: list[str]) -> tuple[Config, Source]:
     """The config of files and `key=value` overrides. Raises UsageError with one sentence for whoever wrote them."""
     texts = [_read(Path(name)) for name in files]
     layers = [(name, _parse(name, text)) for name, text in zip(files, texts, strict=True)]
-    layers += [(f"'{item}'", _override(item)) for item in overrides]
+    digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
+    return _resolve(layers, overrides), Source(files[-1] if files else None, digest, overrides)
+
+
+def again(where: str, stored: dict[str, Any], overrides: list[str]) -> Config:
+    """The config that a checkpoint or a record holds, and overrides. Raises UsageError, which names `where`."""
+    config = _resolve([(where, stored)], overrides)
+    if config.fault != stored.get("fault", ""):  # what it would set lies beneath what is stored: it would only be named
+        raise UsageError(f"fault={config.fault}: {where} has settings of its own; write those that the fault changes.")
+    return config
+
+
+def _resolve(layers: Layers, overrides: list[str]) -> Config:
+    layers = [*layers, *((f"'{item}'", _override(item)) for item in overrides)]
     try:
         asked = str(_merge(layers).get("fault", ""))
-        beneath = [(f"fault {fault.name}", fault.settings) for fault in faults.named(asked)]
-        config = OmegaConf.to_object(_merge(beneath + layers))
+        config = OmegaConf.to_object(_merge(faults.layers(asked) + layers))
     except OmegaConfBaseException as error:  # an interpolation that leads nowhere
         raise UsageError(f"{getattr(error, 'full_key', None) or 'the config'}: {_first_line(error)}.") from error
     except ValueError as error:
         raise UsageError(f"{error}.") from error
     assert isinstance(config, Config)
     config.curriculum, config.curriculum_entry = config.curriculum.upper(), config.curriculum_entry.upper()
-    _check(config)
-    digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
-    return config, Source(files[-1] if files else None, digest, overrides)
+    check(config)
+    return config
 
 
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=1, cutoff=0.3)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else "."
-        problem = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
-        raise UsageError(f"config file {path} {problem}{hint}") from error
+    except FileNotFoundError as error:
+        beside = [p.name for p in path.parent.glob("*") if p.suffix in SUFFIXES]
+        near = difflib.get_close_matches(path.name, beside, n=1, cutoff=0.3)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else "; name one that does."
+        raise UsageError(f"config file {path} does not exist{hint}") from error
+    except IsADirectoryError as error:
+        raise UsageError(f"config file {path} is a folder; name a file in it.") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"config file {path} is no text in UTF-8; name another.") from error
+    except OSError as error:
+        raise UsageError(f"config file {path} cannot be read: {error.strerror}.") from error
 
 
 def _parse(name: str, text: str) -> dict[str, Any]:
-    try:
-        parsed = OmegaConf.to_container(OmegaConf.create(text)) if text.strip() else {}
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UsageError(f"config file {name} is no YAML: {_first_line(error)}.") from error
+    parsed = _json(name, text) if Path(name).suffix == ".json" else _yaml(name, text)
     if not isinstance(parsed, dict) or any(value is None and set(parsed) == {key} for key, value in parsed.items()):
-        raise UsageError(f"config file {name} holds no settings; write `key: value` lines.")
+        example = '`{"steps": 1000}`' if Path(name).suffix == ".json" else "`key: value` lines"
+        raise UsageError(f"config file {name} holds no settings; write {example}.")
     return {str(key): value for key, value in parsed.items()}
+
+
+def _yaml(name: str, text: str) -> Any:
+    try:
+        return OmegaConf.to_container(OmegaConf.create(text)) if text.strip() else {}
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise UsageError(f"config file {name} is no YAML{place}: {_problem(error)}.") from error
+
+
+def _json(name: str, text: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=partial(_object, name))
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise UsageError(f"config file {name} is no JSON in {place}: {error.msg}.") from error
+    except RecursionError as error:
+        raise UsageError(f"config file {name} is nested too deeply; write plain groups of settings.") from error
+
+
+def _object(name: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """JSON lets the last of two equal keys win; here it is the mistake that it is in YAML."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for index, (key, _) in enumerate(pairs) if key in dict(pairs[:index]))
+        raise UsageError(f"config file {name} sets '{twice}' twice; leave one of them.")
+    return found
 
 
 def _override(item: str) -> dict[str, Any]:
@@ -81,7 +131,7 @@ def _override(item: str) -> dict[str, Any]:
     return {str(name): value for name, value in parsed.items()}
 
 
-def _merge(layers: list[tuple[str, dict[str, Any]]]) -> Any:
+def _merge(layers: Layers) -> Any:
     merged: Any = OmegaConf.structured(Config)
     for where, layer in layers:
         try:
@@ -118,7 +168,7 @@ def _value(now: Any, value: Any, where: str, path: str) -> Any:
             raise UsageError(f"{where}: {path} is true or false, not {value!r}.")
     elif isinstance(now, int | float):
         if not number:
-            raise UsageError(f"{where}: {path} is a number, not {value!r}.")
+            raise UsageError(f"{where}: {path} is a number, not {value!r}{_unquoted(value)}.")
         if not math.isfinite(value):
             raise UsageError(f"{where}: {path} is a finite number, not {value!r}.")
         if isinstance(now, int) and float(value) != int(value):
@@ -128,17 +178,39 @@ def _value(now: Any, value: Any, where: str, path: str) -> Any:
         if isinstance(value, dict | list):
             raise UsageError(f"{where}: {path} is text, not {value!r}.")
         return "" if value is None else str(value)  # `fault=` says none
-    elif not isinstance(value, list):
-        raise UsageError(f"{where}: {path} is a list such as [7, 14], not {value!r}.")
+    else:
+        _check_list(value, where, path)
     return value
 
 
+def _check_list(value: Any, where: str, path: str) -> None:
+    """A list's items are of the kind of those in its default."""
+    default = list(OmegaConf.select(OmegaConf.structured(Config), path))
+    kind, kinds = type(default[0]), "whole numbers" if isinstance(default[0], int) else "words"
+    if not isinstance(value, list) or any(type(item) is not kind for item in value):
+        example = ", ".join(map(str, default))
+        raise UsageError(f"{where}: {path} is a list of {kinds} such as [{example}], not {value!r}.")
+
+
+def _unquoted(value: Any) -> str:
+    """The remedy for a number that was written as text."""
+    try:
+        number = float(value if isinstance(value, str) else "")
+    except ValueError:
+        return ""
+    return f"; write {value} without quotes" if math.isfinite(number) else ""
+
+
 def _unknown(path: str) -> str:
-    known = _paths(OmegaConf.structured(Config))
-    leaf = {name.rpartition(".")[2]: name for name in known}
-    near = difflib.get_close_matches(path, known, n=1, cutoff=0.5)
-    near = near or [leaf[n] for n in difflib.get_close_matches(path.rpartition(".")[2], list(leaf), n=1)]
-    return f"unknown key '{path}'" + (f"; did you mean '{near[0]}'?" if near else "; see trainer/config.py.")
+    """What is wrong with a key: its nearest in the same group, else a like one elsewhere, else what the group has."""
+    known, (group, _, leaf) = _paths(OmegaConf.structured(Config)), path.rpartition(".")
+    siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == group}
+    leaves = {name.rpartition(".")[2]: name for name in known}
+    for there in (siblings, leaves):
+        if near := difflib.get_close_matches(leaf, there, n=1, cutoff=0.7):
+            return f"unknown key '{path}'; did you mean '{there[near[0]]}'?"
+    has = f"{group} has {', '.join(siblings)}" if group and siblings else "trainer/config.py has them all"
+    return f"unknown key '{path}'; {has}."
 
 
 def _paths(node: Any, prefix: str = "") -> list[str]:
@@ -150,50 +222,9 @@ def _paths(node: Any, prefix: str = "") -> list[str]:
     return names
 
 
+def _problem(error: Exception) -> str:
+    return str(getattr(error, "problem", None) or _first_line(error))
+
+
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0].rstrip(".")
-
-
-AT_LEAST: dict[str, float] = {
-    "batch_size": 1, "accumulation": 1, "epochs": 1, "samples": 1, "steps": 0, "threads": 0, "curriculum_steps": 0,
-    "seed": 0, "data.seed": 0, "data.peptides": 50, "data.max_peaks": 8, "data.max_length": 0, "data.workers": 0,
-    "data.min_peaks": 0, "evaluation.samples": 2, "evaluation.batch_size": 1, "checkpoint.keep": 1,
-    "evaluation.noise_peaks": 0, "evaluation.dropout": 0, "evaluation.ppm_error": 0,
-}  # fmt: skip
-CLOCKS = ("applied", "local")
-SHARES = ("evaluation.every", "checkpoint.every", "schedules.label_smoothing.ratio")
-
-
-def _check(config: Config) -> None:
-    """What types do not say; raises UsageError at the first thing that cannot be."""
-    tree = OmegaConf.structured(config)
-    for path, least in AT_LEAST.items():
-        if OmegaConf.select(tree, path) < least:
-            raise UsageError(f"{path} is {OmegaConf.select(tree, path):g}; it must be at least {least:g}.")
-    for path in SHARES:
-        if not 0 < OmegaConf.select(tree, path) <= 1:
-            given = OmegaConf.select(tree, path)
-            raise UsageError(f"{path} is a share of the total steps, so between 0 and 1, not {given:g}.")
-    if not config.optimizer.lr > 0 or not config.optimizer.max_grad_norm > 0:
-        raise UsageError("optimizer.lr and optimizer.max_grad_norm must be above 0.")
-    if not config.name.strip():
-        raise UsageError("name is empty; the run's record is called after it.")
-    if config.data.min_peaks > config.data.max_peaks:
-        few, most = config.data.min_peaks, config.data.max_peaks
-        raise UsageError(f"data.min_peaks is {few}, but only {most} peaks are kept (data.max_peaks); lower it.")
-    if config.evaluation.dropout >= 1:
-        raise UsageError(f"evaluation.dropout is {config.evaluation.dropout:g}; at 1 no peak is left; lower it.")
-    if config.loss.spectrum_sigma <= 0:
-        raise UsageError(f"loss.spectrum_sigma is {config.loss.spectrum_sigma:g} Da; it must be above 0.")
-    if (clock := config.schedules.label_smoothing.clock) not in CLOCKS:
-        known = ", ".join(CLOCKS)
-        raise UsageError(f"schedules.label_smoothing.clock '{clock}' does not exist; choose one of {known}.")
-    if not 0 <= config.optimizer.warmup < 1:
-        raise UsageError(f"optimizer.warmup is a share of the total steps, not {config.optimizer.warmup:g}.")
-    if len(config.evaluation.length) != 2 or config.evaluation.length[0] > config.evaluation.length[1]:
-        raise UsageError(f"evaluation.length is [shortest, longest], not {config.evaluation.length}.")
-    if config.evaluation.length[0] < SHORTEST_PEPTIDE:
-        shortest = f"the shortest peptide has {SHORTEST_PEPTIDE} residues"
-        raise UsageError(f"evaluation.length is {config.evaluation.length}, but {shortest}.")
-    if config.horizon().total_steps < 1:
-        raise UsageError("the run has no step: samples are fewer than one batch and drop_last leaves it out.")

@@ -1,4 +1,4 @@
-"""The optimiser, its learning rate, mixed precision, and how many of the attempted steps were applied."""
+"""The optimiser and its parameter groups, clipping, mixed precision, and which of the attempted steps were applied."""
 
 from __future__ import annotations
 
@@ -10,33 +10,116 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from contextlib import AbstractContextManager
 
     from trainer.config import OptimizerConfig
+    from trainer.schedules import Schedule
+    from trainwatch import Recorder
 
+OPTIMIZERS = ("adamw", "muon")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+MUON_MOMENTUM = 0.95  # Jordan et al. 2024
 
 
-def adamw(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW in two named groups: `hidden` (matrices, decayed) and `other` (gains and embeddings, not decayed).
+def parameter_groups(model: nn.Module, inner: tuple[type[nn.Module], ...]) -> dict[str, list[nn.Parameter]]:
+    """Every parameter in exactly one group.
 
-    Fused, so that one kernel does the step and a gradient scaler can skip it without asking the host.
+    `hidden`: the matrices inside modules of the `inner` classes. `projections`: all other matrices, which lead into
+    those and out to the heads. `other`: gains, biases and embeddings, which no decay should pull to 0.
     """
-    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    hidden = [p for p in model.parameters() if p.ndim >= 2 and id(p) not in embeddings]
-    chosen = {id(p) for p in hidden}
-    other = [p for p in model.parameters() if id(p) not in chosen]
-    groups = [
-        {"params": hidden, "name": "hidden", "weight_decay": config.weight_decay},
-        {"params": other, "name": "other", "weight_decay": 0.0},
+    embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    inside = {id(p) for m in model.modules() if isinstance(m, inner) for p in m.parameters()}
+    groups: dict[str, list[nn.Parameter]] = {"hidden": [], "projections": [], "other": []}
+    for parameter in model.parameters():
+        if parameter.ndim < 2 or id(parameter) in embeddings:
+            groups["other"].append(parameter)
+        else:
+            groups["hidden" if id(parameter) in inside else "projections"].append(parameter)
+    return groups
+
+
+def peak_rates(config: OptimizerConfig) -> dict[str, float]:
+    """The highest learning rate of each group; all follow one shape. Muon's is the spectral norm of an update."""
+    return {
+        "hidden": config.muon_lr if config.name == "muon" else config.lr,
+        "projections": config.lr,
+        "other": config.lr,
+    }
+
+
+def optimizer(model: nn.Module, inner: tuple[type[nn.Module], ...], config: OptimizerConfig) -> torch.optim.Optimizer:
+    """AdamW, or Muon for `hidden` and AdamW for the rest. Raises ValueError for an unknown name.
+
+    AdamW is fused, so that one kernel does the step and a gradient scaler can skip it without asking the host.
+    """
+    if config.name not in OPTIMIZERS:
+        raise ValueError(f"optimizer.name '{config.name}' does not exist; choose one of {', '.join(OPTIMIZERS)}")
+    rates, decay = peak_rates(config), {"other": 0.0}
+    groups: list[dict[str, Any]] = [
+        {"params": own, "name": name, "lr": rates[name], "weight_decay": decay.get(name, config.weight_decay)}
+        for name, own in parameter_groups(model, inner).items()
     ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+    betas = (config.beta1, config.beta2)
+    if config.name == "muon":
+        return MuonAdamW(groups[0], groups[1:], betas)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=betas, fused=True)
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """The same learning rate for every group."""
+class MuonAdamW(torch.optim.Optimizer):
+    """Muon (Jordan et al. 2024) for one group of matrices and AdamW for the others, as one optimiser.
+
+    Both halves are torch's own and work on this one's groups and state, so its state_dict is an ordinary flat one, and
+    whoever skips a step skips both. In fp16 a gradient scaler asks the host whether to skip, since torch's Muon cannot
+    be told on the device: a wait in every step, which bf16 and plain AdamW do not have.
+    """
+
+    def __init__(self, matrices: dict[str, Any], others: list[dict[str, Any]], betas: tuple[float, float]) -> None:
+        self._muon = torch.optim.Muon([matrices], momentum=MUON_MOMENTUM, nesterov=True, adjust_lr_fn="original")
+        self._adamw = torch.optim.AdamW(others, betas=betas, fused=True)
+        super().__init__([*self._muon.param_groups, *self._adamw.param_groups], {})
+        self._join()
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One step of both."""
+        loss = None if closure is None else closure()
+        self._muon.step()  # type: ignore[no-untyped-call]
+        self._adamw.step()
+        return loss
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """What `load_state_dict` ends in: groups and state are new objects, and shared again."""
+        super().__setstate__(state)
+        self._join()
+
+    def _join(self) -> None:
+        self._muon.param_groups, self._adamw.param_groups = self.param_groups[:1], self.param_groups[1:]
+        self._muon.state = self._adamw.state = self.state
+
+
+def set_rates(
+    optimizer: torch.optim.Optimizer, rates: Mapping[str, Schedule], readings: Mapping[str, float], scale: float
+) -> None:
+    """The learning rate of every group: `scale` times what its schedule gives at the reading of its clock."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        schedule = rates[group["name"]]
+        group["lr"] = scale * schedule.at(readings[schedule.clock])
+
+
+def clipping(model: nn.Module, limit: float, unseen: bool = False) -> Callable[[Recorder], Tensor]:
+    """What clips the gradient to norm `limit` and gives its norm before, a device scalar, as the record holds it.
+
+    With `unseen` it makes the mistake of clipping first: what is recorded is then what clipping left.
+    """
+
+    def clip(watch: Recorder) -> Tensor:
+        return watch.gradients(max_norm=limit)
+
+    def clip_unseen(watch: Recorder) -> Tensor:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
+        return watch.gradients()
+
+    return clip_unseen if unseen else clip
 
 
 @dataclass

@@ -1,7 +1,8 @@
-"""What the terminal shows of a run: a bar with its rate and the time that is left; plain lines where it is a file."""
+"""What the terminal shows of long work: a bar, its rate and the time that is left; plain lines where it is a file."""
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,12 @@ PLAIN_EVERY = 10.0  # seconds between two lines where no bar can be drawn
 
 
 class Bar:
-    """The progress of a run. It is told host numbers alone, so it never waits for the device."""
+    """The progress of a run, or of anything that is counted. It is told host numbers alone: it waits for no device."""
 
-    def __init__(self, total: int, done: int) -> None:
+    def __init__(self, total: int, done: int = 0, unit: str = "steps", silent: bool = False) -> None:
+        """`silent` is for a rank whose words would be another's."""
         self._console = Console(stderr=True, soft_wrap=True)
+        self._silent = silent
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -27,9 +30,9 @@ class Bar:
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
         )
-        self._bar = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
+        self._bar = Progress(*columns, console=self._console, disable=silent or not self._console.is_terminal)
         self._task = self._bar.add_task("", total=total, completed=done, rate="")
-        self._total, self._first, self._done = total, done, done
+        self._total, self._first, self._unit = total, done, unit
         self._began = self._spoke = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -41,14 +44,24 @@ class Bar:
 
     def say(self, text: str) -> None:
         """A line above the bar."""
-        self._bar.print(text, highlight=False) if self._console.is_terminal else print(text, flush=True)
+        if self._silent:
+            return
+        if self._console.is_terminal:
+            self._bar.print(text, highlight=False)
+        else:
+            print(text, file=sys.stderr, flush=True)  # the standard output is for results
 
-    def step(self, step: int, stage: str) -> None:
-        """`step` steps are done."""
+    def warn(self, text: str) -> None:
+        """A line on stderr, wherever the others go."""
+        if not self._silent:
+            self._console.print(f"trainer: {text}", markup=False, highlight=False)
+
+    def step(self, done: int, about: str) -> None:
+        """`done` of them are done; `about` says where that is."""
         now = time.monotonic()
-        rate = (step - self._first) / max(now - self._began, 1e-9)
-        self._bar.update(self._task, completed=step, description=stage, rate=f"{rate:.1f} steps/s")
+        rate = (done - self._first) / max(now - self._began, 1e-9)
+        self._bar.update(self._task, completed=done, description=about, rate=f"{rate:.1f} {self._unit}/s")
         if not self._console.is_terminal and now - self._spoke >= PLAIN_EVERY:
             self._spoke = now
-            left = (self._total - step) / max(rate, 1e-9)
-            self.say(f"step {step:,} of {self._total:,}, {rate:.1f} steps/s, {left:.0f} s left, stage {stage}")
+            left = (self._total - done) / max(rate, 1e-9)
+            self.say(f"{done:,} of {self._total:,} {self._unit}, {rate:.1f} {self._unit}/s, {left:.0f} s left, {about}")

@@ -20,8 +20,14 @@ from trainer.optim import AppliedSteps
 if TYPE_CHECKING:
     from trainer.run import Run
 
-BOUND = ("size", "seed", "steps", "epochs", "samples", "batch_size", "accumulation", "drop_last")
-"""Settings that say what a step is: a resume may change any other one, so that a cure can be tried."""
+BOUND = (
+    *("size", "seed", "steps", "epochs", "samples", "batch_size", "accumulation", "drop_last"),
+    *("model.kind", "model.halting", "optimizer.name"),
+)
+"""Settings that say what a step is, and what its state: a resume may change any other, so that a cure can be tried.
+
+`batch_size` counts all processes here: two with 32 samples each go on as one with 64.
+"""
 
 
 @dataclass(frozen=True)
@@ -55,24 +61,76 @@ def open_folder(config: Config, record: Path, resumed: Resumed | None) -> Checkp
 
 def restore(run: Run, wanted: str) -> Resumed | None:
     """Go on from a checkpoint: `auto`, `before:STEP` or a path. None for a new run. Raises UsageError."""
-    path = _find(run.config, wanted) if wanted else None
+    path = run.world.of_rank_zero(lambda: _find(run.config, wanted)) if wanted else None
     if path is None:
         return None
     state = checkpoint.load(path)
-    bound = [name for name in differing(state["config"], as_dict(run.config)) if name in BOUND]
+    both = _of_all_processes(state["config"]), _of_all_processes(as_dict(run.config))
+    bound = [name for name in differing(*both) if name in BOUND]
     if bound:
-        raise UsageError(f"checkpoint {path} is of another run (its {', '.join(bound)} differ); start a new one.")
-    run.model.load_state_dict(state["model"])
-    asked = [{key: value for key, value in group.items() if key != "params"} for group in run.optimizer.param_groups]
-    run.optimizer.load_state_dict(state["optimizer"])
-    for group, settings in zip(run.optimizer.param_groups, asked, strict=True):
-        group.update(settings)  # the moments are the checkpoint's; decay and betas are what the config says now
-    if run.precision.scaler.is_enabled() and state["scaler"]:  # empty where the run was not in fp16
-        run.precision.scaler.load_state_dict(state["scaler"])
-    torch.set_rng_state(state["random"])
+        raise UsageError(f"checkpoint {path} is of another run (other {', '.join(bound)}); start a new one.")
+    try:
+        _take(run, state)
+    except (KeyError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0].rstrip(":. ")
+        raise UsageError(f"checkpoint {path} does not fit this run ({reason}); start a new one.") from error
+    return Resumed(run.step, run.world.of_rank_zero(lambda: _record(run.config, path, state)))
+
+
+def snapshot(run: Run) -> dict[str, Any]:
+    """Everything that the next step depends on, as a checkpoint holds it; waits for the device."""
+    return {
+        "config": as_dict(run.config),
+        "applied": run.applied.settle(),
+        "best": run.best,
+        "last": run.last,
+        "model": run.model.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "scaler": run.precision.scaler.state_dict(),
+        "plateau": run.plateau.state(),
+        "early": run.early.state(),
+        "random": _randomness(run.device),
+        **run.average.state(),
+    }
+
+
+def _take(run: Run, state: dict[str, Any]) -> None:
+    """A snapshot's state; with `mistakes.weights_only_resume` the weights and the counts alone."""
+    like = run.model.state_dict()
+    run.model.load_state_dict(run.world.sliced(state["model"], like))
     run.applied = AppliedSteps(run.precision, state["applied"])
     run.step, run.best, run.last = state["step"], state["best"], state["last"]
-    return Resumed(run.step, _record(run.config, path, state))
+    if run.config.mistakes.weights_only_resume:
+        run.average.load(None)
+        return
+    _take_optimizer(run, state["optimizer"])
+    run.average.load(run.world.sliced(state["ema"], like) if "ema" in state else None)
+    if run.config.optimizer.schedule == "plateau":  # another schedule does not go on from what a plateau lowered
+        run.plateau.load(state["plateau"])
+    run.early.load(state["early"])
+    if run.precision.scaler.is_enabled() and state["scaler"]:  # empty where the run was not in fp16
+        run.precision.scaler.load_state_dict(state["scaler"])
+    torch.set_rng_state(state["random"]["cpu"])
+    if run.device.type == "cuda" and "cuda" in state["random"]:
+        torch.cuda.set_rng_state(state["random"]["cuda"], run.device)
+
+
+def _take_optimizer(run: Run, state: dict[str, Any]) -> None:
+    """The moments are the checkpoint's; decay and betas are what the config says now."""
+    asked = [{key: value for key, value in group.items() if key != "params"} for group in run.optimizer.param_groups]
+    run.world.load_optimizer(run.optimizer, state)
+    for group, settings in zip(run.optimizer.param_groups, asked, strict=True):
+        group.update(settings)
+
+
+def _randomness(device: torch.device) -> dict[str, torch.Tensor]:
+    """The state of torch's random numbers, on the host and on the run's GPU."""
+    states = {"cpu": torch.get_rng_state()}
+    return states | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else states
+
+
+def _of_all_processes(config: dict[str, Any]) -> dict[str, Any]:
+    return config | {"batch_size": config["batch_size"] * config.get("processes", 1)}
 
 
 def _find(config: Config, wanted: str) -> Path | None:

@@ -1,4 +1,5 @@
-"""Values that change over a run. Every one is a pure function of a clock, and the clock is the applied optimiser step.
+"""Values that change over a run. Every one is a pure function of a clock; the clock is the applied optimiser step, or
+the epoch for a learning rate that moves between epochs.
 
 A schedule reaches both end points exactly: `1 - exp(-5 p)` alone, as it is often written, stops 0.7 % short.
 """
@@ -18,7 +19,8 @@ EXPONENTIAL_RATE = 5.0
 class Schedule:
     """A value from `start` to `end` over `over_steps` ticks of its clock, the first `warmup` of them rising from 0.
 
-    `clock` names the counter that drives it: `applied`, unless somebody made the mistake that a fault re-enacts.
+    `clock` names the counter that drives it: `applied`, `epoch` (see `epoch_reading`), or `local`, which is the mistake
+    that a fault re-enacts.
     Raises ValueError for a kind that does not exist or a warm-up that leaves no room.
     """
 
@@ -26,14 +28,16 @@ class Schedule:
     start: float
     end: float
     over_steps: int
-    warmup: int = 0
+    warmup: float = 0
     clock: str = "applied"
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"schedule kind '{self.kind}' does not exist; choose one of {', '.join(KINDS)}")
         if self.warmup < 0 or (self.kind != "constant" and self.over_steps <= self.warmup):
-            raise ValueError(f"a warm-up of {self.warmup} steps does not fit into a schedule of {self.over_steps}")
+            raise ValueError(
+                f"a warm-up of {self.warmup:g} does not fit into a schedule of {self.over_steps:g} ({self.clock})"
+            )
 
     def at(self, tick: float) -> float:
         """The value at reading `tick` of the clock; `end`, exactly, from `over_steps` on."""
@@ -58,6 +62,15 @@ def _shape(kind: str, progress: float) -> float:
     if kind == "cosine":
         return (1.0 - math.cos(math.pi * progress)) / 2.0
     return math.expm1(-EXPONENTIAL_RATE * progress) / math.expm1(-EXPONENTIAL_RATE)
+
+
+def epoch_reading(epoch: int, applied: int, steps_per_epoch: int, warmup: float) -> float:
+    """What the clock `epoch` reads in step `applied`, which is of `epoch` (counted from 0).
+
+    The number of the epoch, so that a value holds for all of it; but fractions of epochs while `warmup` of them last,
+    so that a warm-up rises by the step even where it is shorter than an epoch.
+    """
+    return max(float(epoch), min(applied / steps_per_epoch, warmup))
 
 
 def ramp_share(kind: str, progress: float) -> float:

@@ -20,8 +20,10 @@ STDERR = 2
 class Stop:
     """Whether somebody asked, and who. The recorder, opened inside, tells itself and then calls this handler."""
 
-    def __init__(self) -> None:
+    def __init__(self, last: int = 0) -> None:
+        """`last` is the step after which the run is to end, where that is before its own end."""
         self.reason = ""
+        self._last = last
         self._looping = False
         self._before: dict[signal.Signals, Any] = {}
 
@@ -33,6 +35,11 @@ class Stop:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, t: TracebackType | None) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def reached(self, step: int) -> None:
+        """A step is done."""
+        if step == self._last:
+            self.reason = self.reason or f"asked to end at step {step}"
 
     def looping(self) -> None:
         """From here on a signal waits for the end of the step."""

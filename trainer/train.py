@@ -6,25 +6,23 @@ and a step uses the value of the number that it will have. Nothing in the loop w
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 import trainwatch
-from trainer import faults
+from trainer.checkpoint import SaveError
 from trainer.config import Config, UsageError, as_dict
+from trainer.distributed import joined
+from trainer.feed import needed_lengths, prepare_data, stream
 from trainer.loading import Source
-from trainer.optim import set_rate
+from trainer.optim import set_rates
 from trainer.progress import Bar
-from trainer.resume import Resumed, first_record, identity, make_folders, open_folder, restore
-from trainer.run import Run, build, interval, needed_lengths, prepare_data, stream
-from trainer.schedules import Schedule
+from trainer.resume import Resumed, first_record, identity, make_folders, open_folder, restore, snapshot
+from trainer.run import Run, build, interval
 from trainer.stopping import Stop
-from trainer.tasks.peptide import evaluation, losses
+from trainer.tasks.peptide import encodings, evaluation, losses
 from trainer.tasks.peptide.data import merged_facts
 
 if TYPE_CHECKING:
@@ -33,6 +31,11 @@ if TYPE_CHECKING:
 
     from trainer.checkpoint import Checkpoints
     from trainer.tasks.peptide.data import Batch
+
+
+CLOSER_EVERY = 300
+"""Steps between two looks at the components' gradients over the parameters: four backward passes through the trunk are
+2.7 steps' work, so more often would cost a run more than one percent. The weights' hash comes along."""
 
 
 @dataclass(frozen=True)
@@ -44,32 +47,28 @@ class Outcome:
     stopped: str
     metrics: dict[str, float]
     seconds: float
+    rank: int
 
 
-def main(config: Config, source: Source | None = None, resume: str = "") -> Outcome:
-    """Train. Raises UsageError, in one sentence, for what cannot be done; only before the first step."""
+def main(config: Config, source: Source | None = None, resume: str = "", last: int = 0) -> Outcome:
+    """Train, to the end or to step `last`. Raises UsageError for what cannot be done; only before the first step."""
     began = time.monotonic()
-    with Stop() as stop:
-        alone()
+    with Stop(last) as stop, joined(config) as world:
         make_folders(config)
-        run = build(config)
+        run = build(config, world)
         resumed = restore(run, resume)
-        bank = prepare_data(config, needed_lengths(config))
-        validation = evaluation.validation_set(bank, config.evaluation, config.data.seed, run.shape)
-        with open_record(run, source, resumed) as watch, Bar(run.horizon.total_steps, run.step) as bar:
-            checkpoints = open_folder(config, Path(watch.path), resumed)
+        peptides = world.of_rank_zero(lambda: prepare_data(config, needed_lengths(config)))
+        validation = evaluation.validation_set(peptides, config.evaluation, config.data.seed, run.shape)
+        with (
+            open_record(run, source, resumed) as watch,
+            Bar(run.horizon.total_steps, run.step, silent=world.rank > 0) as bar,
+        ):
+            checkpoints = world.of_rank_zero(lambda: open_folder(config, Path(watch.path), resumed))
             watch.attach(run.model, run.optimizer, scaler=run.precision.scaler)
-            train(run, stream(run, bank), validation, watch, checkpoints, stop, bar)
+            train(run, stream(run, peptides), validation, watch, checkpoints, stop, bar)
             if stop.reason:
                 watch.close("stopped", stop.reason)
-    return Outcome(Path(watch.path), run.step, stop.reason, run.last, time.monotonic() - began)
-
-
-def alone() -> None:
-    """Raises UsageError where a launcher started several processes: each would train the same model."""
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if processes.isdecimal() and int(processes) > 1:
-        raise UsageError(f"WORLD_SIZE is {processes}, but this trainer runs in one process; start it without torchrun.")
+    return Outcome(Path(watch.path), run.step, stop.reason, run.last, time.monotonic() - began, world.rank)
 
 
 def train(
@@ -90,47 +89,61 @@ def train(
     if run.step == 0:
         evaluate(run, validation, watch, bar)
     stop.looping()
-    at, facts = run.applied.next, list[tuple[dict[str, float], int]]()
+    at = run.applied.next
+    facts: list[tuple[dict[str, float], int]] = []
+    details: list[tuple[dict[str, Tensor], float]] = []
     for batch in watch.batches(batches):
         at = run.applied.next
-        accumulate(run, batch.to(run.device), at, watch)
-        facts.append((batch.facts, batch.micro.size))
+        with run.world.reducing(run.wrapped, batch.micro.closes):
+            details.append((accumulate(run, batch.to(run.device), at, watch), batch.micro.share))
+        facts.append((batch.facts, len(batch.tokens_BS)))
         if not batch.micro.closes:
             continue
-        watch.log(merged_facts(facts))
-        facts.clear()
+        watch.log({**merged_facts(facts), **losses.merged_details(details)})
+        facts, details = [], []
         apply(run, batch, at, watch)
-        bar.step(run.step, run.running.at(at).name)
+        bar.step(run.step, f"stage {run.running.at(at).name}")
         if watch.should_stop:
             stop.reason = stop.reason or "stop file"
-        done = bool(stop.reason) or run.step == total
+        stop.reached(run.step)
+        asked = run.world.agree(stop.reason)
         if run.step % evaluate_every == 0 or run.step == total:
             evaluate(run, validation, watch, bar)
+            if run.early.exhausted and run.step < total:
+                plural = "s" * (run.early.since > 1)
+                asked = asked or f"early stopping: {run.early.since} evaluation{plural} without a better loss"
+        done = bool(asked) or run.step == total
         if run.step % save_every == 0 or done:
-            save(run, checkpoints, watch)
+            save(run, checkpoints, watch, bar, last=done)
         if done:
+            stop.reason = asked
             return
 
 
-def accumulate(run: Run, batch: Batch, at: int, watch: trainwatch.Recorder) -> None:
-    """Forward and backward of one micro-batch, weighted by its share of the step's samples."""
-    smoothing = run.smoothing.at(clock_reading(run.smoothing, at))
+def accumulate(run: Run, batch: Batch, at: int, watch: trainwatch.Recorder) -> dict[str, Tensor]:
+    """Forward and backward of one micro-batch, weighted by its share of the step's samples -> details of its losses.
+
+    Ranks take the mean of their gradients, so each has its share times their number.
+    """
+    smoothing = run.smoothing.at(run.readings(at, batch)[run.smoothing.clock])
     with run.precision.autocast():
-        logits = run.model(batch)
-    found = run.loss(logits, batch, smoothing)
-    total = watch.losses(found.components, run.running.weights(at), at=logits)
-    run.precision.scaler.scale(total * batch.micro.share).backward()  # type: ignore[no-untyped-call]
-    watch.log(found.details)
+        answers = run.wrapped(batch)
+    found: losses.Losses = run.loss(answers, batch, smoothing, run.config.loss.confidence)
+    over, share = run.model.parameters() if looks_closer(run.step) else None, batch.micro.share
+    total = watch.losses(found.components, run.running.weights(at), at=answers.at, over=over, share=share)
+    run.precision.scaler.scale(total * share * run.world.size).backward()  # type: ignore[no-untyped-call]
+    return found.details
 
 
 def apply(run: Run, batch: Batch, at: int, watch: trainwatch.Recorder) -> None:
     """One optimiser step, and its row in the record."""
     scaler = run.precision.scaler
-    set_rate(run.optimizer, run.rate.at(at))
+    set_rates(run.optimizer, run.rates, run.readings(at, batch), run.plateau.scale)
     scaler.unscale_(run.optimizer)
-    norm = watch.gradients(max_norm=run.config.optimizer.max_grad_norm)
+    norm = run.clip(watch)
     scaler.step(run.optimizer)
     scaler.update()
+    run.average.update(run.step)
     run.optimizer.zero_grad(set_to_none=True)
     run.applied.took(norm)
     run.step += 1
@@ -140,89 +153,104 @@ def apply(run: Run, batch: Batch, at: int, watch: trainwatch.Recorder) -> None:
 
 def note(run: Run, batch: Batch, at: int, watch: trainwatch.Recorder) -> None:
     """What this step was: its stage, its place in the data, and the readings of clocks and schedules."""
-    reading = clock_reading(run.smoothing, at)
-    seen = batch.micro.first + batch.micro.size
-    watch.log({"stage": run.running.index(at), "samples": seen, "epoch": batch.micro.first // run.horizon.samples})
-    watch.schedule("label_smoothing", run.smoothing.at(reading))
-    if run.smoothing.clock != "applied":
-        watch.clock(run.smoothing.clock, reading)
+    readings, epoch = run.readings(at, batch), batch.micro.first // run.horizon.samples
+    watch.log({"stage": run.running.index(at), "samples": batch.micro.seen, "epoch": epoch})
+    watch.schedule("label_smoothing", run.smoothing.at(readings[run.smoothing.clock]))
+    for clock in run.clocks:
+        watch.clock(clock, readings[clock])
+    if looks_closer(run.step - 1):
+        watch.param_hash()
 
 
-def clock_reading(schedule: Schedule, at: int) -> int:
-    """What a schedule's clock reads at applied step `at`."""
-    return at if schedule.clock == "applied" else at // faults.LOCAL_COUNTER_STRIDE
+def looks_closer(done: int) -> bool:
+    """Whether the step after `done` ones looks at what costs more: the first does, and now and then another."""
+    return done == 0 or (done + 1) % CLOSER_EVERY == 0
 
 
 def evaluate(run: Run, validation: list[Batch], watch: trainwatch.Recorder, bar: Bar) -> None:
-    """The fixed validation set. Its `loss` is the sequence loss alone: stage weights would make the curve jump."""
+    """The fixed validation set, by the live weights and by their moving average, where one is kept.
+
+    Its `loss` is the sequence loss alone: stage weights would make the curve jump. The rate answers to the live
+    weights; best and early stopping to those that a user would deploy, which are the average's.
+    """
 
     def forward(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         batch = batch.to(run.device)
         with run.precision.autocast():
-            logits = run.model(batch)
-        return logits, run.loss(logits, batch).components
+            answers = run.model(batch)
+        return answers.logits_TBSV, run.loss(answers, batch).measures()
 
+    found = {}
     with watch.phase("eval"):
         run.model.eval()
-        values, shown = evaluation.evaluate(forward, validation)
+        for split, weights in run.average.splits().items():
+            with weights, run.world.evaluating(run.model):
+                found[split] = evaluation.evaluate(forward, validation)
         run.model.train()
-    run.last, run.evaluated = values, run.step
-    watch.evaluate(run.step, "validation", {"loss": values["loss/sequence"], **values}, weights_step=run.step)
+    found = run.world.of_rank_zero(lambda: found)
+    for split, (values, _) in found.items():
+        watch.evaluate(run.step, split, {"loss": values["loss/sequence"], **values}, weights_step=run.step)
+    (live, _), (deployed, shown) = found["validation"], list(found.values())[-1]
+    run.last, run.evaluated = deployed, run.step
+    run.plateau.seen(live["loss/sequence"])
+    run.early.seen(deployed["loss/sequence"])
     if run.step:  # what an untrained model says tells nothing
         watch.sample(shown["outputs"], step=run.step, quality=shown["quality"])
-    bar.say(f"step {run.step:,}: token accuracy {values['token_accuracy']:.3f}, loss {values['loss/sequence']:.3f}")
+    said = f"token accuracy {deployed['token_accuracy']:.3f}, loss {deployed['loss/sequence']:.3f}"
+    bar.say(f"step {run.step:,}: {said}")
 
 
-def save(run: Run, checkpoints: Checkpoints, watch: trainwatch.Recorder) -> None:
-    """A checkpoint with everything that the next step depends on."""
+def save(run: Run, checkpoints: Checkpoints, watch: trainwatch.Recorder, bar: Bar, last: bool) -> None:
+    """A checkpoint with everything that the next step depends on. Raises SaveError where the `last` one fails."""
     began = time.monotonic()
     metric = run.last.get("token_accuracy") if run.evaluated == run.step else None  # else it is of other weights
     best = metric is not None and metric > run.best
-    run.best = metric if metric is not None and best else run.best
-    state = {
-        "record": identity(Path(watch.path)),
-        "config": as_dict(run.config),
-        "applied": run.applied.settle(),
-        "best": run.best,
-        "last": run.last,
-        "model": run.model.state_dict(),
-        "optimizer": run.optimizer.state_dict(),
-        "scaler": run.precision.scaler.state_dict(),
-        "random": torch.get_rng_state(),
-    }
-    with watch.phase("checkpoint"):
-        path = checkpoints.save(state, run.step, best)
+    standing = metric if metric is not None and best else run.best
+    try:
+        with watch.phase("checkpoint"):
+            state = run.world.gathered(snapshot(run)) | {"record": identity(Path(watch.path)), "best": standing}
+            path = run.world.of_rank_zero(lambda: checkpoints.save(state, run.step, best))
+    except SaveError as error:
+        if last:
+            raise
+        watch.event("warning", about="checkpoint", message=str(error))
+        bar.warn(f"{error}; the run goes on and tries again at the next one")
+        return
+    run.best = standing
     watch.checkpoint(path, run.step, best=best, metric=metric, seconds=time.monotonic() - began)
 
 
 def open_record(run: Run, source: Source | None, resumed: Resumed | None) -> trainwatch.Recorder:
-    """The recorder. Raises UsageError for a place where it cannot write."""
+    """The recorder; the other ranks write beside rank 0's file. Raises UsageError for a place where it cannot write."""
+    asked = resumed.record if resumed else first_record(run.config)
     try:
-        return record(run, source, resumed)
+        watch = None if run.world.rank else record(run, source, resumed, asked)
+        path = run.world.of_rank_zero(lambda: Path(watch.path) if watch else asked)
+        return watch or record(run, source, resumed, path)
     except (OSError, ValueError) as error:
         raise UsageError(str(error)) from error
 
 
-def record(run: Run, source: Source | None, resumed: Resumed | None) -> trainwatch.Recorder:
+def record(run: Run, source: Source | None, resumed: Resumed | None, path: Path) -> trainwatch.Recorder:
     """The recorder, told everything about the run that it cannot find out by itself."""
-    config, dtype = run.config, str(run.precision.dtype).removeprefix("torch.")
-    rate = run.rate.declaration()
+    config, dtype = run.config, run.precision.dtype
+    masses = {"declared": encodings.MASSES, "observed": run.model.masses}
     return trainwatch.Recorder(
-        resumed.record if resumed else first_record(config),
+        path,
         config=as_dict(config),
         config_source=None if source is None else asdict(source),
         total_steps=run.horizon.total_steps,
         horizon=run.horizon.declaration(),
         curriculum=run.declared.declaration(),
         curriculum_running=run.running.declaration(),
-        schedules={"lr/hidden": rate, "lr/other": rate, "label_smoothing": run.smoothing.declaration()},
-        clocks=[] if run.smoothing.clock == "applied" else [run.smoothing.clock],
-        components=losses.components(config.loss.precursor_unit),
+        schedules=run.schedules,
+        clocks=run.clocks,
+        components=losses.components(config.loss.precursor_unit, halting=run.model.halt is not None),
         max_grad_norm=config.optimizer.max_grad_norm,
-        dtypes={"declared": dtype, "observed": dtype},
+        dtypes={"declared": dtype, "observed": dtype, "masses": masses},
         parameters=sum(p.numel() for p in run.model.parameters()),
         modules=run.model,
-        gradient_at="logits of all supervision steps, float32 [T, B, S, V]",
+        gradient_at=run.model.gradient_at,
         checkpoint_every=interval(config.checkpoint.every, run.horizon.total_steps),
         resume=resumed.step if resumed else None,
     )

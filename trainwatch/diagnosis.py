@@ -15,9 +15,10 @@ from trainwatch.schema import Finding, Severity, Status, worst
 class Diagnosis:
     """What trainwatch says of a run as it stands. Plain data, for every face.
 
-    ``findings`` begins with the root cause and goes on with what it explains, then the rest by step. ``explained`` are
-    the keys of the findings that the root cause accounts for. ``failed`` are the rules that broke on the run, and how:
-    then the judgement is not whole. ``prescription`` is the config patch that would cure it.
+    ``findings`` begins with the root cause and goes on with what it explains, then the rest; each by step, with the
+    infos last. ``explained`` are the keys of the findings that the root cause accounts for. ``failed`` are the rules
+    that broke on the run, and how: then the judgement is not whole. ``prescription`` is the config patch that would
+    cure it.
     """
 
     source: str
@@ -67,7 +68,7 @@ def diagnose(run: Run, settings: Settings | None = None) -> Diagnosis:
 
 def conclude(run: Run, engine: Engine) -> Diagnosis:
     """The diagnosis of a run that ``engine`` was fed with; cheap, so that a live face can ask after every poll."""
-    findings = engine.findings(run)
+    findings = sorted(engine.findings(run), key=lambda finding: finding.severity == "info")
     root, explained = root_cause(findings)
     first = [finding for finding in findings if root is not None and finding.key == root.key]
     effects = [finding for finding in findings if finding.key in explained]
@@ -93,13 +94,16 @@ def conclude(run: Run, engine: Engine) -> Diagnosis:
 
 LINGER = 0.05  # of the run; and
 LINGER_STEPS = 20  # what is over explains nothing that begins later than this after its end
+EARLY = 0.01  # of the run: an effect may be dated so much before its cause (by a boundary, or the sample before it)
 
 
 def root_cause(findings: Sequence[Finding]) -> tuple[Finding | None, frozenset[tuple[str, str, int]]]:
     """The finding that came first and explains the most, and the keys of those it explains.
 
     A finding explains another if its rule names the other's among its ``causes``, and it did not begin later nor end
-    long before. Only warnings and worse can be a root: an info is never what a run died of.
+    long before. Only warnings and worse can be a root: an info is never what a run died of. It may be explained, but
+    explains nothing itself and makes no root the likelier. An outcome (overfitting) yields to anything that is as
+    grave: it says where the run went, not what is wrong with it.
     """
     grave = [finding for finding in findings if finding.severity != "info"]
     reach = {finding.key: _explained_by(finding, grave) for finding in grave}
@@ -107,24 +111,26 @@ def root_cause(findings: Sequence[Finding]) -> tuple[Finding | None, frozenset[t
     roots = [finding for finding in grave if finding.key not in effects] or grave
     if not roots:
         return None, frozenset()
-    ranks = {finding.key: finding.rank for finding in grave}
+    ranks, known = {finding.key: finding.rank for finding in grave}, catalogue()
     root = min(
         roots,
         key=lambda finding: (
             -max([finding.rank, *(ranks[key] for key in reach[finding.key])]),
+            finding.rule in known and known[finding.rule].outcome,
             -len(reach[finding.key]),
             finding.first_step,
             -finding.rank,
             -finding.confidence,
         ),
     )
-    return root, frozenset(reach[root.key])
+    return root, frozenset(_explained_by(root, findings))
 
 
 def _explained_by(cause: Finding, findings: Sequence[Finding]) -> set[tuple[str, str, int]]:
-    """Keys of all findings that follow from ``cause``, directly or through others."""
+    """Keys of all findings that follow from ``cause``, directly or through others that are no infos."""
     known = catalogue()
     linger = max(LINGER_STEPS, LINGER * max(finding.last_step for finding in findings))
+    early = EARLY * max(finding.last_step for finding in findings)
     reached: set[tuple[str, str, int]] = set()
     waiting = [cause]
     while waiting:
@@ -132,8 +138,9 @@ def _explained_by(cause: Finding, findings: Sequence[Finding]) -> set[tuple[str,
         effects = known[current.rule].causes if current.rule in known else ()
         for finding in findings:
             lasts = current.state == "active" or finding.first_step <= current.last_step + linger
-            follows = finding.rule in effects and finding.first_step >= current.first_step and lasts
+            begins = finding.first_step >= current.first_step - early
+            follows = finding.rule in effects and begins and lasts
             if follows and finding.key not in reached and finding.key != cause.key:
                 reached.add(finding.key)
-                waiting.append(finding)
+                waiting += [finding] if finding.severity != "info" else []
     return reached

@@ -9,7 +9,7 @@ import pkgutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -18,7 +18,8 @@ from trainwatch.header import Header
 from trainwatch.rule import Rule, missing
 from trainwatch.run import Cursor, Event, Run
 from trainwatch.schema import Finding
-from trainwatch.table import Chunk
+from trainwatch.table import Chunk, Table
+from trainwatch.views.ranks import Abreast, Alignment
 
 Item = TypeVar("Item")
 
@@ -103,6 +104,28 @@ RANK_FAMILIES = ("numerics", "lifecycle")
 """What is judged on every rank: a NaN or a crash on rank 3 ends the run, while its losses may rightly differ."""
 
 
+LONGEST = 65_536
+"""Rows of a chunk: what a rule makes of them stays small beside the run's own columns."""
+
+
+class Pace(NamedTuple):
+    """How a rule takes training rows: in blocks of so many, and whether others may go before them in the file."""
+
+    block: int
+    patient: bool
+
+
+def _pace(rule: Rule) -> Pace:
+    return Pace(rule.block, rule.reads == ("train",) and type(rule).event is Rule.event)
+
+
+def _groups(rules: Iterable[Rule]) -> dict[Pace, list[Rule]]:
+    groups: dict[Pace, list[Rule]] = {}
+    for rule in rules:
+        groups.setdefault(_pace(rule), []).append(rule)
+    return groups
+
+
 class Engine:
     """Judges one run, as far as it was read; :meth:`feed` again when it has grown."""
 
@@ -113,51 +136,81 @@ class Engine:
         self._findings: dict[tuple[str, str, int], Finding] = {}
         self._declared: dict[tuple[str, str], Finding] = {}
         self._cursor = Cursor()
+        self._withheld: tuple[tuple[int, ...], dict[str, list[str]]] = (), {}
+        self._groups = _groups(self.rules)
+        self._judged = dict.fromkeys(self._groups, 0)  # the first training row that was not judged yet
+        self._rows = 0
         self._headers = 0
         self._ranks: dict[int, Engine] = {}
+        self._alignment = Alignment()
 
     def feed(self, run: Run) -> None:
         """Show the rules what was appended to the run since the last call, in file order; so for every rank."""
         for item in run.since(self._cursor):
             if isinstance(item, Header):
+                self._train(run.train, patient=True)
+                self._compare(run)  # what the process before it wrote
                 self._begin(item)
+            elif isinstance(item, Chunk) and item.table == "train":
+                self._rows = item.stop
+                self._train(run.train, patient=False)
             elif isinstance(item, Chunk):
                 self._each(_ask_update, item)
             else:
                 self._each(_ask_event, item)
+        self._train(run.train, patient=True)
+        self._compare(run)
         for rank, other in run.ranks.items():
             self._ranks.setdefault(rank, Engine(self.settings, RANK_FAMILIES)).feed(other)
+
+    def _compare(self, run: Run) -> None:
+        """Show the rules what all ranks have written of the same steps."""
+        if run.ranks and self._headers:
+            for rows in self._alignment.advance(run, self._headers - 1):
+                for rule in self._sound():
+                    if type(rule).abreast is not Rule.abreast:
+                        self._keep(self._guarded(rule, _ask_abreast, rows))
 
     def findings(self, run: Run) -> list[Finding]:
         """Everything found so far, and what the rules say of the run as it stands now; oldest and gravest first."""
         latest = dict(self._findings)
         withheld = self.withheld(run)
         for rule in self._sound():
-            for finding in self._guarded(rule, _ask_finish, run):
-                latest[finding.key] = finding
+            if (rule.block or type(rule).finish is not Rule.finish) and rule.name not in withheld:
+                now = (run, self._rest(rule, run))
+                latest |= {finding.key: finding for finding in self._guarded(rule, _ask_finish, now)}
         kept = [finding for finding in latest.values() if finding.rule not in {*withheld, *self.failed}]
-        kept += self._of_ranks(run, {finding.rule for finding in kept})
+        kept += self._of_ranks(run, kept)
         return sorted(kept, key=lambda finding: (finding.first_step, -finding.rank, finding.rule, finding.subject))
 
-    def _of_ranks(self, run: Run, known: set[str]) -> list[Finding]:
-        """What the ranks above 0 say, where rank 0 does not say the same."""
-        return [
-            replace(finding, subject=f"rank:{rank}", message=f"On rank {rank}: {finding.message}")
-            for rank, engine in self._ranks.items()
-            if rank in run.ranks
-            for finding in engine.findings(run.ranks[rank])
-            if finding.rule not in known
-        ]
+    def _of_ranks(self, run: Run, kept: Sequence[Finding]) -> list[Finding]:
+        """What the ranks above 0 say, where rank 0 does not say the same; of a fault that spreads, where it began."""
+        said: dict[str, int] = {}
+        for finding in kept:
+            said[finding.rule] = min(finding.first_step, said.get(finding.rule, finding.first_step))
+        found, spread = [], {rule.name for rule in self.rules if rule.family == "numerics"}
+        for rank in sorted(self._ranks.keys() & run.ranks.keys()):
+            for finding in self._ranks[rank].findings(run.ranks[rank]):
+                earlier = finding.rule in spread and finding.first_step < said.get(finding.rule, -1)
+                if finding.rule not in said or earlier:
+                    message = f"On rank {rank}: {finding.message}"
+                    found.append(replace(finding, subject=f"rank:{rank}", message=message))
+        return found
 
     def withheld(self, run: Run) -> dict[str, list[str]]:
         """Rules that cannot judge this run, and the channels that would wake them."""
-        return {rule.name: lacking for rule in self.rules if (lacking := missing(rule.needs, run))}
+        fields = sum(len(header.raw) for header in run.headers)
+        known = (fields, *(len(table.channels) for table in (run.train, run.eval, run.sample)))
+        if known != self._withheld[0]:
+            self._withheld = known, {r.name: lacking for r in self.rules if (lacking := missing(r.needs, run))}
+        return dict(self._withheld[1])
 
     def _begin(self, header: Header) -> None:
         """A process takes the run up. A resume gives every rule a fresh baseline and closes what it superseded."""
         if self._headers:
             lifecycle = {rule.name for rule in self.rules if rule.family == "lifecycle"}
             self.rules = [replace(rule) for rule in self.rules]
+            self._groups, self._judged = _groups(self.rules), dict.fromkeys(self._judged, self._rows)
             self._supersede(header.resumed_from, lifecycle)
         self._headers += 1
         self._declare(header)
@@ -190,10 +243,32 @@ class Engine:
             elif finding.state == "active":
                 self._findings[key] = replace(finding, last_step=min(finding.last_step, last))
 
-    def _each(self, ask: Callable[[Rule, Item], Iterable[Finding]], item: Item) -> None:
-        for rule in self._sound():
-            for finding in self._guarded(rule, ask, item):
-                self._findings[finding.key] = finding
+    def _train(self, table: Table, *, patient: bool) -> None:
+        """Give each rule as many rows as fill its blocks; what is left waits in the run's own table.
+
+        A rule that looks at training rows alone is patient: evaluations and events between them do not cut its chunks.
+        """
+        for pace in [pace for pace in self._groups if pace.patient == patient]:
+            start = self._judged[pace]
+            stop = self._rows - (self._rows - start) % pace.block if pace.block else self._rows
+            longest = LONGEST - LONGEST % pace.block if pace.block else LONGEST
+            self._judged[pace] = stop
+            for begin in range(start, stop, longest):
+                chunk = Chunk("train", table, begin, min(begin + longest, stop))
+                self._each(_ask_update, chunk, self._groups[pace])
+
+    def _rest(self, rule: Rule, run: Run) -> Chunk:
+        return Chunk("train", run.train, self._judged[_pace(rule)], self._rows)
+
+    def _each(
+        self, ask: Callable[[Rule, Item], Iterable[Finding]], item: Item, rules: Iterable[Rule] | None = None
+    ) -> None:
+        for rule in self.rules if rules is None else rules:
+            if rule.name not in self.failed:
+                self._keep(self._guarded(rule, ask, item))
+
+    def _keep(self, findings: Iterable[Finding]) -> None:
+        self._findings |= {finding.key: finding for finding in findings}
 
     def _sound(self) -> list[Rule]:
         return [rule for rule in self.rules if rule.name not in self.failed]
@@ -216,9 +291,13 @@ def _ask_update(rule: Rule, rows: Chunk) -> Iterable[Finding]:
     return rule.update(rows) if rows.table in rule.reads else ()
 
 
+def _ask_abreast(rule: Rule, rows: Abreast) -> Iterable[Finding]:
+    return rule.abreast(rows)
+
+
 def _ask_event(rule: Rule, event: Event) -> Iterable[Finding]:
     return rule.event(event)
 
 
-def _ask_finish(rule: Rule, run: Run) -> Iterable[Finding]:
-    return rule.finish(run)
+def _ask_finish(rule: Rule, now: tuple[Run, Chunk]) -> Iterable[Finding]:
+    return rule.finish(*now)

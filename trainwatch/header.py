@@ -33,6 +33,18 @@ def mapping(value: Any) -> dict[str, Any]:
     return {str(key): item for key, item in value.items()} if isinstance(value, Mapping) else {}
 
 
+def settings(config: Mapping[str, Any], word: str, value: Any, prefix: str = "") -> list[str]:
+    """Dotted paths with ``word`` in them at which a config says ``value``: where a patch would change it."""
+    found = []
+    for key, item in config.items():
+        path = f"{prefix}{key}"
+        if isinstance(item, Mapping):
+            found += settings(item, word, value, f"{path}.")
+        elif word in path and not isinstance(item, bool) and item == value:
+            found.append(path)
+    return found
+
+
 @dataclass(frozen=True)
 class Stage:
     """A stage of a curriculum; it holds while ``start <= applied < end``."""
@@ -161,7 +173,7 @@ class Header:
         )
 
     def window(self) -> int:
-        """Rows that a rule looks back over: 2 % of the planned steps, at least 20."""
+        """Steps that a rule looks back over: 2 % of the planned ones, at least 20. A log may have a row in fifty."""
         return max(20, round(0.02 * (self.total_steps or 0)))
 
 

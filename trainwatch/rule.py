@@ -11,13 +11,16 @@ of times: it looks at the run as it stands and remembers nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, Literal
 
 from trainwatch.header import Header
 from trainwatch.run import Event, Run
 from trainwatch.schema import CHANNELS, HEADER, Finding, Severity, matches
 from trainwatch.table import Chunk, TableName
+from trainwatch.views.ranks import Abreast
 
 Findings = Iterable[Finding]
 
@@ -28,18 +31,23 @@ class Rule:
 
     ``reads`` names the tables whose rows it wants. ``needs`` names what it cannot judge without, ``wants`` what makes
     it surer: a channel pattern (``loss/<component>``), ``eval:`` and a channel, or ``run:`` and a field of the header;
-    alternatives are parted by ``|``. ``causes`` names the rules whose findings this one would explain.
+    alternatives are parted by ``|``. ``causes`` names the rules whose findings this one would explain. ``block`` is
+    how many training rows it judges at once: they come in whole blocks of so many, counted from the first row of the
+    process, so that a live run asks it once in a while; 0 is as they come. An ``outcome`` is where a run went, whatever
+    led it there: such a finding is the root cause only if nothing else is as grave.
     """
 
+    block: ClassVar[int] = 0
     reads: ClassVar[tuple[TableName, ...]] = ("train",)
     needs: ClassVar[tuple[str, ...]] = ()
     wants: ClassVar[tuple[str, ...]] = ()
     causes: ClassVar[tuple[str, ...]] = ()
+    outcome: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
         """``loss-scale-imbalance`` for the rule in ``rules/balance/loss_scale_imbalance.py``."""
-        return type(self).__module__.rpartition(".")[2].replace("_", "-")
+        return _name(type(self).__module__)
 
     @property
     def family(self) -> str:
@@ -51,16 +59,27 @@ class Rule:
         return ()
 
     def update(self, chunk: Chunk) -> Findings:  # noqa: ARG002
-        """The next rows of one of the tables in ``reads``."""
+        """The next rows of one of the tables in ``reads``; training rows in whole blocks, if it has a ``block``."""
         return ()
 
     def event(self, event: Event) -> Findings:  # noqa: ARG002
         """The next record that is no row."""
         return ()
 
-    def finish(self, run: Run) -> Findings:  # noqa: ARG002
-        """What can be said of the run as it stands now. Must not change the rule."""
+    def abreast(self, rows: Abreast) -> Findings:  # noqa: ARG002
+        """The next steps that every rank of the run has written."""
         return ()
+
+    def finish(self, run: Run, rest: Chunk) -> Findings:  # noqa: ARG002
+        """What can be said of the run as it stands now; ``rest`` are the rows that fill no block yet.
+
+        Must not change the rule. One that says nothing else judges them as if they were a block.
+        """
+        return self.ahead(rest)
+
+    def ahead(self, rest: Chunk) -> Findings:
+        """What :meth:`update` would say of rows that fill no block yet: on a copy, which is forgotten."""
+        return deepcopy(self).update(rest) if len(rest) else ()
 
     def finding(
         self,
@@ -89,6 +108,12 @@ class Rule:
             patch=dict(patch or {}),
             confidence=confidence,
         )
+
+
+@cache
+def _name(module: str) -> str:
+    """Asked for at every row of a live run."""
+    return module.rpartition(".")[2].replace("_", "-")
 
 
 def _plain(value: Any) -> float | int | str:

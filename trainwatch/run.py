@@ -70,6 +70,8 @@ class Run:
     touched: float = 0.0
     notes: list[str] = field(default_factory=list)
     ranks: dict[int, Run] = field(default_factory=dict)
+    begins: list[int] = field(default_factory=list)  # for each header the first training row after it
+    nth: int = 1  # of the runs in its file
     _journal: list[_Segment] = field(default_factory=list)
 
     @property
@@ -109,6 +111,7 @@ class Run:
             for table in (self.train, self.eval, self.sample):
                 table.supersede(header.resumed_from if header.resumed_from is not None else -1)
         self.headers.append(header)
+        self.begins.append(self.train.size)
         self.end = None
         self._extend("header", len(self.headers) - 1, len(self.headers))
 
@@ -164,6 +167,16 @@ class Run:
         table: TableName = kind  # type: ignore[assignment]  # the journal knows these three besides the two above
         return Chunk(table, self.table(table), start, stop)
 
+    def first_rows(self) -> list[int]:
+        """For each header the first row of ``train`` that was written under it."""
+        rows, found = 0, []
+        for segment in self._journal:
+            if segment.kind == "header":
+                found.append(rows)
+            elif segment.kind == "train":
+                rows = segment.stop
+        return found
+
     def step_seconds(self) -> float | None:
         """Median time from one step to the next over the last 200 rows, in seconds; None if not known."""
         elapsed = self.train.column("elapsed", max(0, self.train.size - 200), self.train.size)
@@ -183,7 +196,7 @@ class Run:
             alive = now - self.touched <= max(patience, HEARTBEATS_MISSED * HEARTBEAT_SECONDS)
         if not alive:
             return "killed" if self.train.size else "never-started"
-        return "stalled" if self._idle(now) > patience else "running"
+        return "stalled" if self.idle(now) > patience else "running"
 
     def _process_lives(self) -> bool | None:
         """Whether the process that writes this run lives; None where it cannot be asked: elsewhere, or no pid known."""
@@ -192,8 +205,8 @@ class Run:
             return None
         return _process_lives(header.pid, header.process_started)
 
-    def _idle(self, now: float) -> float:
-        """Seconds without a step while the loop should be training."""
+    def idle(self, now: float) -> float:
+        """Seconds without a step, at ``now``, while the loop should be training."""
         beat = self.heartbeat
         if beat is None or (number(beat.get("time")) or 0.0) < self._row_time():
             return 0.0 if not self.train.size else now - max(self.touched, self._row_time())

@@ -83,7 +83,16 @@ def follows_schedule(
     tolerance: float,
     tick: NDArray[np.float64] | float = 1.0,
 ) -> NDArray[np.bool_]:
-    """Which values are what the schedule gives at ``at`` or one ``tick`` before it; all, if it cannot be evaluated.
+    """Which values are what the schedule gives at ``at`` or one ``tick`` before it; all, if it cannot be evaluated."""
+    low, high = schedule_band(declared, at, tolerance, tick)
+    near: NDArray[np.bool_] = ~((values < low) | (values > high))
+    return near
+
+
+def schedule_band(
+    declared: Mapping[str, Any], at: NDArray[np.float64], tolerance: float, tick: NDArray[np.float64] | float = 1.0
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Least and largest value that :func:`follows_schedule` lets pass; NaN where any does.
 
     ``tolerance`` is relative to the value, and a tenth of it to the schedule's span, where values come near 0.
     """
@@ -91,13 +100,13 @@ def follows_schedule(
 
     both = schedule_values(declared, np.stack([at, at - tick]))
     if both is None:
-        return np.ones(at.shape, dtype=bool)
+        nothing = np.full(at.shape, np.nan)
+        return nothing, nothing
     now, before = both
     start = float(declared["start"])
     slack = tolerance * np.maximum(np.abs(now), 0.1 * max(abs(start), abs(float(declared.get("end", start)))))
-    near: NDArray[np.bool_] = (values >= np.minimum(now, before) - slack) & (values <= np.maximum(now, before) + slack)
-    near |= ~np.isfinite(now)  # a declaration that overflows accuses nobody
-    return near
+    slack = np.where(np.isfinite(now), slack, np.nan)  # a declaration that overflows accuses nobody
+    return np.minimum(now, before) - slack, np.maximum(now, before) + slack
 
 
 MOST: Final = 64

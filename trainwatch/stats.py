@@ -47,6 +47,13 @@ class Blocks:
         return columns[name] if name in columns else np.full(rows, np.nan)
 
 
+def in_blocks(values: Floats, size: int) -> Floats:
+    """A column as blocks of ``size`` rows; the last one is filled up with NaN. float64 [blocks, size]"""
+    missing = -len(values) % size
+    padded = np.concatenate([values, np.full(missing, np.nan)]) if missing else values
+    return padded.reshape(-1, size)
+
+
 def medians(blocks: Floats) -> Floats:
     """Median of the finite values of each row of [blocks, size]; NaN for a row without any. float64 [blocks]"""
     ordered = np.sort(np.where(np.isfinite(blocks), blocks, np.nan), axis=1)  # NaN sorts to the end
@@ -58,6 +65,38 @@ def medians(blocks: Floats) -> Floats:
     return np.where(count > 0, middle, np.nan)
 
 
+def median(values: Floats) -> float:
+    """Median of the finite values; NaN if there is none."""
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if len(known) else np.nan
+
+
+def running_medians(values: Floats, width: int) -> Floats:
+    """Median of the finite values in a window about each value; narrower at both ends. float64 [rows]"""
+    padded = np.concatenate([np.full(width // 2, np.nan), values, np.full(width - 1 - width // 2, np.nan)])
+    return medians(np.lib.stride_tricks.sliding_window_view(padded, width)) if len(values) else values
+
+
+def spreads(blocks: Floats, middles: Floats) -> Floats:
+    """Standard deviation of each row of [blocks, size] about its median, from the median deviation, which forgives
+    outliers up to half of the rows; NaN for a row without a finite value. float64 [blocks]
+    """
+    return SIGMA * medians(np.abs(blocks - middles[:, None]))
+
+
+SIGMA = 1.4826
+"""Standard deviations in a median absolute deviation, for normal noise."""
+
+
+def noise(values: Floats) -> float:
+    """Standard deviation of the noise on a series, however it drifts: from the differences of neighbours.
+
+    Zero for fewer than three finite values.
+    """
+    steps = np.diff(values[np.isfinite(values)])
+    return float(SIGMA * np.median(np.abs(steps - np.median(steps))) / 2**0.5) if len(steps) > 1 else 0.0
+
+
 def carried(previous: float, values: Floats) -> Floats:
     """For each value the last finite one *before* it, beginning with ``previous`` (NaN for none). float64 [rows]"""
     known = np.concatenate([[previous], values])
@@ -67,13 +106,15 @@ def carried(previous: float, values: Floats) -> Floats:
 
 @dataclass
 class Streak:
-    """A condition that counts once it has held for ``rows`` judged rows in a row; its onset is the first of those.
+    """A condition that counts once it has held for ``rows`` judged rows in a row, and for ``steps`` of the column
+    ``step`` (up to ``last``, where a row is a block and has both); its onset is the first of those.
 
     ``onset``, ``believed`` and ``latest`` are whatever columns came with the first row of the first such streak, with
     the row that made it one, and with the last row in which the condition held.
     """
 
     rows: int  # in a row, for a streak to be believed
+    steps: int = 0  # from its first row to its last
     bad: int = 0  # rows in which the condition held, in all
     onset: dict[str, float] | None = None
     believed: dict[str, float] = field(default_factory=dict)
@@ -113,11 +154,139 @@ class Streak:
     def _believe(self, lengths: NDArray[np.int64], columns: Mapping[str, Floats]) -> None:
         """Note the first streak that is long enough; its onset may lie in rows that were pushed before."""
         enough = np.flatnonzero(lengths >= self.rows)
+        if self.steps and len(enough):
+            begins = enough - lengths[enough] + 1
+            began = np.where(begins < 0, self._began.get("step", np.nan), columns["step"][np.maximum(begins, 0)])
+            enough = enough[columns.get("last", columns["step"])[enough] - began + 1 >= self.steps]
         if len(enough):
-            first = int(enough[0]) - self.rows + 1
+            first = int(enough[0] - lengths[enough[0]]) + 1
             self.onset = _row(columns, first) if first >= 0 else dict(self._began)
             self.believed = _row(columns, int(enough[0]))
 
 
+@dataclass
+class Probes:
+    """Since when what is probed now and then may be as it was found: from the row after the probe before it on, or
+    from the first row of all.
+    """
+
+    _step: float = np.nan
+    _probed: bool = True  # the row before
+
+    def since(self, probed: Bools, step: Floats) -> Floats:
+        """For each row the step of the row after the last probe before it. float64 [rows]"""
+        after = np.concatenate([[self._probed], probed[:-1]])
+        found = carried(self._step, np.append(np.where(after, step, np.nan), np.nan))[1:]
+        if len(step):
+            self._step, self._probed = float(found[-1]), bool(probed[-1])
+        return found[: len(step)]
+
+
 def _row(columns: Mapping[str, Floats], index: int) -> dict[str, float]:
     return {name: float(values[index]) for name, values in columns.items()}
+
+
+@dataclass
+class Baseline:
+    """What a statistic of blocks used to be: over the ``memory`` blocks before each one, in the same regime.
+
+    A regime begins where ``fresh`` says so (a stage, a warm restart): what was before it does not count.
+    """
+
+    memory: int = 10  # blocks: five sick ones are outvoted
+    fewest: int = 3  # blocks: the median of three forgives one
+    _values: dict[str, Floats] = field(default_factory=dict)
+    _regime: Floats = field(default_factory=lambda: np.empty(0))
+
+    def push(self, columns: Mapping[str, Floats], fresh: Bools) -> dict[str, Floats]:
+        """For each block the median of each column over the blocks before it; NaN where those are too few. [blocks]"""
+        held, new = len(self._regime), len(fresh)
+        regime = np.concatenate([self._regime, (self._regime[-1] if held else 0.0) + np.cumsum(fresh)])
+        joined = {
+            name: np.concatenate(
+                [self._values.get(name, np.full(held, np.nan)), columns.get(name, np.full(new, np.nan))]
+            )
+            for name in dict.fromkeys([*self._values, *columns])
+        }
+        index = np.arange(held, held + new)[:, None] - np.arange(self.memory, 0, -1)  # [blocks, memory]
+        same = (index >= 0) & (regime[np.maximum(index, 0)] == regime[held:, None])
+        before = {name: np.where(same, values[np.maximum(index, 0)], np.nan) for name, values in joined.items()}
+        self._values = {name: values[-self.memory :] for name, values in joined.items()}
+        self._regime = regime[-self.memory :]
+        enough = {name: np.isfinite(values).sum(axis=1) >= self.fewest for name, values in before.items()}
+        return {name: np.where(enough[name], medians(values), np.nan) for name, values in before.items()}
+
+
+@dataclass
+class History:
+    """Whole columns at bounded resolution: at most ``most`` bins of equal width, which doubles when they are full.
+
+    A bin is the median of its rows; when the width doubles, two neighbours become their mean. So an outlier stays in
+    its bin, short runs are kept row by row, and the memory does not grow with the run.
+    """
+
+    most: int = 256  # bins, an even number: no eye sees more of a curve
+    width: int = 1  # rows a bin
+    _bins: dict[str, Floats] = field(default_factory=dict)
+    _held: dict[str, Floats] = field(default_factory=dict)
+    _count: int = 0  # bins
+    _rows: int = 0  # held, which fill no bin yet
+
+    def push(self, columns: Mapping[str, Floats]) -> None:
+        """Add rows; a column that was absent until now is NaN in the bins before them."""
+        rows = len(next(iter(columns.values()), ()))
+        done = 0
+        while done < rows:
+            take = min(rows - done, (self.most - self._count) * self.width - self._rows)
+            self._take({name: values[done : done + take] for name, values in columns.items()}, take)
+            done += take
+            if self._count == self.most:
+                self._bins = {name: _merged(values) for name, values in self._bins.items()}
+                self._count, self.width = self.most // 2, self.width * 2
+
+    def _take(self, columns: Mapping[str, Floats], rows: int) -> None:
+        """Rows that do not overfill the bins."""
+        names = dict.fromkeys([*self._bins, *self._held, *columns])
+        held = {name: self._held.get(name, np.full(self._rows, np.nan)) for name in names}
+        joined = {name: np.concatenate([held[name], columns.get(name, np.full(rows, np.nan))]) for name in names}
+        whole = (self._rows + rows) // self.width
+        cut = whole * self.width
+        for name, values in joined.items():
+            fresh = values[:cut].reshape(whole, self.width)
+            bins = self._bins.get(name, np.full(self._count, np.nan))
+            self._bins[name] = np.concatenate([bins, medians(fresh) if self.width > 1 else fresh[:, 0]])
+        self._held = {name: values[cut:].copy() for name, values in joined.items()}
+        self._count, self._rows = self._count + whole, self._rows + rows - cut
+
+    def series(self, rest: Mapping[str, Floats] | None = None) -> dict[str, Floats]:
+        """Every column from its first row to its last, and on through ``rest``; float64 [bins], for all alike.
+
+        The last bin may be of fewer rows. A value that is not finite does not count; a bin without any is NaN.
+        """
+        rest = rest or {}
+        rows = len(next(iter(rest.values()), ()))
+        found = {}
+        for name in dict.fromkeys([*self._bins, *rest]):
+            tail = [self._held.get(name, np.full(self._rows, np.nan)), rest.get(name, np.full(rows, np.nan))]
+            bins = self._bins.get(name, np.full(self._count, np.nan))
+            found[name] = np.concatenate([bins, medians(in_blocks(np.concatenate(tail), self.width))])
+        return found
+
+
+def _merged(bins: Floats) -> Floats:
+    """Means of neighbours; of one, where the other is NaN."""
+    return medians(bins.reshape(-1, 2))
+
+
+def fall(values: Floats) -> float:
+    """How far a series came down from its first tenth to its last, as a share of the larger of both; below 0 it rose.
+
+    0 where that is within the noise of the two medians; NaN for fewer than six finite values.
+    """
+    known = values[np.isfinite(values)]
+    tenth = max(3, len(known) // 10)
+    if len(known) < 2 * tenth:
+        return np.nan
+    first, last = float(np.median(known[:tenth])), float(np.median(known[-tenth:]))
+    doubt = 3 * 1.2533 * 2**0.5 * noise(known) / tenth**0.5  # three standard errors of a difference of medians
+    return 0.0 if abs(first - last) <= doubt else (first - last) / max(abs(first), abs(last))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -163,6 +163,20 @@ class Chunk:
     def nonfinite_channels(self) -> list[str]:
         """Columns that hold a value that is not finite somewhere in the run so far."""
         return self.rows.nonfinite_channels()
+
+    def broken(self, wanted: Callable[[str], bool]) -> NDArray[np.bool_]:
+        """bool [rows]: a value of one of the wanted channels was written, and is not finite."""
+        found = np.zeros(len(self), dtype=bool)
+        for name in self.nonfinite_channels():
+            if wanted(name):
+                found |= self.nonfinite(name) > 0
+        return found
+
+    def loss_broken(self) -> NDArray[np.bool_]:
+        """bool [rows]: the loss is not finite; the total, or a component where no total says otherwise."""
+        return self.broken(lambda name: name == "loss") | (
+            self.broken(lambda name: name.startswith("loss/")) & ~np.isfinite(self["loss"])
+        )
 
     def present(self, name: str) -> NDArray[np.bool_]:
         """bool [rows]: the value was written, finite or not."""

@@ -18,6 +18,7 @@ pytest.importorskip("dash")
 pytest.importorskip("selenium")
 
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
@@ -87,7 +88,8 @@ def leave(browser: webdriver.Chrome) -> None:
 
 
 def until(browser: webdriver.Chrome, asked: Callable[[webdriver.Chrome], Any], seconds: float = 20.0) -> Any:
-    return WebDriverWait(browser, seconds, poll_frequency=0.05).until(asked)
+    redrawn = [StaleElementReferenceException]  # found, and replaced by a tick before it was asked
+    return WebDriverWait(browser, seconds, poll_frequency=0.05, ignored_exceptions=redrawn).until(asked)
 
 
 def text(browser: webdriver.Chrome) -> str:

@@ -29,15 +29,18 @@ def test_a_watched_step_does_not_synchronise(tmp_path, steps, request, dtype):
     watch.attach(net, optimizer, scaler)
 
     def train():
+        for _ in watch.batches([x]):
+            watch.inputs(x)
         with torch.autocast("cuda", dtype):
             logits = net(x).float()
         parts = {"ce": nn.functional.cross_entropy(logits, target), "reg": logits.square().mean()}
-        scaler.scale(watch.losses(parts, {"ce": 1.0, "reg": 0.1}, at=logits)).backward()
+        scaler.scale(watch.losses(parts, {"ce": 1.0, "reg": 0.1}, at=logits, over=net.parameters())).backward()
         scaler.unscale_(optimizer)
         watch.gradients(1.0)
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad()
+        watch.param_hash()
         watch.log({"absmax/logits": logits.detach().abs().amax()})
         watch.step()
 
@@ -50,6 +53,8 @@ def test_a_watched_step_does_not_synchronise(tmp_path, steps, request, dtype):
     rows = steps(watch.path)
     assert len(rows) == 61
     assert all(row["loss"] > 0 and row["grad_norm/0"] > 0 and row["grad_share/ce"] > 0 for row in rows)
+    assert all(row["param_share/ce"] > 0 and row["param_hash"] == int(row["param_hash"]) for row in rows)
+    assert all(row["data/input_absmax"] > 0 and row["bad/input"] == 0 for row in rows)
     assert rows[49]["memory/cuda"] > 0
     assert rows[-1]["applied"] == 61
 

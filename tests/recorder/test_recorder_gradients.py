@@ -292,3 +292,15 @@ def test_what_attach_learns_is_an_event(watch, records):
     assert event["dtypes"] == {"observed": "float32"}
     assert event["parameters"] == sum(p.numel() for p in Net().parameters())
     assert {"name": "frozen", "depth": 1, "parameters": 20, "trainable": 0} in event["modules"]
+
+
+def test_an_optimiser_whose_weights_have_no_gradient_moves_nothing(watch, steps):
+    """It holds other tensors than the model: built before the model was wrapped or cast."""
+    net, stale = Net(), Net()
+    optimizer = torch.optim.AdamW(stale.parameters(), lr=0.1)
+    watch.attach(net, optimizer)
+    train(watch, net, optimizer, 2)
+    watch.close()
+    row = steps(watch.path)[0]
+    assert row["update_ratio/0"] == 0
+    assert row["grad_norm"] > 0

@@ -133,3 +133,34 @@ def test_gradients_that_float16_cannot_hold_are_measured(watch, steps):
     row = steps(watch.path)[0]
     assert row["component_grad/small"] == pytest.approx(2e-8, rel=0.01)
     assert row["component_grad/large"] == 2
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "restored", "told"),
+    [
+        (torch.optim.AdamW, False, ["optimizer"]),
+        (torch.optim.AdamW, True, None),
+        (torch.optim.SGD, False, None),  # has nothing to forget
+    ],
+)
+def test_a_resume_that_forgot_the_optimiser(tmp_path, records, optimizer, restored, told):
+    """Told once, at the first step, and only of a resume."""
+
+    def train(state, **more):
+        model = nn.Linear(2, 1)
+        adam = optimizer(model.parameters(), lr=0.1)
+        with trainwatch.Recorder(tmp_path / "run.jsonl", **more) as watch:
+            watch.attach(model, adam)
+            if state is not None:
+                adam.load_state_dict(state)
+            for _ in range(3):
+                watch.losses({"a": model(torch.ones(4, 2)).square().mean()}).backward()
+                adam.step()
+                watch.step()
+        return adam.state_dict()
+
+    state = train(None)
+    train(state if restored else None, resume=3)
+    events = [record for record in records(tmp_path / "run.jsonl") if record.get("event") == "resume"]
+    assert [event["empty_optimizers"] for event in events] == ([told] if told else [])
+    assert [event["step"] for event in events] == ([4] if told else [])

@@ -94,6 +94,26 @@ def test_micro_batches_are_the_batch_laid_end_to_end(watch, steps):
         assert many[name] == pytest.approx(one[name], rel=1e-4, abs=1e-7), name
 
 
+def test_micro_batches_that_differ_in_size_have_their_shares(watch, steps):
+    x, target = batch(5)
+    net = model()
+    for rows in (slice(0, 4), slice(4, 5), slice(0, 0)):
+        logits = net(x[rows] if rows.stop else x[:1])  # the last is of a rank that has no sample left
+        share = (rows.stop - rows.start) / 5
+        parts = components(logits, target[rows] if rows.stop else target[:1])
+        watch.losses(parts, WEIGHTS, at=logits, over=net.parameters(), share=share)
+    watch.step()
+    logits = net(x)
+    watch.losses(components(logits, target), WEIGHTS, at=logits, over=net.parameters())
+    watch.step()
+    watch.close()
+    many, one = steps(watch.path)
+    names = [name for name in one if name.startswith(("loss", "component_grad", "grad_", "param_"))]
+    assert len(names) == 4 + 3 * 6
+    for name in names:
+        assert many[name] == pytest.approx(one[name], rel=1e-4, abs=1e-6), name
+
+
 def test_what_does_not_depend_on_at_is_said_once(watch, records):
     x, target = batch()
     net = model()
@@ -174,10 +194,10 @@ def test_the_loops_own_mistakes_surface(watch):
 
 
 def test_a_broken_probe_leaves_the_sum_right(watch, records, monkeypatch):
-    from trainwatch.recorder import probes
+    from trainwatch.recorder import directions
 
     calls = []
-    monkeypatch.setattr(probes, "gram", lambda *_: calls.append(1) or 1 / 0)
+    monkeypatch.setattr(directions, "gram", lambda *_: calls.append(1) or 1 / 0)
     x, target = batch()
     for _ in range(3):
         logits = model()(x)
@@ -254,7 +274,7 @@ def test_means_over_micro_batches(micro_batches):
     for convert in (float, torch.tensor):
         taken, fields, parts = Losses(), {}, []
         for values in micro_batches:
-            taken.add({name: convert(value) for name, value in values.items()}, convert(1.0))
+            taken.add({name: convert(value) for name, value in values.items()}, convert(1.0), 1.0)
         taken.collect(fields, parts)
         for cargo in Ring().ship(parts):
             unload(cargo, fields)

@@ -54,6 +54,15 @@ def test_a_new_task_is_no_ramp(make_run, judge):
     assert judge(make_run(columns(ENTERS, 2.0, **shares(share)) | old), RULE) == []
 
 
+def test_after_a_resume_the_largest_loss_is_not_known(make_run, judge):
+    """A new task beside one that is nearly solved; a raw unit is named there as well."""
+    solved = {"loss/ce": np.full(N, 0.1)}
+    resumed = {"resumed_from": 0}
+    assert judge(make_run(columns(ENTERS, 2.5) | solved), RULE)
+    assert judge(make_run(columns(ENTERS, 2.5) | solved, header=resumed), RULE) == []
+    assert judge(make_run(columns(ENTERS, 80_000.0) | solved, header=resumed), RULE)
+
+
 def test_a_return_to_an_earlier_weight_is_no_ramp(make_run, judge):
     """Off for a stage, and on again."""
     weight = np.where((STEP >= 80) & (STEP < 160), 0.0, 1.0)
@@ -109,3 +118,17 @@ def test_silent_where_only_the_raw_loss_jumps(make_run, judge):
 def test_silent_on_a_weight_that_is_there_from_the_first_row(make_run, judge):
     """There is no before."""
     assert judge(make_run(columns(np.full(N, 0.2), 80_000.0)), RULE) == []
+
+
+def test_a_component_of_another_scale_is_another_rule_s(make_run, judge):
+    """Its weight is an ordinary one, and no ramp would mend its value; a weight out of all proportion is a ramp."""
+    share = np.where(STEP >= 80, 0.999, 0.0)
+    assert [one.severity for one in judge(make_run(columns(ENTERS, 80_000.0, **shares(share))), RULE)] == ["info"]
+    assert [one.severity for one in judge(make_run(columns(8e4 * ENTERS, 1.0, **shares(share))), RULE)] == ["critical"]
+
+
+def test_a_log_with_a_row_in_fifty(make_run, judge):
+    """The window is 2 % of the planned steps, however many rows tell of them."""
+    sharp = columns(np.where(STEP >= 80, 0.2, 0.0), 80_000.0)
+    (finding,) = judge(make_run(sharp | {"step": 50 * STEP}, header={"total_steps": 20_000}), RULE)
+    assert (finding.first_step, finding.severity) == (4000, "critical")

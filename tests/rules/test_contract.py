@@ -92,6 +92,12 @@ HOSTILE = [
         "horizon": 7,
         "dtypes": 3,
     },
+    {"total_steps": 40, "horizon": {"epochs": 1e300, "samples": -1, "batch_size": 0, "accumulation": "2"}},
+    {"total_steps": 40, "horizon": {"epochs": 3, "samples": 1e300, "batch_size": 1e-300, "processes": 2}},
+    {
+        "total_steps": 9,
+        "curriculum": {"stages": [{"start": 0, "data": {"length": [1, 2]}}, {"start": 4}, {"start": 4}]},
+    },
     {
         "config": {"a": {"b": {"c": "5e-5"}}, "curriculum": {"name": 3}},
         "components": {"a": None, "": {}},
@@ -111,8 +117,16 @@ SERIES = {
 CHANNELS = (
     *("loss", "loss/a", "loss/b", "weight/a", "weight/b", "stage", "grad_norm", "grad_norm/x", "component_grad/a"),
     *("grad_share/a", "grad_share/b", "lr/a", "schedule/a", "clock/a", "samples", "amp/skipped", "amp/scale", "epoch"),
+    *("data/masked/a", "data/class/a", "data/input_mean", "data/input_std", "time/data", "time/monitor", "tokens"),
     *("memory/a", "bad/input", "bad/weights", "update_ratio/a", "time/step", "param_hash", "data/fingerprint"),
+    *("weight_norm/a", "absmax/a", "data/input_mean", "grad_norm_at_step", "time/data"),
+    *("data/index", "data/length/min", "data/length/max", "tokens", "applied/a", "elapsed"),
+    *("component_grad/b", "grad_cosine/a~b", "param_share/a", "data/length/min", "data/length/max"),
+    *("codebook/perplexity", "codebook/used", "weight_norm/a", "clip", "grad_norm/y", "update_ratio/b", "lr/b"),
 )
+QUALITY = [
+    f"quality/{name}" for name in ("validity", "diversity", "longest_run", "entropy", "length_mean", "length_std")
+]
 
 
 @pytest.mark.parametrize("head", HOSTILE, ids=range(len(HOSTILE)))
@@ -128,6 +142,7 @@ def test_nothing_breaks_a_rule(series, head, play):
         if step % 7 == 0:
             records.append({"kind": "eval", "step": step, "split": "valid", "loss": value, "loss/a": value})
             records.append({"kind": "eval", "step": step, "loss": value, "repeat": value, "weights_step": value})
+            records.append({"kind": "sample", "step": step, **dict.fromkeys(QUALITY, value)})
     diagnosed(play(records))
     diagnosed(play(records[4:]))
     diagnosed(play([*records, {"kind": "end", "status": 5}]))
@@ -141,10 +156,14 @@ HEADER = {
     "components": {"a": {"role": "task"}, "b": {"role": "task"}},
     "curriculum": {
         "name": "A",
-        "stages": [{"start": 0, "end": 50, "weights": {"a": 1, "b": 0}}, {"start": 50, "weights": {"a": 1, "b": 0.5}}],
+        "stages": [
+            {"start": 0, "end": 50, "weights": {"a": 1, "b": 0}, "data": {"length": [7, 10]}},
+            {"start": 50, "weights": {"a": 1, "b": 0.5}, "data": {"length": [11, 20]}},
+        ],
     },
     "schedules": {
         "lr/main": {"kind": "cosine", "start": 1e-3, "end": 0.0, "over_steps": 150, "warmup": 10},
+        "lr/other": {"kind": "linear", "start": 1e-3, "end": 0.0, "over_steps": 150},
         "penalty": {"kind": "linear", "start": 0.0, "end": 1.0, "over_steps": 150, "clock": "dqn"},
         "weight/c": {"kind": "linear", "start": 0.0, "end": 1.0, "over_steps": 150},
     },
@@ -155,7 +174,9 @@ SICK = st.fixed_dictionaries(
         "seed": st.integers(0, 2**16),
         "late": st.integers(0, 60),  # the row from which some channels are recorded at all
         "fault": st.integers(0, 120),  # the row from which everything goes wrong
-        "kinds": st.sets(st.sampled_from(["nan", "scale", "weight", "clock", "lr", "back", "rise", "holes", "skip"])),
+        "kinds": st.sets(
+            st.sampled_from(["nan", "scale", "weight", "clock", "lr", "back", "rise", "holes", "skip", "jump"])
+        ),
         "resume": st.none() | st.integers(0, 100),
         "end": st.sampled_from(["finished", "failed", None]),
     }
@@ -174,7 +195,7 @@ def sick_records(case):
         skipped = "skip" in kinds and random.random() < 0.2
         applied += not skipped
         clock += 0 if ill and "clock" in kinds and random.random() < 0.8 else 1
-        step = row + 1 - (25 if ill and "back" in kinds else 0)
+        step = row + 1 - (25 if ill and "back" in kinds else 0) + (50 if ill and "jump" in kinds else 0)
         speed = 3 if ill and "lr" in kinds else 1
         losses = {"a": 3 * math.exp(-row / 50) + 0.1 * random.random(), "b": 0.5 + 0.1 * random.random()}
         if ill and "scale" in kinds:
@@ -189,6 +210,16 @@ def sick_records(case):
         record |= {f"loss/{c}": value for c, value in losses.items()} | {f"weight/{c}": w for c, w in weights.items()}
         record |= {"lr/main": 1e-3 * max(0.0, 1 - speed * applied / 150), "schedule/penalty": clock / 150}
         record |= {"weight/c": min(1.0, speed * applied / 150), "memory/host": 1e9 * (1 + ill)}
+        record |= {
+            "amp/scale": 2.0 ** (15 - row + applied),
+            "bad/input": float(ill and row % 9 == 0),
+            "absmax/x": 5e4 + row,
+            "data/length/min": 7 + 4 * (applied >= 50 and not ill),
+            "data/index": 8 * row,
+            "lr/other": record["lr/main"],
+        }
+        record |= {"time/step": 0.1 * (1 + ill), "time/data": 0.06 * ill, "data/fingerprint": row // (1 + 3 * ill)}
+        record |= {"data/masked/a": 0.5 + 0.45 * ill, "data/input_std": 1 + 500.0 * ill, "data/class/a": 1 + ill}
         if row >= case["late"]:
             share = float(np.clip(random.normal(0.9 if ill else 0.5, 0.1), 0, 1))
             record |= {
@@ -196,12 +227,17 @@ def sick_records(case):
                 "grad_norm/head": 0.5,
                 "stage": row // 50,
             }
+            record |= {"grad_norm/body": float(ill) * random.random(), "update_ratio/main": 0.0 if ill else 1e-3}
             record |= {"grad_share/a": 1 - share, "grad_share/b": share, "component_grad/b": share, "loss/late": 1.0}
+            record |= {"component_grad/a": 0.0 if ill else 1 - share, "grad_cosine/a~b": -share if ill else share}
         records.append(record)
         if row % 5 == 4:
             rise = 0.05 * max(row - case["fault"], 0) if "rise" in kinds else 0.0
             records.append({"kind": "eval", "step": row, "split": "valid", "loss": (losses["a"] or 0.0) + rise})
             records.append({"kind": "eval", "step": row, "split": "test", "loss/b": 1.0 + rise})
+            again = {"kind": "eval", "step": row, "split": "test", "loss/b": 1.0 + random.random(), "metric/acc": 0.5}
+            records.append({**again, "repeat": 1.0, "weights_step": float(row)})
+            records.append({"kind": "sample", "step": row, **dict.fromkeys(QUALITY, 0.1 if ill else 0.9)})
         if row % 11 == 10:
             event = random.choice(["note", "signal", "exception", "oom", "stage"])
             records.append(
@@ -296,3 +332,45 @@ def test_a_recorded_healthy_run_raises_no_alarm(path, tmp_path):
     for run in read_all(plain):
         assert run.train.size
         assert [finding.message for finding in diagnosed(run) if finding.rank] == []
+
+
+APPEARS = {
+    "an update ratio after norms that stay": {
+        "weight_norm/a": np.full(400, 7.25),
+        "grad_norm": np.ones(400),
+        "lr/a": np.full(400, 1e-3),
+        "update_ratio/a": np.where(np.arange(400) % 50 == 0, 1e-3, np.nan),
+    },
+    "a component of a total": {
+        "loss": np.where(np.arange(400) < 200, 1.0, 3.0) + np.linspace(0, 1, 400),
+        "loss/a": np.linspace(0.5, 1.5, 400),
+        "weight/a": np.ones(400),
+        "loss/b": np.full(400, 2.0),
+        "weight/b": np.ones(400),
+    },
+    "a gradient's norm after its share": {
+        **{f"loss/{name}": np.linspace(2, 1, 400) for name in "ab"},
+        **{f"weight/{name}": np.ones(400) for name in "ab"},
+        "grad_share/a": np.where(np.arange(400) < 100, 0.0, 0.9),
+        "grad_share/b": np.where(np.arange(400) < 100, 1.0, 0.1),
+        "component_grad/b": np.ones(400),
+    },
+}
+LATE = {"update_ratio/a": 300, "loss/b": 200, "weight/b": 200, "component_grad/b": 250}
+
+
+@pytest.mark.parametrize("case", APPEARS)
+@pytest.mark.parametrize("size", [1, 20, 37])
+def test_a_channel_that_appears_late_does_not_change_what_is_found(case, size, play):
+    """A live run does not know the columns that will come; afterwards all of them are there from the first row on."""
+    columns = APPEARS[case] if "total" in case else {"loss": np.linspace(3, 1, 400), **APPEARS[case]}
+    records = [{"kind": "run", "id": "r"}]
+    for row in range(400):
+        there = {name: float(values[row]) for name, values in columns.items() if row >= LATE.get(name, 0)}
+        known = {name: value for name, value in there.items() if math.isfinite(value)}
+        records.append({"kind": "step", "step": row + 1, **known})
+    engine, run = Engine(), Run(Path("run.jsonl"))
+    for done in range(0, len(records), size):
+        play(records[done : done + size], run)
+        engine.feed(run)
+    assert by_rule(engine.findings(run)) == by_rule(diagnosed(play(records)))

@@ -60,3 +60,13 @@ def test_a_boundary_that_waits_for_the_end_of_an_epoch(make_run, judge):
     assert judged(make_run, judge, np.where(STEPS < 318, 0.0, np.where(STEPS < 618, 0.1, 0.2))) == []
     (found,) = judged(make_run, judge, np.where(STEPS < 400, 0.0, PLANNED))
     assert (found.first_step, found.last_step, found.state) == (319, 399, "over")
+
+
+def test_a_log_with_a_row_in_fifty(make_run, judge):
+    """The window is 2 % of the planned steps, however many rows tell of them."""
+    steps = 50 * STEPS[:400]
+    curriculum = {"name": "A", "stages": [{"start": 0, "weights": {"mass": 0.2}}]}
+    columns = {"step": steps, "weight/mass": np.where(steps >= 19_000, 2.4, 0.2)}
+    run = make_run(columns, header={"total_steps": 20_000, "curriculum": curriculum})
+    (found,) = judge(run, "curriculum-weight-drift")
+    assert (found.severity, found.first_step) == ("critical", 19_000)

@@ -23,7 +23,7 @@ def test_memory_that_grew_is_told(make_run, judge):
     (found,) = judge(make_run(columns, header=header, end=None), "killed")
     assert found.confidence > 0.9
     assert found.evidence["memory"] == "memory/host"
-    assert "No checkpoint was recorded" in found.message
+    assert "no checkpoint was recorded" in found.message
 
 
 def test_the_checkpoint_that_a_resume_came_from(make_run, judge):

@@ -20,11 +20,11 @@ def test_attempts_and_exceptions_are_counted(play, judge):
     assert "3 attempts: 2 x TypeError: a; 1 x KeyError: 'b'" in found.message
 
 
-def test_the_exception_is_the_root_cause(play):
-    """crashed explains never-started."""
+def test_it_is_told_before_the_exception(play):
+    """It knows of every attempt, and crashed of the last one."""
     found = diagnose(play([{"kind": "run"}, failed("TypeError", "'<' not supported between instances of 'str'")]))
-    assert found.root_cause.rule == "crashed"
-    assert {key[0] for key in found.explained} == {"never-started"}
+    assert found.root_cause.rule == "never-started"
+    assert {key[0] for key in found.explained} == {"crashed"}
 
 
 def test_a_death_without_a_word_and_a_stop_by_hand(play, judge):

@@ -147,3 +147,18 @@ def test_a_component_of_an_evaluation(make_run, judge):
         evals = [{"step": 20, "split": "valid", "loss/a": float("nan"), "loss/b": 1.0, **total}]
         (finding,) = judge(make_run(columns(), evals=evals), RULE)
         assert (finding.subject, finding.severity, finding.evidence) == ("split:valid", severity, {"loss/a": "nan"})
+
+
+def test_skipping_in_a_log_with_a_row_in_fifty(make_run, judge):
+    """The window is 2 % of the planned steps, however many rows tell of them."""
+    row = np.arange(400)
+    ill = (row >= 100) & (row < 250)
+    columns = {"step": 50 * (row + 1), "loss": np.ones(400), "grad_norm": np.where(ill, np.inf, 1.0)}
+    run = make_run(columns | {"amp/skipped": ill * 1.0}, header={"total_steps": 20_000})
+    assert [(f.first_step, f.last_step, f.state) for f in judge(run, RULE)] == [(5050, 12_500, "over")]
+
+
+def test_a_split_that_is_named_anew_each_time_is_told_64_times(make_run, judge):
+    """What the rule remembers does not grow with the run."""
+    evals = [{"step": at, "split": f"step-{at}", "loss": float("nan")} for at in range(1, 100)]
+    assert len(judge(make_run(columns(), evals=evals), RULE)) == 64

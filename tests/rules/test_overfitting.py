@@ -101,6 +101,25 @@ def test_a_component_below_a_total_that_is_well(make_run, judge):
     rows = [{**r, "loss": float(t), "loss/b": r["loss"]} for r, t in zip(evals(rise), flat, strict=True)]
     columns = {"loss": TRAIN + 1, "loss/b": TRAIN}
     (found,) = judge(make_run(columns, evals=rows), "overfitting")
-    assert found.subject == "component:b"
+    assert (found.subject, found.severity) == ("component:b", "warning")
+    gains = [{**row, "loss": 9.0 - i / 4} for i, row in enumerate(rows)]
+    assert [one.severity for one in judge(make_run(columns, evals=gains), "overfitting")] == ["info"]
     header = {"components": {"b": {"role": "regulariser"}}}
     assert judge(make_run(columns, header=header, evals=rows), "overfitting") == []
+
+
+@pytest.mark.parametrize(("best", "alarms"), [(7, 1), (17, 0)])
+def test_a_slow_rise_counts_once_it_lasts(best, alarms, make_run, judge):
+    """Four percent of the best value, a fifth of what was gained, over more than five evaluations."""
+    k = np.arange(20)
+    values = 2.6 + np.where(k <= best, 0.07 * (best - k) * 7 / best, 0.01 * (k - best))
+    assert len(judge(make_run({"loss": TRAIN}, evals=evals(values)), "overfitting")) == alarms
+
+
+def test_the_stages_that_really_run_count(make_run, judge):
+    """As for every other rule: a stage that makes validation harder is no overfitting."""
+    plans = {"curriculum": [0], "curriculum_running": [0, 990]}
+    header = {name: {"name": "P", "stages": [{"start": at} for at in begins]} for name, begins in plans.items()}
+    values = np.where(np.arange(1, 21) * 100 < 990, 0.5, 0.9)
+    assert judge(make_run({"loss": TRAIN}, evals=evals(values)), "overfitting") != []
+    assert judge(make_run({"loss": TRAIN}, header=header, evals=evals(values)), "overfitting") == []

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from trainer import train
 from trainer.config import Config
@@ -25,6 +26,12 @@ SMALL = {
     "evaluation.every": 1.0,
     "checkpoint.every": 0.5,
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """As in `SMALL`, for tests that take a model by itself."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

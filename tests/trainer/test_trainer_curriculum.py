@@ -1,15 +1,31 @@
 """The two published tables, as ratios of a run, and how a stage's weights come in."""
 
+from dataclasses import asdict
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.curriculum import DEFAULT, EXTENDED, TABLES, curriculum
+from trainer.config import Config
+from trainer.curriculum import DEFAULT, EXTENDED, FACTORS, TABLES, curriculum
+from trainer.faults import running
+from trainer.loading import load
 from trainwatch.header import Curriculum
 
 names, lengths = st.sampled_from(sorted(TABLES)), st.integers(1, 300_000)
+ablations = st.lists(st.sampled_from(FACTORS), unique=True)
+FIELDS = {
+    "length": ("shortest", "longest"),
+    "noise": ("noise_peaks", "dropout", "ppm_error", "intensity_error"),
+    "weights": ("sequence", "spectrum", "precursor"),
+}
+
+
+def numbers(stage):
+    """All that a stage asks for, by name."""
+    return {**asdict(stage.data), **stage.weights}
 
 
 @given(names, lengths)
@@ -52,7 +68,53 @@ def test_a_ramp_stays_between_the_stages_and_arrives(ramp, applied):
     before, after = sudden.stages[max(index - 1, 0)].weights, sudden.stages[index].weights
     for name, weight in plan.weights(applied).items():
         assert min(before[name], after[name]) - 1e-9 <= weight <= max(before[name], after[name]) + 1e-9
-    assert plan.weights(plan.stages[index].end - 1) == pytest.approx(sudden.weights(plan.stages[index].end - 1))
+
+
+@given(names, st.sampled_from(["linear", "cosine"]), st.integers(1, 5000))
+def test_a_ramp_reaches_its_stage_exactly(name, ramp, steps):
+    plan = curriculum(name, steps, ramp)
+    for stage in plan.stages:
+        arrived = -(-(stage.start + stage.end) // 2)  # half-way through
+        if arrived < stage.end:
+            assert plan.weights(arrived) == plan.weights(stage.end - 1) == stage.weights
+
+
+@given(names, ablations, lengths)
+def test_only_the_factors_that_are_asked_for_change(name, factors, steps):
+    plan, whole = curriculum(name, steps, "step", factors), curriculum(name, steps)
+    held = {field for factor in FACTORS if factor not in factors for field in FIELDS[factor]}
+    first, published = numbers(plan.stages[0]), [numbers(stage) for stage in whole.stages]
+    assert [(s.start, s.end) for s in plan.stages] == [(s.start, s.end) for s in whole.stages]
+    for stage, full in zip(plan.stages, published, strict=True):
+        for field, value in numbers(stage).items():
+            assert value == (first if field in held else full)[field]
+    assert held | {field for factor in factors for field in FIELDS[factor]} == set(first)
+
+
+@given(names, ablations)
+def test_what_is_left_out_begins_as_published_and_is_another_curriculum(name, factors):
+    plan, whole = curriculum(name, 1000, "step", factors), curriculum(name, 1000)
+    assert numbers(plan.stages[0]) == numbers(whole.stages[0])
+    assert (plan.sha256 == whole.sha256) == (len(factors) == len(FACTORS))
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+def test_each_ablation_keeps_one_factor(factor):
+    path = Path(__file__).parents[2] / "configs" / "ablations" / f"{factor}-only.yaml"
+    config, _ = load([str(path)], ["curriculum=DEFAULT"])
+    assert config.curriculum_factors == [factor]
+    assert running(config) == curriculum("DEFAULT", config.horizon().total_steps, "step", [factor])
+
+
+def test_all_factors_unless_asked():
+    assert tuple(Config().curriculum_factors) == FACTORS
+
+
+@given(names, st.integers(1, 200_000))
+def test_absolute_steps_do_not_ask_how_long_the_run_is(name, steps):
+    config = Config(steps=steps, curriculum=name, curriculum_steps=100_000)
+    assert running(config) == curriculum(name, 100_000)
+    assert running(config).index(200_000) == len(TABLES[name]) - 1
 
 
 def test_trainwatch_reads_the_declaration():
@@ -63,7 +125,12 @@ def test_trainwatch_reads_the_declaration():
     assert all(dict(theirs.weights) == ours.weights for theirs, ours in zip(read.stages, plan.stages, strict=True))
 
 
-@pytest.mark.parametrize("arguments", [("OTHER", 10), ("DEFAULT", 10, "sudden")])
+@pytest.mark.parametrize("arguments", [("OTHER", 10), ("DEFAULT", 10, "sudden"), ("DEFAULT", 10, "step", ["lengths"])])
 def test_an_unknown_name_says_what_exists(arguments):
     with pytest.raises(ValueError, match="does not exist; choose one of"):
         curriculum(*arguments)
+
+
+def test_an_unknown_factor_names_the_nearest():
+    with pytest.raises(ValueError, match=r"curriculum_factors 'weigths' does not exist; .* \(nearest: weights\)"):
+        curriculum("DEFAULT", 10, "step", ["weigths"])

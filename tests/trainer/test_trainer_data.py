@@ -1,26 +1,36 @@
 """Samples are pure functions of (seed, index); batches tell what they hold; a blank scan is what the filter is for."""
 
+import pickle
+import shutil
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trainer.config import UsageError
 from trainer.curriculum import Corruption, curriculum
 from trainer.horizon import Horizon, Micro
-from trainer.tasks.peptide.bank import SPLITS, Bank, draw_peptides, draw_populated, split_percent, split_rows
-from trainer.tasks.peptide.chemistry import EOS, PAD, neutral_mass
+from trainer.tasks.peptide.bank import Bank, Online, checksum_of
+from trainer.tasks.peptide.chemistry import EOS, PAD, neutral_mass, parse
 from trainer.tasks.peptide.data import TENSORS, Shape, Stream, collate, draw, merged_facts
+from trainer.tasks.peptide.peptides import SPLITS, draw_peptides, draw_populated, split_percent, split_rows
 
 SHAPE = Shape(peaks=40, positions=19)
 NOISY = Corruption(7, 12, noise_peaks=5, dropout=0.1, ppm_error=10.0)
+ONLINE = Online("theoretical")
 
 
 def same(first, second):
     return all(torch.equal(getattr(first, name), getattr(second, name)) for name in TENSORS)
 
 
-def stream(bank, seed=0, steps=40, **changes):
-    return Stream(bank, Horizon.of_steps(steps, 4, 1), curriculum("EXTENDED", steps), SHAPE, seed, **changes)
+def stream(peptides, seed=0, steps=40, size=4, accumulation=1, **changes):
+    horizon = Horizon.of_steps(steps, size, accumulation)
+    return Stream(peptides, horizon, curriculum("EXTENDED", steps), SHAPE, seed, **changes)
 
 
 def test_a_sample_depends_on_seed_and_index_alone(bank):
@@ -28,6 +38,35 @@ def test_a_sample_depends_on_seed_and_index_alone(bank):
     np.testing.assert_array_equal(samples[0].mz, samples[2].mz)
     assert len(samples[0].mz) != len(samples[1].mz) or (samples[0].mz != samples[1].mz).any()
     assert not np.array_equal(draw(bank, "train", NOISY, 2, 5, SHAPE).mz, samples[0].mz)
+
+
+@given(st.booleans(), st.permutations(range(12)))
+def test_the_order_of_asking_changes_no_sample(shards, online, order):
+    """Whoever draws the samples, after whichever others, draws the same ones; a process of its own reads its own."""
+    first, second = (
+        (ONLINE, ONLINE) if online else (Bank(shards, "theoretical", 0, 50), Bank(shards, "theoretical", 0, 50))
+    )
+    alone = [draw(first, "train", NOISY, 3, index, SHAPE) for index in range(12)]
+    for index in order:
+        again = draw(second, "train", NOISY, 3, index, SHAPE)
+        np.testing.assert_array_equal(alone[index].mz, again.mz)
+        np.testing.assert_array_equal(alone[index].heights, again.heights)
+
+
+@given(st.integers(0, 2**31), st.integers(0, 10**6), st.sampled_from(sorted(SPLITS)))
+def test_online_peptides_are_of_their_split(seed, index, split):
+    low, high = SPLITS[split]
+    assert low <= split_percent(draw(ONLINE, split, NOISY, seed, index, SHAPE).tokens) < high
+
+
+@given(st.integers(1, 6), st.sampled_from([(8, 1), (4, 2), (2, 4), (1, 8)]))
+def test_accumulation_changes_no_sample(steps, parts):
+    size, accumulation = parts
+    whole = stream(ONLINE, steps=6, size=8)[steps - 1]
+    finer = stream(ONLINE, steps=6, size=size, accumulation=accumulation)
+    batches = [finer[(steps - 1) * accumulation + part] for part in range(accumulation)]
+    for name in TENSORS:
+        assert torch.equal(getattr(whole, name), torch.cat([getattr(batch, name) for batch in batches]))
 
 
 def test_batches_do_not_depend_on_the_order_of_asking(bank):
@@ -38,11 +77,13 @@ def test_batches_do_not_depend_on_the_order_of_asking(bank):
     assert not same(early, stream(bank, seed=1)[0])
 
 
-def test_workers_change_nothing(bank):
-    loaders = [torch.utils.data.DataLoader(stream(bank), batch_size=None, num_workers=n) for n in (0, 1)]
-    for alone, helped in zip(*loaders, strict=True):
-        assert same(alone, helped)
-        assert alone.facts == helped.facts
+@pytest.mark.parametrize(("online", "start"), [(False, "fork"), (True, "fork"), (False, "spawn")])
+def test_workers_change_nothing(bank, online, start):
+    data = stream(ONLINE if online else bank, steps=6)
+    helped = torch.utils.data.DataLoader(data, batch_size=None, num_workers=2, multiprocessing_context=start)
+    for alone, other in zip((data[index] for index in range(len(data))), helped, strict=True):
+        assert same(alone, other)
+        assert alone.facts == other.facts
 
 
 def test_a_batch_is_what_its_stage_asks_for(bank):
@@ -108,15 +149,6 @@ def test_no_split_is_left_empty(tmp_path):
     assert not all(split_rows(draw_peptides(np.random.default_rng(s), 12, 7))["test"].size for s in seeds)
 
 
-def test_an_old_shard_with_an_empty_split_is_built_again(tmp_path, monkeypatch):
-    old = Bank(tmp_path, "theoretical", 0, 12)
-    with monkeypatch.context() as patched:
-        same = np.full((12, 7), 5, dtype=np.uint8)
-        patched.setattr("trainer.tasks.peptide.bank.draw_populated", lambda *_: same)
-        old.prepare([7])
-    assert all(rows.size for rows in old.shard(7).rows.values())
-
-
 def test_facts_of_a_step_are_those_of_all_its_micro_batches():
     first = {"data/x/min": 1.0, "data/x/mean": 2.0, "data/x/max": 3.0, "data/index": 8, "bad/input": 1}
     second = {"data/x/min": 0.0, "data/x/mean": 5.0, "data/x/max": 9.0, "data/index": 10, "bad/input": 2}
@@ -125,3 +157,69 @@ def test_facts_of_a_step_are_those_of_all_its_micro_batches():
     assert merged_facts([({"data/fingerprint": 7}, 2)]) == {"data/fingerprint": 7}
     pair = [({"data/fingerprint": 7}, 2), ({"data/fingerprint": 8}, 2)]
     assert merged_facts(pair) != merged_facts(pair[::-1])
+
+
+def test_shards_are_the_same_whichever_processes_build_them(tmp_path):
+    alone, helped = (Bank(tmp_path / name, "theoretical", 0, 150) for name in ("alone", "helped"))
+    told = []
+    alone.build([8, 7])
+    helped.build([7, 8], workers=2, report=lambda done, about: told.append((done, about)))
+    assert told == [(100, "length 7"), (150, "length 7"), (250, "length 8"), (300, "length 8")]
+    for length in (7, 8):
+        assert alone.path(length).read_bytes() == helped.path(length).read_bytes()
+    written = alone.path(7).stat().st_mtime_ns
+    assert alone.missing([7, 8, 9]) == [9]
+    alone.shard(9)
+    assert alone.path(7).stat().st_mtime_ns == written
+    assert not list(alone.path(7).parent.glob(".*"))
+
+
+def test_a_pool_that_cannot_start_is_one_sentence(tmp_path):
+    """A spawned process imports the main program, and standard input is none: an error, and no hanging."""
+    program = f"""
+from pathlib import Path
+from trainer.config import UsageError
+from trainer.tasks.peptide.bank import Bank
+try:
+    Bank(Path({str(tmp_path)!r}), "theoretical", 0, 50).build([7], workers=1)
+except UsageError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable], input=program, capture_output=True, text=True, timeout=60, check=True, env={"PYTHONPATH": "."}
+    )
+    assert "data.workers is 1, but a process that predicts spectra died" in done.stdout
+
+
+def test_a_shard_that_is_not_as_it_was_written_is_refused(tmp_path):
+    bank = Bank(tmp_path, "theoretical", 0, 50)
+    bank.build([7, 8])
+    whole, sums = bank.path(7).read_bytes(), checksum_of(bank.path(7)).read_text()
+    other = bank.path(8).read_bytes()
+    for content in (whole[:-1], whole[:100] + b"x" + whole[101:], other, b""):
+        bank.path(7).write_bytes(content)
+        with pytest.raises(UsageError, match=r"length_07\.npz is not as it was written.* delete it and run"):
+            Bank(tmp_path, "theoretical", 0, 50).shard(7)
+    bank.path(7).write_bytes(whole)
+    shutil.copy(checksum_of(bank.path(8)), checksum_of(bank.path(7)))  # another shard's, file and all
+    bank.path(7).write_bytes(other)
+    with pytest.raises(UsageError, match="is not as it was written"):
+        bank.shard(7)
+    checksum_of(bank.path(7)).unlink()
+    with pytest.raises(UsageError, match="has no checksum beside it; delete it and run `python -m trainer data build`"):
+        bank.shard(7)
+    bank.path(7).unlink()
+    assert bank.shard(7).tokens.shape == (50, 7)
+    assert (bank.path(7).read_bytes(), checksum_of(bank.path(7)).read_text()) == (whole, sums)
+
+
+def test_a_bank_travels_without_its_shards(bank):
+    bank.shard(7)
+    assert len(pickle.dumps(bank)) < 1000
+    assert pickle.loads(pickle.dumps(bank)) == bank
+
+
+def test_a_modified_twin_is_in_the_same_split():
+    bare, oxidised = (np.array(parse(text), dtype=np.uint8) for text in ("PEPMTMDEK", "PEPM[UNIMOD:35]TMDEK"))
+    assert split_percent(bare) == split_percent(oxidised)
+    assert len({split_percent(np.array(parse(text), dtype=np.uint8)) for text in ("PEPMTMDEK", "PEPMTVDEK")}) == 2

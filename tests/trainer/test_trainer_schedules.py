@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.schedules import KINDS, Schedule
+from trainer.schedules import KINDS, Schedule, epoch_reading
 from trainwatch.schedule import schedule_value
 
 values = st.floats(-1e6, 1e6)
@@ -40,6 +40,30 @@ def test_the_declaration_gives_the_value_that_was_used(kind, start, end, over, d
 def test_warm_up_rises_from_zero():
     schedule = Schedule("cosine", 1.0, 0.1, 100, warmup=10)
     assert [schedule.at(tick) for tick in (0, 5, 10)] == [0.0, 0.5, 1.0]
+
+
+@given(moving, st.integers(2, 500), st.floats(0.001, 1000), st.data())
+def test_a_rate_scales_with_its_peak(kind, over, peak, data):
+    """So that every group of parameters has the same shape."""
+    warmup, final = data.draw(st.integers(0, over - 1)), data.draw(st.floats(0, 1))
+    one, scaled = (Schedule(kind, top, top * final, over, warmup) for top in (1.0, peak))
+    for tick in range(over + 2):
+        assert scaled.at(tick) == pytest.approx(peak * one.at(tick), rel=1e-9)
+
+
+@given(moving, st.integers(2, 500), st.data())
+def test_a_warm_up_rises_evenly_to_the_start(kind, over, data):
+    warmup = data.draw(st.integers(1, over - 1))
+    course = [Schedule(kind, 1.0, 0.0, over, warmup).at(tick) for tick in range(warmup + 1)]
+    assert course == pytest.approx([tick / warmup for tick in range(warmup + 1)])
+
+
+@given(st.integers(1, 9), st.integers(1, 20), st.floats(0, 9))
+def test_the_epoch_clock_stands_still_within_an_epoch_after_the_warm_up(epochs, each, warmup):
+    readings = [epoch_reading((step - 1) // each, step, each, warmup) for step in range(1, epochs * each + 1)]
+    assert all(after >= before for before, after in pairwise(readings))
+    for step, reading in enumerate(readings, 1):
+        assert reading == (step / each if step / each < warmup else max(warmup, (step - 1) // each))
 
 
 @pytest.mark.parametrize(

@@ -64,15 +64,16 @@ FIGURES: Final[dict[str, Figure]] = {
 # A finding does not name a figure, so that rules know no face: its words choose, the first figure that exists wins.
 PROOFS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     (r"non-?finite|\bnan\b|\binf|overflow|underflow|\bamp\b", ("nonfinite", "norm", "loss")),
-    (r"clock|^stale|dqn", ("clocks", "schedules")),
-    (r"ramp\b|dominat", ("contribution", "share", "weights")),
-    (r"curriculum|stage", ("weights", "contribution")),
-    (r"share|conflict|cosine|imbalance|starv|silent|balance", ("share", "contribution", "loss")),
-    (r"schedul|anneal|horizon", ("schedules", "lr")),
+    (r"data-wait|data-starved|throughput|slow(?!-conv)|stall|loader|straggl|monitor-overhead", ("time",)),
+    (r"clock|dqn", ("clocks", "schedules")),
+    (r"ramp\b", ("contribution", "share", "weights")),
+    (r"curriculum|stage|stale-data", ("weights", "contribution")),
+    (r"share|dominance|conflict|cosine|imbalance|silent|balance", ("share", "contribution", "loss")),
+    (r"component|activation|total-unexplained", ("contribution", "loss")),
+    (r"schedul|anneal|horizon|total-steps|skipped", ("schedules", "lr")),
     (r"\blr\b|learning-rate|warmup", ("lr", "schedules")),
-    (r"overfit|generali|metric|eval|plateau", ("metrics", "evaluation", "loss")),
+    (r"overfit|overtrain|generali|metric|eval|validation|time-axis", ("evaluation", "metrics", "loss")),
     (r"clip|grad|norm|module|frozen|dead|update", ("norm", "loss")),
-    (r"data-wait|throughput|slow|stall|time|loader|straggl", ("time",)),
 )
 
 

@@ -156,7 +156,7 @@ class RunFile:
         newest = self.runs[-1] if self.runs else None
         continues = "resumed_from" in record or (record.get("id") and newest and newest.header.id == record["id"])
         if newest is None or (newest.headers and not continues):
-            self.runs.append(Run(self.path))
+            self.runs.append(Run(self.path, nth=len(self.runs) + 1))
             if newest is not None:
                 self.runs[-1].notes.append(f"run {len(self.runs)} of several that were written into {self.path.name}")
         self._run().add_header(record)

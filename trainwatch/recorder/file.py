@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import itertools
 import os
 import re
@@ -18,6 +19,7 @@ from typing import Any
 import orjson
 
 RANK_WAIT = 5.0  # s that another rank waits for rank 0's file, whose name and id it takes
+FRESH = 120.0  # s between the first and the last rank's start of one launch
 _BLOCK = 1 << 16
 
 
@@ -80,6 +82,8 @@ def open_new(path: Path, rank: int, world_size: int) -> RunFile:
     for number in itertools.count(1):
         candidate = stem if number == 1 else stem.with_name(f"{stem.name}-{number}")
         file = _member(candidate, rank)
+        if not rank and _left_by_others(candidate):
+            continue
         try:
             fd = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         except FileExistsError:
@@ -100,7 +104,7 @@ def open_again(path: Path, rank: int, step: int) -> RunFile:
             os.write(fd, b"\n")
     except OSError as fault:
         raise _unwritable(file, fault) from None
-    header, applied = _first(fd), _applied_at(fd, step)
+    header, applied = _first(fd) or _first_of_rank_zero(path), _applied_at(fd, step)
     run_id, attempt = header.get("id"), header.get("attempt")
     return RunFile(
         file,
@@ -126,6 +130,23 @@ def _member(stem: Path, rank: int) -> Path:
     return stem.with_name(f"{stem.name}.rank{rank}.jsonl" if rank else f"{stem.name}.jsonl")
 
 
+def _left_by_others(stem: Path) -> bool:
+    """Whether a file of another rank lies there whose rank 0 is gone; one of this launch's ranks is younger."""
+    return any(-_age(file) < time.time() - FRESH for file in stem.parent.glob(f"{glob.escape(stem.name)}.rank*.jsonl"))
+
+
+def _first_of_rank_zero(path: Path) -> dict[str, Any]:
+    """The header that a rank goes by which was not there before: its run goes on with more processes."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return {}
+    try:
+        return _first(fd)
+    finally:
+        os.close(fd)
+
+
 def _unwritable(file: Path, fault: OSError) -> OSError:
     return type(fault)(f"Recorder: cannot write {str(file)!r} ({fault.strerror}); give a path that can be written")
 
@@ -140,7 +161,7 @@ def _rank_zero(stem: Path, world_size: int) -> tuple[Path, str] | None:
             with contextlib.suppress(OSError, orjson.JSONDecodeError):
                 with file.open("rb") as stream:
                     header = orjson.loads(stream.readline())
-                fresh = abs(time.time() - header.get("time", 0)) < 120
+                fresh = abs(time.time() - header.get("time", 0)) < FRESH
                 if fresh and header.get("rank") == 0 and header.get("world_size") == world_size:
                     return file.with_suffix(""), str(header["id"])
         time.sleep(0.05)

@@ -12,6 +12,7 @@ from trainwatch.recorder.values import is_tensor
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from trainwatch.recorder.directions import OverParameters
     from trainwatch.recorder.transfer import Part
 
 
@@ -54,9 +55,10 @@ class Losses:
     outside: set[str] = field(default_factory=set)
     _host: dict[str, list[float]] = field(default_factory=dict)
     _device: dict[tuple[str, tuple[str, ...], Any], Part] = field(default_factory=dict)
+    _over: OverParameters | None = None
 
-    def add(self, components: Mapping[str, Any], summed: Any) -> None:
-        """Take the raw values, and the sum that is differentiated, of one micro-batch."""
+    def add(self, components: Mapping[str, Any], summed: Any, share: float) -> None:
+        """Take the raw values, and the sum that is differentiated, of one micro-batch with its part of the step."""
         names: list[str] = []
         values: list[Tensor] = []
         named = {f"loss/{name}": raw for name, raw in components.items()}
@@ -65,39 +67,49 @@ class Losses:
                 names.append(name)
                 values.append(value)
             else:
-                mean = self._host.setdefault(name, [0.0, 0])
-                mean[0] += float(value)
-                mean[1] += 1
+                mean = self._host.setdefault(name, [0.0, 0.0])
+                mean[0] += share * float(value)
+                mean[1] += share
         if values:
-            self._add_tensors(names, values)
+            self._add_tensors(names, values, share)
 
-    def _add_tensors(self, names: list[str], values: list[Tensor]) -> None:
+    def _add_tensors(self, names: list[str], values: list[Tensor], share: float) -> None:
         from trainwatch.recorder.transfer import capture, scalar
 
         scalars = [scalar(value) for value in values]
         single = [(name, value) for name, value in zip(names, scalars, strict=True) if value is not None]
         if single:
             for part in capture("mean", [name for name, _ in single], [value for _, value in single]):
-                self._add_part(part)
+                self._add_part(part, share, share)
         if len(single) < len(names):
             wrong = next(name for name, value in zip(names, scalars, strict=True) if value is None)
             raise ValueError(f"{wrong} is no scalar; reduce it to one number")
 
-    def add_gram(self, terms: Mapping[str, Any], at: Tensor) -> list[str]:
+    def add_gram(self, terms: Mapping[str, Any], at: Tensor, share: float) -> list[str]:
         """Add one micro-batch's Gram matrix; returns the components newly found not to depend on ``at``."""
-        from trainwatch.recorder.probes import gram
+        from trainwatch.recorder.directions import gram
 
         part, outside = gram({name: term for name, term in terms.items() if is_tensor(term)}, at)
         outside += [name for name, term in terms.items() if not is_tensor(term)]
         if part is not None:
-            self._add_part(part)
+            self._add_part(part, share, share**2)
         new = [name for name in outside if name not in self.outside]
         self.outside.update(new)
         return new
 
-    def _add_part(self, part: Part) -> None:
+    def add_over(self, terms: Mapping[str, Any], over: list[Tensor], scale: Any, share: float) -> None:
+        """Add one micro-batch's gradients over the parameters."""
+        from trainwatch.recorder.directions import OverParameters
+
+        self._over = self._over or OverParameters()
+        self._over.add({name: term for name, term in terms.items() if is_tensor(term)}, over, scale, share)
+
+    def _add_part(self, part: Part, share: float, factor: float) -> None:
+        """Add a micro-batch's part to the step's: ``factor`` times its values, for ``share`` of the step."""
         from trainwatch.recorder.transfer import summable
 
+        if share != 1.0:
+            part.values, part.count = summable(part.values) * factor, share
         key = (part.role, part.names, part.values.device)
         before = self._device.get(key)
         if before is None:
@@ -114,6 +126,9 @@ class Losses:
         if self._device:
             parts += self._device.values()
             self._device = {}
+        if self._over is not None:
+            parts += self._over.collect()
+            self._over = None
 
 
 def no_shares(terms: Mapping[str, Any], at: Tensor) -> str:

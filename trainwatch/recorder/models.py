@@ -28,6 +28,7 @@ class Models:
             OptimizerProbe(f"{name}." if name else "", one, self.scaler, fault) for name, one in optimizers.items()
         ]
         self.parameters = [parameter for probe in self.models.values() for parameter in probe.parameters]
+        self.sharded = any(probe.sharded for probe in self.models.values())
         self._unscaled_said = False
 
     def close(self) -> None:
@@ -62,6 +63,12 @@ class Models:
         parts += capture("value", names, values)
         return total
 
+    @property
+    def scale(self) -> Any:
+        """What the gradient scaler multiplies the loss by, on the device if it is there; None without one."""
+        scale = getattr(self.scaler, "_scale", None)
+        return getattr(self.scaler, "_init_scale", None) if scale is None else scale
+
     def still_scaled(self) -> bool:
         """Whether ``gradients()`` was called before ``scaler.unscale_(optimizer)``: its limit then means nothing."""
         states = getattr(self.scaler, "_per_optimizer_states", None)
@@ -79,6 +86,12 @@ class Models:
             probe.norm_wanted = not normed
         if self.scaler is not None and any(probe.hooked for probe in self.optimizers):
             fields.setdefault("amp/skipped", int(not any(called)))
+
+    def forgotten(self) -> list[str] | None:
+        """Optimisers whose first step found no state to go on from; None before any has taken a step."""
+        if not any(probe.ever_called for probe in self.optimizers):
+            return None
+        return [probe.name for probe in self.optimizers if probe.forgot]
 
     def sample(self, sampling: bool) -> None:
         """Whether the next step looks at weights and update ratios."""

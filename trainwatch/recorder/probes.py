@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,10 +13,11 @@ from torch.optim import Optimizer
 
 from trainwatch.recorder.header import unwrapped
 from trainwatch.recorder.rows import SKIPS, clean_name
-from trainwatch.recorder.transfer import Part, capture, finest
+from trainwatch.recorder.sharding import group_of, is_sharded, local, whole
+from trainwatch.recorder.transfer import Part, capture
 
 HALVES = (torch.float16, torch.bfloat16)
-_LIFT = 1024.0  # a power of two that lifts gradients in float16 off its underflow; divided out in float32
+_MIX = 0x9E3779B97F4A7C15 - 2**64  # the golden ratio as int64: gives every tensor of a hash an odd factor of its own
 Fault = Callable[[str, Exception], None]
 
 
@@ -37,8 +39,8 @@ def norms(tensors: list[Tensor]) -> list[Tensor]:
 
 
 def gradients(parameters: Iterable[Tensor]) -> list[Tensor]:
-    """The gradients there are; a sparse one by its values."""
-    grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    """The gradients there are; a sparse one by its values, one that is spread over processes by the slice here."""
+    grads = [local(parameter.grad) for parameter in parameters if parameter.grad is not None]
     return [grad.coalesce().values() if grad.is_sparse else grad for grad in grads]
 
 
@@ -54,22 +56,20 @@ def total_norm(tensors: list[Tensor]) -> Tensor:
     return norm
 
 
-def gram(terms: Mapping[str, Tensor], at: Tensor) -> tuple[Part | None, list[str]]:
-    """Gram matrix of the terms' gradients at ``at`` (upper triangle), and the terms that do not depend on it."""
-    rows: dict[str, Tensor] = {}
-    for name, term in terms.items():
-        if term.requires_grad:
-            seed = None if at.dtype is not torch.float16 else torch.full_like(term, _LIFT)
-            (row,) = torch.autograd.grad(term, at, seed, retain_graph=True, allow_unused=True)
-            if row is not None:
-                rows[name] = row.reshape(-1).float() if row.dtype in HALVES else row.reshape(-1)
-                rows[name] = rows[name] if seed is None else rows[name] / _LIFT
-    outside = [name for name in terms if name not in rows]
-    if not rows:
-        return None, outside
-    vectors = list(rows.values())
-    dots = [torch.dot(vector, other) for i, vector in enumerate(vectors) for other in vectors[i:]]
-    return Part("gram", tuple(rows), torch.stack(dots).to(finest(at.device))), outside
+def param_hash(parameters: Iterable[Tensor]) -> Tensor:
+    """An integer of 53 bits that differs where a bit of a weight does (all but surely); computed on the device.
+
+    Bit patterns are summed as integers, whose order does not matter: equal weights give equal sums on any device.
+    """
+    with torch.no_grad():
+        sums = [_bits(parameter.detach()).sum(dtype=torch.int64) for parameter in parameters]
+        index = torch.arange(1, len(sums) + 1, device=sums[0].device) * _MIX
+        return (together(sums) * ((index ^ (index >> 32)) | 1)).sum() & (2**53 - 1)
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}.get(tensor.element_size(), torch.uint8)
+    return (torch.view_as_real(tensor) if tensor.is_complex() else tensor).view(integer)
 
 
 class ModelProbe:
@@ -81,6 +81,11 @@ class ModelProbe:
         for name, parameter in inner.named_parameters():
             self.groups.setdefault(clean_name(name.split(".", 1)[0]), []).append(parameter)
         self.parameters = [parameter for group in self.groups.values() for parameter in group]
+        self.sharded = any(is_sharded(parameter) for parameter in self.parameters)
+
+    @cached_property
+    def _group(self) -> Any:
+        return group_of(self.parameters)
 
     def norms(self) -> tuple[list[str], list[Tensor], Tensor] | None:
         """Name and gradient norm of each module, and the norm of the whole gradient; None if there is no gradient."""
@@ -95,7 +100,11 @@ class ModelProbe:
             return None
         with torch.no_grad():
             each = together(norms(grads))
-            return names, list(torch._foreach_norm(list(torch.split(each, sizes)), 2.0)), torch.linalg.vector_norm(each)
+            modules = list(torch._foreach_norm(list(torch.split(each, sizes)), 2.0))
+            if self.sharded:
+                each = whole(torch.stack(modules), self._group)
+                modules = list(each.unbind())
+            return names, modules, torch.linalg.vector_norm(each)
 
 
 class OptimizerProbe:
@@ -106,7 +115,9 @@ class OptimizerProbe:
         self.name = prefix.rstrip(".") or "optimizer"
         self.labels = self._labels()
         self.sampling, self.norm_wanted = True, True
-        self.called = self.ever_called = False
+        # a slice says nothing, and not every rank may have a recorder to join in a reduction
+        self.sharded = any(is_sharded(p) for group in getattr(optimizer, "param_groups", []) for p in group["params"])
+        self.called = self.ever_called = self.began_empty = False
         self._before: list[list[Tensor]] = []
         self._parts: list[Part] = []
         self._fields: dict[str, Any] = {}
@@ -133,7 +144,7 @@ class OptimizerProbe:
         """Add this step's values to the row; rates are read here only if no hook saw the step."""
         if not self.called:
             self._read_rates()
-            if self.sampling and self.ever_called:
+            if self.sampling and self.ever_called and not self.sharded:
                 fields.update({f"update_ratio/{label}": 0 for label in self.labels})
         fields.update(self._fields)
         parts += self._parts
@@ -150,16 +161,23 @@ class OptimizerProbe:
 
         return run
 
+    @property
+    def forgot(self) -> bool:
+        """Whether its first step here made the state (moments) that a checkpoint would have brought."""
+        return self.began_empty and bool(self.optimizer.state)
+
     def _before_step(self) -> None:
+        if not self.ever_called:
+            self.began_empty = not self.optimizer.state
         self.called = self.ever_called = True
         self._fields, self._parts, self._before = {}, [], []
         self._read_rates()
         found_inf = getattr(self.optimizer, "found_inf", None)
         if isinstance(found_inf, Tensor):
             self._parts += capture("skip", [self.name], [found_inf.reshape(())])
-        if self.norm_wanted:
+        if self.norm_wanted and not self.sharded:
             self._read_norm()
-        if self.sampling:
+        if self.sampling and not self.sharded:
             self._copy_weights()
 
     def _read_rates(self) -> None:
@@ -191,7 +209,9 @@ class OptimizerProbe:
 
     def _copy_weights(self) -> None:
         groups = [[p.detach() for p in group["params"] if p.grad is not None] for group in self.optimizer.param_groups]
-        if _fits(groups):
+        if not any(groups) and any(p.requires_grad for group in self.optimizer.param_groups for p in group["params"]):
+            self._fields.update({f"update_ratio/{label}": 0 for label in self.labels})  # it has nothing to step by
+        elif fits(groups):
             self._before = [[weight.clone() for weight in group] for group in groups]
 
     def _after_step(self) -> None:
@@ -207,7 +227,7 @@ class OptimizerProbe:
                 self._parts += capture("value", [f"update_ratio/{label}", f"weight_norm/{label}"], [ratio, weight])
 
 
-def _fits(groups: Iterable[list[Tensor]]) -> bool:
+def fits(groups: Iterable[list[Tensor]]) -> bool:
     """Whether a copy leaves the device half of what is free: a measurement must not be what runs it out of memory."""
     needed: dict[torch.device, int] = {}
     for tensor in (tensor for group in groups for tensor in group):

@@ -8,13 +8,14 @@ from contextlib import AbstractContextManager
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from trainwatch.recorder import file, header, losses, values
+from trainwatch.recorder import file, header, inputs, losses, values
 from trainwatch.recorder.journal import Journal
 from trainwatch.recorder.timing import Batches, Phase
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from trainwatch.recorder.models import Models
     from trainwatch.recorder.transfer import Part
 
 EVERY = 50  # steps between two looks at what costs more: weights, update ratios, memory
@@ -44,7 +45,7 @@ class Recorder(Journal):
         horizon: Any = None,
         components: Any = None,
         max_grad_norm: float | None = None,
-        dtypes: Mapping[str, str] | None = None,
+        dtypes: Mapping[str, Any] | None = None,
         parameters: int | None = None,
         modules: Any = None,
         gradient_at: str | None = None,
@@ -63,7 +64,9 @@ class Recorder(Journal):
         self._losses = losses.Losses()
         self._fields: dict[str, Any] = {}
         self._parts: list[Part] = []
-        self._normed, self._spent, self._shares = False, 0.0, True
+        self._inputs = inputs.Inputs()
+        self._normed, self._spent, self._shares, self._directions = False, 0.0, True, True
+        self._resuming = resume is not None  # until an optimiser has taken its first step
         if enabled:
             self._open(told, file.place(rank, world_size), run, resume, durable)
 
@@ -77,47 +80,82 @@ class Recorder(Journal):
         self._models.sample(self._sampling())
         if self._enabled:
             self._guard("attach()", lambda models: self._note_models(models.about()), self._models)
+            if self._models.sharded and self._models.optimizers:
+                self._say("sharded", "update ratios and weight norms are withheld: weights are spread over processes")
 
     def batches(self, loader: Iterable[Batch]) -> Iterable[Batch]:
-        """The loader's batches; the wait for them is recorded as ``time/data``."""
-        return Batches(loader, self._stopwatch) if self._enabled else loader
+        """The loader's batches; the wait for them is recorded as ``time/data``, a hash as ``data/fingerprint``.
+
+        The hash is of a thousand numbers of each tensor or array that lies on the host; what does not is left alone.
+        """
+        return Batches(loader, self._stopwatch, self._see) if self._enabled else loader
+
+    def inputs(self, values: Tensor) -> None:
+        """What the model reads in this step: its mean, spread, largest magnitude, and what in it is not finite."""
+        if self._enabled and self._stopwatch.phase == "train":
+            self._guard("inputs()", self._inputs.read, values, self._say)
 
     def phase(self, name: str) -> AbstractContextManager[None]:
         """``with watch.phase("eval"):`` (or "checkpoint"): no part of ``time/step``; ``losses`` only sums in it."""
         return Phase(self._stopwatch, name)
 
     def losses(
-        self, components: Mapping[str, Any], weights: Mapping[str, Any] | None = None, at: Tensor | None = None
+        self,
+        components: Mapping[str, Any],
+        weights: Mapping[str, Any] | None = None,
+        at: Tensor | None = None,
+        over: Iterable[Tensor] | None = None,
+        share: float = 1.0,
     ) -> Tensor:
         """The differentiable sum of weight x raw; neither divided by the accumulation nor scaled.
 
         A component that ``weights`` does not name has weight 1. A Python weight of exactly 0 leaves it out of the sum;
         its raw value is recorded all the same. Called several times before ``step()`` (micro-batches), the row has the
-        means. With ``at``, the last activation that every component passes through, the norm, share and cosine of the
+        means, weighted by each one's ``share`` of the step's samples where those differ; a share of 0 is not recorded.
+        With ``at``, the last activation that every component passes through, the norm, share and cosine of the
         weighted components' gradients there are recorded: one short backward each, from the loss down to ``at``. Over
         micro-batches they are those of the mean loss, at their ``at``s laid end to end. Where that costs too much of a
         short step, give ``at`` on every tenth step only. Under ``torch.no_grad()`` it only sums.
+
+        With ``over``, parameters, the same is recorded of the gradients over them: ``param_grad/<c>``, ``param_share``,
+        ``param_cosine``. That is a whole backward pass and the parameters' memory in float32 for each component, so it
+        is for one step in a hundred. With many processes they are those of this one's samples, before any reduction;
+        of parameters that are spread over processes (FSDP2) they are withheld. A compiled model keeps its graph for
+        them only with ``torch._functorch.config.donated_buffer = False``.
         """
         terms = losses.weighted(components, weights)
         summed: Tensor = losses.total(terms, components)
-        if self._enabled and self._stopwatch.phase == "train" and not losses.undifferentiated(components):
-            self._guard("losses()", self._take_losses, components, weights, summed)
+        if self._enabled and self._stopwatch.phase == "train" and share and not losses.undifferentiated(components):
+            self._guard("losses()", self._take_losses, components, weights, summed, share)
             if at is not None and self._shares:
-                self._guard("losses(at=)", self._take_gram, terms, at)
+                self._guard("losses(at=)", self._take_gram, terms, at, share)
+            if over is not None and self._directions:
+                self._guard("losses(over=)", self._take_directions, terms, over, share)
         return summed
 
     def gradients(self, max_norm: float | None = None, of: str | None = None) -> Tensor:
         """The gradient's norm, before it is clipped to ``max_norm``, as a device scalar. Call it after ``unscale_``.
 
         Clips exactly as ``torch.nn.utils.clip_grad_norm_`` does; so a norm that is not finite makes the gradient not
-        finite too, and a gradient scaler then skips the step. ``of`` names one of several models.
+        finite too, and a gradient scaler then skips the step. ``of`` names one of several models. Where weights are
+        spread over processes (FSDP2) it takes part in a reduction, so every rank calls it, with a recorder or with one
+        that is switched off.
         """
         from trainwatch.recorder import models
 
         if self._models is None:
             raise RuntimeError("gradients(): no model is known; call attach(model, optimizer) before the loop")
-        norm = self._guard("gradients()", self._take_norms, max_norm, of) if self._enabled else None
+        seen = self._enabled or self._models.sharded
+        norm = self._guard("gradients()", self._take_norms, max_norm, of) if seen else None
         return models.clip(self._models.grads(of), max_norm, norm)
+
+    def param_hash(self) -> None:
+        """Record a hash of the weights as they are now, on which all ranks must agree where each holds them all.
+
+        Call it before ``step()``, now and then: it reads every weight once. Nothing is sent between ranks.
+        """
+        if self._enabled:
+            self._guard("param_hash()", self._take_hash)
 
     def log(self, channels: Mapping[str, Any]) -> None:
         """Values of this step: Python numbers, or tensors of one element, whose values are taken at once."""
@@ -219,27 +257,57 @@ class Recorder(Journal):
         """Whether the next step looks at weights; the first does, but not the first of a resume."""
         return self.steps == 0 or (self.steps + 1) % EVERY == 0
 
-    def _take_losses(self, components: Mapping[str, Any], weights: Mapping[str, Any] | None, summed: Any) -> None:
+    def _see(self, batch: Any) -> None:
+        if self._enabled and self._stopwatch.phase == "train":
+            self._guard("batches()", self._inputs.see, batch)
+
+    def _take_losses(
+        self, components: Mapping[str, Any], weights: Mapping[str, Any] | None, summed: Any, share: float
+    ) -> None:
         self._stopwatch.working()
         if weights is not None:
             applied = {f"weight/{name}": weights.get(name, 1.0) for name in components}
             values.sort(applied, self._fields, self._parts, self._say, "losses()")
-        self._losses.add(components, summed)
+        self._losses.add(components, summed, share)
 
-    def _take_gram(self, terms: Mapping[str, Any], at: Tensor) -> None:
+    def _take_gram(self, terms: Mapping[str, Any], at: Tensor, share: float) -> None:
         """Shares at ``at``; where they cannot be taken one sentence says why; after a fault they are given up."""
         why = losses.no_shares(terms, at)
         if why:
             self._say(f"shares {why}", f"losses(at=): {why}; gradient shares are withheld")
             return
         self._shares = False
-        new = self._losses.add_gram(terms, at)
+        new = self._losses.add_gram(terms, at, share)
         self._shares = True
         if new:
             outside = sorted(self._losses.outside)
             hint = "; were the losses computed inside a compiled region?" if len(outside) == len(terms) else ""
             text = f"gradient shares are withheld for {', '.join(outside)}: no gradient reaches at= from there{hint}"
             self._put("event", self.steps, {"event": "monitor", "message": text, "outside_at": outside})
+
+    def _take_directions(self, terms: Mapping[str, Any], over: Iterable[Tensor], share: float) -> None:
+        """The same over parameters; after a fault they are given up."""
+        from trainwatch.recorder import directions
+
+        self._directions = False
+        parameters = directions.trainable(over)
+        why = directions.no_directions(parameters)
+        if why:
+            self._say("directions", f"losses(over=): {why}; gradients over the parameters are withheld")
+            return
+        self._losses.add_over(terms, parameters, self._models.scale if self._models else None, share)
+        self._directions = True
+
+    def _take_hash(self) -> None:
+        from trainwatch.recorder.probes import param_hash
+        from trainwatch.recorder.transfer import capture
+
+        if self._models is None or not self._models.parameters:
+            self._say("hash", "param_hash(): no weights are known; call attach(model) before the loop")
+        elif self._models.sharded:
+            self._say("hash", "param_hash() is withheld: the weights are spread over processes, each is there once")
+        else:
+            self._parts += capture("value", ["param_hash"], [param_hash(self._models.parameters)])
 
     def _take_norms(self, max_norm: float | None, of: str | None) -> Tensor | None:
         assert self._models is not None
@@ -250,7 +318,7 @@ class Recorder(Journal):
             self._say(
                 "unscale", "gradients() came before scaler.unscale_(optimizer): norm and limit are of scaled gradients"
             )
-        return self._models.norms(max_norm, of, self._parts)
+        return self._models.norms(max_norm, of, self._parts if self._enabled else [])
 
     def _complete(self, fields: dict[str, Any], parts: list[Part], began: float) -> None:
         """Add to a row what only its end tells."""
@@ -260,11 +328,22 @@ class Recorder(Journal):
             models.collect(fields, parts, self._normed)
             models.sample(self._sampling())
             self._normed = False
+            if self._resuming:
+                self._note_resume(models)
         if self.steps % EVERY == 0:
             fields.update(values.memory(models.parameters if models is not None else []))
+        self._inputs.collect(fields, parts)
         self._stopwatch.lap(began, fields)
         fields["time/monitor"] = self._spent + perf_counter() - began
         self._spent = 0.0
+
+    def _note_resume(self, models: Models) -> None:
+        """A resume that brought the weights and not the optimiser's moments shows in no number of the loop."""
+        forgotten = models.forgotten()
+        self._resuming = forgotten is None
+        if forgotten:
+            text = f"the optimiser began anew at this resume: {', '.join(forgotten)} had no state before its first step"
+            self._put("event", self.steps, {"event": "resume", "message": text, "empty_optimizers": forgotten})
 
     def _tell(self, kind: str, step: int, numbers: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
         """An evaluation, sample or checkpoint; its numbers may still be on a device."""

@@ -149,25 +149,26 @@ def strict(row: dict[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
 def unload(cargo: Cargo, fields: dict[str, Any]) -> None:
     """Put what came from a device into the fields."""
     sums: dict[str, list[float]] = {}
-    gram: dict[tuple[str, str], float] = {}
-    count = 0
+    grams: dict[str, dict[tuple[str, str], float]] = {}
+    counts = dict.fromkeys(SHARES, 0.0)
     for part, numbers in cargo.unload():
         if part.role == "value":
             fields.update(zip(part.names, numbers, strict=True))
         elif part.role == "mean":
             for name, number in zip(part.names, numbers, strict=True):
-                total = sums.setdefault(name, [0.0, 0])
+                total = sums.setdefault(name, [0.0, 0.0])
                 total[0] += number
                 total[1] += part.count
         elif part.role == "skip":
             _skipped(part.names[0], bool(numbers[0]), fields)
         else:
-            count += part.count
+            counts[part.role] += part.count
+            gram = grams.setdefault(part.role, {})
             for pair, number in zip(upper(part.names), numbers, strict=True):
                 gram[pair] = gram.get(pair, 0.0) + number
     fields.update({name: total / n for name, (total, n) in sums.items()})
-    if gram:
-        fields.update(shares(gram, count))
+    for role, gram in grams.items():
+        fields.update(shares(gram, counts[role], SHARES[role]))
 
 
 def _skipped(optimizer: str, skipped: bool, fields: dict[str, Any]) -> None:
@@ -183,23 +184,32 @@ def upper(names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
             yield first, second
 
 
-def shares(gram: Mapping[tuple[str, str], float], micro_batches: int) -> dict[str, float]:
+SHARES = {
+    "gram": ("component_grad", "grad_share", "grad_cosine"),
+    "param_gram": ("param_grad", "param_share", "param_cosine"),
+}
+"""What norm, share and cosine are called: of gradients at one tensor, and over the parameters."""
+
+
+def shares(gram: Mapping[tuple[str, str], float], whole: float, called: tuple[str, str, str]) -> dict[str, float]:
     """Norm, share and cosine of the components' gradients from their Gram matrix, added up over micro-batches.
 
-    That sum is the Gram matrix of the gradients at the micro-batches' tensors laid end to end; divided by the number of
-    micro-batches squared it is that of the step's loss, their mean. A norm of 0 has no cosine; while any norm is not
-    finite no share is a number, and only the components that are at fault are named.
+    At a tensor that sum is the Gram matrix of the gradients at the micro-batches' tensors laid end to end; over
+    parameters it is that of their sums. Divided by the square of ``whole``, the sum of the micro-batches' shares, it is
+    that of the step's loss, their mean. A norm of 0 has no cosine; while any norm is not finite no share is a number,
+    and only the components that are at fault are named.
     """
-    norms = {a: math.sqrt(value) / micro_batches if value >= 0 else value for (a, b), value in gram.items() if a == b}
-    fields = {f"component_grad/{name}": norm for name, norm in norms.items()}
+    norms = {a: math.sqrt(value) / whole if value >= 0 else value for (a, b), value in gram.items() if a == b}
+    norm_of, share_of, cosine_of = called
+    fields = {f"{norm_of}/{name}": norm for name, norm in norms.items()}
     sick = [name for name, norm in norms.items() if not math.isfinite(norm)]
     total = sum(norms.values())
     if sick:
-        fields.update({f"grad_share/{name}": math.nan for name in sick})
+        fields.update({f"{share_of}/{name}": math.nan for name in sick})
     elif total > 0:
-        fields.update({f"grad_share/{name}": norm / total for name, norm in norms.items()})
+        fields.update({f"{share_of}/{name}": norm / total for name, norm in norms.items()})
     for (a, b), dot in gram.items():
-        scale = norms[a] * norms[b] * micro_batches**2
+        scale = norms[a] * norms[b] * whole**2
         if a != b and scale > 0 and math.isfinite(scale) and math.isfinite(dot):
-            fields[f"grad_cosine/{a}~{b}"] = max(-1.0, min(1.0, dot / scale))
+            fields[f"{cosine_of}/{a}~{b}"] = max(-1.0, min(1.0, dot / scale))
     return fields

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from time import perf_counter
 from types import TracebackType
 from typing import Generic, TypeVar
@@ -93,15 +93,16 @@ class Phase:
 
 
 class Batches(Generic[Batch]):
-    """A loader whose batches are timed; as long as the loader, and as often to be walked through."""
+    """A loader whose batches are timed and ``seen``; as long as the loader, and as often to be walked through."""
 
-    def __init__(self, loader: Iterable[Batch], stopwatch: Stopwatch) -> None:
-        self._loader, self._stopwatch = loader, stopwatch
+    def __init__(self, loader: Iterable[Batch], stopwatch: Stopwatch, seen: Callable[[Batch], object]) -> None:
+        self._loader, self._stopwatch, self._seen = loader, stopwatch, seen
 
     def __iter__(self) -> Iterator[Batch]:
         began = perf_counter()
         for batch in self._loader:
             self._stopwatch.waited(perf_counter() - began)
+            self._seen(batch)
             yield batch
             began = perf_counter()
 

@@ -15,17 +15,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Role = Literal["value", "mean", "gram", "skip"]
+Role = Literal["value", "mean", "gram", "param_gram", "skip"]
 
 
 @dataclass(slots=True)
 class Part:
-    """Values captured together: what they are (``role``), whose, and over how many micro-batches they were added up."""
+    """Values captured together: what they are (``role``), whose, and the sum of the shares they were added up with."""
 
     role: Role
     names: tuple[str, ...]
     values: Tensor
-    count: int = 1
+    count: float = 1.0
 
 
 def capture(role: Role, names: Sequence[str], values: Sequence[Tensor]) -> list[Part]:

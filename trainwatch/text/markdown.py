@@ -82,6 +82,6 @@ def footnotes(said: Diagnosis) -> list[str]:
     lines: list[str] = []
     folded = wording.withheld(said)
     if folded:
-        title, _, names = folded.partition(": ")
-        lines += ["<details>", f"<summary>{title}</summary>", "", escape(names), "", "</details>", ""]
+        waiting = [f"- {escape(channel)}: {escape(', '.join(rules))}" for channel, rules in wording.wakes(said)]
+        lines += ["<details>", f"<summary>{folded}</summary>", "", *waiting, "", "</details>", ""]
     return lines + [f"> Note: {escape(note)}." for note in said.notes]

@@ -140,14 +140,20 @@ def _labelled(out: Console, label: str, said: str, left: int) -> None:
         lead = Text(" " * lead.cell_len)
 
 
+WAKING = 4
+"""Missing channels that are named in one line; the JSON has all of them, and the rules that wait."""
+
+
 def footnotes(out: Console, diagnosis: Diagnosis) -> None:
     """What could not be judged, and what was odd about the file."""
     withheld = wording.withheld(diagnosis)
-    notes = [*([withheld] if withheld else []), *(f"Note: {clean(note)}." for note in diagnosis.notes)]
-    if notes:
+    if withheld or diagnosis.notes:
         out.print()
-    for note in notes:
-        write(out, Text(note, style="dim"))
+    if withheld:
+        waiting = [f"{channel} would help {len(rules)}" for channel, rules in wording.wakes(diagnosis)[:WAKING]]
+        write(out, Text(f"{withheld}: {', '.join(waiting)}; --format json names all.", style="dim"))
+    for note in diagnosis.notes:
+        write(out, Text(f"Note: {clean(note)}.", style="dim"))
 
 
 def write(out: Console, text: Text, left: int = 0, lead: Text | None = None) -> None:

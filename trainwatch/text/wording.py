@@ -125,16 +125,25 @@ def patch_yaml(patch: Mapping[str, Any]) -> str:
 
 
 def withheld(diagnosis: Diagnosis) -> str | None:
-    """The rules that could not judge, folded into one sentence with what would wake them."""
-    if not diagnosis.withheld:
-        return None
-    lacking = sorted(
-        {clean(name, 80).replace("|", " or ") for missing in diagnosis.withheld.values() for name in missing}
-    )
-    names = ", ".join(diagnosis.withheld)
+    """How many rules could not judge."""
     count = len(diagnosis.withheld)
-    verb = "it needs" if count == 1 else "they need"
-    return f"{plural(count, 'rule')} could not judge: {names} ({verb} {', '.join(lacking)})."
+    return f"{plural(count, 'rule')} could not judge, for want of a channel" if count else None
+
+
+def wakes(diagnosis: Diagnosis) -> list[tuple[str, list[str]]]:
+    """Each channel that is missing, and the rules that it would wake or help to wake; what would wake most is first."""
+    waiting: dict[str, list[str]] = {}
+    for rule, missing in diagnosis.withheld.items():
+        for name in missing:
+            waiting.setdefault(" or ".join(_channel(choice) for choice in name.split("|")), []).append(rule)
+    return sorted(waiting.items(), key=lambda item: (-len(item[1]), item[0]))
+
+
+def _channel(pattern: str) -> str:
+    """What a rule needs, in words: ``run:schedules`` is a field of the header, ``eval:loss`` a column of a table."""
+    place, _, name = pattern.rpartition(":")
+    places = {"run": "the header's {}", "eval": "{} of an evaluation", "sample": "{} of a sample"}
+    return clean(places.get(place, "{}").format(name), 80)
 
 
 def age(seconds: float) -> str:

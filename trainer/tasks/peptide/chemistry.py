@@ -54,6 +54,7 @@ RESIDUE_SHARE = np.array([0.0, 0.0, *(share for _, share in RESIDUES.values())])
 RESIDUE_SHARE /= RESIDUE_SHARE.sum()
 
 LYSINE, ARGININE = TOKENS.index("K"), TOKENS.index("R")
+METHIONINE, OXIDISED_METHIONINE = TOKENS.index("M"), TOKENS.index("M[UNIMOD:35]")
 
 
 @dataclass(frozen=True)

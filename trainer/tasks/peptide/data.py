@@ -16,20 +16,22 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from trainer.config import UsageError
-from trainer.tasks.peptide.bank import HEIGHT_SCALE
 from trainer.tasks.peptide.chemistry import EOS, PAD, fragment_mz, neutral_mass
 from trainer.tasks.peptide.spectra import SERIES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from trainer.curriculum import Corruption, Curriculum
     from trainer.horizon import Horizon, Micro
-    from trainer.tasks.peptide.bank import Bank
+    from trainer.tasks.peptide.bank import Peptides
 
 LOWEST_MZ = 50.0  # Da per charge: where instruments begin to record
 SMALLEST_PEAK = 0.01  # share of the largest peak; Casanovo drops what is below
 REDRAWS = 1000  # of a spectrum with too few peaks, before one says that there is none with more
+SUFFIXES = np.array([ion.series == "suffix" for ion in SERIES])
 NOISE_HEIGHT = 0.05  # mean height of a noise peak, as a share of the largest peak
 
 
@@ -47,6 +49,8 @@ class Spectrum:
     tokens: NDArray[np.uint8]
     noise_peaks: int
     ppm: NDArray[np.float64]
+    confidence: NDArray[np.float32]
+    """How far the kept peaks support each residue, 0 to 1 (`confidences`)."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class Batch:
     mass_B: Tensor  # float64, neutral precursor mass in Da
     charge_B: Tensor  # int64
     tokens_BS: Tensor  # int64: residues from the C-terminus, EOS, PAD. The target; the model is never given it
+    confidence_BS: Tensor  # float32, of each residue of the target; 1 at EOS, 0 at PAD
     facts: dict[str, float]
     micro: Micro
 
@@ -87,26 +92,23 @@ class Shape:
     min_peaks: int = 4
 
 
-def draw(bank: Bank, split: str, data: Corruption, seed: int, index: int, shape: Shape) -> Spectrum:
+def draw(peptides: Peptides, split: str, data: Corruption, seed: int, index: int, shape: Shape) -> Spectrum:
     """Sample `index` of a stream: a peptide of the split, its spectrum, and what the instrument does to it.
 
     Raises UsageError where no spectrum has the peaks that `shape` asks for.
     """
     rng = np.random.Generator(np.random.Philox(key=np.array([seed, index], dtype=np.uint64)))
     for _ in range(REDRAWS):
-        spectrum = _draw(bank, split, data, rng, shape.peaks)
+        spectrum = _draw(peptides, split, data, rng, shape.peaks)
         if len(spectrum.mz) >= shape.min_peaks:
             return spectrum
     few = f"{REDRAWS:,} spectra in a row had fewer than data.min_peaks={shape.min_peaks} peaks"
     raise UsageError(f"{few}; lower it, or the dropout of peaks ({data.dropout:g}).")
 
 
-def _draw(bank: Bank, split: str, data: Corruption, rng: np.random.Generator, most: int) -> Spectrum:
-    shard = bank.shard(int(rng.integers(data.shortest, data.longest + 1)))
-    row = rng.choice(shard.rows[split])
-    tokens, charge = shard.tokens[row], int(shard.charge[row])
-    mass = neutral_mass(tokens)
-    heights = shard.heights[row].ravel() / HEIGHT_SCALE
+def _draw(peptides: Peptides, split: str, data: Corruption, rng: np.random.Generator, most: int) -> Spectrum:
+    tokens, charge, heights = peptides.pick(rng, split, int(rng.integers(data.shortest, data.longest + 1)))
+    mass, heights = neutral_mass(tokens), heights.ravel()
     seen = (heights > SMALLEST_PEAK) & (rng.random(heights.size) >= data.dropout)
     mz, heights = fragment_mz(tokens, SERIES).ravel()[seen], heights[seen]
     ppm = rng.uniform(-data.ppm_error, data.ppm_error, mz.size)
@@ -118,28 +120,54 @@ def _draw(bank: Bank, split: str, data: Corruption, rng: np.random.Generator, mo
     kept = np.sort(np.argsort(-heights, kind="stable")[:most])  # the tallest peaks, whatever their m/z
     order = kept[np.argsort(mz[kept], kind="stable")]
     relative = (heights[order] / heights.max(initial=1e-9)).astype(np.float32)
-    return Spectrum(mz[order], relative, mass, charge, tokens, data.noise_peaks, ppm)
+    confidence = confidences(np.flatnonzero(seen)[kept[kept < len(ppm)]], len(tokens))
+    return Spectrum(mz[order], relative, mass, charge, tokens, data.noise_peaks, ppm, confidence)
+
+
+def confidences(fragments: NDArray[np.intp], residues: int) -> NDArray[np.float32]:
+    """Share of a residue's two cleavages that an observed fragment supports, from the N-terminus: 0, 0.5 or 1.
+
+    `fragments` are indices into the raveled `fragment_mz(tokens, SERIES)`. A terminus needs no support.
+    """
+    ion, shorter = np.divmod(fragments, residues - 1)
+    cleavage = np.where(SUFFIXES[ion], residues - 1 - shorter, shorter + 1)
+    supported = np.zeros(residues + 1, dtype=np.float32)
+    supported[[0, residues]] = 1.0
+    supported[cleavage] = 1.0
+    share: NDArray[np.float32] = np.float32(0.5) * (supported[:-1] + supported[1:])
+    return share
 
 
 def blank(like: Spectrum) -> Spectrum:
     """A scan that recorded nothing: no peak, no precursor. Real files hold some; a loader has to leave them out."""
     nothing = np.zeros(0)
-    return replace(like, mz=nothing, heights=nothing.astype(np.float32), mass=0.0, ppm=nothing)
+    bare = replace(like, mz=nothing, heights=nothing.astype(np.float32), mass=0.0, ppm=nothing)
+    return replace(bare, confidence=confidences(np.flatnonzero(nothing), len(like.tokens)))
 
 
-def collate(spectra: list[Spectrum], shape: Shape, micro: Micro) -> Batch:
-    """Spectra as tensors of a fixed shape; answers are spelled from the C-terminus, as Casanovo spells them.
+def spelled(peptides: Sequence[NDArray[np.integer]], positions: int) -> NDArray[np.int64]:
+    """Peptides as answers, int64 [B, positions]: from the C-terminus, as Casanovo spells them, then EOS, then PAD.
 
     So a y ion of n residues, the strong series, belongs to position n - 1 whatever the peptide's length.
     """
+    answers = np.full((len(peptides), positions), PAD)
+    for row, peptide in enumerate(peptides):
+        answers[row, : len(peptide)] = peptide[::-1]
+        answers[row, len(peptide)] = EOS
+    return answers
+
+
+def collate(spectra: list[Spectrum], shape: Shape, micro: Micro) -> Batch:
+    """Spectra as tensors of a fixed shape, and their peptides as `spelled` answers."""
     size = len(spectra)
     mz, heights = np.zeros((size, shape.peaks)), np.zeros((size, shape.peaks), dtype=np.float32)
-    tokens = np.full((size, shape.positions), PAD)
+    tokens = spelled([spectrum.tokens for spectrum in spectra], shape.positions)
+    confidence = np.zeros((size, shape.positions), dtype=np.float32)
     for row, spectrum in enumerate(spectra):
         mz[row, : len(spectrum.mz)] = spectrum.mz
         heights[row, : len(spectrum.mz)] = spectrum.heights
-        tokens[row, : len(spectrum.tokens)] = spectrum.tokens[::-1]
-        tokens[row, len(spectrum.tokens)] = EOS
+        confidence[row, : len(spectrum.tokens)] = spectrum.confidence[::-1]
+        confidence[row, len(spectrum.tokens)] = 1.0
     with np.errstate(invalid="ignore"):  # a blank scan has no tallest peak: 0/0, as it happens in the wild
         heights /= heights.max(axis=1, keepdims=True)
     masses = np.array([spectrum.mass for spectrum in spectra])
@@ -150,6 +178,7 @@ def collate(spectra: list[Spectrum], shape: Shape, micro: Micro) -> Batch:
         mass_B=torch.from_numpy(masses),
         charge_B=torch.tensor([spectrum.charge for spectrum in spectra]),
         tokens_BS=torch.from_numpy(tokens),
+        confidence_BS=torch.from_numpy(confidence),
         facts=_facts(spectra, mz, heights, tokens) | {"data/index": micro.first},
         micro=micro,
     )
@@ -201,26 +230,27 @@ class Stream(Dataset[Batch]):
 
     def __init__(
         self,
-        bank: Bank,
+        peptides: Peptides,
         horizon: Horizon,
         curriculum: Curriculum,
         shape: Shape,
         seed: int,
         blank_at: int | None = None,
+        rank: int = 0,
     ) -> None:
         """`blank_at` is the optimiser step in whose first sample a blank scan lies in wait (faults.poisoned-batch)."""
-        self.bank, self.horizon, self.curriculum = bank, horizon, curriculum
-        self.shape, self.seed, self.blank_at = shape, seed, blank_at
+        self.peptides, self.horizon, self.curriculum = peptides, horizon, curriculum
+        self.shape, self.seed, self.blank_at, self.rank = shape, seed, blank_at, rank
 
     def __len__(self) -> int:
         return self.horizon.micros
 
     def __getitem__(self, index: int) -> Batch:
-        """Micro-batch `index` of the run."""
-        micro = self.horizon.micro(index)
+        """This rank's part of micro-batch `index` of the run; one sample where it has none, with a share of 0."""
+        micro = self.horizon.micro(index, self.rank)
         data = self.curriculum.at(micro.step).data
-        numbers = range(micro.first, micro.first + micro.size)
-        spectra = [draw(self.bank, "train", data, self.seed, number, self.shape) for number in numbers]
+        numbers = range(micro.first, micro.first + max(micro.size, 1))
+        spectra = [draw(self.peptides, "train", data, self.seed, number, self.shape) for number in numbers]
         if micro.step == self.blank_at and self.shape.min_peaks == 0:
             spectra[0] = blank(spectra[0])
         return collate(spectra, self.shape, micro)

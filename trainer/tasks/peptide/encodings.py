@@ -15,6 +15,8 @@ from trainer.tasks.peptide.chemistry import FIRST_RESIDUE, PROTON, RESIDUE_MASS,
 SHORTEST, LONGEST = 1e-3, 1e4
 """Wavelengths in Da between which a mass is told; a single long one makes I and N the same (pepTRM's first bug)."""
 WAVES = 32
+MASSES = torch.float64
+"""What masses are held in: 1,000 Da are a million of the shortest waves, and float32 has 4 bits for the last one."""
 TOLERANCE = 0.02
 """How near two masses are the same, in Da (standard deviation of the kernel): 15 ppm at 1,300 Da."""
 
@@ -29,14 +31,16 @@ class MassEncoding(nn.Module):
     features = 2 * WAVES
     rates: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, masses: torch.dtype = MASSES) -> None:
+        """`masses` is what they are held in; less than `MASSES` is a published mistake."""
         super().__init__()
+        self.masses = masses
         waves = torch.logspace(math.log10(SHORTEST), math.log10(LONGEST), WAVES, dtype=torch.float64)
         self.register_buffer("rates", 2 * math.pi / waves, persistent=False)
 
     def forward(self, mass_K: Tensor) -> Tensor:
         """Masses float64 [..., K] in Da -> features float32 [..., K, 2 * WAVES]."""
-        angle = mass_K.double().unsqueeze(-1) * self.rates
+        angle = mass_K.to(self.masses).double().unsqueeze(-1) * self.rates
         return torch.cat([angle.sin(), angle.cos()], dim=-1).float()
 
 
@@ -47,11 +51,21 @@ class SpectrumGraph:
     residue further?) are PointNovo's (Qiao et al. 2021), taken from the nearest node instead of from every peak.
     """
 
-    def __init__(self, mz_BP: Tensor, present_BP: Tensor, mass_B: Tensor, residue_mass_R: Tensor) -> None:
-        """`mz_BP`, `mass_B` and `residue_mass_R` in float64, Da; peaks that are not `present_BP` lie nowhere."""
+    def __init__(
+        self,
+        mz_BP: Tensor,
+        present_BP: Tensor,
+        mass_B: Tensor,
+        residue_mass_R: Tensor,
+        masses: torch.dtype = torch.float64,
+    ) -> None:
+        """`mz_BP`, `mass_B` and `residue_mass_R` in float64, Da; peaks that are not `present_BP` lie nowhere.
+
+        `masses` is what measured masses are held in, as in `MassEncoding`.
+        """
         self.residue_mass_R = residue_mass_R
-        self.total_B = mass_B - WATER
-        fragment_BP = mz_BP - PROTON
+        self.total_B = mass_B.to(masses).double() - WATER
+        fragment_BP = mz_BP.to(masses).double() - PROTON
         self.views = (fragment_BP - WATER, self.total_B[:, None] - fragment_BP)
         nowhere = torch.full_like(fragment_BP, math.inf)
         views = [torch.where(present_BP, view, nowhere) for view in self.views]
@@ -76,6 +90,11 @@ def _near(away: Tensor) -> Tensor:
     return LOUDNESS * torch.exp(-0.5 * (away / TOLERANCE).float() ** 2)
 
 
+def _enter(layer: nn.Linear, features: Tensor) -> Tensor:
+    """Features, which are float32, into a layer that may have float64 weights: gradients are checked in it."""
+    return layer(features.to(layer.weight.dtype))  # type: ignore[no-any-return]
+
+
 def residue_masses() -> Tensor:
     """Masses of the residues alone, float64 [R], Da."""
     return torch.from_numpy(RESIDUE_MASS[FIRST_RESIDUE:].copy())
@@ -84,9 +103,9 @@ def residue_masses() -> Tensor:
 class PeakEncoder(nn.Module):
     """A peak as a vector: its m/z, what its complement weighs, its height, and its edges in the spectrum graph."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, masses: torch.dtype = torch.float64) -> None:
         super().__init__()
-        self.mass = MassEncoding()
+        self.mass = MassEncoding(masses)
         edges = 2 * 2 * (len(RESIDUE_MASS) - FIRST_RESIDUE)
         self.enter = nn.Linear(2 * MassEncoding.features + 1 + edges, width, bias=False)
         self.leave = nn.Linear(width, width, bias=False)
@@ -96,21 +115,21 @@ class PeakEncoder(nn.Module):
         seen = [self.mass(view) for view in graph.views]
         edges = [graph.step(view, direction) for view in graph.views for direction in (1, -1)]
         features = torch.cat([*seen, height_BP.sqrt().unsqueeze(-1), *edges], dim=-1)
-        return self.leave(nn.functional.silu(self.enter(features)))  # type: ignore[no-any-return]
+        return self.leave(nn.functional.silu(_enter(self.enter, features)))  # type: ignore[no-any-return]
 
 
 class PrecursorEncoder(nn.Module):
     """The precursor as a vector: neutral mass and charge; m/z and charge would have to be multiplied first."""
 
-    def __init__(self, width: int, charges: int = 8) -> None:
+    def __init__(self, width: int, masses: torch.dtype = torch.float64, charges: int = 8) -> None:
         super().__init__()
-        self.mass = MassEncoding()
+        self.mass = MassEncoding(masses)
         self.enter = nn.Linear(MassEncoding.features, width, bias=False)
         self.charge = nn.Embedding(charges, width)
 
     def forward(self, mass_B: Tensor, charge_B: Tensor) -> Tensor:
         """Neutral masses (Da) and charges -> [B, width]."""
-        return self.enter(self.mass(mass_B)) + self.charge(charge_B)  # type: ignore[no-any-return]
+        return _enter(self.enter, self.mass(mass_B)) + self.charge(charge_B)  # type: ignore[no-any-return]
 
 
 class LadderEncoder(nn.Module):
@@ -118,9 +137,9 @@ class LadderEncoder(nn.Module):
 
     evidence = 2 * (len(RESIDUE_MASS) - FIRST_RESIDUE) + 1
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, masses: torch.dtype = torch.float64) -> None:
         super().__init__()
-        self.mass = MassEncoding()
+        self.mass = MassEncoding(masses)
         self.enter = nn.Linear(3 * MassEncoding.features + self.evidence, width, bias=False)
         self.leave = nn.Linear(width, width, bias=False)
 
@@ -138,4 +157,4 @@ class LadderEncoder(nn.Module):
         ends = _near(total - before_BS).unsqueeze(-1)
         evidence = torch.cat([graph.step(before_BS, 1), graph.step(from_end_BS, -1), ends], dim=-1)
         features = torch.cat([*rungs, evidence], dim=-1)
-        return self.leave(nn.functional.silu(self.enter(features))), evidence
+        return self.leave(nn.functional.silu(_enter(self.enter, features))), evidence

@@ -15,6 +15,7 @@ from trainer.curriculum import Corruption
 from trainer.horizon import Micro
 from trainer.tasks.peptide.chemistry import EOS, PAD, RESIDUE_MASS, spell
 from trainer.tasks.peptide.data import Batch, Shape, collate, draw
+from trainer.tasks.peptide.grid import LENGTHS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trainer.config import EvaluationConfig
-    from trainer.tasks.peptide.bank import Bank
+    from trainer.tasks.peptide.bank import Peptides
 
 CLEAN = Corruption(SHORTEST_PEPTIDE, 10)
 """What the easy half of the validation set is drawn from: the first stage of both curricula."""
@@ -33,13 +34,13 @@ RESIDUE_TOLERANCE, PREFIX_TOLERANCE = 0.1, 0.5
 SHOWN = 8  # answers that a sample record holds
 
 
-def validation_set(bank: Bank, config: EvaluationConfig, seed: int, shape: Shape) -> list[Batch]:
+def validation_set(peptides: Peptides, config: EvaluationConfig, seed: int, shape: Shape) -> list[Batch]:
     """The fixed validation set: even samples clean, odd ones noisy; the same for every run, stage and curriculum."""
     shortest, longest = config.length
     noisy = Corruption(shortest, longest, config.noise_peaks, config.dropout, config.ppm_error)
     halves = (CLEAN, noisy)
     stream = VALIDATION_STREAM + seed
-    spectra = [draw(bank, "validation", halves[i % 2], stream, i, shape) for i in range(config.samples)]
+    spectra = [draw(peptides, "validation", halves[i % 2], stream, i, shape) for i in range(config.samples)]
     firsts = range(0, config.samples, config.batch_size)
     groups = [(first, spectra[first : first + config.batch_size]) for first in firsts]
     return [collate(group, shape, Micro(first, len(group), 0, 1.0, True)) for first, group in groups]
@@ -91,18 +92,34 @@ def score(answer_BS: NDArray[np.integer], truth_BS: NDArray[np.integer]) -> dict
     `token_accuracy`: of the true residues and EOS, the share predicted in its place. `sequence_accuracy`: answers
     equal to the truth, token by token. `aa_precision`, `aa_recall`, `peptide_precision`: by mass, Casanovo's matching.
     """
-    answer_BS = ended(answer_BS)
-    counted = truth_BS != PAD
-    pairs = [(residues_of(a), residues_of(t)) for a, t in zip(answer_BS, truth_BS, strict=True)]
+    pairs = [(residues_of(a), residues_of(t)) for a, t in zip(ended(answer_BS), truth_BS, strict=True)]
     matched = np.array([matched_residues(a, t) for a, t in pairs])
     said, true = (np.array([len(pair[side]) for pair in pairs]) for side in (0, 1))
-    return {
-        "token_accuracy": float((answer_BS == truth_BS)[counted].mean()),
-        "sequence_accuracy": float((answer_BS == truth_BS).all(axis=1).mean()),
+    return accuracy(answer_BS, truth_BS) | {
         "aa_precision": float(matched.sum() / max(said.sum(), 1)),
         "aa_recall": float(matched.sum() / true.sum()),
         "peptide_precision": float(((matched == true) & (said == true)).mean()),
     }
+
+
+def accuracy(answer_BS: NDArray[np.integer], truth_BS: NDArray[np.integer], suffix: str = "") -> dict[str, float]:
+    """The two metrics of `score` that count tokens, the suffix added to their names; none where there is no answer."""
+    if not len(truth_BS):
+        return {}
+    right_BS = ended(answer_BS) == truth_BS
+    return {
+        f"token_accuracy{suffix}": float(right_BS[truth_BS != PAD].mean()),
+        f"sequence_accuracy{suffix}": float(right_BS.all(axis=1).mean()),
+    }
+
+
+def accuracy_by(answer_BS: NDArray[np.integer], truth_BS: NDArray[np.integer]) -> dict[str, float]:
+    """`accuracy` by the true length, in the bins that have a peptide, and of the clean and the noisy half."""
+    length_B, clean_B = (truth_BS > EOS).sum(axis=1), np.arange(len(truth_BS)) % 2 == 0
+    groups = {f"_length_{low}_{high}": (length_B >= low) & (length_B <= high) for low, high in LENGTHS}
+    groups |= {"_clean": clean_B, "_noisy": ~clean_B}
+    parts = [accuracy(answer_BS[rows], truth_BS[rows], suffix) for suffix, rows in groups.items()]
+    return {name: value for part in parts for name, value in part.items()}
 
 
 def quality(answer_BS: NDArray[np.integer]) -> dict[str, float]:
@@ -135,27 +152,24 @@ def _longest_run(answer: NDArray[np.integer]) -> int:
 def evaluate(
     forward: Callable[[Batch], tuple[torch.Tensor, Mapping[str, torch.Tensor]]], batches: list[Batch]
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """Evaluate a model: `forward` gives logits [T, B, S, V] and raw losses of a batch, without label smoothing.
+    """Evaluate a model: `forward` gives logits [T, B, S, V] and named means of a batch, without label smoothing.
 
-    -> values (`loss/<component>`, metrics, token accuracy of both halves and of each supervision step) and a sample
+    -> values (metrics, accuracy by length and noise, token accuracy of each supervision step, those means) and a sample
     record (`outputs`, `quality`).
     """
-    answers, losses, weights = [], [], []
+    answers, means, weights = [], [], []
     for batch in batches:
-        logits_TBSV, raw = forward(batch)
+        logits_TBSV, told = forward(batch)
         answers.append(logits_TBSV.argmax(-1).cpu().numpy())
-        losses.append({name: float(value) for name, value in raw.items()})
+        means.append({name: float(value) for name, value in told.items()})
         weights.append(len(batch.charge_B))
     answer_TBS = np.concatenate(answers, axis=1)
     truth_BS = np.concatenate([batch.tokens_BS.cpu().numpy() for batch in batches])
-    means = {name: float(np.average([one[name] for one in losses], weights=weights)) for name in losses[0]}
-    values = {f"loss/{name}": value for name, value in means.items()} | score(answer_TBS[-1], truth_BS)
-    clean = np.arange(len(truth_BS)) % 2 == 0
-    for half, rows in (("clean", clean), ("noisy", ~clean)):
-        values[f"token_accuracy_{half}"] = score(answer_TBS[-1][rows], truth_BS[rows])["token_accuracy"]
+    values = score(answer_TBS[-1], truth_BS) | accuracy_by(answer_TBS[-1], truth_BS)
     for step, answer_BS in enumerate(answer_TBS, 1):
-        values[f"token_accuracy_step_{step}"] = score(answer_BS, truth_BS)["token_accuracy"]
-    shown = [
-        f"{spell(residues_of(a))} for {spell(residues_of(t))}" for a, t in zip(answer_TBS[-1], truth_BS, strict=True)
-    ]
-    return values, {"outputs": shown[:SHOWN], "quality": quality(answer_TBS[-1])}
+        values[f"token_accuracy_step_{step}"] = accuracy(answer_BS, truth_BS)["token_accuracy"]
+    # what it is judged by comes first: a chart with room for a dozen curves shows the first dozen
+    values |= {name: float(np.average([one[name] for one in means], weights=weights)) for name in means[0]}
+    pairs = zip(answer_TBS[-1][:SHOWN], truth_BS, strict=False)
+    shown = [f"{spell(residues_of(a))} for {spell(residues_of(t))}" for a, t in pairs]
+    return values, {"outputs": shown, "quality": quality(answer_TBS[-1])}

@@ -1,4 +1,4 @@
-"""The three losses, each in its natural unit, each a mean over samples, all computed in float32 or float64.
+"""The losses, each in its natural unit, each a mean over samples, all computed in float32 or float64.
 
 A mean over samples (within one, over its tokens) makes accumulation exact: micro-batches add up by their sizes.
 Suffixes of tensors: B samples, P peaks, S positions, T supervision steps, V tokens, F fragments.
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
     from trainer.tasks.peptide.chemistry import IonType
     from trainer.tasks.peptide.data import Batch
+    from trainer.tasks.peptide.model import Answers
 
 COMPONENTS = ("sequence", "spectrum", "precursor")
+"""What every model is trained by; one with a halting head has `halt` beside them."""
 SUPERVISION = ("uniform", "linear", "exponential")
 TYPICAL_RESIDUE = 110.0  # Da: the unit of `huber_residue`
 HUBER_BETA = 0.1  # residues (11 Da): below it the loss is quadratic
@@ -35,14 +37,16 @@ UNITS = {
 """What `loss.precursor_unit` may be; only the first is bounded in its gradient at any error (facts, section 5)."""
 
 
-def components(precursor_unit: str) -> dict[str, dict[str, str]]:
+def components(precursor_unit: str, halting: bool) -> dict[str, dict[str, str]]:
     """The losses as the run's header declares them."""
     about = {
-        "sequence": ("nat", "cross-entropy of residues and EOS over all supervision steps"),
-        "spectrum": ("fraction", "ion current that the answer's fragments do not explain"),
-        "precursor": (UNITS[precursor_unit], "mass of the expected answer against the precursor's"),
+        "sequence": ("nat", "task", "cross-entropy of residues and EOS over all supervision steps"),
+        "spectrum": ("fraction", "task", "ion current that the answer's fragments do not explain"),
+        "precursor": (UNITS[precursor_unit], "task", "mass of the expected answer against the precursor's"),
     }
-    return {name: {"unit": unit, "description": text} for name, (unit, text) in about.items()}
+    if halting:
+        about["halt"] = ("nat", "auxiliary", "binary cross-entropy of whether the answer of a step is right")
+    return {name: {"unit": unit, "role": role, "description": text} for name, (unit, role, text) in about.items()}
 
 
 def supervision_weights(kind: str, steps: int) -> Tensor:
@@ -64,7 +68,7 @@ class DeepSupervisionLoss(nn.Module):
         self.register_buffer("weight_T", supervision_weights(kind, steps), persistent=False)
 
     def forward(self, logits_TBSV: Tensor, tokens_BS: Tensor, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
-        """-> the weighted sum over supervision steps, and the loss of each of them [T]."""
+        """-> the weighted sum over supervision steps, and the loss of each of them [T]; PAD does not count."""
         steps = logits_TBSV.shape[0]
         target = tokens_BS.expand(steps, -1, -1).flatten()
         flat = functional.cross_entropy(
@@ -75,14 +79,43 @@ class DeepSupervisionLoss(nn.Module):
         return (loss_T * self.weight_T).sum(), loss_T
 
 
+def masked(tokens_BS: Tensor, target_BS: Tensor) -> Tensor:
+    """Share of an answer's residues that `confident` has masked, a mean over samples."""
+    hidden_BS, residues_BS = tokens_BS != target_BS, tokens_BS > EOS
+    return (hidden_BS.sum(1) / residues_BS.sum(1)).mean()
+
+
+def confident(tokens_BS: Tensor, confidence_BS: Tensor, least: float) -> Tensor:
+    """The target with residues of less than the `least` confidence set to PAD; EOS has 1, so it always counts."""
+    return tokens_BS.masked_fill(confidence_BS < least, PAD)
+
+
+def halting_loss(halt_TB: Tensor, right_TB: Tensor, weight_T: Tensor) -> Tensor:
+    """Binary cross-entropy (nat) of "this answer is right" (bool), as in TRM; weighted over the supervision steps."""
+    flat = functional.binary_cross_entropy_with_logits(halt_TB, right_TB.to(halt_TB.dtype), reduction="none")
+    return (flat.mean(1) * weight_T).sum()
+
+
+@torch.no_grad()
+def right(logits_TBSV: Tensor, tokens_BS: Tensor) -> Tensor:
+    """Whether the most likely answer is the target up to its EOS, in every position: bool [T, B]."""
+    return ((logits_TBSV.argmax(-1) == tokens_BS) | (tokens_BS == PAD)).all(-1)
+
+
 def living(probability_BSV: Tensor) -> Tensor:
-    """Probability that the answer has not ended at or before each position: [B, S]."""
-    return (1.0 - probability_BSV[..., EOS]).cumprod(1)
+    """Probability that the answer has not ended at or before each position: [B, S].
+
+    By logarithms: the backward pass of `cumprod` asks the device for zeros, and the host would wait for the answer.
+    """
+    end_BS = probability_BSV[..., EOS].double().clamp(max=1.0 - torch.finfo(torch.float64).eps)
+    return torch.log1p(-end_BS).cumsum(1).exp().to(probability_BSV.dtype)
 
 
-def expected_residues(probability_BSV: Tensor, token_mass_V: Tensor) -> Tensor:
-    """Expected mass (Da, float64) that each position adds; soft: a position beyond a likely end adds little."""
+def expected_residues(probability_BSV: Tensor, token_mass_V: Tensor, soft_stop: bool = True) -> Tensor:
+    """Expected mass (Da, float64) that each position adds; with the soft stop one beyond a likely end adds little."""
     probability = probability_BSV.double()
+    if not soft_stop:
+        return probability @ token_mass_V
     before = torch.cat([torch.ones_like(probability[:, :1, 0]), living(probability)[:, :-1]], dim=1)
     return before * (probability @ token_mass_V)
 
@@ -92,18 +125,19 @@ class PrecursorMassLoss(nn.Module):
 
     token_mass_V: Tensor
 
-    def __init__(self, unit: str = "huber_residue") -> None:
-        """Raises ValueError for an unknown `unit`."""
+    def __init__(self, unit: str = "huber_residue", soft_stop: bool = True) -> None:
+        """Without its `soft_stop` it has a published mistake. Raises ValueError for an unknown `unit`."""
         super().__init__()
         if unit not in UNITS:
             raise ValueError(f"loss.precursor_unit '{unit}' does not exist; choose one of {', '.join(UNITS)}")
-        self.unit = unit
+        self.unit, self.soft_stop = unit, soft_stop
         self.register_buffer("token_mass_V", torch.from_numpy(RESIDUE_MASS.copy()), persistent=False)
 
     def forward(self, probability_BSV: Tensor, mass_B: Tensor) -> tuple[Tensor, Tensor]:
         """-> the loss in its unit, and the error of the expected mass in Da [B]."""
-        error_B = expected_residues(probability_BSV, self.token_mass_V).sum(1) + WATER - mass_B
-        return self._measure(error_B, mass_B).mean().float(), error_B
+        residue_BS = expected_residues(probability_BSV, self.token_mass_V, self.soft_stop)
+        error_B = residue_BS.sum(1) + WATER - mass_B
+        return self._measure(error_B, mass_B).mean().to(probability_BSV.dtype), error_B
 
     def _measure(self, error_B: Tensor, mass_B: Tensor) -> Tensor:
         if self.unit == "huber_residue":
@@ -123,28 +157,29 @@ class SpectrumMatchingLoss(nn.Module):
 
     token_mass_V: Tensor
 
-    def __init__(self, sigma: float = 2.0, ions: Sequence[IonType] = SERIES) -> None:
+    def __init__(self, sigma: float = 2.0, ions: Sequence[IonType] = SERIES, first: int = 0) -> None:
+        """`first` is the position from which on residues are fragmented; 1 is a published mistake."""
         super().__init__()
-        self.sigma, self.ions = sigma, tuple(ions)
+        self.sigma, self.ions, self.first = sigma, tuple(ions), first
         self.register_buffer("token_mass_V", torch.from_numpy(RESIDUE_MASS.copy()), persistent=False)
 
     def forward(self, probability_BSV: Tensor, batch: Batch) -> Tensor:
         """Probabilities of the answer -> the share, a scalar."""
         mz_BF, exists_BF = self._fragments(probability_BSV)
-        away_BPF = (batch.mz_BP.unsqueeze(2) - mz_BF.unsqueeze(1)).float()
+        away_BPF = (batch.mz_BP.unsqueeze(2) - mz_BF.unsqueeze(1)).to(probability_BSV.dtype)
         hit_BPF = exists_BF.unsqueeze(1) * torch.exp(-0.5 * (away_BPF / self.sigma) ** 2)
         explained_B = (batch.height_BP * hit_BPF.amax(2)).sum(1) / batch.height_BP.sum(1)
         return (1.0 - explained_B).mean()
 
     def _fragments(self, probability_BSV: Tensor) -> tuple[Tensor, Tensor]:
-        """m/z (float64, Da per charge) and existence (float32, 0 to 1) of all fragments: [B, ions * (S - 1)]."""
-        residue_BS = expected_residues(probability_BSV, self.token_mass_V)
+        """m/z (float64, Da per charge) and existence (0 to 1) of all fragments: [B, ions * (S - 1)]."""
+        residue_BS = expected_residues(probability_BSV, self.token_mass_V)[:, self.first :]
         suffix_BS = residue_BS.cumsum(1)  # answers are spelled from the C-terminus
         prefix_BS = suffix_BS[:, -1:] - suffix_BS
         sums = {"prefix": prefix_BS[:, :-1], "suffix": suffix_BS[:, :-1]}
         mz = [(sums[ion.series] + ion.offset + ion.charge * PROTON) / ion.charge for ion in self.ions]
         # a cleavage after position j needs a residue at j + 1
-        exists = living(probability_BSV)[:, 1:]
+        exists = living(probability_BSV)[:, self.first + 1 :]
         return torch.cat(mz, dim=1), exists.repeat(1, len(self.ions))
 
 
@@ -155,28 +190,72 @@ class Losses:
     components: dict[str, Tensor]
     details: dict[str, Tensor]
 
+    def measures(self) -> dict[str, Tensor]:
+        """What an evaluation is to know: `loss/<component>` and, where a head tells it, when and how well it halts."""
+        losses = {f"loss/{name}": value for name, value in self.components.items()}
+        halting = {"halting_depth": "halt/depth", "halting_accuracy": "halt/accuracy"}
+        return losses | {name: self.details[of] for name, of in halting.items() if of in self.details}
+
+
+def merged_details(parts: list[tuple[dict[str, Tensor], float]]) -> dict[str, Tensor]:
+    """What the micro-batches of one step were together, from the details and the share of each; on the device.
+
+    Means over samples are averaged by the shares, of `absmax/<tensor>` the largest counts.
+    """
+    if len(parts) == 1:
+        return parts[0][0]
+    rows = [torch.stack(tuple(details.values())) for details, _ in parts]
+    whole = sum(share for _, share in parts) or 1.0  # among many ranks, less than the step's
+    means = torch.stack([row * (share / whole) for row, (_, share) in zip(rows, parts, strict=True)]).sum(0).unbind()
+    most = torch.stack(rows).amax(0).unbind()
+    names = enumerate(parts[0][0])
+    return {name: most[index] if name.startswith("absmax/") else means[index] for index, name in names}
+
 
 class CombinedLoss(nn.Module):
     """The components side by side; who weighs and sums them is the loop, in sight of the recorder."""
 
-    def __init__(self, supervision: str, steps: int, unit: str, sigma: float, scales: dict[str, float]) -> None:
-        """`scales` multiplies a component's raw value; 1 unless somebody confused units."""
+    def __init__(
+        self,
+        supervision: str,
+        steps: int,
+        unit: str,
+        sigma: float,
+        scales: dict[str, float],
+        mass_after_end: bool = False,
+        first_residue_dropped: bool = False,
+    ) -> None:
+        """`scales` multiplies a component's raw value; 1 unless somebody confused units.
+
+        The last two are published mistakes: of the precursor's loss, and of the spectrum's.
+        """
         super().__init__()
         self.sequence = DeepSupervisionLoss(supervision, steps)
-        self.spectrum = SpectrumMatchingLoss(sigma)
-        self.precursor = PrecursorMassLoss(unit)
+        self.spectrum = SpectrumMatchingLoss(sigma, first=int(first_residue_dropped))
+        self.precursor = PrecursorMassLoss(unit, soft_stop=not mass_after_end)
         self.scales = scales
 
-    def forward(self, logits_TBSV: Tensor, batch: Batch, smoothing: float = 0.0) -> Losses:
-        """Logits of all supervision steps, float32. Spectrum and precursor judge the last answer alone."""
+    def forward(self, answers: Answers, batch: Batch, smoothing: float = 0.0, confidence: float = 0.0) -> Losses:
+        """Spectrum and precursor judge the last answer alone.
+
+        In training the target may be smoothed, and its residues of less than a `confidence` masked; an evaluation
+        counts everything as it is.
+        """
+        logits_TBSV = answers.logits_TBSV
         with torch.autocast(logits_TBSV.device.type, enabled=False):
-            sequence, by_step = self.sequence(logits_TBSV, batch.tokens_BS, smoothing)
+            target_BS = confident(batch.tokens_BS, batch.confidence_BS, confidence)
+            sequence, by_step = self.sequence(logits_TBSV, target_BS, smoothing)
             probability_BSV = logits_TBSV[-1].softmax(-1)
-            spectrum = self.spectrum(probability_BSV, batch)
             precursor, error_B = self.precursor(probability_BSV, batch.mass_B)
-        raw = {"sequence": sequence, "spectrum": spectrum, "precursor": precursor}
-        scaled = {name: value * self.scales.get(name, 1.0) for name, value in raw.items()}
-        return Losses(scaled, _details(logits_TBSV, by_step, error_B, batch))
+            raw = {"sequence": sequence, "spectrum": self.spectrum(probability_BSV, batch), "precursor": precursor}
+            details = _details(logits_TBSV, by_step, error_B, batch)
+            if confidence > 0:
+                details["data/masked/sequence"] = masked(batch.tokens_BS, target_BS)
+            if answers.halt_TB is not None:
+                right_TB = right(logits_TBSV, batch.tokens_BS)
+                raw["halt"] = halting_loss(answers.halt_TB, right_TB, self.sequence.weight_T)
+                details |= _halting(answers.halt_TB, right_TB)
+        return Losses({name: value * self.scales.get(name, 1.0) for name, value in raw.items()}, details)
 
 
 @torch.no_grad()
@@ -189,3 +268,13 @@ def _details(logits_TBSV: Tensor, by_step: Tensor, error_B: Tensor, batch: Batch
     details["mass_error/da"] = error.mean().float()
     details["mass_error/ppm"] = (1e6 * error / batch.mass_B).mean().float()
     return details
+
+
+@torch.no_grad()
+def _halting(halt_TB: Tensor, right_TB: Tensor) -> dict[str, Tensor]:
+    """Mean supervision step (from 1) at which an answer is thought right, the last where none is; and how often that
+    agrees with the truth, over all steps."""
+    steps, halts_TB = len(halt_TB), halt_TB > 0
+    step_T1 = torch.arange(1.0, steps + 1, device=halt_TB.device).unsqueeze(1)
+    depth_B = torch.where(halts_TB, step_T1, float(steps)).amin(0)
+    return {"halt/depth": depth_B.mean(), "halt/accuracy": (halts_TB == right_TB).float().mean()}

@@ -1,19 +1,18 @@
 """The recursive transformer: an encoder reads the peaks once, a small core thinks about the answer again and again.
 
 After the Tiny Recursive Model (Jolicoeur-Martineau 2025): one core for latent and answer steps, a carry that is
-detached between supervision steps. Pre-norm, RMSNorm, SwiGLU, SDPA, no bias. The end is a token to be predicted: the
-true length is never given to the model.
-Suffixes of tensors: B samples, P peaks, S positions, T supervision steps, V tokens, D width, H heads.
+detached between supervision steps, a head that tells when to halt. The end is a token to be predicted: the true length
+is never given to the model.
+Suffixes of tensors: B samples, P peaks, S positions, T supervision steps, V tokens, D width, E features of evidence.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from trainer.tasks.peptide.chemistry import EOS, RESIDUE_MASS, VOCABULARY
 from trainer.tasks.peptide.encodings import (
@@ -23,13 +22,13 @@ from trainer.tasks.peptide.encodings import (
     SpectrumGraph,
     residue_masses,
 )
+from trainer.tasks.peptide.layers import Block, Head, Keys, KeyValue, initialise
 
 if TYPE_CHECKING:
     from trainer.tasks.peptide.data import Batch
 
 TYPICAL_RESIDUE = 111.0  # Da: what the mean residue of a protein weighs; the first answer is a ladder of these
-EXPANSION = 8 / 3  # of SwiGLU: as many parameters as a plain layer four times as wide
-EXPANSION_MULTIPLE = 64  # widths that matrix units like
+HALTING_BIAS = -5.0  # the logit that halting starts from, as in TRM: no answer is thought right before it is learned
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,16 @@ class Size:
     supervision_steps: int
     latent_steps: int
 
+    @property
+    def step_passes(self) -> int:
+        """Passes through the core in one supervision step: the last of them is the answer's."""
+        return self.latent_steps + 1
+
+    @property
+    def passes(self) -> int:
+        """Passes through the core in all supervision steps."""
+        return self.supervision_steps * self.step_passes
+
 
 SIZES = {
     "tiny": Size(128, 4, 2, 2, 4, 2),
@@ -52,82 +61,55 @@ SIZES = {
 }
 POSITIONS = 32
 """The longest answer that weights exist for, its EOS included; a batch may have room for fewer."""
-BPTT = ("trm", "full")
-"""How far gradients reach back: `trm` through one supervision step, `full` through all of them."""
+
+ANSWERS = "answers of all supervision steps, which every head reads, float32 [T, B, S, D]"
+LOGITS = "logits of all supervision steps, float32 [T, B, S, V]"
 
 
-class Attention(nn.Module):
-    """Multi-head attention from one sequence to another, or to itself."""
+class Answers(NamedTuple):
+    """What a forward pass says. A tuple, because DDP and FSDP look for tensors in tuples."""
 
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.query = nn.Linear(width, width, bias=False)
-        self.key_value = nn.Linear(width, 2 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
-
-    def forward(self, x_BSD: Tensor, keys: tuple[Tensor, Tensor] | None = None, mask: Tensor | None = None) -> Tensor:
-        """`keys` (from `remember`) and `mask` (bool [B, 1, 1, P]) belong to the other sequence; own ones if absent."""
-        key, value = keys or self.remember(x_BSD)
-        query = self._split(self.query(x_BSD))
-        seen = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return self.out(seen.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
-
-    def remember(self, memory_BPD: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values [B, H, P, D/H] of a sequence; a recursive core computes them once for all its passes."""
-        key, value = self.key_value(memory_BPD).chunk(2, dim=-1)
-        return self._split(key), self._split(value)
-
-    def _split(self, x_BSD: Tensor) -> Tensor:
-        batch, length, width = x_BSD.shape
-        return x_BSD.view(batch, length, self.heads, width // self.heads).transpose(1, 2)
+    logits_TBSV: Tensor
+    """Of all supervision steps, float32; the last is the answer."""
+    halt_TB: Tensor | None
+    """Logits of "this answer is right already", float32; None without a halting head."""
+    at: Tensor
+    """The last activation that all heads share: the answers [T, B, S, D] in float32; with one head its logits."""
 
 
-class SwiGLU(nn.Module):
-    """The gated feed-forward layer of Shazeer (2020)."""
+def carry_cuts(bptt: str, size: Size) -> tuple[int, ...]:
+    """Truncated backpropagation through time (Williams and Peng 1990), in passes through the core.
 
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        hidden = -(-round(width * EXPANSION) // EXPANSION_MULTIPLE) * EXPANSION_MULTIPLE
-        self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
-        self.down = nn.Linear(hidden, width, bias=False)
+    `bptt` is `full`, `trm` or a whole number k. The supervision steps are taken in chunks of ceil(k / step_passes),
+    counted back from the last one, and the carry (thought and answer) is detached k passes before each chunk's last
+    answer. So no gradient goes back through more than k passes, that of a chunk's last answer through exactly k (or all
+    that there are); where k is at most `step_passes`, that of every answer does. `trm` is k = step_passes, `full` is
+    k = passes; more than that is full too. What a pass is given (encoder, ladder, positions) is never detached.
 
-    def forward(self, x_BSD: Tensor) -> Tensor:
-        """[..., width] -> [..., width]."""
-        gate, up = self.gate_up(x_BSD).chunk(2, dim=-1)
-        return self.down(functional.silu(gate) * up)  # type: ignore[no-any-return]
-
-
-class Block(nn.Module):
-    """Self-attention, attention to a memory where `crossed`, feed-forward; each normalised first and added."""
-
-    def __init__(self, size: Size, crossed: bool) -> None:
-        super().__init__()
-        self.self_norm, self.attention = nn.RMSNorm(size.width), Attention(size.width, size.heads)
-        self.cross_norm = nn.RMSNorm(size.width) if crossed else None
-        self.cross = Attention(size.width, size.heads) if crossed else None
-        self.feed_norm, self.feed = nn.RMSNorm(size.width), SwiGLU(size.width)
-
-    def forward(self, x_BSD: Tensor, mask: Tensor, keys: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """`mask` hides absent peaks: of this sequence in the encoder, of the memory `keys` in the core."""
-        x_BSD = x_BSD + self.attention(self.self_norm(x_BSD), mask=None if keys else mask)
-        if self.cross is not None and self.cross_norm is not None:
-            x_BSD = x_BSD + self.cross(self.cross_norm(x_BSD), keys, mask)
-        return x_BSD + self.feed(self.feed_norm(x_BSD))  # type: ignore[no-any-return]
+    -> for each supervision step, how many passes before its answer the carry is detached; 0 where it is not.
+    Raises ValueError for a `bptt` that is none of these.
+    """
+    known = {"trm": size.step_passes, "full": size.passes}
+    reach = known.get(bptt) or (int(bptt) if bptt.isdecimal() else 0)
+    if reach < 1:
+        raise ValueError(f"model.bptt '{bptt}' does not exist; choose trm, full or a number of core passes from 1")
+    chunk = -(-reach // size.step_passes)
+    cut = reach - (chunk - 1) * size.step_passes
+    return tuple(cut if left % chunk == 0 else 0 for left in range(size.supervision_steps, 0, -1))
 
 
 class SpectrumEncoder(nn.Module):
     """A transformer over peaks."""
 
-    def __init__(self, size: Size) -> None:
+    def __init__(self, size: Size, masses: torch.dtype = torch.float64) -> None:
         super().__init__()
-        self.peaks = PeakEncoder(size.width)
-        self.precursor = PrecursorEncoder(size.width)
-        self.blocks = nn.ModuleList(Block(size, crossed=False) for _ in range(size.encoder_layers))
+        self.peaks = PeakEncoder(size.width, masses)
+        self.precursor = PrecursorEncoder(size.width, masses)
+        self.blocks = nn.ModuleList(Block(size.width, size.heads, crossed=False) for _ in range(size.encoder_layers))
         self.norm = nn.RMSNorm(size.width)
 
     def forward(self, graph: SpectrumGraph, batch: Batch, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """-> memory of the peaks [B, P, width] and the precursor's vector [B, 1, width]."""
+        """-> memory of the peaks [B, P, D] and the precursor's vector [B, 1, D]."""
         precursor_B1D = self.precursor(batch.mass_B, batch.charge_B).unsqueeze(1)
         x_BPD = self.peaks(graph, batch.height_BP) + precursor_B1D
         for block in self.blocks:
@@ -141,22 +123,25 @@ class RecursiveCore(nn.Module):
     def __init__(self, size: Size) -> None:
         super().__init__()
         self.latent_steps = size.latent_steps
-        self.blocks = nn.ModuleList(Block(size, crossed=True) for _ in range(size.core_layers))
+        self.memory = nn.ModuleList(KeyValue(size.width, size.heads) for _ in range(size.core_layers))
+        self.blocks = nn.ModuleList(Block(size.width, size.heads, crossed=True) for _ in range(size.core_layers))
         self.norm = nn.RMSNorm(size.width)
 
-    def remember(self, memory_BPD: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of the memory, one pair a layer."""
-        return [block.cross.remember(memory_BPD) for block in self.blocks]  # type: ignore[union-attr,operator]
-
     def forward(
-        self, thought: Tensor, answer: Tensor, given: Tensor, keys: list[tuple[Tensor, Tensor]], mask: Tensor
+        self, thought: Tensor, answer: Tensor, given: Tensor, keys: list[Keys], mask: Tensor, cut: int
     ) -> tuple[Tensor, Tensor]:
-        """One supervision step on thought, answer and what is given, each [B, S, width]."""
-        for _ in range(self.latent_steps):
-            thought = self._think(thought + answer + given, keys, mask)
+        """One supervision step on thought, answer and what is given, each [B, S, D]; the carry is detached at `cut`.
+
+        `keys` are those of the encoder's memory, one pair a layer (`self.memory`); `cut` as in `carry_cuts`.
+        """
+        for left in range(self.latent_steps, -1, -1):
+            if left + 1 == cut:
+                thought, answer = thought.detach(), answer.detach()
+            if left:
+                thought = self._think(thought + answer + given, keys, mask)
         return thought, self._think(thought + answer, keys, mask)
 
-    def _think(self, x_BSD: Tensor, keys: list[tuple[Tensor, Tensor]], mask: Tensor) -> Tensor:
+    def _think(self, x_BSD: Tensor, keys: list[Keys], mask: Tensor) -> Tensor:
         for block, pair in zip(self.blocks, keys, strict=True):
             x_BSD = block(x_BSD, mask, pair)
         return self.norm(x_BSD)  # type: ignore[no-any-return]
@@ -168,61 +153,62 @@ class PeptideModel(nn.Module):
     residue_mass_R: Tensor
     token_mass_V: Tensor
 
-    def __init__(self, size: Size, bptt: str = "trm") -> None:
-        """Raises ValueError for an unknown `bptt`."""
+    def __init__(
+        self, size: Size, bptt: str = "trm", halting: bool = True, masses: torch.dtype = torch.float64
+    ) -> None:
+        """`masses` as in `MassEncoding`. Raises ValueError for an unknown `bptt` (`carry_cuts`)."""
         super().__init__()
-        if bptt not in BPTT:
-            raise ValueError(f"model.bptt '{bptt}' does not exist; choose one of {', '.join(BPTT)}")
-        self.size, self.bptt = size, bptt
-        self.encoder = SpectrumEncoder(size)
-        self.ladder = LadderEncoder(size.width)
+        self.supervision_steps, self.cuts, self.masses = size.supervision_steps, carry_cuts(bptt, size), masses
+        self.encoder = SpectrumEncoder(size, masses)
+        self.ladder = LadderEncoder(size.width, masses)
         self.positions = nn.Embedding(POSITIONS, size.width)
         self.core = RecursiveCore(size)
         # the evidence goes to the head as well: a rung that the spectrum holds says by itself which residue is next
-        self.head = nn.Linear(size.width + LadderEncoder.evidence, VOCABULARY, bias=False)
+        self.head = Head(size.width + LadderEncoder.evidence, VOCABULARY, bias=False)
         self.register_buffer("residue_mass_R", residue_masses(), persistent=False)
         self.register_buffer("token_mass_V", torch.from_numpy(RESIDUE_MASS.copy()), persistent=False)
-        self.apply(_initialise)
-        for block in [*self.encoder.blocks, *self.core.blocks]:
-            _silence(block)
+        initialise(self)
+        self.halt = halting_head(size.width) if halting else None  # last: the other weights are the same without it
+        self.shared = halting  # whether `at` is what both heads read, or the logits, which the halting head is not in
 
-    def forward(self, batch: Batch) -> Tensor:
-        """-> logits of all supervision steps, float32 [T, B, S, V]; the last is the answer."""
+    @property
+    def gradient_at(self) -> str:
+        """What `at` is, in words."""
+        return ANSWERS if self.shared else LOGITS
+
+    def forward(self, batch: Batch) -> Answers:
+        """All supervision steps, in training and evaluation alike."""
         with torch.autocast(batch.mz_BP.device.type, enabled=False):
-            graph = SpectrumGraph(batch.mz_BP, batch.present_BP, batch.mass_B, self.residue_mass_R)
+            graph = SpectrumGraph(batch.mz_BP, batch.present_BP, batch.mass_B, self.residue_mass_R, self.masses)
         mask = batch.present_BP[:, None, None, :]
         memory, precursor = self.encoder(graph, batch, mask)
-        keys = self.core.remember(memory)
+        keys = [layer(memory) for layer in self.core.memory]
         given = self.positions.weight[: batch.tokens_BS.shape[1]] + precursor
         thought, answer = torch.zeros_like(given), torch.zeros_like(given)
         residue_BS = torch.full_like(given[..., 0], TYPICAL_RESIDUE, dtype=torch.float64)
-        logits = []
-        for _ in range(self.size.supervision_steps):
+        answers, evidences = [], []
+        for cut in self.cuts:
             ladder, evidence = self.ladder(graph, residue_BS)
-            thought, answer = self.core(thought, answer, given + ladder, keys, mask)
-            logits.append(self.head(torch.cat([answer, evidence], dim=-1)).float())
-            residue_BS = self._residues(logits[-1])
-            if self.bptt == "trm":
-                thought, answer = thought.detach(), answer.detach()
-        return torch.stack(logits)
+            thought, answer = self.core(thought, answer, given + ladder, keys, mask, cut)
+            residue_BS = self._residues(answer, evidence)
+            answers.append(answer)
+            evidences.append(evidence)
+        at = torch.stack(answers).to(self.head.weight.dtype)
+        logits_TBSV = self.head(torch.cat([at, torch.stack(evidences)], dim=-1))
+        halt_TB = None if self.halt is None else self.halt(at[:, :, 0]).sum(-1)  # of one; FSDP wants no view
+        return Answers(logits_TBSV, halt_TB, at if self.shared else logits_TBSV)
 
-    def _residues(self, logits_BSV: Tensor) -> Tensor:
+    @torch.no_grad()
+    def _residues(self, answer_BSD: Tensor, evidence_BSE: Tensor) -> Tensor:
         """Masses of the residues that an answer spells (float64, Da), 0 from its first EOS on."""
-        token_BS = logits_BSV.detach().argmax(-1)
+        token_BS = self.head(torch.cat([answer_BSD, evidence_BSE], dim=-1)).argmax(-1)
         ended_BS = (token_BS == EOS).cumsum(1) > 0
         return torch.where(ended_BS, 0.0, self.token_mass_V[token_BS])
 
 
-def _initialise(module: nn.Module) -> None:
-    """Truncated normal by fan-in; embeddings small, so that no position starts out louder than a peak."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)
-    if isinstance(module, nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
-
-
-def _silence(block: nn.Module) -> None:
-    """Begin with residual branches that add nothing: the first passes of the recursion are then the identity."""
-    for name, parameter in block.named_parameters():
-        if name.endswith(("out.weight", "down.weight")):
-            nn.init.zeros_(parameter)
+def halting_head(width: int) -> Head:
+    """From the answer's first position to the logit that it is right: TRM's, with its zero weights and its bias."""
+    head = Head(width, 1)
+    nn.init.zeros_(head.weight)
+    nn.init.constant_(head.bias, HALTING_BIAS)
+    return head

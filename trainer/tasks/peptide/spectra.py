@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from functools import cache
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from trainer.config import UsageError
 from trainer.tasks.peptide.chemistry import ION_TYPES, RESIDUES, TOKENS
 
 if TYPE_CHECKING:
@@ -67,3 +69,11 @@ def _ms2pip() -> tuple[Any, int, str, NDArray[np.uint16], NDArray[np.uint16]]:
 
 
 PREDICTORS: dict[str, Predictor] = {"ms2pip": ms2pip, "theoretical": theoretical}
+
+
+def check_source(name: str) -> None:
+    """Raises UsageError for a source of spectra that does not exist, or not here."""
+    if name not in PREDICTORS:
+        raise UsageError(f"data.source '{name}' does not exist; choose one of {', '.join(PREDICTORS)}")
+    if name == "ms2pip" and find_spec("ms2pip") is None:
+        raise UsageError("data.source is ms2pip, which is not installed; run `pip install -e '.[trainer]'`")

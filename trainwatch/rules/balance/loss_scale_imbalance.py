@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -15,16 +14,13 @@ from trainwatch.header import Header
 from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
 from trainwatch.schema import Finding
-from trainwatch.stats import Blocks, medians
+from trainwatch.stats import fall, in_blocks, medians
 from trainwatch.table import Chunk
+from trainwatch.views.components import Roles, small_by_design
 
 Floats = NDArray[np.float64]
 Rows = dict[str, Floats]
 
-SMALL_BY_DESIGN = re.compile(
-    r"(^|[_.-])(kld?|z_?loss|entropy|ent|aux\w*|moe\w*|balance|reg(ul\w*)?|commit\w*|penalty|wd|policy|actor|pg)($|[_.-])"
-)
-"""Names that the field gives to regularisers, and to policy losses: their size beside a main loss says nothing."""
 HYSTERESIS = 0.5  # of an entry threshold: noise of a fifth about the threshold neither ends an episode nor begins one
 LASTING = 5  # blocks: what passes sooner is how a run starts, and not worth an info
 
@@ -66,8 +62,9 @@ class LossScaleImbalance(Rule):
         blocks of rows: 3,256,742 beside 3.75. It is an alarm if that component also owns nearly the whole gradient; or,
         where no gradients are recorded, if it is a thousand times the others while these stand at values of 1 and more
         and none of them improves. Else it is worth knowing, no more. Not among the others: components of weight 0, of
-        a tiny or negative weight, with a role, with the name of a regulariser, with both signs (a policy's surrogate),
-        and those that fell from the large one's scale because they are solved.
+        a tiny or negative weight, or one that rises or is declared as a schedule, with a role, with the name of a
+        regulariser, with both signs (a policy's surrogate), and those that fell from the large one's scale because they
+        are solved. A start that passes within a fifth of the run while the loss falls is an info.
 
     Why it matters:
         The optimiser follows the sum. What contributes a millionth of it is not trained at all, and after clipping the
@@ -85,8 +82,13 @@ class LossScaleImbalance(Rule):
         A hearing-test model whose PeakAmp loss stood at 3,256,742.75 beside Signal at 3.75.
     """
 
+    block: ClassVar[int] = 20  # rows; a median of 20 forgives nine outliers
     needs: ClassVar[tuple[str, ...]] = ("loss/<component>",)
-    wants: ClassVar[tuple[str, ...]] = ("weight/<component>", "grad_share/<component>", "run:components")
+    wants: ClassVar[tuple[str, ...]] = (
+        "weight/<component>",
+        "grad_share/<component>|param_share/<component>",
+        "run:components",
+    )
     causes: ClassVar[tuple[str, ...]] = (
         "gradient-dominance",
         "component-ignored",
@@ -98,6 +100,9 @@ class LossScaleImbalance(Rule):
         "non-finite-loss",
         "loss-stuck",
         "loss-divergence",
+        "component-divergence",
+        "mode-collapse",
+        "length-collapse",
     )
 
     warning_ratio: float = 10.0  # largest / sum of others; healthy multi-task runs reach 5 to 8 in their first steps
@@ -108,43 +113,50 @@ class LossScaleImbalance(Rule):
     improvement: float = 0.02  # relative; less than that in two blocks is no learning
     solved: float = 0.3  # of its first value: a component this far down is done, and rightly small
     tiny_weight: float = 0.01  # of the largest component's weight: whoever sets that means the term to be small
-    block: int = 20  # rows; a median of 20 forgives nine outliers
+    annealed: float = 1.02  # x, within a block: a weight that still rises is meant to be small for now
+    early: float = 0.2  # of the run: learned weights balance the components by then
     fewest: int = 5  # rows that a run must have: a median of 5 forgives two outliers
 
     _roles: dict[str, str] = field(default_factory=dict, init=False)
-    _blocks: Blocks = field(init=False)
+    _annealed: set[str] = field(default_factory=set, init=False)
+    _total: int = field(default=0, init=False)  # steps that are planned
     _rows: int = field(default=0, init=False)
     _final: bool = field(default=False, init=False)
     _start: dict[str, float] = field(default_factory=dict, init=False)
     _episode: Episode | None = field(default=None, init=False)
     _told: dict[str, Finding] = field(default_factory=dict, init=False)
 
-    def __post_init__(self) -> None:
-        """Blocks of a fixed number of rows, however long the run is meant to be."""
-        self._blocks = Blocks(self.block)
-
     def start(self, header: Header) -> Findings:
         """Which components are small by design."""
-        self._roles = {name: component.role for name, component in header.components.items()}
+        self._roles = Roles.of(header).said
+        moving = {name for name, said in header.schedules.items() if said.get("kind") != "constant"}
+        self._annealed = {name.removeprefix("weight/") for name in moving if name.startswith("weight/")}
+        self._total = header.total_steps or 0
         return ()
 
     def update(self, chunk: Chunk) -> Iterator[Finding]:
         """Most blocks are balanced: the ratios are taken for all of them at once."""
-        columns = {"step": chunk.step.astype(np.float64)}
-        for name in [name.removeprefix("loss/") for name in chunk.channels if name.startswith("loss/")]:
-            raw, weight = chunk[f"loss/{name}"], chunk[f"weight/{name}"]
-            columns |= {f"raw/{name}": raw, f"weight/{name}": weight, f"share/{name}": chunk[f"grad_share/{name}"]}
         self._rows += len(chunk)
-        yield from self._judge(self._blocks.push(columns))
+        yield from self._judge({name: in_blocks(values, self.block) for name, values in _columns(chunk).items()})
 
-    def finish(self, run: Run) -> Iterator[Finding]:  # noqa: ARG002
+    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
         """Judge the rows that fill no block yet, on a copy: a short run has no others."""
-        trial, held = deepcopy(self), self._rows % self.block
-        trial._final = True
-        if held >= (self.fewest if self._rows < self.block else self.block // 2):
-            yield from trial._judge(trial._blocks.push({"step": np.full(self.block - held, np.nan)}))
+        trial = deepcopy(self)
+        trial._final, trial._rows = True, self._rows + len(rest)
+        if len(rest) >= (self.block // 2 if self._rows else self.fewest):
+            yield from trial._judge({name: in_blocks(values, self.block) for name, values in _columns(rest).items()})
         elif trial._episode is not None:
             yield from trial._verdict(trial._episode)
+        whole = Chunk("train", rest.rows, rest.start - self._rows, rest.stop)
+        yield from trial._start_that_passed(whole, max(self._total, run.last_step or 0))
+
+    def _start_that_passed(self, whole: Chunk, last: int) -> Iterator[Finding]:
+        """An alarm that began with the run and was soon over, while the loss falls: so learned weights begin."""
+        for finding in self._told.values():
+            passed = finding.rank > 0 and finding.state == "over" and finding.first_step <= whole.step[0]
+            soon = finding.last_step - finding.first_step < self.early * (last - finding.first_step)
+            if passed and soon and fall(whole["loss"]) > 0:
+                yield replace(finding, severity="info", message=f"{finding.message.rstrip('.')}; it passed.")
 
     def _judge(self, blocks: Rows) -> Iterator[Finding]:
         """Look only at the blocks in which the largest component stands out."""
@@ -192,6 +204,9 @@ class LossScaleImbalance(Rule):
         raw, weight, values = here[f"raw/{name}"], here[f"weight/{name}"], block[f"raw/{name}"]
         if name == largest or not np.isfinite(raw) or weight <= 0 or self._roles.get(name, "task") != "task":
             return False
+        weights = block[f"weight/{name}"][np.isfinite(block[f"weight/{name}"])]
+        if name in self._annealed or (len(weights) and weights[-1] > self.annealed * weights[0]):
+            return False
         if _weight(weight) < self.tiny_weight * _weight(here[f"weight/{largest}"]):
             return False
         if min((values > 0).sum(), (values < 0).sum()) > 0.1 * np.isfinite(values).sum():
@@ -200,7 +215,8 @@ class LossScaleImbalance(Rule):
         if abs(raw) <= self.solved * first and part <= self.warning_ratio * first * _weight(weight):
             return False
         owned = here[f"share/{largest}"] > self.owned_share and part > self.absurd_ratio * _size(name, here)
-        named = name not in self._roles and SMALL_BY_DESIGN.search(name.lower())
+        names = (key.removeprefix("raw/") for key in here if key.startswith("raw/"))
+        named = name not in self._roles and small_by_design(name, names)
         return not named or (owned and abs(raw) >= self.ordinary)
 
     def _verdict(self, episode: Episode) -> Findings:
@@ -218,15 +234,25 @@ class LossScaleImbalance(Rule):
             if told is not None and sick and not warned:
                 yield from self._closed(episode.component)
                 first = episode.first_step if episode.blocks <= 2 else int(episode.block["step"][0])
-            yield self._say(self._said(episode, first, sick))
+            if told is not None and alarm is not None and sick and self._milder(episode, part / rest, told):
+                yield self._say(replace(told, last_step=max(told.last_step, episode.last_step)))
+            else:
+                yield self._say(self._said(episode, first, sick))
         elif told is not None and told.state == "active":
             yield self._say(replace(told, last_step=max(told.last_step, episode.last_step)))
+
+    @staticmethod
+    def _milder(episode: Episode, ratio: float, told: Finding) -> bool:
+        """Whether what was told was worse, by the same proof: its figures are those that its severity is of."""
+        alike = ("gradient_share" in told.evidence) == bool(np.isfinite(episode.share))
+        return alike and ratio <= float(told.evidence["ratio"])
 
     def _sick(self, episode: Episode, ratio: float, alarm: Finding | None) -> bool:
         """The gradient proves it; without one: thousands beside values that are not solved and do not improve."""
         ease = HYSTERESIS if alarm else 1.0
         if np.isfinite(episode.share):
-            return 1 - episode.share < (1 - self.owned_share) / ease and ratio > ease * self.warning_ratio
+            owned = 1 - episode.share < (1 - self.owned_share) / ease and ratio > ease * self.warning_ratio
+            return owned and (episode.blocks >= 2 or self._final)
         unsolved = any(abs(episode.here[f"raw/{name}"]) >= self.ordinary for name in episode.others)
         absurd = unsolved and ratio > ease * self.absurd_ratio and (episode.blocks >= 2 or self._final)
         return absurd and not any(self._improves(episode, name, 5 if alarm else 1) for name in episode.others)
@@ -258,7 +284,7 @@ class LossScaleImbalance(Rule):
             f"component:{name}",
             (first, episode.last_step),
             f"The {name} loss contributes {part:,.4g}, {' + '.join(episode.others)} together {rest:,.4g}: "
-            f"{ratio:,.3g} times as much{proof if sick else '; worth knowing'}{unweighted}.",
+            f"{ratio:,.3g} times as much{proof if sick else ''}{unweighted}.",
             evidence={"contribution": part, "others": rest, "ratio": ratio}
             | ({"gradient_share": share} if known else {}),
             advice=cure if sick else f"If it is meant, declare a role or a weight for {' and '.join(episode.others)}.",
@@ -279,6 +305,17 @@ class LossScaleImbalance(Rule):
         told = self._told.get(name)
         if told is not None and told.state == "active":
             yield self._say(replace(told, state="over"))
+
+
+def _columns(chunk: Chunk) -> Rows:
+    """Raw values, weights and gradient shares of every component, and the steps."""
+    columns = {"step": chunk.step.astype(np.float64)}
+    for name in [name.removeprefix("loss/") for name in chunk.channels if name.startswith("loss/")]:
+        raw, weight = chunk[f"loss/{name}"], chunk[f"weight/{name}"]
+        near, wide = chunk[f"grad_share/{name}"], chunk[f"param_share/{name}"]
+        share = np.where(np.isfinite(near), near, wide)
+        columns |= {f"raw/{name}": raw, f"weight/{name}": weight, f"share/{name}": share}
+    return columns
 
 
 def _weight(weight: float) -> float:

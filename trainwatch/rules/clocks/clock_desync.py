@@ -47,18 +47,18 @@ class ClockDesync(Rule):
 
     What it sees:
         A recorded `clock/<name>` that a schedule declares as its clock, or whose readings its values follow although it
-        declares another, against the applied steps: at step 5,000 the counter reads 1,200, so the schedule takes the
-        run to be at 1.2 % and it is at 5 %. Counters that drive nothing are left alone. A declared clock is held
-        against the steps if it was seen to count them, if its schedule is as long as the run is in steps, or if it
-        comes so slowly that the schedule would not get through three quarters of its length. It is also named where it
-        falls back.
+        declares another, against the applied steps (those that the optimiser took, not those that the scaler skipped):
+        at step 5,000 the counter reads 1,200, so the schedule takes the run to be at 1.2 % and it is at 5 %. Counters
+        that drive nothing are left alone. A declared clock is held against the steps if it was seen to count them, if
+        its schedule is as long as the run is in steps, or if it comes so slowly that the schedule would not get through
+        three quarters of its length. It is also named where it falls back.
 
     Why it matters:
         Annealing that never arrives, or arrives too early, looks like a bad choice of the method. The loss curve shows
         nothing; the run ends in the middle of its own plan.
 
     What to do:
-        Drive the schedule by the trainer's one applied-step counter. If the part has to count for itself, store its
+        Drive the schedule by the trainer's one counter of applied steps. If the part has to count for itself, store its
         counter in the checkpoint, and advance it exactly once a step.
 
     When it is wrong:
@@ -70,6 +70,7 @@ class ClockDesync(Rule):
         accelerate #963, #2142, #2926; diffusers #3954; transformers #24088: schedulers stepped by another clock.
     """
 
+    block: ClassVar[int] = 20
     needs: ClassVar[tuple[str, ...]] = ("run:schedules", "clock/<name>|samples|tokens|epoch")
     wants: ClassVar[tuple[str, ...]] = ("applied", "run:total_steps", "schedule/<name>|lr/<group>|weight/<component>")
     causes: ClassVar[tuple[str, ...]] = (

@@ -20,8 +20,9 @@ class StepReset(Rule):
     """The step counter goes back, and no resume explains it.
 
     What it sees:
-        A row whose step, or whose count of applied steps, is lower than that of the row before it in the same file. A
-        recorded resume starts a new stretch and is none; a step that only repeats is none either.
+        A row whose step, or whose count of applied steps (those that the optimiser took, not those that the scaler
+        skipped), is lower than that of the row before it in the same file. A recorded resume starts a new stretch and
+        is none; a step that only repeats is none either.
 
     Why it matters:
         Two stretches of training lie over each other: the curve folds back, and everything that reads the counter
@@ -39,14 +40,10 @@ class StepReset(Rule):
         Step axes that fold back after a restart: tensorboard purge_step, wandb "step must be monotonically increasing".
     """
 
+    block: ClassVar[int] = 20
     wants: ClassVar[tuple[str, ...]] = ("applied",)
     causes: ClassVar[tuple[str, ...]] = (
-        "step-duplicate",
-        "clock-desync",
-        "schedule-desync",
-        "lr-desync",
-        "curriculum-weight-drift",
-        "resume-discontinuity",
+        *("step-duplicate", "clock-desync", "schedule-desync", "lr-desync", "curriculum-weight-drift"),
     )
 
     told: int = 5  # findings; two writers in one file fold back at every line, and the sixth tells nothing new
@@ -73,12 +70,12 @@ class StepReset(Rule):
     def _reset(self, at: int, counter: str, row: int, values: tuple[NDArray[np.float64], ...]) -> Finding:
         was, now = (float(column[row]) for column in values)
         name = "The step" if counter == "step" else "The count of applied steps"
-        more = " Later ones are not listed." if self._seen == self.told else ""
+        more = "; later ones are not listed" if self._seen == self.told else ""
         return self.finding(
             "warning",
             "run" if counter == "step" else "clock:applied",
-            (at, max(at, int(was))),
-            f"{name} goes back from {was:,.0f} to {now:,.0f}, and no resume explains it.{more}",
+            (int(was) if counter == "step" else at, int(was) if counter == "step" else at),
+            f"{name} goes back from {was:,.0f} to {now:,.0f}, and no resume explains it{more}.",
             over=True,  # it happened, and the run went on from there
             evidence={"from": was, "to": now},
             advice="Restore the counter from the checkpoint, open the log with resume=, or give each process a file.",

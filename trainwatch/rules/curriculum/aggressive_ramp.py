@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from trainwatch.header import Header
 from trainwatch.rule import Findings, Rule
-from trainwatch.schema import Finding
+from trainwatch.schema import Finding, Severity
 from trainwatch.stats import Blocks, medians
 from trainwatch.table import Chunk
 
@@ -41,13 +41,16 @@ class AggressiveRamp(Rule):
         bound its value first: a raw error in ppm needs a weight a million times smaller than a cross-entropy.
 
     When it is wrong:
-        Where a run was resumed, its largest loss is not known: what was small by then may be outweighed by any new
-        task. Look at the metrics before you change the plan.
+        A component whose weight is no larger than another's, and that outweighs the loss a hundred times all the same,
+        is of another scale: no ramp mends that, and loss-scale-imbalance says so; here it is an info. Where a run was
+        resumed, its largest loss is not known, and any new task may outweigh what was small by then: without
+        recorded gradient shares only a growth of a hundred times is named there.
 
     References:
         Curriculum of a published peptide sequencer: mass weight 0.2, 0.5, 0.7 within a fifth of the run, on raw ppm.
     """
 
+    block: ClassVar[int] = 5
     needs: ClassVar[tuple[str, ...]] = ("weight/<component>", "loss/<component>")
     wants: ClassVar[tuple[str, ...]] = ("grad_share/<component>", "run:curriculum")
     causes: ClassVar[tuple[str, ...]] = (
@@ -69,14 +72,16 @@ class AggressiveRamp(Rule):
     share_before: float = 0.5  # of the gradient: it did not lead
     share_after: float = 0.9  # of the gradient: nine times what all others have left
 
-    _blocks: Blocks = field(default_factory=lambda: Blocks(5), init=False)
+    _span: int = field(default=20, init=False)  # steps of the window
+    _blocks: Blocks | None = field(default=None, init=False)
     _window: Rows = field(default_factory=dict, init=False)
     _highest: dict[str, float] = field(default_factory=dict, init=False)
     _open: dict[str, Finding] = field(default_factory=dict, init=False)
+    _resumed: bool = field(default=False, init=False)  # then the run's largest loss is not known
 
     def start(self, header: Header) -> Findings:
-        """A quarter of the window is a block: at least 5 rows, the fewest whose median forgives two outliers."""
-        self._blocks = Blocks(min(max(5, header.window() // WINDOW), LONGEST))
+        """How long the window is."""
+        self._span, self._resumed = header.window(), header.resumed_from is not None
         return ()
 
     def update(self, chunk: Chunk) -> Iterator[Finding]:
@@ -84,6 +89,7 @@ class AggressiveRamp(Rule):
         columns = {"step": chunk.step.astype(np.float64)}
         for name in [name.removeprefix("weight/") for name in chunk.channels if name.startswith("weight/")]:
             columns |= self._columns(name, chunk)
+        self._blocks = self._blocks or Blocks(self._width(columns["step"][: self.block]))
         blocks = self._blocks.push(columns)
         if not blocks:
             return
@@ -91,6 +97,11 @@ class AggressiveRamp(Rule):
         for name in [name.removeprefix("rise/") for name in rows if name.startswith("rise/")]:
             yield from self._followed(name, rows, len(rows["step"]) - len(blocks["step"]))
         self._window = {name: values[-WINDOW:] for name, values in rows.items()}
+
+    def _width(self, steps: Floats) -> int:
+        """Rows of a block, a quarter of the window: at least 5, the fewest whose median forgives two outliers."""
+        stride = max(1.0, float(np.median(np.diff(steps)))) if len(steps) > 1 else 1.0  # a log may have a row in fifty
+        return int(min(max(5, self._span / stride // WINDOW), LONGEST))
 
     def _columns(self, name: str, chunk: Chunk) -> Rows:
         """A weight rises where it passes its highest so far: to return to an earlier one is no ramp."""
@@ -100,6 +111,7 @@ class AggressiveRamp(Rule):
         return {
             f"rise/{name}": np.where(weight > highest[:-1], chunk.step, np.nan),
             f"size/{name}": np.abs(weight * chunk[f"loss/{name}"]),
+            f"weight/{name}": weight,
             f"share/{name}": chunk[f"grad_share/{name}"],
         }
 
@@ -140,7 +152,8 @@ class AggressiveRamp(Rule):
             return None
         grown = new - np.nan_to_num(old)
         growth, limit = grown / total, self.growth if known else self.lone_growth
-        if not (grown > limit * rows["peak"][before] or growth > self.grave_growth):
+        beyond = grown > limit * rows["peak"][before] and (known or not self._resumed)
+        if not (beyond or growth > self.grave_growth):
             return None
         told = self._open.get(name)
         first = told.first_step if told else int(rows[f"rise/{name}"][rise])
@@ -150,8 +163,12 @@ class AggressiveRamp(Rule):
         if known:
             evidence |= {"gradient_share": share, "gradient_share_before": shared}
             message += f"; its share of the gradient went from {shared:.0%} to {share:.0%}"
+        grave = growth > self.grave_growth or (told is not None and told.severity == "critical")
+        severity: Severity = "critical" if grave else "warning"
+        if known and growth > self.grave_growth and self._ordinary(name, rows, now):
+            severity = "info"  # no ramp would mend that: the component itself is of another scale
         return self.finding(
-            "critical" if growth > self.grave_growth or (told and told.severity == "critical") else "warning",
+            severity,
             f"component:{name}",
             (first, int(rows["step"][now])),
             f"{message}.",
@@ -159,6 +176,12 @@ class AggressiveRamp(Rule):
             advice=f"Let the {name} weight rise over a longer stretch, from a smaller value, or bound the loss first.",
             confidence=0.9 if known else 0.7,
         )
+
+    @staticmethod
+    def _ordinary(name: str, rows: Rows, now: int) -> bool:
+        """Whether another component's weight is as large."""
+        others = [rows[channel][now] for channel in rows if channel.startswith("weight/") and channel[7:] != name]
+        return bool(rows[f"weight/{name}"][now] <= max(np.nan_to_num(others), default=0.0))
 
     def _recovered(self, name: str, rows: Rows, now: int) -> bool:
         """It no longer leads the gradient; or, where none is recorded, weighs less than the loss before it entered."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from trainwatch.header import Curriculum, Header
+from trainwatch.header import Curriculum, Header, settings
 from trainwatch.rule import Findings, Rule
 from trainwatch.schema import Finding
 from trainwatch.table import Chunk
@@ -44,22 +44,10 @@ class CurriculumMismatch(Rule):
     needs: ClassVar[tuple[str, ...]] = ("run:curriculum|run:config",)
     wants: ClassVar[tuple[str, ...]] = ("run:curriculum_running", "weight/<component>")
     causes: ClassVar[tuple[str, ...]] = (
-        "curriculum-weight-drift",
-        "aggressive-ramp",
-        "loss-scale-imbalance",
-        "curriculum-shock",
-        "curriculum-stuck",
-        "stale-data",
-        "gradient-dominance",
-        "gradient-explosion",
-        "gradient-spike",
-        "clipping-saturated",
-        "component-ignored",
-        "component-divergence",
-        "loss-divergence",
-        "loss-spike",
-        "non-finite-loss",
-        "non-finite-gradient",
+        *("curriculum-weight-drift", "aggressive-ramp", "loss-scale-imbalance", "curriculum-shock"),
+        *("curriculum-stuck", "stale-data", "gradient-dominance", "gradient-explosion", "gradient-spike"),
+        *("clipping-saturated", "component-ignored", "component-divergence", "loss-divergence", "loss-spike"),
+        *("non-finite-loss", "non-finite-gradient", "curriculum-unreachable"),
     )
 
     foreign_rows: int = 20  # in a row whose weights fit no declared stage: fewer may be a ramp that was not declared
@@ -106,7 +94,7 @@ class CurriculumMismatch(Rule):
             f"{message}.",
             evidence=evidence,
             advice=f"Stop, make the loop take its curriculum from the config ({meant.name}), and start again.",
-            patch=dict.fromkeys(_paths(header.config, running.name), meant.name),
+            patch=dict.fromkeys(settings(header.config, "curriculum", running.name), meant.name),
             confidence=confidence,
         )
 
@@ -189,18 +177,6 @@ def _same_name(one: Curriculum, other: Curriculum) -> bool:
     """Whether two names may mean one plan: ``extended`` and ``EXTENDED-v2`` may."""
     first, second = one.name.casefold(), other.name.casefold()
     return first in second or second in first
-
-
-def _paths(config: dict[str, Any], value: str, prefix: str = "") -> list[str]:
-    """Dotted paths below a key with 'curriculum' in it whose value is ``value``: where the config itself says it."""
-    found = []
-    for key, item in config.items():
-        path = f"{prefix}{key}"
-        if isinstance(item, dict):
-            found += _paths({str(name): inner for name, inner in item.items()}, value, f"{path}.")
-        elif item == value and "curriculum" in path:
-            found.append(path)
-    return found
 
 
 def _fits_a_stage(declared: Curriculum, chunk: Chunk, tolerance: float) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

@@ -25,10 +25,10 @@ class CurriculumWeightDrift(Rule):
     """A loss component's weight is not what the declared curriculum gives it at this step.
 
     What it sees:
-        The recorded `weight/<component>` against the weight of the declared stage that holds at the applied step, one
-        step early at a boundary or up to a window late (an epoch that has to end first). While a curriculum ramps, any
-        value between the stage before and this one is right; a weight that has a schedule of its own is judged by
-        `schedule-desync`.
+        The recorded `weight/<component>` against the weight of the declared stage that holds at the applied step (the
+        count of those that the optimiser took, not those that the scaler skipped), one step early at a boundary or up
+        to a window late (an epoch that has to end first). While a curriculum ramps, any value between the stage before
+        and this one is right; a weight that has a schedule of its own is judged by `schedule-desync`.
 
     Why it matters:
         The run follows its plan in name only: a stage that was never entered, a boundary counted by another clock, or a
@@ -46,6 +46,7 @@ class CurriculumWeightDrift(Rule):
         The declared form of a curriculum: `curriculum` in the run's header.
     """
 
+    block: ClassVar[int] = 20
     needs: ClassVar[tuple[str, ...]] = ("run:curriculum", "weight/<component>")
     wants: ClassVar[tuple[str, ...]] = ("applied",)
     causes: ClassVar[tuple[str, ...]] = (
@@ -70,7 +71,7 @@ class CurriculumWeightDrift(Rule):
         for name in dict.fromkeys(name for stage in stages for name in stage.weights):
             if f"weight/{name}" not in scheduled:
                 self._planned[name] = np.array([stage.weights.get(name, np.nan) for stage in stages])
-                self._streaks[name] = (Streak(self.rows), Streak(max(self.rows, header.window())))
+                self._streaks[name] = (Streak(self.rows), Streak(self.rows, header.window()))
         return ()
 
     def update(self, chunk: Chunk) -> Iterator[Finding]:

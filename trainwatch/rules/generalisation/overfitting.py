@@ -16,9 +16,10 @@ from trainwatch.schedule import MOST
 from trainwatch.schema import Finding
 from trainwatch.stats import carried
 from trainwatch.table import Chunk, TableName
+from trainwatch.views.components import Roles
+from trainwatch.views.evaluations import TRAINING, TrainingMeans, losses
 
 Floats = NDArray[np.float64]
-TRAINING = ("train", "training", "train_eval")
 
 
 @dataclass
@@ -42,22 +43,24 @@ class Overfitting(Rule):
     """The validation loss rises while the training loss goes on falling.
 
     What it sees:
-        For each split and loss (the total, and components that are no regularisers), the mean of the last evaluations
-        against the best one before: higher by more than 5 %, and by more than the evaluations scatter among themselves,
-        while the mean training loss of the rows before each evaluation fell, or stayed below validation. A change of
-        the curriculum's stage starts it afresh.
+        For each split and loss (the total, and components that are no regularisers), the mean of the last
+        evaluations against the best one before: higher by more than 5 % (2 % after five evaluations without a
+        new best, if that is a seventh of what validation had gained), and by more than the evaluations scatter
+        among themselves, while the mean training loss of the rows before each evaluation fell, or stayed below
+        validation. A change of the curriculum's stage starts it afresh.
 
     Why it matters:
-        What is learned from here on is the training set. The best model of this run is already on disk, or is about to
-        be overwritten.
+        What is learned from here on is the training set. The best model of this run is already on disk, or is
+        about to be overwritten.
 
     What to do:
-        Take the checkpoint of the best evaluation. For the next run: stop there, add data or augmentation, raise weight
-        decay or dropout, or train a smaller model.
+        Take the checkpoint of the best evaluation. For the next run: stop there, add data or augmentation,
+        raise weight decay or dropout, or train a smaller model.
 
     When it is wrong:
-        A cross-entropy can rise through overconfidence while accuracy still improves: look at the metric you care for.
-        A validation set that is too small scatters; the scatter is measured, and raises the bar.
+        A cross-entropy can rise through overconfidence while accuracy still improves: look at the metric you
+        care for. A validation set that is too small scatters; the scatter is measured, and raises the bar. A component
+        that rises while the whole validation loss still finds new bests is reported as info.
 
     References:
         Prechelt, "Early stopping - but when?" (1998), whose GL criterion this is, with a noise floor.
@@ -67,25 +70,28 @@ class Overfitting(Rule):
     needs: ClassVar[tuple[str, ...]] = ("eval:loss|eval:loss/<component>", "loss|loss/<component>")
     wants: ClassVar[tuple[str, ...]] = ("stage",)
     causes: ClassVar[tuple[str, ...]] = ("generalisation-gap", "overtraining")
+    outcome: ClassVar[bool] = True
 
     rise: float = 0.05  # of the best value; early-stopping practice, and beyond what a healthy run gives back
+    long: int = 5  # evaluations since the best, for which less is enough: the usual patience of early stopping
+    slow_rise: float = 0.02  # of the best value, then, if the rise is much of what validation had gained
+    gained_back: float = 0.15  # of what was gained since the first evaluation
     scatters: float = 8.0  # standard deviations of one evaluation: 1 in 3,000 converged, noisy runs comes to it
     progress: float = 0.02  # of what was gained since the first evaluation: the bar for losses that end near 0
     evaluations: int = 3  # averaged, all of them after the best one: a single bad one is noise
     fall: float = 0.03  # of the training loss: less than that is standing still
     scatter_over: int = 40  # evaluations: the scatter of fewer is known to 30 % only
 
-    _sums: dict[str, tuple[float, int]] = field(default_factory=dict, init=False)
-    _evaluated: bool = field(default=False, init=False)
+    _means: TrainingMeans = field(default_factory=TrainingMeans, init=False)
     _courses: dict[tuple[str, str], Course] = field(default_factory=dict, init=False)
     _curriculum: Curriculum | None = field(default=None, init=False)
-    _aside: dict[str, str] = field(default_factory=dict, init=False)
+    _roles: Roles = field(default_factory=Roles, init=False)
     _stage: float = field(default=np.nan, init=False)
 
     def start(self, header: Header) -> Findings:
         """The declared stages, for runs that do not record their stage."""
-        self._curriculum = header.curriculum
-        self._aside = {name: component.role for name, component in header.components.items()}
+        self._curriculum = header.curriculum_running or header.curriculum
+        self._roles = Roles.of(header)
         return ()
 
     def update(self, chunk: Chunk) -> Iterator[Finding]:
@@ -93,17 +99,14 @@ class Overfitting(Rule):
         if chunk.table == "eval":
             for row in range(len(chunk)):
                 yield from self._evaluation(chunk, row)
-            self._evaluated = True
+            self._means.evaluated()
         elif len(chunk):
-            if self._evaluated:
-                self._sums, self._evaluated = {}, False
             begins = self._stage_begins(chunk)
             if begins is not None:
-                self._sums = {}
                 alarms = [course.finding for course in self._courses.values() if course.finding is not None]
                 yield from (replace(finding, state="over") for finding in alarms)
                 self._courses = {}
-            self._add(chunk, begins or 0)
+            self._means.add(chunk, begins)
 
     def _stage_begins(self, chunk: Chunk) -> int | None:
         """The last row of the chunk in which a new stage begins, if one does."""
@@ -119,33 +122,22 @@ class Overfitting(Rule):
         changed = known[np.isfinite(before) & (stage[known] != before)]
         return int(changed[-1]) if len(changed) else None
 
-    def _add(self, chunk: Chunk, begin: int) -> None:
-        """Add the finite losses up, one by one in their order, so that no border of a chunk shows in the sum."""
-        for name in _losses(chunk):
-            values = chunk[name][begin:]
-            values = values[np.isfinite(values)]
-            total, count = self._sums.get(name, (0.0, 0))
-            if len(values):
-                with np.errstate(over="ignore", invalid="ignore"):
-                    total = float(np.add.accumulate(np.concatenate([[total], values]))[-1])
-                self._sums[name] = (total, count + len(values))
-
     def _evaluation(self, chunk: Chunk, row: int) -> Findings:
         split = str(chunk.text(row, "split") or "validation")
         if split in TRAINING or chunk["repeat"][row] > 0:
             return
-        present = [name for name in _losses(chunk) if np.isfinite(chunk[name][row])]
+        present = [name for name in losses(chunk) if np.isfinite(chunk[name][row])]
         for name in present:
-            if self._aside.get(name.removeprefix("loss/"), "task") != "task" and "loss" in present:
+            if "loss" in present and self._roles.aside(name.removeprefix("loss/")):
                 continue  # a regulariser may rise
-            total, count = self._sums.get(name, (np.nan, 1))
-            value, step, of = float(chunk[name][row]), int(chunk.step[row]), float(chunk["weights_step"][row])
+            value, train = float(chunk[name][row]), self._means[name]
+            step, of = int(chunk.step[row]), float(chunk["weights_step"][row])
             course = self._courses.get((split, name))
             if course is None:
                 if len(self._courses) < MOST:
-                    self._courses[split, name] = Course(value, value, step, total / count, step, of, [value], [value])
+                    self._courses[split, name] = Course(value, value, step, train, step, of, [value], [value])
             elif step != course.step and of != course.weights_step:
-                yield from self._follow(split, name, course, (value, total / count, step, of))
+                yield from self._follow(split, name, course, (value, train, step, of))
 
     def _follow(self, split: str, name: str, course: Course, now: tuple[float, float, int, float]) -> Findings:
         """One more evaluation of a known course."""
@@ -168,8 +160,11 @@ class Overfitting(Rule):
         """Whether the last evaluations are worse than the best one by more than the run's own scatter."""
         scatter = max(self._bend(course.values), self._jitter(course.values[-course.since_best - 1 :]))
         gained = abs(course.first - course.best)
-        bar = max(self.rise * abs(course.best), self.scatters * scatter, self.progress * gained)
-        return fmean(course.recent) - course.best > bar
+        bar = max(self.scatters * scatter, self.progress * gained)
+        risen = fmean(course.recent) - course.best
+        if course.since_best >= self.long and risen > self.gained_back * gained:
+            return risen > max(bar, self.slow_rise * abs(course.best))
+        return risen > max(bar, self.rise * abs(course.best))
 
     @staticmethod
     def _bend(values: list[float]) -> float:
@@ -190,8 +185,10 @@ class Overfitting(Rule):
     def _finding(self, split: str, name: str, course: Course, train: float, *, over: bool) -> Finding:
         now = fmean(course.recent)
         moved = "fell" if train < course.best_train else "stood"
+        total = self._courses.get((split, "loss"))
+        well = name != "loss" and total is not None and total.since_best < self.evaluations  # the whole still gains
         return self.finding(
-            "warning",
+            "info" if well else "warning",
             f"split:{split}" if name == "loss" else f"component:{name.removeprefix('loss/')}",
             (course.best_step, course.step),
             f"The {split} {name} was best at step {course.best_step:,} ({course.best:.4g}) and has risen to {now:.4g}, "
@@ -202,7 +199,3 @@ class Overfitting(Rule):
             "or add data.",
             confidence=0.9,
         )
-
-
-def _losses(chunk: Chunk) -> list[str]:
-    return [name for name in chunk.channels if name == "loss" or name.startswith("loss/")][:MOST]

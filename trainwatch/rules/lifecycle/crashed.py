@@ -114,13 +114,13 @@ class Crashed(Rule):
         What the advice says for this cause; then resume from the last checkpoint.
 
     When it is wrong:
-        A run that was interrupted by hand or by the scheduler did not crash: that is told as an info.
+        A run that was interrupted by hand or by the scheduler did not crash: that is reported as info.
 
     References:
         LlamaFactory #4149, DeepForest #881: `5e-5` read as text by YAML 1.1, the latter after six hours of training.
     """
 
-    causes: ClassVar[tuple[str, ...]] = ("never-started", "killed")
+    causes: ClassVar[tuple[str, ...]] = ("killed",)
 
     _step: int = field(default=0, init=False)
     _written_as_text: list[tuple[str, float | int]] = field(default_factory=list, init=False)
@@ -146,7 +146,7 @@ class Crashed(Rule):
             said = mapping(event.get("exception")) or self._exception or {}
             yield self._finding({"message": event.get("reason"), **said}, event.get("step"))
 
-    def finish(self, run: Run) -> Iterator[Finding]:
+    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
         """An exception that nothing followed, in a process that is dead without having said so."""
         if self._exception is not None and run.end is None and run.status() in ("killed", "never-started"):
             yield self._finding(self._exception, self._exception.get("step"))

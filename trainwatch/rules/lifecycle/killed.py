@@ -6,7 +6,6 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import ClassVar
 
 import numpy as np
 
@@ -41,8 +40,6 @@ class Killed(Rule):
         Runs that are "running" for weeks after a kill: wandb #6779, #10368; MLflow leaves them in RUNNING.
     """
 
-    causes: ClassVar[tuple[str, ...]] = ("checkpoint-overdue",)
-
     growth: float = 0.2  # of the memory at the start: caches are warm by then, and healthy runs stay flat
     rows: int = 100  # memory rows that are averaged at either end: more than an allocator's ups and downs
 
@@ -70,7 +67,7 @@ class Killed(Rule):
             self._signal = str(event.get("name") or "a signal")[:50]
         return ()
 
-    def finish(self, run: Run) -> Iterator[Finding]:
+    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
         """Dead, and nobody said why."""
         if run.status() != "killed":
             return
@@ -86,8 +83,8 @@ class Killed(Rule):
             "critical",
             "run",
             (last, last),
-            f"The process died after step {last:,} without a last word{when}: {why}{self._grown(run, evidence)}."
-            f"{self._lost(last, evidence)}",
+            f"The process died after step {last:,} without a last word{when}: {why}{self._grown(run, evidence)}; "
+            f"{self._lost(last, evidence)}.",
             evidence=evidence,
             advice=self._advice(),
             confidence=0.95 if here else 0.6,
@@ -95,9 +92,9 @@ class Killed(Rule):
 
     def _lost(self, last: int, evidence: dict[str, float | int | str]) -> str:
         if self._checkpoint is None:
-            return f" No checkpoint was recorded: all {last:,} steps are lost."
+            return f"no checkpoint was recorded: all {last:,} steps are lost"
         evidence["checkpoint"], evidence["lost_steps"] = self._checkpoint[0], max(last - self._checkpoint[0], 0)
-        return f" The last checkpoint is of step {self._checkpoint[0]:,}: {evidence['lost_steps']:,} steps are lost."
+        return f"the last checkpoint is of step {self._checkpoint[0]:,}: {evidence['lost_steps']:,} steps are lost"
 
     def _advice(self) -> str:
         ask = "Ask dmesg and the scheduler what killed it"

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from trainwatch.header import mapping, text
 from trainwatch.rule import Rule
 from trainwatch.run import Run
 from trainwatch.schema import Finding
+from trainwatch.table import Chunk
 
 KINDS = 5  # kinds of exception that are spelt out; the rest are counted
 
@@ -37,7 +38,9 @@ class NeverStarted(Rule):
         Logs of 0 epochs with three kinds of error, one after the other.
     """
 
-    def finish(self, run: Run) -> Iterator[Finding]:
+    causes: ClassVar[tuple[str, ...]] = ("crashed",)  # it tells of every attempt, that of the last one alone
+
+    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
         """Over, and nothing in it."""
         if run.train.size or run.eval.size or not run.headers or run.status() in ("running", "stalled", "killed"):
             return
@@ -45,12 +48,12 @@ class NeverStarted(Rule):
         attempts = len(run.headers)
         tried = "1 attempt" if attempts == 1 else f"{attempts:,} attempts"
         why = "; ".join(f"{count} x {said}" for said, count in stopped.most_common(KINDS))
-        rest = f"; and {len(stopped) - KINDS} other kinds" if len(stopped) > KINDS else ""
+        more = f"; and {len(stopped) - KINDS} other kinds" if len(stopped) > KINDS else ""
         yield self.finding(
             "info" if asked == attempts and not stopped else "critical",
             "run",
             (0, 0),
-            f"No step was ever taken in {tried}: {why or _silent(run, asked)}{rest}.",
+            f"No step was ever taken in {tried}: {why or _silent(run, asked)}{more}.",
             evidence={"attempts": attempts, "exceptions": stopped.total(), "kinds": len(stopped)},
             advice=f"Mend {next(iter(stopped), 'the start')} first; try the next start with a few steps.",
             confidence=0.95,

@@ -18,6 +18,7 @@ from trainwatch.table import Chunk, TableName
 Bools = NDArray[np.bool_]
 
 SPELT = 8  # components of an evaluation that are spelt out
+MOST = 64  # splits that are told: more of them is a name that changes with every evaluation
 EARLIER = ("bad/input", "bad/weights", "grad_norm", "grad_norm/<module>")
 
 
@@ -53,7 +54,7 @@ class NonFiniteLoss(Rule):
     reads: ClassVar[tuple[TableName, ...]] = ("train", "eval")
     needs: ClassVar[tuple[str, ...]] = ("loss|loss/<component>|eval:loss|eval:loss/<component>",)
     wants: ClassVar[tuple[str, ...]] = ("loss/<component>", "grad_norm", "weight/<component>")
-    causes: ClassVar[tuple[str, ...]] = ("crashed", "loss-zero", "non-finite-gradient", "non-finite-weights")
+    causes: ClassVar[tuple[str, ...]] = ("crashed", "loss-zero", "hidden-nan", "amp-scale-collapse")
 
     recovered_rows: int = (
         20  # finite rows after which it counts as over: an optimiser that is poisoned never comes back
@@ -64,7 +65,7 @@ class NonFiniteLoss(Rule):
 
     _row: int = field(default=0, init=False)
     _earlier: dict[str, tuple[int, int]] = field(default_factory=dict, init=False)
-    _last_good: dict[str, float] = field(default_factory=dict, init=False)
+    _begin: int = field(default=-1, init=False)
     _found: Finding | None = field(default=None, init=False)
     _count: int = field(default=0, init=False)
     _bad_rows: int = field(default=0, init=False)
@@ -79,13 +80,17 @@ class NonFiniteLoss(Rule):
 
     def start(self, header: Header) -> Findings:
         """How long the scaler may search."""
-        self._skipped = Streak(max(self.skips, header.window()))
+        self._skipped = Streak(self.skips, header.window())
         return ()
 
     def update(self, chunk: Chunk) -> Iterator[Finding]:
         """Rows with a bad loss are rare: only those are looked at one by one."""
         if chunk.table == "eval":
             yield from self._evaluations(chunk)
+            return
+        self._begin = chunk.start if self._begin < 0 else self._begin
+        if self._found is None and not self._skipped.bad and self._well(chunk):
+            self._row += len(chunk)
             return
         trained = chunk.trained()
         channels = sorted(name for name in chunk.nonfinite_channels() if _is_loss(name))
@@ -100,6 +105,12 @@ class NonFiniteLoss(Rule):
         yield from self._judge(chunk, trained, np.flatnonzero(bad), channels)
         yield from self._never_applied(chunk, trained, channels)
         self._row += len(chunk)
+
+    @staticmethod
+    def _well(chunk: Chunk) -> bool:
+        """Nothing is bad yet in this run, and no step is skipped: nothing to look at, and nothing to remember."""
+        counted = any((chunk[name] > 0).any() for name in EARLIER if name.startswith("bad/"))
+        return not (counted or chunk.nonfinite_channels() or (chunk["amp/skipped"] == 1.0).any())
 
     def _judge(self, chunk: Chunk, trained: Bools, rows: NDArray[np.intp], channels: list[str]) -> Findings:
         """Bad rows with less than ``recovered_rows`` good ones between them are one episode."""
@@ -122,7 +133,7 @@ class NonFiniteLoss(Rule):
         """The finding of the episode that was opened last, as far as it went."""
         found = self._found
         assert found is not None
-        said = f"{found.message} {self._bad_rows:,} step{'s' * (self._bad_rows != 1)} so far"
+        said = f"{found.message}; {self._bad_rows:,} step{'s' * (self._bad_rows != 1)} so far"
         said += f"; finite again after step {found.last_step:,}." if over else "."
         return self.finding(
             "critical",
@@ -143,7 +154,7 @@ class NonFiniteLoss(Rule):
         components = [name for name in kinds if name != "loss"]
         recent = self._row + row - self.before_rows
         before = {name: at for name, (at, last) in self._earlier.items() if last >= recent}
-        source = min(before, key=before.__getitem__) if before else None
+        source = min(before, key=lambda name: (before[name], name)) if before else None  # bad/input before grad_norm
         alone = len(components) == 1 and source is None
         name = components[0].removeprefix("loss/") if alone else ""
         what = f"The {name} loss" if alone else "The loss"
@@ -152,26 +163,27 @@ class NonFiniteLoss(Rule):
         if source is not None:
             message += f"; {_place(source)} was bad first, at step {before[source]:,}"
             evidence["bad_first"] = before[source]
-        good = self._last_good.get(components[0] if alone else "loss")
-        if good is not None:
-            message += f", from {good:.4g} the last time it was finite"
-            evidence["last_finite"] = good
+        values = chunk.rows.column(components[0] if alone else "loss", self._begin, chunk.start + row)
+        good = values[np.isfinite(values)]
+        if len(good):
+            message += f", from {good[-1]:.4g} the last time it was finite"
+            evidence["last_finite"] = good[-1]
         return self.finding(
             "critical",
             f"component:{name}" if alone else "run",
             (step, step),
-            f"{message}.",
+            message,
             evidence=evidence,
             advice=_advice(source, name),
         )
 
     def _remember(self, chunk: Chunk, trained: Bools, first: int, until: int) -> None:
-        """Keep what the next bad step will be explained by: what was bad just before it, and the last finite values.
+        """Keep what the next bad step will be explained by: what was bad just before it.
 
         Bad rows of a channel that lie less than ``before_rows`` apart began together.
         """
         part = slice(first, until)
-        for name in chunk.channels:
+        for name in dict.fromkeys([*EARLIER[:2], *chunk.nonfinite_channels()]):
             if any(matches(pattern, name) for pattern in EARLIER):
                 counted = name.startswith("bad/") and chunk[name] > 0
                 rows = first + np.flatnonzero((((chunk.nonfinite(name) > 0) | counted) & trained)[part])
@@ -180,10 +192,6 @@ class NonFiniteLoss(Rule):
                     apart = np.flatnonzero(np.diff(np.concatenate([[last], self._row + rows])) > self.before_rows)
                     began = int(chunk.step[rows[apart[-1]]]) if len(apart) else began
                     self._earlier[name] = (began, self._row + int(rows[-1]))
-            elif _is_loss(name):
-                finite = chunk[name][part][np.isfinite(chunk[name][part])]
-                if len(finite):
-                    self._last_good[name] = float(finite[-1])
 
     def _never_applied(self, chunk: Chunk, trained: Bools, channels: list[str]) -> Findings:
         """The scaler skips on and on: nothing is trained."""
@@ -192,11 +200,12 @@ class NonFiniteLoss(Rule):
             poisoned |= chunk.nonfinite(name) > 0
         if self._skipped.push(~trained & poisoned, {"step": chunk.step.astype(np.float64)}):
             began, now = int((self._skipped.onset or {})["step"]), int(self._skipped.latest["step"])
+            least = max(self._skipped.rows, self._skipped.steps)
             yield self.finding(
                 "critical",
                 "run",
                 (began, now),
-                f"From step {began:,} on the optimiser skipped {self._skipped.rows:,} steps in a row or more, the last "
+                f"From step {began:,} on the optimiser skipped {least:,} steps in a row or more, the last "
                 f"at step {now:,}: the loss or its gradient is no finite number at any scale, and nothing is trained.",
                 over=self._skipped.over,
                 advice="Run one step without mixed precision and look for the first value that is not finite.",
@@ -231,6 +240,8 @@ class NonFiniteLoss(Rule):
         for row in np.flatnonzero(bad).tolist():
             split, step = str(chunk.text(row, "split") or "evaluation"), int(chunk.step[row])
             kinds = {name: NONFINITE_NAMES[int(code)] for name in sorted(names) if (code := chunk.nonfinite(name)[row])}
+            if split not in self._evals and len(self._evals) >= MOST:
+                continue
             first = self._evals.setdefault(split, step)
             parts = ", ".join(name.removeprefix("loss/") for name in list(kinds)[:SPELT])
             what = f"{split} loss" if "loss" in kinds else f"{split} loss of {parts}"

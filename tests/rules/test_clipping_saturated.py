@@ -1,0 +1,52 @@
+"""clipping-saturated: an alarm where the norm is far off and nothing is learned, and silence where it is."""
+
+import numpy as np
+import pytest
+
+from trainwatch.engine import Engine
+
+RULE = "clipping-saturated"
+N = 400
+ROW = np.arange(N)
+LIMIT = {"max_grad_norm": 1.0}
+
+
+def noise(seed=0):
+    return np.exp(0.3 * np.random.default_rng(seed).standard_normal(N))
+
+
+def test_what_learns_all_the_same_is_not_told(make_run, judge):
+    """Eleven times the limit, and five hundred times; nor what was told before the loss fell."""
+    for times in (11, 500):
+        run = make_run({"grad_norm": times * noise(), "loss": 3 * np.exp(-ROW / 200)}, header=LIMIT)
+        assert judge(run, RULE) == []
+    columns = {"grad_norm": 500 * noise(), "loss": np.where(ROW < 300, 2.0, 1.0)}
+    run, engine = make_run({name: values[:300] for name, values in columns.items()}, header=LIMIT, end=None), Engine()
+    engine.feed(run)
+    assert [f.evidence["times"] for f in engine.findings(run) if f.rule == RULE] == [pytest.approx(500, rel=0.2)]
+    make_run({name: values[300:] for name, values in columns.items()} | {"step": ROW[300:] + 1}, end=None, onto=run)
+    engine.feed(run)
+    assert [f for f in engine.findings(run) if f.rule == RULE] == []
+
+
+def test_far_above_the_limit_with_a_loss_that_stands_is_an_alarm(make_run, judge):
+    """From the block in which it began; not where the goal moves, nor where a resume begins with it."""
+    columns = {"grad_norm": np.where(ROW < 100, 0.5, 5e3) * noise(), "loss": 2 + 0.01 * noise(1)}
+    (finding,) = judge(make_run(columns, header=LIMIT), RULE)
+    assert (finding.severity, finding.first_step) == ("warning", 101)
+    moving = make_run(columns | {"metric/episode_reward": np.ones(N)}, header=LIMIT)
+    resumed = make_run(columns, header=LIMIT | {"resumed_from": 100})
+    assert [f.severity for run in (moving, resumed) for f in judge(run, RULE)] == []
+
+
+def test_it_is_over_when_the_norm_comes_down(make_run, judge):
+    """Two hundred rows."""
+    run = make_run({"grad_norm": np.where(ROW < 200, 500, 0.1) * noise(), "loss": np.ones(N)}, header=LIMIT)
+    assert [(f.last_step, f.state) for f in judge(run, RULE)] == [(200, "over")]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_norm_near_its_limit_is_no_news(seed, make_run, judge):
+    """How large models begin; and a run that is clipped in every second step."""
+    for norm in ((1 + 2 * np.exp(-ROW / 50)) * noise(seed) ** 0.3, 5 * noise(seed) ** 8):
+        assert judge(make_run({"grad_norm": norm, "loss": np.ones(N)}, header=LIMIT), RULE) == []

@@ -1,0 +1,91 @@
+"""component-dead: a weight and no gradient, named to the row; zeros by design and roundings are none."""
+
+import numpy as np
+import pytest
+
+RULE = "component-dead"
+N = 120
+ROW = np.arange(N)
+FALL = 1 + 2 * np.exp(-ROW / 30)
+NOISE = np.exp(0.05 * np.cos(ROW**2))
+TASK = {"components": {"b": {"role": "task"}}}
+
+
+def columns(gradient, value, weight=1.0):
+    """A living component beside one to be judged."""
+    return {
+        "loss": FALL * NOISE + value,
+        "loss/a": FALL * NOISE,
+        "weight/a": np.ones(N),
+        "component_grad/a": NOISE,
+        "loss/b": value,
+        "weight/b": np.full(N, weight),
+        "component_grad/b": gradient,
+    }
+
+
+def test_a_clamped_loss_is_named_from_its_first_row(make_run, judge):
+    """Constant at the clamp, with no gradient."""
+    (finding,) = judge(make_run(columns(np.zeros(N), np.full(N, 100.0))), RULE)
+    assert (finding.severity, finding.subject, finding.first_step, finding.state) == (
+        *("warning", "component:b", 1),
+        "active",
+    )
+    assert finding.evidence == {"value": 100.0, "rows": N, "weight": 1.0}
+
+
+def test_a_detached_loss_is_named_from_the_row_at_which_it_was_cut(make_run, judge):
+    """Its value goes on falling, for others train what it measures."""
+    gradient = np.where(ROW < 47, 0.3, 0.0)
+    (finding,) = judge(make_run(columns(gradient, FALL)), RULE)
+    assert (finding.first_step, finding.last_step, finding.evidence["rows"]) == (48, N, N - 47)
+
+
+def test_one_that_wakes_was_no_dead_one(make_run, judge):
+    """late-activation says the rest."""
+    gradient = np.where((ROW >= 20) & (ROW < 60), 0.0, 0.3)
+    (finding,) = judge(make_run(columns(gradient, FALL)), RULE)
+    assert (finding.severity, finding.state, finding.first_step, finding.last_step) == ("info", "over", 21, 60)
+
+
+@pytest.mark.parametrize(("severity", "header"), [("warning", TASK), ("info", None)])
+def test_without_gradients_a_constant_is_named(severity, header, make_run, judge):
+    """Surely where it was declared as a task."""
+    run = make_run({"loss": FALL * NOISE, "loss/a": FALL * NOISE, "loss/b": np.full(N, 2.5)}, header=header)
+    (finding,) = judge(run, RULE)
+    assert (finding.severity, finding.first_step, finding.evidence["value"]) == (severity, 1, 2.5)
+
+
+HEALTHY = {
+    "a margin that is kept": columns(np.zeros(N), np.zeros(N)),
+    "switched off": columns(np.zeros(N), np.full(N, 100.0), weight=0.0),
+    "absent now and then": columns(np.where(ROW % 19 < 15, 0.0, 0.5), FALL),
+    "probed now and then": columns(np.where(ROW % 10 == 0, 0.2, np.nan), FALL),
+    "nothing has a gradient": columns(np.zeros(N), FALL) | {"component_grad/a": np.zeros(N)},
+    "no norm where it does not depend on the tensor": columns(np.full(N, np.nan), FALL),
+    "a rounded log": {"loss": np.round(FALL, 1), "loss/a": np.round(FALL, 1), "loss/b": np.full(N, 0.7)},
+    "ten epochs": {"loss": FALL[:10], "loss/a": FALL[:10], "loss/b": np.full(10, 0.7)},
+    "a bonus of 0": {"loss": FALL * NOISE, "loss/a": FALL * NOISE, "loss/unsupervised": np.zeros(N)},
+}
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_silent_on(name, make_run, judge):
+    """Normal life."""
+    assert judge(make_run(HEALTHY[name]), RULE) == []
+
+
+def test_without_recorded_weights_it_may_be_off(make_run, judge):
+    """And is worth an info."""
+    run = make_run({name: v for name, v in columns(np.zeros(N), FALL).items() if not name.startswith("weight/")})
+    assert [finding.severity for finding in judge(run, RULE)] == ["info"]
+
+
+@pytest.mark.parametrize(("value", "severity"), [(np.full(N, 2.5) * NOISE, "warning"), (FALL * NOISE, None)])
+def test_a_task_that_does_not_reach_the_tensor_is_judged_by_its_value(value, severity, make_run, judge):
+    """Detached, or learned elsewhere."""
+    run = make_run(
+        {name: column for name, column in columns(ROW, value).items() if name != "component_grad/b"},
+        header=TASK | {"outside_at": ["b"]},
+    )
+    assert [finding.severity for finding in judge(run, RULE)] == ([severity] if severity else [])

@@ -1,0 +1,69 @@
+"""component-divergence: one task is unlearned while the total falls; opponents and trade-offs are none."""
+
+import numpy as np
+import pytest
+
+RULE = "component-divergence"
+N = 400
+ROW = np.arange(N)
+
+
+def noise(seed, scale=0.08):
+    return np.exp(scale * np.random.default_rng(seed).standard_normal(N))
+
+
+def columns(a, b, name="a", **others):
+    return {f"loss/{name}": a, "loss/b": b, "loss": a + b, **others}
+
+
+def unlearned(seed):
+    """Falls, and from row 160 on rises again, under a total that falls."""
+    a = (0.5 + np.exp(-ROW / 40) + np.maximum(ROW - 160, 0) / 250) * noise(seed)
+    return a, (1 + 8 * np.exp(-ROW / 150)) * noise(seed + 100)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_it_is_named_within_twenty_rows(seed, make_run, judge):
+    """The total is the plain sum: no weight explains it."""
+    (finding,) = judge(make_run(columns(*unlearned(seed))), RULE)
+    assert (finding.severity, finding.subject, finding.state) == ("warning", "component:a", "active")
+    assert abs(finding.first_step - 161) <= 20
+
+
+def test_where_weights_may_have_been_annealed_it_is_an_info(make_run, judge):
+    """None is recorded, and the total is no plain sum."""
+    a, b = unlearned(0)
+    assert [f.severity for f in judge(make_run(columns(a, b) | {"loss": 0.1 * a + b}), RULE)] == ["info"]
+
+
+def test_recorded_weights_that_move_explain_it(make_run, judge):
+    """By plan."""
+    a, b = unlearned(0)
+    weights = {"weight/a": np.maximum(1 - ROW / 300, 0.1), "weight/b": np.ones(N)}
+    assert judge(make_run(columns(a, b, **weights)), RULE) == []
+
+
+def healthy(kind, seed):
+    random, (a, b) = np.random.default_rng(seed), unlearned(seed)
+    wave = 0.3 * np.sin(ROW / random.uniform(10, 60) + random.uniform(0, 6))
+    return {
+        "opponent": columns(a, b, "gen"),
+        "kl": columns(25 * (1 - np.exp(-ROW / 60)) * noise(seed), 500 * b, "latent"),
+        "small trade": columns((0.5 + np.exp(-ROW / 40) + 0.0002 * ROW) * noise(seed), b),
+        "stages": columns(a, b, stage=(ROW >= 170).astype(float) + (ROW >= 260)),
+        "wave": columns((1 + wave) * noise(seed), b),
+        "all rise": columns(a, b[::-1]),
+    }[kind]
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("kind", ["opponent", "kl", "small trade", "wave", "all rise"])
+def test_silent_on(kind, seed, make_run, judge):
+    """Growth that is meant, or too small to tell."""
+    assert judge(make_run(healthy(kind, seed)), RULE) == []
+
+
+def test_a_new_stage_begins_anew(make_run, judge):
+    """What rises at a boundary only, rises with the data."""
+    a = np.where(ROW < 200, 0.5, 0.9) * noise(3) + np.exp(-ROW / 20)
+    assert judge(make_run(columns(a, unlearned(3)[1], stage=(ROW >= 200).astype(float))), RULE) == []

@@ -1,0 +1,72 @@
+"""component-sign: a task that is maximised, a loss without a floor; bonuses and rewards are no more than an info."""
+
+import numpy as np
+import pytest
+
+RULE = "component-sign"
+N = 200
+ROW = np.arange(N)
+FALL = 1 + 2 * np.exp(-ROW / 30)
+
+
+def columns(name, raw, weight, seed=0):
+    noise = np.exp(0.05 * np.random.default_rng(seed).standard_normal(N))
+    return {"loss/a": FALL * noise, "weight/a": np.ones(N), f"loss/{name}": raw * noise, f"weight/{name}": weight}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_maximised_task_is_named_from_the_first_negative_weight(seed, make_run, judge):
+    """It grows a hundred times: critical."""
+    weight = np.where(ROW < 50, 1.0, -1.0)
+    raw = 2.3 * np.exp(np.maximum(ROW - 50, 0) / 25)
+    (finding,) = judge(make_run(columns("class", raw, weight, seed)), RULE)
+    assert (finding.severity, finding.subject, finding.first_step, finding.state) == (
+        *("critical", "component:class", 51),
+        "active",
+    )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_density_without_a_floor_is_named(seed, make_run, judge):
+    """It falls far below 0, faster and faster."""
+    (finding,) = judge(make_run(columns("nll", 1 - ROW**2 / 20.0, np.ones(N), seed)), RULE)
+    assert (finding.severity, finding.subject) == ("warning", "component:nll")
+    assert finding.first_step <= 20
+
+
+INFO = {
+    "an entropy bonus": ("entropy", 1.4 * np.exp(-ROW / 80), np.full(N, -0.01)),
+    "a reward that is learned": ("reward", 0.1 + 50 * (1 - np.exp(-ROW / 40)), np.full(N, -1.0)),
+    "a similarity that comes to its bound": ("agreement", 1 - 0.9 * np.exp(-ROW / 20), np.full(N, -1.0)),
+}
+
+
+@pytest.mark.parametrize("name", INFO)
+def test_one_info_on(name, make_run, judge):
+    """Worth knowing, no alarm."""
+    (finding,) = judge(make_run(columns(*INFO[name])), RULE)
+    assert (finding.severity, finding.first_step) == ("info", 1)
+
+
+HEALTHY = {
+    "a negative likelihood": ("nll", 3000 - 8000 * (1 - np.exp(-ROW / 40)), np.ones(N)),
+    "a Gaussian": ("nll", 0.1 - 3 * (1 - np.exp(-ROW / 40)), np.ones(N)),
+    "a critic that drifts": ("critic", -(ROW**2) / 20.0, np.ones(N)),
+    "a policy's surrogate": ("policy", 0.02 * np.cos(ROW**2), np.ones(N)),
+    "a loss": ("b", FALL, np.ones(N)),
+}
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_silent_on(name, make_run, judge):
+    """Negative values are no wrong sign."""
+    assert judge(make_run(columns(*HEALTHY[name])), RULE) == []
+
+
+@pytest.mark.parametrize(("end", "severity"), [(5_000.0, "critical"), (50.0, "info")])
+def test_a_regulariser_that_runs_away_is_none(end, severity, make_run, judge):
+    """It may rise under a negative weight, within bounds."""
+    raw = 0.5 * (end / 0.5) ** (ROW / N)
+    header = {"components": {"commitment": {"role": "regulariser"}}}
+    (found,) = judge(make_run(columns("commitment", raw, np.full(N, -1.0)), header=header), RULE)
+    assert found.severity == severity

@@ -1,0 +1,80 @@
+"""curriculum-shock: a stage that undoes what was learned before it."""
+
+import numpy as np
+import pytest
+
+STEPS = np.arange(1, 801)
+
+
+def head(weights=({"a": 1.0}, {"a": 1.0}), **more):
+    stages = [{"start": 400 * i, "name": f"s{i}", "weights": weights[i]} for i in range(2)]
+    return {"total_steps": 800, "curriculum": {"name": "P", "stages": stages}, **more}
+
+
+def falling(seed, jump, decay, noise=0.1, heavy=False):
+    """A loss that falls from 3 to 0.5, and jumps at step 400."""
+    random = np.random.default_rng(seed)
+    spread = random.standard_t(2.5, 800) if heavy else random.standard_normal(800)
+    since = np.maximum(STEPS - 400, 0)
+    return 0.5 + 2.5 * np.exp(-STEPS / 60) + (STEPS >= 400) * jump * np.exp(-since * decay) + noise * spread
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_jump_that_stays(make_run, judge, seed):
+    """Told from half of the stage on, with the step of its boundary."""
+    run = make_run({"loss/a": falling(seed, 2.2, 0.0005)}, header=head())
+    (found,) = judge(run, "curriculum-shock")
+    assert (found.subject, found.severity, found.first_step, found.state) == ("component:a", "warning", 400, "active")
+    early = make_run({"loss/a": falling(seed, 2.2, 0.0005)[:590]}, header=head(), end=None)
+    assert judge(early, "curriculum-shock") == []
+
+
+@pytest.mark.parametrize("heavy", [False, True])
+@pytest.mark.parametrize("seed", range(10))
+def test_harder_stages_are_healthy(make_run, judge, seed, heavy):
+    """A jump that is made good, a lasting one that costs less than was learned, none at all; noise with heavy tails."""
+    for jump, decay in ((2.5, 0.02), (1.0, 0.0), (0.0, 0.0)):
+        columns = {"loss/a": falling(seed, jump, decay, heavy=heavy)}
+        assert judge(make_run(columns, header=head()), "curriculum-shock") == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_rewards_that_wander(make_run, judge, seed):
+    """Nothing was learned that could be lost."""
+    random = np.random.default_rng(seed)
+    loss = np.cumsum(random.standard_normal(800)) * 0.05 + random.standard_normal(800)
+    assert judge(make_run({"loss": loss}, header=head()), "curriculum-shock") == []
+
+
+def test_what_means_something_else_is_not_compared(make_run, judge):
+    """A total under other weights, a component that enters, an auxiliary one."""
+    loss = falling(0, 2.2, 0.0)
+    changed = head(({"a": 1.0, "b": 0.0}, {"a": 1.0, "b": 1.0}))
+    assert judge(make_run({"loss": loss}, header=changed), "curriculum-shock") == []
+    assert judge(make_run({"loss/b": loss}, header=changed), "curriculum-shock") == []
+    aside = head(components={"a": {"role": "auxiliary"}})
+    assert judge(make_run({"loss/a": loss}, header=aside), "curriculum-shock") == []
+
+
+def test_a_norm_ten_times_as_large(make_run, judge):
+    """At the boundary, and still at half of the stage."""
+    norm = np.where(STEPS < 400, 1.0, 30.0) * np.exp(0.3 * np.random.default_rng(0).standard_normal(800))
+    (found,) = judge(make_run({"grad_norm": norm, "loss": np.ones(800)}, header=head()), "curriculum-shock")
+    assert (found.subject, found.first_step) == ("run", 400)
+
+
+def test_it_can_be_over(make_run, judge):
+    """Made good in a third stage."""
+    loss = np.concatenate([falling(0, 2.2, 0.0005), 0.5 + 0.1 * np.random.default_rng(1).standard_normal(800)])
+    plan = head()
+    plan["total_steps"] = 1600
+    plan["curriculum"]["stages"].append({"start": 800, "weights": {"a": 1.0}})
+    (found,) = judge(make_run({"loss/a": loss}, header=plan), "curriculum-shock")
+    assert (found.first_step, found.state) == (400, "over")
+
+
+def test_a_regulariser_without_a_role_may_jump(make_run, judge):
+    """It is known by its name, declared or not."""
+    weights = ({"kl": 1.0}, {"kl": 1.0})
+    run = make_run({"loss/kl": falling(0, 2.2, 0.0005)}, header=head(weights, components={"kl": {"unit": "nat"}}))
+    assert judge(run, "curriculum-shock") == []

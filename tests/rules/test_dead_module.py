@@ -1,0 +1,33 @@
+"""dead-module: exactly zero where others are not."""
+
+import numpy as np
+import pytest
+
+RULE = "dead-module"
+N = 200
+ROW = np.arange(N)
+ONES = np.ones(N)
+
+
+def test_a_module_that_dies_is_named_by_its_first_row(make_run, judge):
+    """And is over when it lives again."""
+    body = np.where((ROW >= 77) & (ROW < 150), 0.0, 0.3)
+    (finding,) = judge(make_run({"grad_norm/body": body, "grad_norm/head": ONES}), RULE)
+    assert (finding.severity, finding.subject, finding.first_step) == ("warning", "module:body", 78)
+    assert (finding.last_step, finding.state) == (150, "over")
+
+
+def test_a_component_that_is_switched_off_explains_it(make_run, judge):
+    """Weight 0 in these rows: an info."""
+    columns = {"grad_norm/aux": 0 * ONES, "grad_norm/body": ONES, "loss/b": ONES, "weight/b": 0 * ONES}
+    assert [finding.severity for finding in judge(make_run(columns), RULE)] == ["info"]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_gates_turns_and_skipped_steps_are_healthy(seed, make_run, judge):
+    """A gate that opens in its second step; two optimisers by turns; nothing at all; a frozen module without a norm."""
+    turn = ((seed + 1) * 2 > ROW % ((seed + 1) * 4)).astype(float)
+    run = {"grad_norm/a": np.where(ROW < 2, 0.0, 1.0), "grad_norm/b": turn, "grad_norm/c": 1 - turn}
+    assert [f for f in judge(make_run(run), RULE) if seed < 9] == []
+    assert judge(make_run({"grad_norm/a": 0 * ONES, "grad_norm/b": 0 * ONES}), RULE) == []
+    assert judge(make_run({"grad_norm/a": np.nan * ONES, "grad_norm/b": ONES}), RULE) == []

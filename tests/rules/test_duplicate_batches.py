@@ -1,0 +1,84 @@
+"""Batches that come again while others are still new, in one process and across ranks."""
+
+import numpy as np
+import pytest
+
+RULE = "duplicate-batches"
+ROWS = 600
+
+
+def prints(random, count):
+    return random.integers(0, 2**32, count).astype(float)
+
+
+@pytest.mark.parametrize("workers", [2, 4, 8])
+def test_workers_that_read_the_same_stream(make_run, judge, workers):
+    """From the first row on; the number of copies is told."""
+    batches = np.repeat(prints(np.random.default_rng(workers), ROWS), workers)[:ROWS]
+    (found,) = judge(make_run({"data/fingerprint": batches}), RULE)
+    assert (found.severity, found.first_step, found.state) == ("warning", 1, "active")
+    assert found.evidence["copies"] == pytest.approx(workers, rel=0.3)
+
+
+def test_from_some_step_on_and_no_more(make_run, judge):
+    """The onset, and the end."""
+    random = np.random.default_rng(0)
+    batches = prints(random, ROWS)
+    batches[200:400] = np.repeat(batches[200:250], 4)
+    (found,) = judge(make_run({"data/fingerprint": batches}), RULE)
+    assert abs(found.first_step - 201) <= 20
+    assert (found.state, found.last_step) == ("over", 400)
+
+
+HEALTHY = {
+    "shuffled": lambda random: prints(random, ROWS),
+    "fixed order": lambda random: np.tile(prints(random, random.integers(1, 200)), ROWS)[:ROWS],
+    "fixed batches in any order": lambda random: np.concatenate(
+        [random.permutation(batches) for batches in [prints(random, random.integers(2, 200))] * ROWS]
+    )[:ROWS],
+    "beside a small set": lambda random: np.stack(
+        [prints(random, ROWS), np.tile(prints(random, random.integers(6, 30)), ROWS)[:ROWS]], axis=1
+    ).ravel(),
+    "one stray repeat in ten": lambda random: np.where(random.random(ROWS) < 0.1, 5.0, prints(random, ROWS)),
+}
+
+
+@pytest.mark.parametrize("kind", HEALTHY)
+def test_epochs_and_small_sets_are_healthy(make_run, judge, kind):
+    """Thirty seeds of each."""
+    for seed in range(30):
+        batches = HEALTHY[kind](np.random.default_rng(seed))
+        assert judge(make_run({"data/fingerprint": batches}), RULE) == []
+
+
+@pytest.mark.parametrize(("processes", "severity"), [(2, "warning"), (1, "info"), (None, "info")])
+def test_ranks_that_read_the_same(make_run, judge, processes, severity):
+    """Data parallel: a warning. Where it may be one replica on many cards: worth knowing."""
+    batches = prints(np.random.default_rng(0), 100)
+    run = make_run({"data/fingerprint": batches}, header={"horizon": {"processes": processes}})
+    run.ranks[1] = make_run({"data/fingerprint": batches})
+    run.ranks[2] = make_run({"data/fingerprint": batches[::-1]})
+    (found,) = judge(run, RULE)
+    assert (found.severity, found.subject) == (severity, "rank:1")
+
+
+LARGE = {"horizon": {"samples": 1408, "batch_size": 32}}
+SMALL = {"horizon": {"samples": 96, "batch_size": 32}}
+
+
+@pytest.mark.parametrize(
+    ("count", "header", "alarms"),
+    [(3, LARGE, 1), (1, LARGE, 1), (3, None, 1), (3, SMALL, 0), (1, None, 0), (8, None, 0)],
+)
+def test_a_few_batches_for_ever(count, header, alarms, make_run, judge):
+    """Where the set is larger, or where two to four come in one order; not a small set, nor all of it at once."""
+    batches = np.tile(prints(np.random.default_rng(0), count), ROWS)[:ROWS]
+    found = judge(make_run({"data/fingerprint": batches}, header=header), RULE)
+    assert [one.first_step for one in found] == [count + 1] * alarms
+
+
+def test_a_small_set_that_is_shuffled(make_run, judge):
+    """Three batches, in another order each time."""
+    random = np.random.default_rng(1)
+    batches = np.concatenate([random.permutation([1.0, 2.0, 3.0]) for _ in range(200)])
+    assert judge(make_run({"data/fingerprint": batches}), RULE) == []

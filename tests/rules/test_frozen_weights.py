@@ -1,0 +1,86 @@
+"""frozen-weights: gradients arrive, and no weight moves."""
+
+import numpy as np
+import pytest
+
+RULE = "frozen-weights"
+N = 200
+ROW = np.arange(N)
+SAMPLED = (ROW == 0) | ((ROW + 1) % 50 == 0)
+
+
+def columns(ratio=1e-3, rate=1e-3, **others):
+    return {
+        "grad_norm": np.ones(N),
+        "lr/main": np.broadcast_to(rate, N),
+        "update_ratio/main": np.where(SAMPLED, ratio, np.nan),
+        **{name.replace("__", "/"): values for name, values in others.items()},
+    }
+
+
+def test_an_update_ratio_of_zero_is_critical(make_run, judge):
+    """Two samples: known at step 50."""
+    (finding,) = judge(make_run({name: values[:60] for name, values in columns(0.0).items()}), RULE)
+    assert (finding.severity, finding.first_step, finding.state) == ("critical", 1, "active")
+
+
+def test_a_hash_that_stays_is_named_by_its_first_row(make_run, judge):
+    """Weights in half precision that no step changes any more; over when they do."""
+    moving = np.where((ROW >= 60) & (ROW < 120), 60, ROW) + 1e6
+    run = columns(param_hash=moving)
+    del run["update_ratio/main"]
+    (finding,) = judge(make_run(run), RULE)
+    assert (finding.first_step, finding.last_step, finding.state) == (62, 120, "over")
+    assert finding.evidence["witness"] == "param_hash"
+
+
+def test_weight_norms_that_stay(make_run, judge):
+    """To the last digit, in five samples."""
+    run = columns(weight_norm__main=np.where(ROW % 10 == 0, 7.25, np.nan))
+    del run["update_ratio/main"]
+    assert [finding.evidence["witness"] for finding in judge(make_run(run), RULE)] == ["weight_norm"]
+
+
+def test_only_normalisation_layers_can_be_trained(make_run, judge):
+    """Worth an info; a low-rank adapter is not."""
+    modules = [{"name": "net", "depth": 1, "parameters": 10_000, "trainable": 50}]
+    norm = {"name": "net.bn1", "depth": 2, "parameters": 50, "trainable": 50}
+    adapter = {"name": "net.lora_a", "depth": 2, "parameters": 50, "trainable": 50}
+    header = {"modules": [*modules, norm]}
+    assert [finding.severity for finding in judge(make_run(columns(), header=header), RULE)] == ["info"]
+    assert judge(make_run(columns(), header={"modules": [*modules, adapter]}), RULE) == []
+
+
+HEALTHY = {
+    "a rate of zero": columns(0.0, 0.0),
+    "a cosine that has come to its end": columns(
+        param_hash=np.minimum(ROW, 150), rate=np.where(ROW < 150, 1e-3, 1e-9), ratio=np.where(ROW < 150, 1e-3, 0)
+    ),
+    "skipped steps": columns(0.0, amp__skipped=np.ones(N)),
+    "no gradient": columns(0.0) | {"grad_norm": np.zeros(N)},
+    "one group that moves": columns(0.0) | {"update_ratio/b": np.where(SAMPLED, 1e-3, np.nan), "lr/b": np.ones(N)},
+    "an ordinary run": columns(param_hash=ROW),
+}
+
+
+@pytest.mark.parametrize("case", HEALTHY)
+def test_healthy(case, make_run, judge):
+    """None of them is a sickness."""
+    assert judge(make_run(HEALTHY[case]), RULE) == []
+
+
+def test_a_named_group_with_a_rate_and_nothing_to_move(make_run, judge):
+    """A body that cannot be trained, and that the optimiser was given; without a name, or a rate, it was meant."""
+    modules = [{"name": "body", "depth": 1, "parameters": 90, "trainable": 0}]
+    modules += [{"name": "head", "depth": 1, "parameters": 10, "trainable": 10}]
+    for name, rate, told in (("body", 1e-3, ["warning"]), ("body", 0.0, []), ("1", 1e-3, [])):
+        run = make_run(columns() | {f"lr/{name}": np.full(N, rate)}, header={"modules": modules, "total_steps": N})
+        assert [finding.severity for finding in judge(run, RULE)] == told
+    run = make_run(columns() | {"lr/body": np.full(N, 1e-3)}, header={"modules": modules, "total_steps": 10 * N})
+    assert judge(run, RULE) == []  # it may be unfrozen yet
+
+
+def test_it_is_dated_by_the_first_row_that_should_have_moved(make_run, judge):
+    """A warm-up begins at 0, and samples are far apart."""
+    (finding,) = judge(make_run(columns(0.0, 1e-3 * np.minimum(ROW / 30, 1.0))), RULE)
+    assert finding.first_step == 2

@@ -1,0 +1,72 @@
+"""generalisation-gap: validation far above training, where both are the same quantity."""
+
+import numpy as np
+import pytest
+
+RULE = "generalisation-gap"
+STEPS = np.arange(1, 2001)
+TRAIN = 0.05 + 2.2 * np.exp(-STEPS / 400)
+NATS = {"components": {"a": {"unit": "nat"}}}
+
+
+def evals(values, **more):
+    return [
+        {"step": 100 * (i + 1), "split": "valid", "loss": float(v)} | {k: float(w[i]) for k, w in more.items()}
+        for i, v in enumerate(values)
+    ]
+
+
+def apart(end, seed=0):
+    """20 evaluations that follow training at first and stop at ``end`` nat."""
+    noise = 0.01 * np.random.default_rng(seed).standard_normal(20)
+    return np.maximum(TRAIN[99::100] + 0.1, end) + noise
+
+
+def test_more_than_a_nat_and_no_new_best(make_run, judge):
+    """A warning where the unit is known, from the evaluation on that passed the bar of an info."""
+    values = apart(1.4) + 0.01 * np.arange(20)
+    (found,) = judge(make_run({"loss": TRAIN}, header=NATS, evals=evals(values)), RULE)
+    assert (found.severity, found.subject, found.last_step) == ("warning", "split:valid", 2000)
+    assert 300 <= found.first_step <= 700
+    assert found.evidence["gap"] == pytest.approx(1.5, abs=0.1)
+
+
+def test_a_component_has_its_own(make_run, judge):
+    """A total of several is another quantity than an evaluated one; a component is the same."""
+    columns = {"loss": 5 * TRAIN, "loss/a": TRAIN, "loss/b": TRAIN}
+    assert judge(make_run(columns, header=NATS, evals=evals(apart(1.4) + 0.01 * np.arange(20))), RULE) == []
+    parts = [{"loss/a" if k == "loss" else k: v for k, v in record.items()} for record in evals(apart(1.4))]
+    (found,) = judge(make_run(columns, header=NATS, evals=parts), RULE)
+    assert found.subject == "component:a"
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_what_is_no_alarm(make_run, judge, seed):
+    """A figure that improves, half a nat, another unit, a validation that still falls: infos at most."""
+    accuracy = {"metric/acc": 1 - 0.5 * np.exp(-np.arange(20) / 9)}
+    rises = apart(1.4, seed) + 0.01 * np.arange(20)
+    for records, header in (
+        (evals(rises, **accuracy), NATS),
+        (evals(apart(0.7, seed)), NATS),
+        (evals(rises), {}),
+        (evals(np.maximum(TRAIN[99::100] + 0.1, 1.4) - 0.01 * np.arange(20)), NATS),
+    ):
+        assert {f.severity for f in judge(make_run({"loss": TRAIN}, header=header, evals=records), RULE)} <= {"info"}
+
+
+def test_what_is_none(make_run, judge):
+    """No gap; a loss that training measures in other units; a training split."""
+    assert judge(make_run({"loss": TRAIN}, header=NATS, evals=evals(TRAIN[99::100] + 0.2)), RULE) == []
+    assert judge(make_run({"loss": TRAIN / 50}, header=NATS, evals=evals(apart(1.4))), RULE) == []
+    train = [{**record, "split": "train"} for record in evals(apart(1.4))]
+    assert judge(make_run({"loss": TRAIN}, header=NATS, evals=train), RULE) == []
+
+
+@pytest.mark.parametrize(("right", "severity"), [(0.08, "warning"), (0.7, "info")])
+def test_what_is_learnt_by_heart_is_named_though_validation_improves(right, severity, make_run, judge):
+    """A training loss near 0 says that nearly every answer is right; of validation's, few are."""
+    k = np.arange(20)
+    values, accuracy = 1.1 + 0.3 * np.exp(-k / 3) - 1e-4 * k, {"metric/accuracy": right * (1 + k / 100)}
+    train = 0.003 + 1.9 * np.exp(-STEPS / 100)
+    (found,) = judge(make_run({"loss": train}, evals=evals(values, **accuracy)), RULE)
+    assert found.severity == severity

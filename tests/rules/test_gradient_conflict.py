@@ -1,0 +1,86 @@
+"""gradient-conflict: two tasks pull against each other, and one loses; at a minimum all gradients cancel."""
+
+import numpy as np
+import pytest
+
+RULE = "gradient-conflict"
+N = 300
+ROW = np.arange(N)
+ON = ROW >= 120
+
+
+def columns(seed, rise=1.5, cosine=-0.4, names=("a", "b"), size=0.4):
+    """From row 120 on the gradients oppose each other, and a rises."""
+    random = np.random.default_rng(seed)
+    a = 0.5 + 2 * np.exp(-ROW / 30) + rise * np.maximum(ROW - 120, 0) / N
+    b = 1 + np.exp(-ROW / 100)
+    noise = [np.exp(0.08 * random.standard_normal(N)) for _ in range(4)]
+    first, second = names
+    return {
+        f"loss/{first}": a * noise[0],
+        f"loss/{second}": b * noise[1],
+        "loss": a * noise[0] + b * noise[1],
+        **{f"weight/{name}": np.ones(N) for name in names},
+        f"grad_share/{first}": size * noise[2],
+        f"grad_share/{second}": (1 - size) * noise[3],
+        f"grad_cosine/{first}~{second}": np.where(ON, cosine, 0.1) + 0.2 * random.standard_normal(N),
+    }
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_loser_is_named_within_twenty_rows(seed, make_run, judge):
+    """And who takes it."""
+    (finding,) = judge(make_run(columns(seed)), RULE)
+    assert (finding.severity, finding.subject, finding.state) == ("warning", "component:a~b", "active")
+    assert abs(finding.first_step - 121) <= 20
+    assert finding.evidence["cosine"] == pytest.approx(-0.4, abs=0.1)
+
+
+def test_without_a_loser_and_without_progress_one_info(make_run, judge):
+    """A converged run, whose gradients cancel."""
+    flat = {"loss/a": np.ones(N), "loss/b": np.ones(N), "loss": np.full(N, 2.0)}
+    assert [finding.severity for finding in judge(make_run(columns(0) | flat), RULE)] == ["info"]
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(
+    "case",
+    [
+        {"rise": 0.0, "cosine": -0.2},
+        {"rise": 0.03},
+        {"cosine": 0.0},
+        {"cosine": -0.05},
+        {"names": ("kl", "recon")},
+        {"names": ("adv", "l1")},
+        {"size": 0.02},
+    ],
+    ids=str,
+)
+def test_no_alarm_on(case, seed, make_run, judge):
+    """Chance, a small trade, opponents, and norms that are no match."""
+    assert [finding for finding in judge(make_run(columns(seed, **case)), RULE) if finding.rank] == []
+
+
+def test_a_rise_by_plan_is_none(make_run, judge):
+    """The rival's weight was raised."""
+    table = columns(0) | {"weight/b": np.where(ON, 3.0, 1.0)}
+    assert [finding for finding in judge(make_run(table), RULE) if finding.rank] == []
+
+
+@pytest.mark.parametrize(("late", "severity"), [(1.0, "warning"), (0.2, None)])
+def test_two_that_ask_for_opposite_things_are_named(late, severity, make_run, judge):
+    """From the first row on, and one is not learned; two solved tasks that balance each other are healthy."""
+    n = 300
+    fall = np.exp(-np.arange(n) / 30) * np.exp(0.02 * np.cos(np.arange(n) ** 2))
+    columns = {"loss/a": 0.2 + 3 * fall, "loss/b": late + (1 - late) * fall, "grad_cosine/a~b": np.full(n, -0.99)}
+    columns |= {"loss": columns["loss/a"] + columns["loss/b"], "grad_share/a": np.full(n, 0.5)}
+    found = [
+        one for one in judge(make_run(columns | {"grad_share/b": np.full(n, 0.5)}), "gradient-conflict") if one.rank
+    ]
+    assert [one.severity for one in found] == ([severity] if severity else [])
+
+
+def test_a_share_over_the_parameters_counts_where_there_is_no_other(make_run, judge):
+    """Fifty times as large is dominance, no conflict."""
+    wide = {name.replace("grad_share", "param_share"): values for name, values in columns(0, size=0.02).items()}
+    assert judge(make_run(wide), RULE) == []

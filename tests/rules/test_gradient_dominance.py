@@ -1,0 +1,87 @@
+"""gradient-dominance: one owns the gradient and another task falls back; a task that is solved is none."""
+
+import numpy as np
+import pytest
+
+RULE = "gradient-dominance"
+N = 300
+ROW = np.arange(N)
+ON = ROW >= 120
+
+
+def columns(seed, back=1.0, share=0.985, names=("a", "b"), scale=1.0):
+    """From row 120 on b owns the gradient, and a gives back what it had learned."""
+    random = np.random.default_rng(seed)
+    a = 0.5 + 2 * np.exp(-ROW / 30) + back * ON * (1 - np.exp(-np.maximum(ROW - 120, 0) / 50))
+    b = scale * (2 + np.exp(-ROW / 100))
+    owned = np.where(ON, share, 0.6) + 0.003 * random.standard_normal(N)
+    first, second = names
+    noise = [np.exp(0.08 * random.standard_normal(N)) for _ in names]
+    return {
+        f"loss/{first}": a * noise[0],
+        f"loss/{second}": b * noise[1],
+        "loss": a * noise[0] + b * noise[1],
+        **{f"weight/{name}": np.ones(N) for name in names},
+        f"grad_share/{first}": 1 - owned,
+        f"grad_share/{second}": owned,
+    }
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_it_is_named_from_where_it_took_over(seed, make_run, judge):
+    """With what the other lost."""
+    (finding,) = judge(make_run(columns(seed)), RULE)
+    assert (finding.severity, finding.subject, finding.state) == ("warning", "component:b", "active")
+    assert abs(finding.first_step - 121) <= 5
+    assert finding.evidence["now"] > 2 * finding.evidence["best"]
+
+
+def test_it_is_over_when_the_gradient_is_shared_again(make_run, judge):
+    """The stretch is told as it was."""
+    table = columns(0)
+    again = np.where(ROW >= 230, 0.5, table["grad_share/b"])
+    (finding,) = judge(make_run(table | {"grad_share/a": 1 - again, "grad_share/b": again}), RULE)
+    assert (finding.severity, finding.state, abs(finding.last_step - 230) <= 5) == ("warning", "over", True)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(
+    "case",
+    [
+        {"back": 0.0},
+        {"back": 0.04},
+        {"share": 0.9},
+        {"names": ("kl", "b")},
+        {"names": ("adv", "b")},
+        {"scale": 100.0},
+    ],
+    ids=str,
+)
+def test_no_alarm_on(case, seed, make_run, judge):
+    """Solved, traded for a little, led, by role, or said already."""
+    assert [finding for finding in judge(make_run(columns(seed, **case)), RULE) if finding.rank] == []
+
+
+def test_a_warm_restart_begins_anew(make_run, judge):
+    """The losses rise with the rate."""
+    rate = 1e-3 * (1 - (ROW % 200) / 200)
+    table = columns(1, back=0.0) | {"lr/main": rate}
+    table["loss/a"] = table["loss/a"] + 0.4 * (ROW >= 200)
+    assert judge(make_run(table), RULE) == []
+
+
+def test_others_that_never_moved_are_an_info(make_run, judge):
+    """They may be at their floor."""
+    table = columns(0, back=0.0) | {"loss/a": np.full(N, 0.7), "grad_share/b": np.full(N, 0.98)}
+    assert [finding.severity for finding in judge(make_run(table), RULE)] == ["info"]
+
+
+@pytest.mark.parametrize(("role", "count"), [("regulariser", 1), ("auxiliary", 0)])
+def test_a_declared_regulariser_that_leads_is_named(role, count, make_run, judge):
+    """Nothing is lost, and still it should not lead."""
+    n = 300
+    share = np.where(np.arange(n) < 100, 0.95, 0.6)
+    columns = {"loss/task": 3 - np.arange(n) / 300, "loss/commitment": np.full(n, 2.0)}
+    columns |= {"grad_share/commitment": share, "grad_share/task": 1 - share, "loss": columns["loss/task"] + 2}
+    run = make_run(columns, header={"components": {"commitment": {"role": role}, "task": {"role": "task"}}})
+    assert len([one for one in judge(run, "gradient-dominance") if one.rank]) == count

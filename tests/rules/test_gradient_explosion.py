@@ -1,0 +1,68 @@
+"""gradient-explosion: norms that leave their floor for good, with a loss that suffers."""
+
+import numpy as np
+import pytest
+
+RULE = "gradient-explosion"
+N = 400
+
+
+def healthy(seed, rows=N):
+    """A loss that falls, and a norm with a heavy tail that falls along."""
+    random, row = np.random.default_rng(seed), np.arange(rows)
+    loss = (0.5 + 2 * np.exp(-row / 80)) * np.exp(0.1 * random.standard_normal(rows))
+    return {"loss": loss, "grad_norm": (0.5 + np.exp(-row / 80)) * np.exp(0.5 * random.standard_t(3, rows).clip(-4, 4))}
+
+
+def test_sustained_growth_with_a_loss_that_suffers_is_critical(make_run, judge):
+    """Named by the row in which it began."""
+    columns = healthy(0)
+    columns["grad_norm"][300:] *= 1000
+    columns["loss"][300:] += 3
+    (finding,) = judge(make_run(columns), RULE)
+    assert (finding.severity, finding.first_step, finding.last_step) == ("critical", 301, 400)
+    assert finding.evidence["ratio"] > 100
+    assert finding.state == "active"
+
+
+def test_an_explosion_that_ends_in_nan_needs_no_twenty_rows(make_run, judge):
+    """In the run's first block: eight rows from 1 to 1e8, and then nothing is a number."""
+    norm, loss = np.full(60, np.nan), np.full(60, np.inf)
+    norm[:16], loss[:16] = 1.0, 2.0
+    norm[8:16], loss[8:16] = 10.0 ** np.arange(1, 9), 2.0 ** np.arange(2, 10)
+    (finding,) = judge(make_run({"grad_norm": norm, "loss": loss}), RULE)
+    assert (finding.severity, finding.state) == ("critical", "active")
+    assert finding.first_step in (9, 10)
+
+
+def test_it_is_over_when_the_norm_comes_back(make_run, judge):
+    """Sixty rows."""
+    columns = healthy(1)
+    columns["grad_norm"][200:260] *= 50
+    columns["loss"][200:260] += 3
+    (finding,) = judge(make_run(columns), RULE)
+    assert (finding.severity, finding.state) == ("warning", "over")
+    assert 201 <= finding.first_step <= 205
+    assert 255 <= finding.last_step <= 262
+
+
+def test_a_norm_that_hurts_nobody_is_an_info(make_run, judge):
+    """Also where the goal moves."""
+    columns = healthy(2)
+    columns["grad_norm"][200:] *= 50
+    assert [finding.severity for finding in judge(make_run(columns), RULE)] == ["info"]
+    columns["loss"][200:] += 3
+    assert [f.severity for f in judge(make_run(columns | {"metric/reward": columns["loss"]}), RULE)] == ["info"]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_heavy_tails_spikes_and_stages_are_healthy(seed, make_run, judge):
+    """Single rows of a hundred times the norm; a stage that begins with another scale."""
+    columns = healthy(seed)
+    assert judge(make_run(columns), RULE) == []
+    columns["grad_norm"][seed * 10 + 40] *= 100
+    columns["loss"][seed * 10 + 40] += 5
+    assert judge(make_run(columns), RULE) == []
+    stage = (np.arange(N) >= 200).astype(float)
+    columns["grad_norm"] *= 1 + 50 * stage
+    assert judge(make_run(columns | {"stage": stage, "loss": columns["loss"] + 3 * stage}), RULE) == []

@@ -1,0 +1,46 @@
+"""gradient-vanishing: next to no gradient and no learning; a solved task has small gradients too."""
+
+import numpy as np
+import pytest
+
+RULE = "gradient-vanishing"
+N = 300
+ROW = np.arange(N)
+
+
+def flat(seed=0):
+    return 2.3 + 0.02 * np.random.default_rng(seed).standard_normal(N)
+
+
+def test_a_gradient_that_is_nothing_from_the_start(make_run, judge):
+    """Exactly zero, beside a loss that stands; in a log of forty rows."""
+    (finding,) = judge(make_run({"grad_norm": np.zeros(40), "loss": flat()[:40], "step": 10 * ROW[:40] + 10}), RULE)
+    assert (finding.severity, finding.subject, finding.first_step) == ("critical", "run", 10)
+
+
+def test_a_gradient_that_sinks_to_nothing_is_named_by_where_it_did(make_run, judge):
+    """Within twenty rows."""
+    norm = np.where(ROW < 100, 1.0, 1e-6) * (1 + 0.1 * np.sin(ROW))
+    (finding,) = judge(make_run({"grad_norm": norm, "loss": flat()}), RULE)
+    assert abs(finding.first_step - 101) <= 20
+
+
+def test_the_first_module_gets_a_thousandth(make_run, judge):
+    """Of what the last one gets, all along, and nothing is learned."""
+    columns = {"grad_norm": np.ones(N), "grad_norm/stem": np.full(N, 1e-5), "grad_norm/body": np.full(N, 0.1)}
+    columns |= {"grad_norm/head": np.ones(N), "loss": flat()}
+    (finding,) = judge(make_run(columns), RULE)
+    assert (finding.severity, finding.subject) == ("warning", "module:stem")
+    assert judge(make_run(columns | {"loss": 2.3 * np.exp(-ROW / 100)}), RULE) == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_small_gradients_of_a_solved_task_and_rounded_logs_are_healthy(seed, make_run, judge):
+    """A loss that fell; one at 0; a norm that is logged as 0.000; a level loss with an ordinary norm."""
+    noise = np.exp(0.1 * np.random.default_rng(seed).standard_normal(N))
+    fell = {"grad_norm": np.exp(-ROW / 15) * noise, "loss": (0.3 + np.exp(-ROW / 50)) * noise}
+    solved = {"grad_norm": np.full(N, 1e-9), "loss": 1e-6 * noise}
+    rounded = {"grad_norm": np.zeros(N), "loss": 3 * np.exp(-ROW / 200) * noise}
+    level = {"grad_norm": 0.3 * noise, "loss": flat(seed)}
+    for columns in (fell, solved, rounded, level):
+        assert judge(make_run(columns), RULE) == []

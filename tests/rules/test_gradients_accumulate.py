@@ -1,0 +1,70 @@
+"""gradients-accumulate: a norm that grows as a sum of gradients does, and no other growth."""
+
+import numpy as np
+import pytest
+
+RULE = "gradients-accumulate"
+
+
+def train(zero, seed, rate, adam, rows=60):
+    """A network of two layers learns a linear task by batches of 32: losses and gradient norms."""
+    random = np.random.default_rng(seed)
+    inputs = random.standard_normal((400, 10))
+    labels = (inputs @ random.standard_normal((10, 3))).argmax(1)
+    weights = [random.standard_normal((10, 32)) / 10**0.5, random.standard_normal((32, 3)) / 32**0.5]
+    gathered, first, second = [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]
+    losses, norms = [], []
+    for step in range(1, rows + 1):
+        batch = random.integers(0, 400, 32)
+        hidden = np.maximum(inputs[batch] @ weights[0], 0)
+        odds = np.exp(hidden @ weights[1])
+        odds /= odds.sum(1, keepdims=True)
+        losses.append(-np.log(odds[np.arange(32), labels[batch]]).mean())
+        error = (odds - np.eye(3)[labels[batch]]) / 32
+        fresh = [inputs[batch].T @ (error @ weights[1].T * (hidden > 0)), hidden.T @ error]
+        gathered = [new if zero else old + new for old, new in zip(gathered, fresh, strict=True)]
+        norms.append(sum((grad**2).sum() for grad in gathered) ** 0.5)
+        for index, grad in enumerate(gathered):
+            first[index] = 0.9 * first[index] + 0.1 * grad
+            second[index] = 0.999 * second[index] + 0.001 * grad**2
+            mean, scale = first[index] / (1 - 0.9**step), (second[index] / (1 - 0.999**step)) ** 0.5
+            weights[index] -= rate * (mean / (scale + 1e-8) if adam else grad)
+    return {"loss": losses, "grad_norm": norms}
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize(("adam", "rate"), [(True, 1e-3), (False, 1e-2)])
+def test_a_missing_zero_grad_is_named_from_its_first_step(seed, adam, rate, make_run, judge):
+    """And the same training with it is not."""
+    (finding,) = judge(make_run(train(False, seed, rate, adam)), RULE)
+    assert (finding.rank > 0, finding.subject, finding.first_step) == (True, "run", 1)
+    assert 0.45 < finding.evidence["power"] < 1.2
+    assert judge(make_run(train(True, seed, rate, adam)), RULE) == []
+
+
+def test_it_is_graver_when_the_loss_is_lost(make_run, judge):
+    """The law in the first rows, and a loss that ends above its beginning."""
+    row = np.arange(1, 61)
+    run = make_run({"grad_norm": row**0.9, "loss": np.where(row < 30, 2 - 0.01 * row, 0.1 * row)})
+    assert [finding.severity for finding in judge(run, RULE)] == ["critical"]
+
+
+def test_a_log_of_micro_batches_takes_it_back(make_run, judge):
+    """Thirty micro-batches a step: the norm falls back at once."""
+    run = make_run({"grad_norm": (np.arange(90) % 30 + 1.0), "loss": np.full(90, 2.0)})
+    (finding,) = judge(run, RULE)
+    assert (finding.severity, finding.state, finding.last_step) == ("info", "over", 31)
+
+
+def test_it_needs_no_more_than_a_short_run(make_run, judge):
+    """Twelve rows."""
+    assert [f.confidence for f in judge(make_run({"grad_norm": np.arange(1, 13.0)}), RULE)] == [0.7]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_healthy_beginnings(seed, make_run, judge):
+    """Level, falling, an escape from a small start, a warm-up, a divergence."""
+    random, row = np.random.default_rng(seed), np.arange(1, 41)
+    noise = np.exp(0.15 * random.standard_normal(40))
+    for norm in (noise, noise / row**0.5, noise * np.exp(row / 10), noise * (1 + row / 40), np.exp(row / 5.0)):
+        assert judge(make_run({"grad_norm": norm, "loss": 2 - row / 100}), RULE) == []

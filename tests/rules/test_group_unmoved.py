@@ -1,0 +1,65 @@
+"""group-unmoved: a parameter group that stands while its siblings move."""
+
+import numpy as np
+import pytest
+
+RULE = "group-unmoved"
+N = 1000
+ROW = np.arange(N)
+SAMPLED = (ROW == 0) | ((ROW + 1) % 50 == 0)
+
+
+def run_of(ratios, rates=1e-3, **others):
+    columns = {f"update_ratio/{name}": np.where(SAMPLED, ratio, np.nan) for name, ratio in ratios.items()}
+    columns |= {f"lr/{name}": np.broadcast_to(rates, N) for name in ratios}
+    return columns | {name.replace("__", "/"): values for name, values in others.items()}
+
+
+def test_a_group_that_stands_is_dated_by_the_sample_before(make_run, judge):
+    """And is over when it moves."""
+    ratio = np.where((ROW >= 290) & (ROW < 610), 0.0, 1e-3)
+    (finding,) = judge(make_run(run_of({"muon": ratio, "adamw": 1e-3})), RULE)
+    assert (finding.severity, finding.subject, finding.first_step) == ("warning", "group:muon", 251)
+    assert (finding.last_step, finding.state) == (600, "over")
+
+
+def test_a_component_that_is_switched_off_explains_it(make_run, judge):
+    """The group may be that task's head."""
+    run = make_run(run_of({"head": 0.0, "body": 1e-3}, weight__task=np.zeros(N)))
+    assert [finding.severity for finding in judge(run, RULE)] == ["info"]
+
+
+def test_a_hundred_times_the_pace_is_an_info(make_run, judge):
+    """Of three groups at one rate; not where the rate itself is so much larger."""
+    ratios = {"a": 1e-3, "b": 2e-3, "c": 0.5}
+    assert [(f.severity, f.subject) for f in judge(make_run(run_of(ratios)), RULE)] == [("info", "group:c")]
+    assert judge(make_run(run_of(ratios) | {"lr/c": np.full(N, 0.5)}), RULE) == []
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_healthy(seed, make_run, judge):
+    """Nothing moves at all; a rate of 0; skipped steps; ordinary differences; biases that begin at 0."""
+    random = np.random.default_rng(seed)
+    spread = {name: 1e-3 * np.exp(random.standard_normal(N)) for name in "abc"}
+    bias = {"a": 1e-3, "b": 1.0 / (1 + ROW)}
+    stands = run_of({"a": 0.0, "b": 1e-3})
+    for columns in (run_of({"a": 0.0, "b": 0.0}), run_of(spread), run_of(bias), run_of({"a": 0.0})):
+        assert judge(make_run(columns), RULE) == []
+    assert judge(make_run(stands | {"lr/a": np.zeros(N)}), RULE) == []
+    assert judge(make_run(stands | {"amp/skipped": np.ones(N)}), RULE) == []
+
+
+def test_a_rate_of_nearly_nothing_beside_anothers(make_run, judge):
+    """All planned steps move it less than rounding would; rates that decay by layer have long runs to move in."""
+    row = np.arange(300)
+    sampled = (row == 0) | ((row + 1) % 50 == 0)
+    columns = {"lr/body": 1e-9, "lr/head": 1e-3}
+    columns |= {
+        f"update_ratio/{name}": np.where(sampled, ratio, np.nan) for name, ratio in (("body", 3e-8), ("head", 0.02))
+    }
+    (found,) = judge(make_run(columns, header={"total_steps": 300}), RULE)
+    assert (found.severity, found.subject, found.first_step) == ("warning", "group:body", 1)
+    assert [f for f in judge(make_run(columns, header={"total_steps": 100_000}), RULE) if f.rank] == []
+    assert [f for f in judge(make_run(columns), RULE) if f.rank] == []
+    near = columns | {"lr/body": 1e-5}
+    assert [f for f in judge(make_run(near, header={"total_steps": 300}), RULE) if f.rank] == []

@@ -1,0 +1,90 @@
+"""Constant, far from unit scale, with a single huge value; and what is healthy."""
+
+import numpy as np
+import pytest
+
+RULE = "input-scale"
+
+
+def columns(mean, std, absmax, rows=200, loss=2.3):
+    ones = np.ones(rows)
+    return {
+        "data/input_mean": mean * ones,
+        "data/input_std": std * ones,
+        "data/input_absmax": absmax * ones,
+        "loss": loss * ones,
+    }
+
+
+@pytest.mark.parametrize(
+    ("seen", "severity", "words"),
+    [
+        ((0.0, 0.0, 0.0), "warning", "no spread"),
+        ((1.0, 0.0, 1.0), "warning", "no spread"),
+        ((500.0, 700.0, 2000.0), "warning", "not about 0 and 1"),
+        ((120.0, 60.0, 255.0), "warning", "not about 0 and 1"),
+        ((20.0, 9.0, 60.0), "info", "not about 0 and 1"),
+        ((0.1, 40.0, 1e9), "warning", "reach 1e+09"),
+    ],
+)
+def test_what_is_off(make_run, judge, seen, severity, words):
+    """From the first step, in a long log and in one of ten rows."""
+    for rows in (200, 10):
+        found = judge(make_run(columns(*seen, rows=rows)), RULE)
+        graver = max(found, key=lambda finding: finding.rank)
+        assert (graver.severity, graver.first_step) == (severity, 1)
+        assert any(words in finding.message for finding in found)
+
+
+@pytest.mark.parametrize(
+    "seen", [(0.0, 1.0, 5.0), (0.45, 0.26, 1.0), (0.0, 0.02, 0.4), (-2.0, 3.0, 40.0), (0.01, 0.1, 1.0)]
+)
+def test_standardised_data_pixels_audio_and_one_hot_are_healthy(make_run, judge, seen):
+    """Whatever is within a factor of ten."""
+    assert judge(make_run(columns(*seen)), RULE) == []
+
+
+def test_a_model_that_copes(make_run, judge):
+    """Raw pixels behind a BatchNorm: the loss halves, so it is an info."""
+    loss = 2.3 * np.exp(-np.arange(200) / 60)
+    (found,) = judge(make_run(columns(120.0, 60.0, 255.0, loss=loss)), RULE)
+    assert found.severity == "info"
+    assert "copes" in found.message
+
+
+def test_one_blank_batch_in_a_block_is_nothing(make_run, judge):
+    """A median is judged."""
+    values = columns(0.0, 1.0, 4.0)
+    values["data/input_std"][::20] = 0.0
+    assert judge(make_run(values), RULE) == []
+
+
+def test_it_ends(make_run, judge):
+    """A stage whose data are scaled wrongly, and is left again."""
+    values = columns(0.0, 1.0, 4.0)
+    values["data/input_std"][60:120] = 900.0
+    (found,) = judge(make_run(values), RULE)
+    assert (found.first_step, found.state, found.last_step) == (61, "over", 120)
+
+
+def test_inputs_that_are_next_to_nothing(make_run, judge):
+    """Divided by far too much; not where the loss halves, nor where a few values among many are 1."""
+    (found,) = judge(make_run(columns(1e-9, 1e-6, 2e-6)), RULE)
+    assert (found.severity, found.first_step) == ("warning", 1)
+    learns = columns(1e-9, 1e-6, 2e-6) | {"loss": np.exp(-np.arange(200) / 50)}
+    assert [finding.severity for finding in judge(make_run(learns), RULE)] == ["info"]
+    gone = columns(1e-9, 1e-6, 2e-6) | {"loss": np.exp(-np.arange(200) / 8)}  # the inputs' own squares
+    assert [finding.severity for finding in judge(make_run(gone), RULE)] == ["warning"]
+    assert judge(make_run(columns(1e-6, 5e-5, 1.0)), RULE) == []
+
+
+@pytest.mark.parametrize(("norm", "severity"), [(5e4, "warning"), (1.3, "info")])
+def test_a_loss_that_fell_from_where_the_inputs_had_thrown_it(norm, severity, make_run, judge):
+    """Gradients as large as the inputs: nothing normalises them. Small ones: a BatchNorm does."""
+    fall = {"loss": 2.3 + 300 * np.exp(-np.arange(200) / 9), "grad_norm": norm * np.exp(-np.arange(200) / 9)}
+    assert [one.severity for one in judge(make_run(columns(500.0, 300.0, 2000.0) | fall), RULE)] == [severity]
+
+
+def test_a_negative_spread_is_none(make_run, judge):
+    """A mistake of the log, not of the inputs."""
+    assert judge(make_run(columns(0.1, -1.0, 3.0)), RULE) == []

@@ -1,0 +1,44 @@
+"""invalid-outputs: what was well formed and is no longer; a young model's outputs are an info at most."""
+
+import numpy as np
+import pytest
+
+RULE = "invalid-outputs"
+
+
+def told(play, judge, validity, total=200):
+    rows = [{"kind": "sample", "step": 10 * i, "quality/validity": value} for i, value in enumerate(validity, 1)]
+    return judge(play([{"kind": "run", "total_steps": total}, *rows]), RULE)
+
+
+def test_a_fall_is_named_from_its_first_sample(play, judge):
+    """And is over when the outputs are valid again."""
+    (finding,) = told(play, judge, [0.2, 0.9, 1, 1, 1, 1, 0.4, 0.3, 0.5, 0.4])
+    assert (finding.severity, finding.first_step, finding.state) == ("warning", 70, "active")
+    (finding,) = told(play, judge, [0.2, 0.9, 1, 1, 1, 1, 0.4, 0.3, 0.5, 0.4, 1, 1])
+    assert (finding.state, finding.last_step) == ("over", 100)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_silent_on_the_scatter_of_small_samples(seed, play, judge):
+    """48 outputs of which 95 % are valid, and before that a young model's."""
+    random = np.random.default_rng(seed)
+    young = random.uniform(0, 0.9, 5)
+    assert [f for f in told(play, judge, [*young, *random.binomial(48, 0.95, 15) / 48]) if f.rank] == []
+
+
+def test_outputs_that_never_were_valid_are_an_info(play, judge):
+    """From half of the run on."""
+    assert told(play, judge, [0.3] * 10) == []
+    assert [finding.severity for finding in told(play, judge, [0.3] * 12)] == ["info"]
+
+
+@pytest.mark.parametrize(("floor", "alarms"), [(0.1, 1), (2.0, 0)])
+def test_a_loss_that_came_down_tells_sick_outputs_from_young_ones(floor, alarms, play, judge):
+    """They never were good; a model that has learned has no such excuse."""
+    records = [{"kind": "run", "total_steps": 100}]
+    for step in range(1, 101):
+        records.append({"kind": "step", "step": step, "loss": floor + 3 * 0.9**step})
+        if step % 10 == 0:
+            records.append({"kind": "sample", "step": step, "quality/validity": 0.03})
+    assert len([finding for finding in judge(play(records), "invalid-outputs") if finding.rank]) == alarms

@@ -1,0 +1,107 @@
+"""loss-divergence: down, and back up for good; what wanders, restarts or jumps by plan is none."""
+
+import numpy as np
+import pytest
+
+RULE = "loss-divergence"
+
+
+def descent(n, speed=8.0):
+    return 0.3 + 2.0 * np.exp(-speed * np.arange(n) / n)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("n", [100, 1500])
+def test_a_rise_that_stays(make_run, judge, n, seed):
+    """A jump is found at its row; all progress is gone, which is critical."""
+    random = np.random.default_rng(seed)
+    first = n // 2
+    loss = np.where(np.arange(n) < first, descent(n), 4.0) * (1 + 0.05 * random.standard_normal(n))
+    (found,) = judge(make_run({"loss": loss}), RULE)
+    assert (found.severity, found.subject, found.state) == ("critical", "run", "active")
+    assert abs(found.first_step - (first + 1)) <= 3
+    assert found.last_step == n
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_slow_rise_begins_where_it_bends(make_run, judge, seed):
+    """Not where it becomes an alarm."""
+    random, n, first = np.random.default_rng(seed), 600, 300
+    loss = descent(n) + np.maximum(0, np.arange(n) - first) * 0.01
+    (found,) = judge(make_run({"loss": loss * (1 + 0.03 * random.standard_normal(n))}), RULE)
+    assert abs(found.first_step - first) <= 20
+
+
+def test_ten_epochs_and_half_of_the_progress(make_run, judge):
+    """A short log, and a warning: not all is lost."""
+    (found,) = judge(make_run({"loss": [2.3, 1.5, 1.2, 1.0, 0.95, 1.9, 2.0, 2.0, 1.9, 2.0]}), RULE)
+    assert (found.severity, found.first_step) == ("warning", 6)
+
+
+def test_a_loss_that_never_fell_needs_a_supervised_run(make_run, judge):
+    """Doubling from the start is divergence where losses are evaluated; in a DQN it is life."""
+    loss = np.exp(np.arange(200) / 100) + 0.01 * np.random.default_rng(0).standard_normal(200)
+    assert judge(make_run({"loss": loss}), RULE) == []
+    (found,) = judge(make_run({"loss": loss}, header={"classes": {"a": 5, "b": 5}}), RULE)
+    assert found.severity == "warning"
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_is_healthy(make_run, judge, seed):
+    """Heavy tails, a flat floor, losses around 0, warm restarts, declared stages, rewards, the last noisy rows."""
+    random = np.random.default_rng(seed)
+    n = int(random.integers(10, 2000))
+    t, noise = np.arange(n) / n, random.standard_normal(n)
+    phase = t * 3 % 1
+    rates = {"lr/main": 1e-3 * 0.5 * (1 + np.cos(np.pi * phase)) + 1e-8}
+    stage = np.floor(t * 3)
+    rising = {"loss": 0.5 + 1.5 * np.exp(-t * 9) + 3 * np.maximum(0, t - 0.5) + 0.05 * noise}
+    weight = {"weight/b": np.maximum(0, t - 0.5), "loss/b": 3.0, "weight/a": 1.0, "loss/a": 1.0}
+    for columns in (
+        {"loss": descent(n) * np.exp(0.3 * random.standard_t(2.5, n).clip(-8, 8))},
+        {"loss": 0.05 + 0.02 * noise},
+        {"loss": 3 - 8 * (1 - np.exp(-6 * t)) + 0.3 * noise},
+        {"loss": 0.02 * noise + 0.1 * np.sin(9 * t)},
+        {"loss": 0.5 + np.exp(-6 * t) + 0.4 * (1 - phase) + 0.05 * noise, **rates},
+        {"loss": 0.5 + 0.8 * stage + 1.5 * np.exp(-30 * (t - stage / 3)) + 0.05 * noise, "stage": stage},
+        {"loss": rising["loss"], "loss/policy": rising["loss"]},
+        {**rising, **weight},
+    ):
+        assert judge(make_run(columns), RULE) == []
+
+
+def test_a_later_stage_that_is_well_closes_it(make_run, judge):
+    """What diverged in the first stage is over in the second."""
+    loss = np.concatenate([np.where(np.arange(200) < 100, descent(200), 3.0), descent(200)])
+    (found,) = judge(make_run({"loss": loss, "stage": np.arange(400) >= 200}), RULE)
+    assert found.state == "over"
+    assert 199 <= found.last_step <= 200
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_down_from_a_peak_to_where_it_began_is_no_recovery(make_run, judge, seed):
+    """All is lost, and it stands there; while it still falls it is left alone."""
+    random, n = np.random.default_rng(seed), 300
+    row = np.arange(n)
+    dead = np.where(row < 150, descent(n), 2.3 + 4 * np.exp(-(row - 150) / 4)) * (1 + 0.01 * random.standard_normal(n))
+    (found,) = judge(make_run({"loss": dead}), RULE)
+    assert abs(found.first_step - 151) <= 3
+    heals = np.where(row < 150, descent(n), 0.4 + 4 * np.exp(-(row - 150) / 40))
+    assert judge(make_run({"loss": heals}), RULE) == []
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_few_bad_rows_at_the_end_of_a_skewed_noise_are_no_alarm(make_run, judge, seed):
+    """Single rows of counts: the least of them is far below their level, and the last seven are high."""
+    random, n = np.random.default_rng(seed), 800
+    loss = 0.5 - 3 * np.exp(0.9 * random.standard_normal(n)) * np.minimum(np.arange(n) / 100, 1)
+    loss[-7:] = 0.4
+    assert [found.message for found in judge(make_run({"loss": loss}), RULE) if found.rank] == []
+
+
+def test_what_has_just_begun_is_an_info(make_run, judge):
+    """Seven rows of a hundred; in thirty all is lost."""
+    for rows, severity in ((7, "info"), (30, "critical")):
+        loss = np.where(np.arange(100) < 100 - rows, descent(100), 4.0)
+        (found,) = judge(make_run({"loss": loss}), RULE)
+        assert (found.severity, found.first_step) == (severity, 101 - rows)

@@ -1,0 +1,64 @@
+"""loss-stuck: nothing was learned, with a proof; without one it is no alarm."""
+
+import math
+
+import numpy as np
+import pytest
+
+RULE = "loss-stuck"
+CLASSES = {"classes": {str(index): 100 for index in range(10)}}
+
+
+def flat(n, level, seed=0, noise=0.02):
+    return level + noise * np.random.default_rng(seed).standard_normal(n)
+
+
+@pytest.mark.parametrize("n", [40, 400, 2000])
+def test_each_proof(make_run, judge, n):
+    """One number; a gradient of 0; no update; the cost of guessing, by equal shares and by unequal ones."""
+    level = math.log(10)
+    prior = -(0.9 * math.log(0.9) + 0.1 * math.log(0.1))
+    for columns, header, word in (
+        ({"loss": np.full(n, 2.302585)}, {}, "in every row"),
+        ({"loss": flat(n, 10.3), "grad_norm": np.zeros(n)}, {}, "gradient is exactly 0"),
+        ({"loss": flat(n, 10.3), "update_ratio/main": np.where(np.arange(n) % 10, np.nan, 0.0)}, {}, "do not move"),
+        ({"loss": flat(n, level)}, CLASSES, "ln 10"),
+        ({"loss": flat(n, prior, noise=0.01)}, {"classes": {"a": 900, "b": 100}}, "shares"),
+    ):
+        (found,) = judge(make_run(columns, header=header), RULE)
+        assert (found.severity, found.first_step, found.last_step) == ("warning", 1, n)
+        assert word in found.message
+
+
+def test_an_accuracy_at_chance_is_a_proof(make_run, judge):
+    """No classes are declared, but exp(-loss) is the accuracy."""
+    evals = [{"step": 50 * i, "split": "valid", "metric/acc": 0.1 + 0.002 * i} for i in range(1, 5)]
+    (found,) = judge(make_run({"loss": flat(300, math.log(10))}, evals=evals), RULE)
+    assert "accuracy" in found.message
+    assert found.severity == "warning"
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_without_a_proof_it_is_no_alarm(make_run, judge, seed):
+    """Fine-tuning at the floor, games, a loss beside ln K by chance; and what learns is not even an info."""
+    n = 500
+    for columns in ({"loss": flat(n, 0.05, seed)}, {"loss": flat(n, 2.3, seed), "lr/a": 1e-6}):
+        assert {f.severity for f in judge(make_run(columns), RULE)} <= {"info"}
+    learns = 2.3 - 0.5 * np.linspace(0, 1, n)
+    for columns, header in (
+        ({"loss": flat(n, 0, seed)}, {}),
+        ({"loss": flat(n, 0.7, seed), "loss/gen": 1.0}, {}),
+        ({"loss": learns + flat(n, 0, seed)}, CLASSES),
+        ({"loss": np.zeros(n)}, {}),
+        ({"loss": flat(n, 0.05, seed)}, {"resumed_from": 7}),
+    ):
+        assert judge(make_run(columns, header=header), RULE) == []
+
+
+def test_a_quarter_of_the_planned_steps_is_waited_for(make_run, judge):
+    """A slow warm-up stands at ln K too; so does a task that is learned at once, later."""
+    columns = {"loss": flat(200, math.log(10))}
+    assert judge(make_run(columns, header={**CLASSES, "total_steps": 1000}, end=None), RULE) == []
+    assert len(judge(make_run(columns, header={**CLASSES, "total_steps": 700}, end=None), RULE)) == 1
+    later = np.where(np.arange(600) < 300, math.log(10), 0.5) + flat(600, 0)
+    assert judge(make_run({"loss": later}, header=CLASSES), RULE) == []

@@ -1,0 +1,55 @@
+"""lr-too-high: large steps, and a loss that does not come down."""
+
+import numpy as np
+import pytest
+
+RULE = "lr-too-high"
+N = 300
+ROW = np.arange(N)
+SAMPLED = (ROW == 0) | ((ROW + 1) % 50 == 0)
+
+
+def run_of(ratio, loss, **others):
+    columns = {"update_ratio/main": np.where(SAMPLED, ratio, np.nan), "lr/main": np.full(N, 0.5), "loss": loss}
+    return columns | {name.replace("__", "/"): values for name, values in others.items()}
+
+
+def flat(seed=0):
+    return 2.3 + 0.2 * np.random.default_rng(seed).standard_normal(N)
+
+
+def test_steps_that_rewrite_the_weights_and_teach_nothing(make_run, judge):
+    """With the rate to aim for; an info where the goal moves."""
+    (finding,) = judge(make_run(run_of(0.4, flat())), RULE)
+    assert (finding.severity, finding.subject, finding.first_step) == ("warning", "group:main", 1)
+    assert "from 0.5 to about 0.005" in finding.advice
+    assert [f.severity for f in judge(make_run(run_of(0.4, flat(), loss__policy=flat())), RULE)] == ["info"]
+
+
+def test_one_sample_is_enough_where_the_loss_blows_up(make_run, judge):
+    """Forty rows that end in infinity."""
+    loss = np.where(ROW < 20, 2.0 * 3.0 ** np.minimum(ROW, 20), np.inf)
+    columns = {name: values[:40] for name, values in run_of(0.3, loss).items()}
+    assert [finding.severity for finding in judge(make_run(columns), RULE)] == ["critical"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_large_ratios_of_a_run_that_learns_are_healthy(seed, make_run, judge):
+    """Weights that begin at 0; large steps and a falling loss; ordinary steps, whatever the loss does."""
+    falls = np.exp(-ROW / 80) * flat(seed)
+    first = np.where(ROW < 50, 5.0, 1e-3)
+    for columns in (run_of(first, flat(seed)), run_of(0.4, falls), run_of(0.01, flat(seed)), run_of(1e-3, 9 - falls)):
+        assert judge(make_run(columns), RULE) == []
+
+
+def test_weights_that_are_swept_away(make_run, judge):
+    """From one sample to the next, while the loss jumps; games are no excuse. What begins at 0 leaps in health."""
+    swept, jumps = np.where(ROW < 20, 10.0, 400.0), np.where(ROW < 20, 2.3, 2.5) * (1 + 3 * ((ROW > 9) & (ROW < 30)))
+    columns = run_of(0.01, jumps * np.exp(-ROW / 200)) | {"weight_norm/main": np.where(SAMPLED, swept, np.nan)}
+    for more in ({}, {"loss/actor": flat()}):
+        (finding,) = judge(make_run(columns | more), RULE)
+        assert (finding.severity, finding.subject, finding.first_step) == ("warning", "group:main", 1)
+    assert judge(make_run(columns | {"loss": 2.3 * np.exp(-ROW / 200)}), RULE) == []
+    late = np.where(ROW < 170, 2.3 * np.exp(-ROW / 50), 5.0)  # a bad batch: the rate was well until then
+    broken = {"loss": late, "weight_norm/main": np.where(SAMPLED, np.where(ROW < 170, 10.0, 400.0), np.nan)}
+    assert judge(make_run(columns | broken), RULE) == []

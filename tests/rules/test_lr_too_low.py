@@ -1,0 +1,52 @@
+"""lr-too-low: steps so small that nothing moves, and nothing is learned."""
+
+import numpy as np
+import pytest
+
+RULE = "lr-too-low"
+N = 400
+ROW = np.arange(N)
+SAMPLED = (ROW == 0) | ((ROW + 1) % 50 == 0)
+
+
+def run_of(ratio, loss, rate=1e-6):
+    ratio, rate = np.broadcast_to(ratio, N), np.broadcast_to(rate, N)
+    return {"update_ratio/main": np.where(SAMPLED, ratio, np.nan), "lr/main": rate, "loss": loss}
+
+
+def flat(seed=0):
+    return 2.3 + 0.05 * np.random.default_rng(seed).standard_normal(N)
+
+
+def test_weights_that_stay_where_they_were(make_run, judge):
+    """An alarm if all planned steps together are less than rounding the weights would be; else an info."""
+    (finding,) = judge(make_run(run_of(1e-9, flat())), RULE)
+    assert (finding.severity, finding.subject, finding.first_step) == ("warning", "run", 1)
+    assert finding.evidence["path"] == pytest.approx(4e-7, rel=0.1)
+    assert [f.severity for f in judge(make_run(run_of(1e-6, flat())), RULE)] == ["warning"]
+    assert [f.severity for f in judge(make_run(run_of(5e-6, flat())), RULE)] == ["info"]
+    longer = {"total_steps": 100_000}
+    assert [f.severity for f in judge(make_run(run_of(1e-7, flat()), header=longer), RULE)] == ["info"]
+
+
+def test_a_schedule_and_stages_are_no_excuse(make_run, judge):
+    """Of a cosine with its warm-up less than half is at its height; a stage makes a loss rise that nothing moves."""
+    cosine = np.minimum(ROW / 20, 1.0) * (1 + np.cos(np.pi * ROW / N)) / 2
+    (finding,) = judge(make_run(run_of(1e-7 * cosine, flat(), 1e-6 * cosine)), RULE)
+    assert finding.severity == "warning"
+    stages = {"name": "two", "stages": [{"start": 0, "end": 200}, {"start": 200, "end": 400}]}
+    rising = run_of(1e-7, flat() + 0.5 * (ROW >= 200))
+    assert [f.severity for f in judge(make_run(rising, header={"curriculum": stages}), RULE)] == ["warning"]
+    assert judge(make_run(rising), RULE) == []
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_small_steps_that_are_meant_are_healthy(seed, make_run, judge):
+    """A loss that falls, fine-tuning at the floor, a warm-up, the end of a cosine, a resume, a goal that moves."""
+    warm, cosine = 1e-6 * (1 + ROW), 1 + np.cos(np.pi * ROW / N)
+    falls = run_of(1e-7, np.exp(-ROW / 100) * flat(seed))
+    cases = (falls, run_of(3e-5, flat(seed)), run_of(1e-7 * warm, flat(seed), warm), run_of(1e-4 * cosine, flat(seed)))
+    for columns in (*cases, run_of(1e-7, flat(seed)) | {"loss/actor": flat(seed)}):
+        assert [f for f in judge(make_run(columns), RULE) if f.rank or columns is not cases[2]] == []
+    assert judge(make_run(run_of(1e-7, flat(seed)), header={"resumed_from": 100}), RULE) == []
+    assert judge(make_run({n: v[:60] for n, v in run_of(1e-7, flat(seed)).items()}), RULE) == []

@@ -1,0 +1,71 @@
+"""A mask that leaves nothing of a loss; masks that are meant."""
+
+import numpy as np
+import pytest
+
+RULE = "masked-out"
+
+
+def columns(random, masked, rows=400, loss=None):
+    share = np.clip(masked + 0.01 * random.standard_normal(rows), 0, 1)
+    loss = 1 + 0.1 * random.standard_normal(rows) if loss is None else loss
+    return {"data/masked/a": share, "loss/a": loss}
+
+
+def test_a_mask_that_closes(make_run, judge):
+    """The onset within a block, the end, twenty seeds."""
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        course = np.full(400, 0.4)
+        course[150:300] = 0.96
+        (found,) = judge(make_run(columns(random, course)), RULE)
+        assert (found.severity, found.subject, found.state) == ("warning", "component:a", "over")
+        assert abs(found.first_step - 151) <= 20
+
+
+def test_nothing_is_left(make_run, judge):
+    """All of it: nothing trains."""
+    (found,) = judge(make_run(columns(np.random.default_rng(0), 1.5)), RULE)
+    assert found.severity == "critical"
+    assert "nothing trains it" in found.message
+
+
+def test_a_log_of_ten_rows(make_run, judge):
+    """Epoch by epoch."""
+    (found,) = judge(make_run({"data/masked/a": np.full(10, 0.97)}), RULE)
+    assert (found.severity, found.first_step) == ("warning", 1)
+
+
+@pytest.mark.parametrize("masked", [0.0, 0.5, 0.85])
+def test_half_or_a_masked_language_model_is_healthy(make_run, judge, masked):
+    """Well below nearly everything."""
+    assert judge(make_run(columns(np.random.default_rng(0), masked)), RULE) == []
+
+
+def test_tasks_that_take_turns_are_healthy(make_run, judge):
+    """Each step is of one of six tasks; the others are masked whole."""
+    for seed in range(20):
+        share = np.ones((400, 6))
+        share[np.arange(400), np.random.default_rng(seed).integers(0, 6, 400)] = 0.2
+        assert judge(make_run({f"data/masked/{name}": share[:, i] for i, name in enumerate("abcdef")}), RULE) == []
+
+
+def test_answers_to_long_prompts_that_are_learnt(make_run, judge):
+    """Worth knowing, no more."""
+    loss = 3 * np.exp(-np.arange(400) / 100) + 0.2
+    (found,) = judge(make_run(columns(np.random.default_rng(0), 0.97, loss=loss)), RULE)
+    assert found.severity == "info"
+
+
+def test_what_is_no_task(make_run, judge):
+    """An auxiliary loss may look at a few positions."""
+    head = {"components": {"a": {"role": "auxiliary"}}}
+    (found,) = judge(make_run(columns(np.random.default_rng(0), 0.97), header=head), RULE)
+    assert found.severity == "info"
+
+
+def test_a_regulariser_is_known_by_its_name(make_run, judge):
+    """Declared without a role, `kl` is no task."""
+    closed = {"data/masked/kl": np.ones(400), "loss/kl": np.ones(400)}
+    (found,) = judge(make_run(closed, header={"components": {"kl": {"unit": "nat"}}}), RULE)
+    assert found.severity == "info"

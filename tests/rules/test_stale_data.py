@@ -1,0 +1,94 @@
+"""stale-data: batches that are not what their stage asks for."""
+
+import numpy as np
+import pytest
+
+STEPS = np.arange(1, 401)
+
+
+def head(ramp="step", **more):
+    ranges = [([7, 10], [0, 0]), ([7, 14], [2, 2]), ([12, 30], [5, 5])]
+    stages = [{"start": 100 * i, "name": f"s{i}", "data": {"length": a, "noise": b}} for i, (a, b) in enumerate(ranges)]
+    return {"total_steps": 400, "curriculum": {"name": "P", "ramp": ramp, "stages": stages}, **more}
+
+
+def batches(seed, stage):
+    """What a loader gives that draws from ``stage`` at every step."""
+    random = np.random.default_rng(seed)
+    low, high = np.array([7, 7, 12])[stage], np.array([10, 14, 30])[stage]
+    lengths = random.integers(low[:, None], high[:, None] + 1, (len(stage), 8))
+    noise = np.array([0, 2, 5])[stage]
+    columns = {f"data/noise/{which}": noise for which in ("min", "mean", "max")}
+    return columns | {"data/length/min": lengths.min(axis=1), "data/length/max": lengths.max(axis=1)}
+
+
+def stages(steps):
+    return np.clip(steps // 100, 0, 2)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_workers_that_keep_the_first_stage(make_run, judge, seed):
+    """One finding for all that is stale, at the step of the first boundary."""
+    (found,) = judge(make_run(batches(seed, np.zeros(400, int)), header=head()), "stale-data")
+    assert (found.severity, found.subject, found.first_step, found.last_step) == ("warning", "run", 100, 400)
+    assert "they fit stage 's0'" in found.message
+    assert "noise is 0 in the batch of step 400, and stage 's2' asks for 5:" in found.message
+    assert found.state == "active"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_old_lengths_that_only_some_batches_betray(make_run, judge, seed):
+    """The range before overlaps with the new one: most batches are outside, and not all."""
+    columns = batches(seed, np.minimum(stages(STEPS), 1))
+    lengths = {name: values for name, values in columns.items() if "length" in name}
+    (found,) = judge(make_run(lengths, header=head()), "stale-data")
+    assert 200 <= found.first_step <= 203
+
+
+@pytest.mark.parametrize("late", [0, 1, 12])
+@pytest.mark.parametrize("seed", range(10))
+def test_data_as_asked(make_run, judge, seed, late):
+    """Also where the batches that waited in a queue still come, and where skipped steps let the loader run ahead."""
+    columns = batches(seed, stages(STEPS - late))
+    assert judge(make_run(columns, header=head()), "stale-data") == []
+    columns |= {"applied": np.maximum(STEPS - 10, 0)}
+    assert judge(make_run(columns, header=head()), "stale-data") == []
+
+
+def test_an_odd_batch_is_none_and_another_unit_is_mentioned(make_run, judge):
+    """One outlier in twenty; lengths that count the padding from the first row on."""
+    columns = batches(0, stages(STEPS))
+    odd = {**columns, "data/length/max": np.where(STEPS % 20 == 0, 99, columns["data/length/max"])}
+    assert judge(make_run(odd, header=head()), "stale-data") == []
+    (found,) = judge(make_run({**columns, "data/length/max": np.full(400, 32)}, header=head()), "stale-data")
+    assert (found.severity, found.first_step) == ("info", 1)
+
+
+def test_a_ramp_and_an_end(make_run, judge):
+    """While a plan ramps, the range before is right; a loader that hears of its stage late is over."""
+    assert judge(make_run(batches(0, stages(STEPS - 60)), header=head(ramp="linear")), "stale-data") == []
+    (found,) = judge(make_run(batches(0, stages(STEPS - 60)), header=head()), "stale-data")
+    assert (found.first_step, found.state) == (100, "over")
+
+
+@pytest.mark.parametrize(("late", "alarms"), [(0.2, 1), (0.4, 0), (0.21, 0)])
+def test_old_data_inside_a_wider_range(late, alarms, make_run, judge):
+    """Batches filled the first stage's range, and no later one leaves it."""
+    random = np.random.default_rng(0)
+    noise = np.where(STEPS < 100, 0.2, late)[:, None] * random.random((400, 32))
+    stages = [{"start": 100 * i, "name": f"s{i}", "data": {"noise": [0.0, 0.2 * (i + 1)]}} for i in (0, 1)]
+    columns = {f"data/noise/{which}": getattr(noise, which)(axis=1) for which in ("min", "mean", "max")}
+    head = {"total_steps": 400, "curriculum": {"name": "P", "ramp": "step", "stages": stages}}
+    found = judge(make_run(columns, header=head), "stale-data")
+    assert [one.first_step for one in found] == [101] * alarms
+
+
+def test_a_log_with_a_row_in_fifty(make_run, judge):
+    """The window is 2 % of the planned steps, however many rows tell of them."""
+    plan = head()
+    for stage in plan["curriculum"]["stages"]:
+        stage["start"] *= 50
+    columns = batches(0, np.where(STEPS < 250, stages(STEPS), 1)) | {"step": 50 * STEPS}
+    columns = {name: values[:330] for name, values in columns.items()}
+    (found,) = judge(make_run(columns, header=plan | {"total_steps": 100_000}), "stale-data")
+    assert found.first_step == 12_500

@@ -1,0 +1,61 @@
+"""straggler: the same rank, block after block; ranks that take turns are no stragglers."""
+
+import numpy as np
+import pytest
+
+RULE = "straggler"
+N = 400
+
+
+@pytest.fixture
+def ranked(make_run):
+    """Runs of one world: what each rank waits for data, in steps that all share."""
+
+    def build(*waits, **columns):
+        step = 0.1 + np.max(waits, axis=0)
+        runs = [
+            make_run({"time/data": wait, "time/step": step, **columns}, header={"world_size": len(waits), "rank": rank})
+            for rank, wait in enumerate(waits)
+        ]
+        runs[0].ranks = dict(enumerate(runs[1:], 1))
+        return runs[0]
+
+    return build
+
+
+def waits(random, ranks, scale=0.005):
+    return list(scale * random.lognormal(0, 1, (ranks, N)))
+
+
+def test_the_slow_rank_is_named(ranked, judge):
+    for ranks in (2, 4, 8):
+        slow = waits(np.random.default_rng(ranks), ranks)
+        slow[1] = slow[1] + np.where(np.arange(N) >= 200, 0.05, 0.0)
+        (finding,) = judge(ranked(*slow), RULE)
+        assert (finding.severity, finding.subject, finding.state) == ("warning", "rank:1", "active")
+        assert abs(finding.first_step - 201) <= 20
+        assert finding.evidence["share"] == pytest.approx(0.33, abs=0.1)
+
+
+def test_it_is_over_when_the_rank_keeps_up_again(ranked, judge):
+    slow = waits(np.random.default_rng(0), 4)
+    slow[3] = slow[3] + np.where((np.arange(N) >= 100) & (np.arange(N) < 200), 0.05, 0.0)
+    (finding,) = judge(ranked(*slow), RULE)
+    assert (finding.state, finding.subject) == ("over", "rank:3")
+
+
+def test_a_little_more_is_info(ranked, judge):
+    slow = waits(np.random.default_rng(0), 4, 0.0005)
+    slow[3] = slow[3] + 0.018
+    (finding,) = judge(ranked(*slow), RULE)
+    assert (finding.severity, finding.first_step) == ("info", 1)
+
+
+def test_stutters_that_take_turns_are_healthy(ranked, judge):
+    """Heavy tails: any rank may wait ten steps long, now and then."""
+    for seed in range(40):
+        random = np.random.default_rng(seed)
+        healthy = waits(random, int(random.choice([2, 4, 8])))
+        for wait in healthy:
+            wait[random.random(N) < 0.05] += 1.0
+        assert [f for f in judge(ranked(*healthy), RULE) if f.rank] == [], seed

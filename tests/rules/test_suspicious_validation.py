@@ -1,0 +1,43 @@
+"""suspicious-validation: better on what was never seen; dropout and its like are the usual reason."""
+
+import numpy as np
+import pytest
+
+RULE = "suspicious-validation"
+STEPS = np.arange(1, 2001)
+TRAIN = 1.0 + 1.5 * np.exp(-STEPS / 300)
+PLAIN = {"config": {"model": {"dropout": 0.0}, "augment": False}}
+
+
+def evals(share, split="valid", first=1.0):
+    at = TRAIN[99::100]
+    values = np.concatenate([[first * TRAIN[:100].mean()], share * at[1:]])
+    return [{"step": 100 * (i + 1), "split": split, "loss": float(v)} for i, v in enumerate(values)]
+
+
+def test_without_an_excuse_a_half_is_a_warning(make_run, judge):
+    """And nine tenths are an info."""
+    (found,) = judge(make_run({"loss": TRAIN}, header=PLAIN, evals=evals(0.4)), RULE)
+    assert (found.severity, found.subject) == ("warning", "split:valid")
+    assert found.evidence["ratio"] == pytest.approx(0.4, abs=0.05)
+    (found,) = judge(make_run({"loss": TRAIN}, header=PLAIN, evals=evals(0.8)), RULE)
+    assert found.severity == "info"
+
+
+@pytest.mark.parametrize("config", [{}, {"model": {"dropout": 0.1}}, {"loss": {"label_smoothing": 0.1}, "dropout": 0}])
+def test_dropout_and_its_like(make_run, judge, config):
+    """Up to twice as bad in training is health; beyond, an info."""
+    header = {"config": config}
+    assert judge(make_run({"loss": TRAIN}, header=header, evals=evals(0.6)), RULE) == []
+    assert [f.severity for f in judge(make_run({"loss": TRAIN}, header=header, evals=evals(0.4)), RULE)] == ["info"]
+
+
+def test_what_is_none(make_run, judge):
+    """Alike; averaged weights; a steep descent, in which the mean lags; a difference that was there at once is info."""
+    for records in (evals(1.0), evals(0.4, "average"), evals(1.2)):
+        assert judge(make_run({"loss": TRAIN}, header=PLAIN, evals=records), RULE) == []
+    steep = {"loss": np.exp(-STEPS / 100)}
+    at = [{"step": s, "split": "valid", "loss": float(np.exp(-s / 100))} for s in range(100, 2001, 100)]
+    assert judge(make_run(steep, header=PLAIN, evals=at), RULE) == []
+    (found,) = judge(make_run({"loss": TRAIN}, header=PLAIN, evals=evals(0.4, first=0.4)), RULE)
+    assert found.severity == "info"

@@ -1,0 +1,80 @@
+"""Slower than the run's own steady state, for the same work."""
+
+import numpy as np
+import pytest
+
+RULE = "throughput-drop"
+
+
+def step_times(random, rows, seconds=0.2, scatter=0.1):
+    return seconds * np.exp(scatter * random.standard_normal(rows))
+
+
+def test_a_drop_that_stays(make_run, judge):
+    """The onset within a block, and how much is lost; twenty seeds."""
+    for seed in range(20):
+        times = step_times(np.random.default_rng(seed), 1000)
+        times[500:] *= 1.8
+        (found,) = judge(make_run({"time/step": times}), RULE)
+        assert (found.severity, found.state) == ("warning", "active")
+        assert abs(found.first_step - 501) <= 20
+        assert found.evidence["ratio"] == pytest.approx(1.8, rel=0.1)
+
+
+def test_little_lost_is_worth_knowing_only(make_run, judge):
+    """Steps of 5 ms: the drop costs two seconds."""
+    times = step_times(np.random.default_rng(0), 1000, 0.005)
+    times[500:] *= 1.8
+    (found,) = judge(make_run({"time/step": times}), RULE)
+    assert found.severity == "info"
+
+
+def test_it_ends(make_run, judge):
+    """A neighbour that came and went."""
+    times = step_times(np.random.default_rng(0), 2000)
+    times[500:1000] *= 2
+    (found,) = judge(make_run({"time/step": times}), RULE)
+    assert found.state == "over"
+
+
+def ramp(random, channel):
+    work = np.linspace(8, 64, 2000)
+    return {channel: np.cumsum(work), "time/step": work * step_times(random, 2000, 0.01)}
+
+
+HEALTHY = {
+    "steady": lambda random: {"time/step": step_times(random, 2000)},
+    "compilation first": lambda random: {"time/step": step_times(random, 2000) + 3 * (np.arange(2000) < 60)},
+    "single stalls": lambda random: {"time/step": step_times(random, 2000) + 60 * (random.random(2000) < 0.05)},
+    "batches of all sizes": lambda random: {"time/step": step_times(random, 2000, scatter=0.6)},
+    "longer sequences by plan": lambda random: {
+        "stage": np.repeat([0.0, 1.0], 1000),
+        "time/step": step_times(random, 2000) * np.repeat([1, 3], 1000),
+    },
+    "a ramp of the batch": lambda random: ramp(random, "samples"),
+    "a ramp of the length": lambda random: ramp(random, "tokens"),
+    "faster and faster": lambda random: {"time/step": step_times(random, 2000) * np.linspace(2, 1, 2000)},
+}
+
+
+@pytest.mark.parametrize("kind", HEALTHY)
+def test_what_is_healthy(make_run, judge, kind):
+    """Ten seeds of each."""
+    for seed in range(10):
+        assert judge(make_run(HEALTHY[kind](np.random.default_rng(seed))), RULE) == []
+
+
+def test_the_figures_are_of_one_window(make_run, judge):
+    """Not of the last block, which may be over it already."""
+    times = np.full(1000, 0.2)
+    times[500:700] = 0.4
+    (found,) = judge(make_run({"time/step": times}), RULE)
+    assert found.evidence["seconds"] == pytest.approx(found.evidence["ratio"] * found.evidence["steady_seconds"])
+    assert "0.4 s, 2 times" in found.message
+
+
+def test_less_than_a_hundredth_of_the_time_is_not_worth_a_word(make_run, judge):
+    """A neighbour for a hundred steps of twenty thousand."""
+    times = step_times(np.random.default_rng(0), 20_000, 0.005)
+    times[500:620] *= 2
+    assert judge(make_run({"time/step": times}), RULE) == []

@@ -1,0 +1,47 @@
+"""weight-growth: norms that grow without end."""
+
+import numpy as np
+import pytest
+
+RULE = "weight-growth"
+N = 1000
+ROW = np.arange(N)
+SAMPLED = (ROW == 0) | ((ROW + 1) % 50 == 0)
+
+
+def run_of(norm, loss=None):
+    return {"weight_norm/main": np.where(SAMPLED, norm, np.nan), "loss": np.ones(N) if loss is None else loss}
+
+
+def test_growth_without_end_is_an_alarm_where_nothing_is_learned(make_run, judge):
+    """An info while the loss falls; an alarm at a thousand times, whatever the loss does."""
+    growing = 10 * np.exp(ROW / 200)
+    falls = 3 * np.exp(-ROW / 300)
+    (finding,) = judge(make_run(run_of(growing)), RULE)
+    assert (finding.severity, finding.subject) == ("warning", "group:main")
+    assert finding.evidence["growth"] > 50
+    assert [f.severity for f in judge(make_run(run_of(growing, falls)), RULE)] == ["info"]
+    assert [f.severity for f in judge(make_run(run_of(growing**2.5, falls)), RULE)] == ["warning"]
+
+
+HEALTHY = {
+    "weights that begin at 0 and grow as the root": np.sqrt(ROW),
+    "a start, and then a level": 1 + 30 * (1 - np.exp(-ROW / 150)),
+    "the root of the steps from a small start": 0.1 + np.sqrt(ROW / 10),
+    "three times in all": 10 + 20 * ROW / N,
+    "weight decay": 10 * np.exp(-ROW / 300),
+}
+
+
+@pytest.mark.parametrize("case", HEALTHY)
+def test_healthy(case, make_run, judge):
+    """None of them grows without end."""
+    assert judge(make_run(run_of(HEALTHY[case])), RULE) == []
+
+
+def test_a_loss_that_turned_when_the_weights_had_grown(make_run, judge):
+    """It is judged since then, and dated before; weights that leapt once and stand are none."""
+    turned = np.where(ROW < 300, 3 * np.exp(-ROW / 100), 0.15 + (ROW - 300) / 1000)
+    (finding,) = judge(make_run(run_of(10 * np.exp(ROW / 200), turned)), RULE)
+    assert (finding.severity, finding.first_step) == ("warning", 1)
+    assert judge(make_run(run_of(np.where(ROW < 600, 10.0, 200.0))), RULE) == []

@@ -1,0 +1,113 @@
+"""What the loop feeds its model: a fingerprint of each batch, and the scale of what the model reads."""
+
+from __future__ import annotations
+
+import sys
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from trainwatch.recorder.rows import Say
+from trainwatch.recorder.values import is_tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trainwatch.recorder.transfer import Part
+
+SAMPLES = 1024  # numbers of a tensor that are hashed: two batches that agree in so many are one, and it takes 20 us
+PARTS = 8  # tensors or arrays of a batch that are looked at
+DEPTH = 3  # lists and mappings within each other
+NAMES = ("data/input_mean", "data/input_std", "data/input_absmax", "bad/input")
+
+
+class Inputs:
+    """What the micro-batches of one step were, until its row is complete."""
+
+    def __init__(self) -> None:
+        self._print: int | None = None
+        self._prints = True
+        self._scales: list[Tensor] = []
+
+    def see(self, batch: Any) -> None:
+        """The loop got a batch. After a fault fingerprints are given up."""
+        if self._prints:
+            self._prints = False
+            self._print = fingerprint(batch, self._print)
+            self._prints = True
+
+    def read(self, values: Any, say: Say) -> None:
+        """The model reads this tensor."""
+        if is_tensor(values) and (values.is_floating_point() or values.is_complex()) and values.numel():
+            self._scales.append(scale(values))
+        else:
+            say("inputs", "inputs(): not a tensor of floats (labels and tokens have no scale); it is not recorded")
+
+    def collect(self, fields: dict[str, Any], parts: list[Part]) -> None:
+        """Add it to the step's row; what the loop logged itself counts more."""
+        if self._print is not None:
+            fields.setdefault("data/fingerprint", self._print)
+            self._print = None
+        if self._scales:
+            parts += together(self._scales)
+            self._scales = []
+
+
+def fingerprint(batch: Any, before: int | None = None) -> int | None:
+    """A hash of a batch on the host, on top of ``before``; ``before`` where nothing in it can be read for nothing.
+
+    What lies on a device is left alone: to read it would be to wait for it.
+    """
+    for _, part in zip(range(PARTS), _parts(batch, DEPTH), strict=False):
+        flat = part.ravel(order="K")
+        sample = flat[:: (flat.size // SAMPLES) | 1]  # an odd stride does not fall into step with rows and columns
+        shape = zlib.crc32(repr((part.shape, part.dtype.str)).encode(), before or 0)
+        before = zlib.crc32(sample.tobytes(), shape)
+    return before
+
+
+def _parts(batch: Any, depth: int) -> Iterator[Any]:
+    """Every array in a batch, and every dense tensor on the host as one."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(batch, torch.Tensor):
+        dense = batch.layout == torch.strided and batch.device.type == "cpu" and not batch.is_quantized
+        if dense and (batch.is_contiguous() or batch.is_contiguous(memory_format=_channels_last(batch.dim()))):
+            plain = batch.detach()
+            yield (plain.view(torch.int16) if plain.dtype == torch.bfloat16 else plain).numpy()
+    elif type(batch).__module__ == "numpy" and hasattr(batch, "flags"):
+        if batch.dtype.kind != "O" and batch.flags.forc:
+            yield batch
+    elif depth and isinstance(batch, Mapping | list | tuple):
+        members: Iterable[Any] = batch.values() if isinstance(batch, Mapping) else batch
+        for member in members:
+            yield from _parts(member, depth - 1)
+
+
+def _channels_last(dimensions: int) -> Any:
+    torch = sys.modules["torch"]
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    return formats.get(dimensions, torch.contiguous_format)
+
+
+def scale(values: Tensor) -> Tensor:
+    """Mean, spread, largest magnitude, number of values that are not finite; on their device. float32 [4]"""
+    import torch
+
+    with torch.no_grad():
+        real = torch.view_as_real(values) if values.is_complex() else values.detach()
+        spread, mean = torch.var_mean(real, correction=0)
+        most = torch.linalg.vector_norm(real, float("inf"))
+        bad = real.numel() - torch.isfinite(real).sum()
+        return torch.stack([mean.float(), spread.sqrt().float(), most.float(), bad.float()])
+
+
+def together(scales: list[Tensor]) -> list[Part]:
+    """Of a step's micro-batches: the means of mean and spread, the largest magnitude, the sum of what is not finite."""
+    import torch
+
+    from trainwatch.recorder.transfer import capture
+
+    with torch.no_grad():
+        each = torch.stack(scales)
+        values = [each[:, 0].mean(), each[:, 1].mean(), each[:, 2].amax(), each[:, 3].sum()]
+    return capture("value", NAMES, values)

@@ -1,0 +1,204 @@
+"""See the rule's docstring: it is the page that `trainwatch rules component-dead` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainwatch.header import Header
+from trainwatch.rule import Findings, Rule
+from trainwatch.run import Run
+from trainwatch.schema import Finding
+from trainwatch.stats import Streak, median
+from trainwatch.table import Chunk
+from trainwatch.views.components import BLOCK, Roles, components, gradients
+
+Floats = NDArray[np.float64]
+
+
+@dataclass
+class ComponentDead(Rule):
+    """A loss component has a weight, and no gradient.
+
+    What it sees:
+        The norm of the component's gradient is exactly 0 in 20 rows in a row in which its weight and its value are not,
+        while other components have one. Or the recorder found that a declared task does not depend on the tensor at
+        which the others' gradients are taken (`outside_at`), and its value has not come down in a hundred rows. Where
+        no gradients are recorded: its value is one and the same from the first row on, while the total changes.
+
+    Why it matters:
+        It stands in the sum and in the plots, and teaches nothing: it is clamped (a bounded error that no answer comes
+        near), detached, computed from an argmax, or it reads a constant.
+
+    What to do:
+        Replace a clamp by a bound that keeps its slope (log1p, Huber, tanh); look for `detach()`, `no_grad`, `argmax`,
+        `item()` and integer casts between the model's output and this loss.
+
+    When it is wrong:
+        A loss that is logged beside the others, and meant to teach nothing, has the weight 0: record it. Without
+        recorded weights this is an info; so it is when the component has woken (see late-activation). A constant is a
+        warning only where its role was declared as `task`; a zero gradient only where weights are recorded. A value of
+        0 is no sickness here (a margin that is kept). Gradients are taken at one tensor: what does not depend on it has
+        no norm, and if it is learned elsewhere its value falls.
+
+    References:
+        A mass loss clamped at 100 ppm: the first answers are tens of thousands of ppm away.
+    """
+
+    block: ClassVar[int] = BLOCK
+    needs: ClassVar[tuple[str, ...]] = ("loss/<component>",)
+    wants: ClassVar[tuple[str, ...]] = (
+        "component_grad/<component>|grad_share/<component>",
+        "weight/<component>",
+        "run:components",
+    )
+    causes: ClassVar[tuple[str, ...]] = ("component-ignored", "loss-plateau", "dead-module", "group-unmoved")
+
+    rows: int = 20  # in a row; a mask or a margin may leave a component without a gradient in a batch
+    constant_rows: int = 40  # from the first row on: a rate that warms up moves nothing for a while
+    unlearned_rows: int = 100  # for a task without a norm: by then what is trained elsewhere has come down
+    fell: float = 0.05  # of its first level: less is no learning
+    others_fell: float = 0.2  # of the first level of one that has a norm: the run does learn
+    moves: float = 0.75  # of the rows change the total: a log of two or three digits repeats itself
+
+    _roles: Roles = field(default_factory=Roles, init=False)
+    _streaks: dict[str, Streak] = field(default_factory=dict, init=False)
+    _first: dict[str, tuple[float, int, int]] = field(default_factory=dict, init=False)  # value, step, rows
+    _varied: set[str] = field(default_factory=set, init=False)
+    _total: tuple[float, int, int] = field(default=(np.nan, 0, 0), init=False)  # the last one, changes, rows
+
+    def start(self, header: Header) -> Findings:
+        """Which components are no tasks."""
+        self._roles = Roles.of(header)
+        return ()
+
+    def update(self, chunk: Chunk) -> Iterator[Finding]:
+        """One comparison of each gradient column with 0."""
+        norms = gradients(chunk)
+        for name in components(chunk):
+            self._constant(name, chunk)
+            streak = self._follow(name, chunk, norms) if name in norms else None
+            if streak is not None and streak.onset is not None:
+                yield self._dead(name, streak)
+        self._count(chunk["loss"])
+
+    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
+        """Rows that fill no block yet count on a copy."""
+        trial = deepcopy(self)
+        yield from trial.update(rest)
+        yield from trial._constants(rest)
+        yield from trial._cut_off(run)
+
+    def _follow(self, name: str, chunk: Chunk, norms: dict[str, Floats]) -> Streak | None:
+        """The streak of rows without a gradient, if these rows changed its story."""
+        norm = norms[name]
+        dead, streak = norm == 0.0, self._streaks.get(name)
+        if streak is None and not dead.any():
+            return None
+        weight, value = chunk[f"weight/{name}"], chunk[f"loss/{name}"]
+        others = np.nansum(list(norms.values()), axis=0)
+        judged = np.isfinite(norm) & (others > 0) & np.isfinite(value) & (weight != 0)
+        streak = self._streaks.setdefault(name, Streak(self.rows))
+        columns = {"step": chunk.step.astype(np.float64), "value": value, "weight": weight}
+        changed = streak.push((dead & (value != 0))[judged], {key: values[judged] for key, values in columns.items()})
+        return streak if changed else None
+
+    def _constant(self, name: str, chunk: Chunk) -> None:
+        """Whether it has had one value only so far."""
+        if name in self._varied:
+            return
+        value = chunk[f"loss/{name}"]
+        known = np.flatnonzero(np.isfinite(value) & (chunk[f"weight/{name}"] != 0))
+        if len(known):
+            first, step, rows = self._first.get(name, (float(value[known[0]]), int(chunk.step[known[0]]), 0))
+            self._first[name] = (first, step, rows + len(known))
+            if (value[known] != first).any():
+                self._varied.add(name)
+
+    def _count(self, total: Floats) -> None:
+        """How often the total changes."""
+        last, changes, rows = self._total
+        known = total[np.isfinite(total)]
+        if len(known):
+            changed = int((known[1:] != known[:-1]).sum()) + int(known[0] != last)
+            self._total = (float(known[-1]), changes + changed, rows + len(known))
+
+    def _dead(self, name: str, streak: Streak) -> Finding:
+        now = streak.latest
+        weighted = bool(np.isfinite(now["weight"]))  # else it may have none
+        return self.finding(
+            "warning" if weighted and not streak.over and not self._roles.aside(name) else "info",
+            f"component:{name}",
+            (int((streak.onset or now)["step"]), int(now["step"])),
+            f"The {name} loss stands at {now['value']:,.4g} with no gradient at all, in {streak.bad:,} rows.",
+            over=streak.over,
+            evidence={"value": now["value"], "rows": streak.bad} | ({"weight": now["weight"]} if weighted else {}),
+            advice=f"Find what cuts {name} off from the model: a clamp, detach(), argmax or a constant; bound it by a "
+            "function that keeps a slope, or give it the weight 0.",
+            confidence=0.95,
+        )
+
+    def _cut_off(self, run: Run) -> Findings:
+        """Tasks that the recorder found not to depend on the tensor at hand, and that nothing trains elsewhere."""
+        told, table = run.header.raw.get("outside_at"), run.train
+        outside = told if isinstance(told, list) else []
+        rows, norms = Chunk("train", table, 0, table.size), ("component_grad/", "grad_share/")
+        taught = [name for name in components(rows) if any(f"{norm}{name}" in table for norm in norms)]
+        if not any(_fell(rows, name) >= self.others_fell for name in taught):
+            return  # nobody learns
+        for name in components(rows) if outside else ():
+            weight = table.column(f"weight/{name}", max(0, table.size - self.rows), table.size)
+            if name not in outside or name in taught or not self._roles.task(name) or not np.nanmin(weight) > 0:
+                continue
+            if _fell(rows, name) < self.fell and table.size >= self.unlearned_rows:
+                yield self._unlearned(name, run)
+
+    def _unlearned(self, name: str, run: Run) -> Finding:
+        first, now = _levels(Chunk("train", run.train, 0, run.train.size), name)
+        at = run.header.raw.get("gradient_at") or "the tensor at which gradients are taken"
+        return self.finding(
+            "warning",
+            f"component:{name}",
+            (run.first_step or 0, run.last_step or 0),
+            f"The {name} loss does not depend on {at}, where the others' gradients are, and is not learned: "
+            f"{first:,.4g} at first, {now:,.4g} now.",
+            evidence={"first": first, "now": now},
+            advice=f"Find what cuts {name} off from the model: detach(), no_grad, argmax, or outputs of another model.",
+            confidence=0.75,
+        )
+
+    def _constants(self, rest: Chunk) -> Findings:
+        """Of what is constant from the first row on; gradients, where they are recorded, have said it already."""
+        _, changes, rows = self._total
+        for name, (value, first, count) in self._first.items():
+            known = name in gradients(rest) or value == 0 or name in self._varied
+            if known or count < self.constant_rows or changes < self.moves * rows:
+                continue
+            yield self.finding(
+                "info" if self._roles.aside(name) or not self._roles.task(name) else "warning",
+                f"component:{name}",
+                (first, int(rest.rows.step[rest.stop - 1])),
+                f"The {name} loss has been {value:,.6g} in all of {count:,} rows, while the total changes.",
+                evidence={"value": value, "rows": count},
+                advice=f"See whether {name} depends on the model at all: a clamp, detach() or argmax makes a constant.",
+                confidence=0.7,
+            )
+
+
+def _levels(rows: Chunk, name: str) -> tuple[float, float]:
+    """The medians of a component's first and last block of rows."""
+    table, width = rows.rows, min(BLOCK, max(1, len(rows) // 5))
+    ends = (table.column(f"loss/{name}", a, b) for a, b in ((0, width), (len(rows) - width, len(rows))))
+    first, now = (median(values) for values in ends)
+    return first, now
+
+
+def _fell(rows: Chunk, name: str) -> float:
+    """How far a component came down, as a share of its first level; NaN where that is not above 0."""
+    first, now = _levels(rows, name)
+    return 1 - now / first if first > 0 else float("nan")

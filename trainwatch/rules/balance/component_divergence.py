@@ -1,0 +1,122 @@
+"""See the rule's docstring: it is the page that `trainwatch rules component-divergence` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainwatch.header import Header
+from trainwatch.rule import Findings, Rule
+from trainwatch.run import Run
+from trainwatch.schema import Finding
+from trainwatch.stats import median, noise, running_medians
+from trainwatch.table import Chunk
+from trainwatch.views.components import BLOCK, Course, Courses, Relapse, relapse
+
+Floats = NDArray[np.float64]
+
+
+@dataclass
+class ComponentDivergence(Rule):
+    """One loss component grows again while the total falls and hides it.
+
+    What it sees:
+        A component had been falling, and has given back more than half of what it gained: by a fifth of its best value
+        and eight times its noise, and it stays there for a fifth of the stage. The total fell in the same time. Weights
+        are the same then and now; a new stage begins anew.
+
+    Why it matters:
+        The one number that everybody watches says that all is well, while a task is being unlearned.
+
+    What to do:
+        Raise the component's weight, or project conflicting gradients (PCGrad, CAGrad). See gradient-conflict for who
+        pulls against it, and keep the checkpoint from before the rise.
+
+    When it is wrong:
+        Losses that follow an opponent, a reward or a value, and regularisers, grow in health: they are known by role or
+        by name. Where weights are not recorded and the total is not the plain sum, it is an info: a weight may have
+        been annealed.
+
+    References:
+        Yu et al., "Gradient Surgery for Multi-Task Learning" (2020).
+    """
+
+    block: ClassVar[int] = BLOCK
+    needs: ClassVar[tuple[str, ...]] = ("loss/<component>", "loss")
+    wants: ClassVar[tuple[str, ...]] = ("weight/<component>", "stage", "run:components")
+    causes: ClassVar[tuple[str, ...]] = ("loss-divergence", "overfitting")
+
+    rise: float = 0.2  # of the best value: what a healthy trade between two tasks comes to is a tenth
+    sigmas: float = 8.0  # of the noise of one row or bin, of which the levels are medians of five
+    given_back: float = 0.5  # of what it had gained, as for the total (loss-divergence)
+    weights: float = 0.2  # relative: weights that moved no more than that explain no rise
+    total_falls: float = 0.02  # relative, as everywhere: less is standing still
+
+    _courses: Courses = field(default_factory=lambda: Courses(("loss/", "weight/")), init=False)
+
+    def start(self, header: Header) -> Findings:
+        """Roles and stages."""
+        self._courses.start(header)
+        return ()
+
+    def update(self, chunk: Chunk) -> Findings:
+        """Nothing is said before the course is asked for."""
+        self._courses.push(chunk)
+        return ()
+
+    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
+        """The stage that holds now."""
+        course = self._courses.course(rest)
+        begin = course.regime_begin(len(course))
+        for name in course.names if len(course.names) > 1 else ():
+            if not course.roles.aside(name):
+                found = relapse(course[f"loss/{name}"], begin, len(course), self.rise, self.sigmas)
+                if found is not None and self._sick(name, course, begin, found):
+                    yield self._finding(name, course, found)
+
+    def _sick(self, name: str, course: Course, begin: int, found: Relapse) -> bool:
+        """It had gained something, gave back half of it under the same weights, and the total fell."""
+        raw = course[f"loss/{name}"][begin:]
+        known = raw[np.isfinite(raw)]
+        if min((known > 0).sum(), (known < 0).sum()) > 0.1 * len(known):
+            return False
+        gain = found.start - found.best
+        fell = self._fell(course["loss"], found.at)
+        return found.now - found.best > self.given_back * gain and fell and self._same_weights(course, found.at)
+
+    def _fell(self, total: Floats, at: int) -> bool:
+        """Since the component was best, by more than its noise."""
+        level = running_medians(total, 5)
+        then, now = level[at], median(total[-max(5, len(total) // 20) :])
+        return bool(then - now > max(self.total_falls * abs(then), noise(total)))
+
+    def _same_weights(self, course: Course, at: int) -> bool:
+        """Every weight is within a fifth of what it was."""
+        for name in course.names:
+            weight = course.weight(name)
+            then, now = weight[at], weight[-1]
+            if np.isfinite(then + now) and abs(now - then) > self.weights * max(abs(then), abs(now)):
+                return False
+        return True
+
+    def _finding(self, name: str, course: Course, found: Relapse) -> Finding:
+        weighted = any(channel.startswith("weight/") for channel in course.columns)
+        total, summed = course["loss"], sum(course[f"loss/{other}"] for other in course.names)
+        plain = bool(median(np.abs(total - summed)) < 0.02 * median(np.abs(total)))
+        raw = course[f"loss/{name}"]
+        near = np.flatnonzero(running_medians(raw, 5) < found.best + 1.2 * found.scatter)  # two deviations of a level
+        onset = max(found.at, int(near[-1])) if len(near) else found.at
+        return self.finding(
+            "warning" if weighted or plain else "info",
+            f"component:{name}",
+            course.steps(onset, len(course) - 1),
+            f"The {name} loss was down at {found.best:,.4g} and is back at {found.now:,.4g}, while the total fell to "
+            f"{median(total[-5:]):,.4g}.",
+            evidence={"best": found.best, "now": found.now, "scatter": found.scatter},
+            advice=f"Raise the {name} weight or lower what pulls against it, from the checkpoint before the rise.",
+            confidence=0.85 if weighted else 0.7,
+        )

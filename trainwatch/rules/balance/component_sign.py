@@ -1,0 +1,163 @@
+"""See the rule's docstring: it is the page that `trainwatch rules component-sign` prints."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from trainwatch.header import Header
+from trainwatch.rule import Findings, Rule
+from trainwatch.run import Run
+from trainwatch.schema import Finding
+from trainwatch.stats import noise
+from trainwatch.table import Chunk
+from trainwatch.views.components import BLOCK, Course, Courses
+from trainwatch.views.games import opponent
+
+MEANT = re.compile(
+    r"(^|[_.-])(ent\w*|bonus\w*|divers\w*|score\w*|gain\w*|likelihood|loglik\w*|ll|log_?p\w*|elbo|sim\w*|acc\w*|margin"
+    r"|curiosity|explor\w*|util\w*|psnr|ssim|iou|dice|info\w*)($|[_.-])"
+)
+"""Names of what is maximised by a negative weight, beside opponents and rewards."""
+
+
+@dataclass
+class ComponentSign(Rule):
+    """A loss component is maximised: its weight is negative, or it falls without end.
+
+    What it sees:
+        A component with a negative weight whose raw value rises to three times what it was, while its contribution
+        outgrows all others: a warning, and critical from a hundred times on. Or, at any weight, a contribution that
+        has fallen far below 0, a hundred times beyond where it began and ten times the others, and is still falling.
+        A negative weight that does neither, or is meant (an entropy bonus, a reward), is an info; but no
+        regulariser is meant to rise a thousandfold.
+
+    Why it matters:
+        The sum falls and looks like progress, while the optimiser destroys what the component stands for; in the end
+        nothing else is trained, or the run ends in infinity.
+
+    What to do:
+        Turn the sign of the weight, or of the loss. A term that is meant to be maximised needs a bound (a clamp with a
+        slope, a target value, a margin).
+
+    When it is wrong:
+        Opponents, rewards and entropy are maximised by design: they are known by their role, their name or a bound.
+
+    References:
+        Kendall et al., "Multi-Task Learning Using Uncertainty" (2018): a log-variance without a floor does this.
+    """
+
+    block: ClassVar[int] = BLOCK
+    needs: ClassVar[tuple[str, ...]] = ("loss/<component>",)
+    wants: ClassVar[tuple[str, ...]] = ("weight/<component>", "run:components")
+    causes: ClassVar[tuple[str, ...]] = (
+        *("component-divergence", "loss-divergence", "gradient-explosion", "weight-growth", "loss-scale-imbalance"),
+        *("gradient-dominance", "non-finite-loss", "clipping-saturated", "curriculum-weight-drift", "loss-spike"),
+    )
+
+    growth: float = 3.0  # x the first level: rewards and similarities in health come to a bound before
+    grave: float = 100.0  # x the first level: what it stands for is lost
+    runaway: float = 1000.0  # x the first level: beyond any bound, whatever it is meant for
+    bonus: float = 0.1  # of the others together: less is a term meant to be small
+    depth: float = 100.0  # x its first level, below 0: densities of a few nats go to minus a few dozen
+    leads: float = 10.0  # x the others together, below 0
+
+    _courses: Courses = field(default_factory=lambda: Courses(("loss/", "weight/")), init=False)
+    _negative: dict[str, int] = field(default_factory=dict, init=False)  # the first step with a negative weight
+
+    def start(self, header: Header) -> Findings:
+        """Roles."""
+        self._courses.start(header)
+        return ()
+
+    def update(self, chunk: Chunk) -> Findings:
+        """The exact step of a negative weight is noted; the rest is told by the course."""
+        self._courses.push(chunk)
+        self._negative = self._below(chunk)
+        return ()
+
+    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
+        """Judge the course as it stands."""
+        negative, course = self._below(rest), self._courses.course(rest)
+        if len(course) < 5:
+            return
+        for name in course.names:
+            if name in negative:
+                yield self._maximised(name, course, negative[name])
+            elif not self._meant(name, course):
+                yield from self._endless(name, course)
+
+    def _below(self, chunk: Chunk) -> dict[str, int]:
+        found = dict(self._negative)
+        for channel in chunk.channels:
+            name = channel.removeprefix("weight/")
+            if name != channel and name not in found:
+                below = chunk[channel] < 0
+                if below.any():
+                    found[name] = int(chunk.step[int(below.argmax())])
+        return found
+
+    def _meant(self, name: str, course: Course) -> bool:
+        return course.roles.aside(name) or opponent(name) or bool(MEANT.search(name.lower()))
+
+    def _maximised(self, name: str, course: Course, first: int) -> Finding:
+        """A negative weight: how far has it brought its component?"""
+        raw, weight = course[f"loss/{name}"], course.weight(name)
+        there = np.isfinite(raw) & (weight < 0)
+        few = max(3, int(there.sum()) // 20)
+        start, now = (float(np.median(part)) if len(part) else 0.0 for part in (raw[there][:few], raw[there][-few:]))
+        times = now / start if start > 0 else 0.0
+        rises = now > float(np.median(raw[there][-2 * few : -few])) if there.sum() >= 2 * few else False
+        part = float(np.median(course.part(name)[there][-few:])) if there.any() else 0.0
+        leads = part > _others(name, course, few)
+        counts = part > self.bonus * _others(name, course, few) and not MEANT.search(name.lower())
+        runaway = times >= self.runaway and rises and counts
+        grows = times >= self.growth and (rises or times >= self.grave) and leads
+        sick = runaway or (grows and not self._meant(name, course))
+        told = f"The {name} loss has the weight {weight[there][-1] if there.any() else -1.0:,.4g}, so it is maximised"
+        return self.finding(
+            ("critical" if times >= self.grave else "warning") if sick else "info",
+            f"component:{name}",
+            (first, course.steps(0, len(course) - 1)[1]),
+            f"{told}: it went from {start:,.4g} to {now:,.4g}.",
+            over=bool(np.isfinite(weight[-1]) and weight[-1] >= 0),
+            evidence={"start": start, "now": now, "contribution": -part},
+            advice=f"Turn the sign of the {name} weight." if sick else f"If it is not meant, turn {name}'s sign.",
+            confidence=0.9 if sick else 0.7,
+        )
+
+    def _endless(self, name: str, course: Course) -> Findings:
+        """A contribution that falls, and falls on, far below 0."""
+        value = course[f"loss/{name}"]
+        known = np.flatnonzero(np.isfinite(value))
+        few = max(3, len(known) // 20)
+        if len(known) < 6 * few or not np.median(value[known[-few:]]) < 0:
+            return
+        levels = [float(np.median(value[known[at : at + few]])) for at in (0, -3 * few, -2 * few)]
+        start, before, lately, now = *levels, float(np.median(value[known[-few:]]))
+        deep = self.depth * max(1.0, abs(start))
+        scatter = noise(value)
+        falls = before - lately > 2 * scatter and lately - now > 2 * scatter
+        part = float(np.median(course.part(name)[known[-few:]]))
+        if now < -deep and falls and part > self.leads * _others(name, course, few):
+            onset = int(known[int(np.argmax(value[known] < -max(1.0, abs(start))))])
+            yield self.finding(
+                "warning",
+                f"component:{name}",
+                course.steps(onset, len(course) - 1),
+                f"The {name} loss fell from {start:,.4g} to {now:,.4g} and goes on falling: it has no floor.",
+                evidence={"start": start, "now": now, "contribution": -part},
+                advice=f"Give {name} a floor (a smallest variance, a margin), or turn its sign.",
+                confidence=0.8,
+            )
+
+
+def _others(name: str, course: Course, few: int) -> float:
+    """Contributions of the other components together, as they are now."""
+    parts = [course.part(other)[-few:] for other in course.names if other != name]
+    now = [float(np.median(part[np.isfinite(part)])) for part in parts if np.isfinite(part).any()]
+    return sum(now)

@@ -1,0 +1,173 @@
+"""See the rule's docstring: it is the page that `trainwatch rules gradient-conflict` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainwatch.header import Header
+from trainwatch.rule import Findings, Rule
+from trainwatch.run import Run
+from trainwatch.schema import Finding, Severity
+from trainwatch.stats import median
+from trainwatch.table import Chunk
+from trainwatch.views.components import BLOCK, Course, Courses, Relapse, longest, relapse
+
+Floats = NDArray[np.float64]
+
+
+@dataclass
+class GradientConflict(Rule):
+    """Two loss components pull against each other, and one of them loses.
+
+    What it sees:
+        The cosine between two tasks' gradients averages below -0.1 for a fifth of the run, by more than three standard
+        errors, with norms within ten times of each other; and meanwhile one of the two has risen from its best level by
+        a fifth and eight times its noise; or it is below -0.9 for half of the run, and one of them is not learned at
+        all. Without a loser it is an info where the cosine is below -0.3 and the total has stopped falling.
+
+    Why it matters:
+        What one step gives to a task the same step takes from the other. The sum of both stands, and both are worse
+        than either would be alone.
+
+    What to do:
+        Look for two losses that contradict each other (one of them may be wrong: an offset, a padding that counts, a
+        term left out). Then lower one's weight, or project the gradients (PCGrad, CAGrad).
+
+    When it is wrong:
+        Near a minimum of the sum all gradients cancel, so cosines are negative in every converged run, most of all
+        between reconstruction and KL: that alone is no alarm.
+
+    References:
+        Yu et al., "Gradient Surgery for Multi-Task Learning" (2020).
+    """
+
+    block: ClassVar[int] = BLOCK
+    needs: ClassVar[tuple[str, ...]] = ("grad_cosine/<a>~<b>|param_cosine/<a>~<b>", "loss/<component>")
+    wants: ClassVar[tuple[str, ...]] = (
+        "grad_share/<component>|param_share/<component>",
+        "weight/<component>",
+        "stage",
+        "run:components",
+    )
+    causes: ClassVar[tuple[str, ...]] = ("component-divergence", "loss-plateau", "loss-oscillation", "slow-convergence")
+
+    cosine: float = -0.1  # below it one step in ten of the smaller gradient is undone; minibatches scatter about 0
+    strong: float = -0.3  # for an info without a loser: converged runs come to -0.2 by their batches' noise
+    opposite: float = -0.9  # for half of the run: two tasks come there when both are solved, and no batch differs
+    errors: float = 3.0  # standard errors of the mean
+    norms: float = 10.0  # x: beyond it the smaller one has no say, and there is no conflict but dominance
+    fraction: float = 0.2  # of the run
+    rise: float = 0.2  # of the best value of the one that loses: a healthy trade between two tasks comes to a tenth
+    sigmas: float = 8.0  # of the noise of one row or bin, of which the levels are medians of five
+    stalled: float = 0.01  # of the total, over the stretch
+
+    _courses: Courses = field(
+        default_factory=lambda: Courses(
+            ("loss/", "weight/", "grad_share/", "param_share/", "grad_cosine/", "param_cosine/")
+        ),
+        init=False,
+    )
+
+    def start(self, header: Header) -> Findings:
+        """Roles and stages."""
+        self._courses.start(header)
+        return ()
+
+    def update(self, chunk: Chunk) -> Findings:
+        """Nothing is said before the course is asked for."""
+        self._courses.push(chunk)
+        return ()
+
+    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
+        """Every pair that has a cosine; at the tensor at hand, else over the parameters."""
+        course = self._courses.course(rest)
+        infos = []
+        for channel, a, b in self._pairs(course):
+            found = self._judge(a, b, channel, course)
+            if found is not None and found.rank:
+                yield found
+            elif found is not None:
+                infos.append(found)
+        yield from sorted(infos, key=lambda finding: finding.evidence["cosine"])[:1]
+
+    @staticmethod
+    def _pairs(course: Course) -> Iterator[tuple[str, str, str]]:
+        """Every pair of tasks that has a cosine, and the column with it."""
+        tasks = {name for name in course.names if not course.roles.aside(name)}
+        for channel in course.columns:
+            kind, _, pair = channel.partition("/")
+            a, _, b = pair.partition("~")
+            doubled = kind == "param_cosine" and f"grad_cosine/{pair}" in course.columns
+            if kind.endswith("_cosine") and a in tasks and b in tasks and not doubled:
+                yield channel, a, b
+
+    def _judge(self, a: str, b: str, channel: str, course: Course) -> Finding | None:
+        """The longest stretch of negative means, its scatter, and who lost in it."""
+        cosine, lasting = course[channel], course.lasting(self.fraction)
+        begin, end = longest(_means(cosine, max(5, lasting // 2)) < self.cosine)
+        known = cosine[begin:end][np.isfinite(cosine[begin:end])]
+        if end - begin < lasting or len(known) < 10:
+            return None
+        mean, error = float(known.mean()), float(known.std() / len(known) ** 0.5)
+        sizes = [median(course.share(name)[begin:end]) for name in (a, b)]
+        if mean + self.errors * error >= self.cosine or (min(sizes) > 0 and max(sizes) > self.norms * min(sizes)):
+            return None
+        for loser, other in ((a, b), (b, a)):
+            stage = course.regime_begin(end)
+            found = relapse(course[f"loss/{loser}"], stage, end, self.rise, self.sigmas)
+            if found is not None and self._same_weights(course, loser, other, found.at, end):
+                return self._finding(loser, other, course, (begin, end), mean, found)
+        if mean < self.opposite and 2 * (end - begin) >= len(course) and not (course.learned(a) and course.learned(b)):
+            return self._finding(a, b, course, (begin, end), mean, None, "warning")
+        total = course["loss"][begin:end]
+        half = len(total) // 2
+        fell = median(total[:half]) - median(total[half:])
+        if mean < self.strong and fell < self.stalled * abs(median(total[:half])):
+            return self._finding(a, b, course, (begin, end), mean, None)
+        return None
+
+    def _same_weights(self, course: Course, loser: str, other: str, at: int, end: int) -> bool:
+        """A loser whose weight was lowered, or whose rival's was raised, loses by plan."""
+        about = slice(max(0, at - course.lasting(self.fraction)), end)
+        mine, rival = course.weight(loser)[about], course.weight(other)[about]
+        return bool(mine[-1] >= 0.8 * np.nanmax(mine, initial=0.0) and rival[-1] <= 1.25 * np.fmin.reduce(rival))
+
+    def _finding(
+        self,
+        a: str,
+        b: str,
+        course: Course,
+        stretch: tuple[int, int],
+        mean: float,
+        found: Relapse | None,
+        severity: Severity = "info",
+    ) -> Finding:
+        begin, end = stretch
+        unlearned = b if course.learned(a) else a
+        lost = "and the total stands still" if severity == "info" else f"and {unlearned} is not learned"
+        lost = f"and {a} rose from {found.best:,.4g} to {found.now:,.4g}" if found else lost
+        severity = "warning" if found else severity
+        return self.finding(
+            severity,
+            f"component:{a}~{b}",
+            course.steps(begin, end - 1),
+            f"The gradients of {a} and {b} pull against each other (mean cosine {mean:.2f}), {lost}.",
+            over=len(course) - end >= course.lasting(self.fraction),
+            evidence={"cosine": mean} | ({"best": found.best, "now": found.now} if found else {}),
+            advice=f"See whether {a} and {b} contradict each other; then lower one's weight, or project the gradients.",
+            confidence=0.6 if severity == "info" else 0.8,
+        )
+
+
+def _means(values: Floats, width: int) -> Floats:
+    """Mean of what was probed in a window about each bin; NaN where nothing was. float64 [bins]"""
+    known = np.isfinite(values)
+    window = np.ones(min(width, len(values)))
+    sums = np.convolve(np.where(known, values, 0.0), window, "same")
+    counts = np.convolve(known.astype(np.float64), window, "same")
+    return np.where(counts > 0.5, sums / np.maximum(counts, 1.0), np.nan)

@@ -1,0 +1,153 @@
+"""See the rule's docstring: it is the page that `trainwatch rules gradient-dominance` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from trainwatch.header import Header
+from trainwatch.rule import Findings, Rule
+from trainwatch.run import Run
+from trainwatch.schema import Finding
+from trainwatch.stats import median
+from trainwatch.table import Chunk
+from trainwatch.views.components import BLOCK, Course, Courses, Relapse, longest, relapse
+
+
+@dataclass
+class GradientDominance(Rule):
+    """One loss component owns the gradient, and the others lose what they had learned.
+
+    What it sees:
+        A component's share of the gradient is above 95 % for a tenth of the run (20 rows at least), and in that
+        time another task, whose contribution is not small, has risen from its best level by a tenth and five
+        times its noise, and stays there; or it is declared a regulariser and leads with 90 % for a fifth of the
+        run. Where the others only stand still it is an info: they may be solved.
+
+    Why it matters:
+        After clipping, and in the moments of the optimiser, the others are scaled away: they are trained by
+        noise.
+
+    What to do:
+        Lower the weight of the component that owns the gradient until its share is near its importance, or
+        normalise its value; balance by gradients (GradNorm) where it is not clear.
+
+    When it is wrong:
+        A task that is solved owns no gradient, and one main task beside small auxiliaries owns nearly all of
+        it. Where the contributions differ by more than ten times, loss-scale-imbalance says so, and this rule
+        is silent.
+
+    References:
+        Chen et al., "GradNorm" (2018); Kendall et al., "Multi-Task Learning Using Uncertainty" (2018).
+    """
+
+    block: ClassVar[int] = BLOCK
+    needs: ClassVar[tuple[str, ...]] = ("grad_share/<component>|param_share/<component>", "loss/<component>")
+    wants: ClassVar[tuple[str, ...]] = ("weight/<component>", "stage", "run:components")
+    causes: ClassVar[tuple[str, ...]] = ("component-divergence", "clipping-saturated", "loss-plateau", "mode-collapse")
+
+    share: float = 0.95  # of the sum of norms: what is left for the others is less than one batch's noise
+    leads: float = 0.9  # of the gradient, for a declared regulariser: in health tasks and regularisers come to a half
+    regulates: float = 0.2  # of the run, in a row
+    fraction: float = 0.1  # of the run, in a row: every component leads for a while when it enters
+    rise: float = 0.1  # of the best value
+    sigmas: float = 5.0  # of the noise of one row or bin, of which the levels are medians of five
+    outweighed: float = 10.0  # x the others' contributions: loss-scale-imbalance's beginning
+    solved: float = 0.3  # of the first value: a task this far down is done, and rightly silent
+    still: float = 0.02  # relative: less than that in half of the run is no learning
+
+    _courses: Courses = field(
+        default_factory=lambda: Courses(("loss/", "weight/", "grad_share/", "param_share/")), init=False
+    )
+
+    def start(self, header: Header) -> Findings:
+        """Roles and stages."""
+        self._courses.start(header)
+        return ()
+
+    def update(self, chunk: Chunk) -> Findings:
+        """Nothing is said before the course is asked for."""
+        self._courses.push(chunk)
+        return ()
+
+    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
+        """The longest stretch in which a component owns the gradient."""
+        course = self._courses.course(rest)
+        for name in course.names if len(course.names) > 1 else ():
+            if course.roles.said.get(name) == "regulariser":
+                yield from self._regulates(name, course)
+        for name in course.names if len(course.names) > 1 else ():
+            share = course.share(name)
+            begin, end = longest(share > self.share)
+            if end - begin >= course.lasting(self.fraction):
+                yield from self._judge(name, course, max(begin, course.regime_begin(end)), end)
+
+    def _regulates(self, name: str, course: Course) -> Findings:
+        """A regulariser that leads, and for how long, while there is a task that is not solved."""
+        begin, end = longest(course.share(name) > self.leads)
+        tasks = [other for other in course.names if other != name and self._counts(other, course, begin, end)]
+        if end - begin >= course.lasting(self.regulates) and tasks:
+            share = float(median(course.share(name)[begin:end]))
+            yield self.finding(
+                "warning",
+                f"component:{name}",
+                course.steps(begin, end - 1),
+                f"{name} is declared a regulariser and owns {share:.1%} of the gradient; {tasks[0]} is left the rest.",
+                over=len(course) - end >= course.lasting(self.fraction),
+                evidence={"gradient_share": share},
+                advice=f"Lower the {name} weight, or the unit of its value: it should not lead.",
+                confidence=0.8,
+            )
+
+    def _judge(self, name: str, course: Course, begin: int, end: int) -> Findings:
+        """What became of the others."""
+        others = [other for other in course.names if other != name and self._counts(other, course, begin, end)]
+        parts = [median(course.part(other)[begin:end]) for other in others]
+        if not others or median(course.part(name)[begin:end]) > self.outweighed * sum(parts):
+            return
+        for other in others:
+            stage = course.regime_begin(end)
+            found = relapse(course[f"loss/{other}"], stage, end, self.rise, self.sigmas)
+            if found is not None and found.at < end - (end - begin) // 4:
+                yield self._finding(name, course, (begin, end), other, found)
+                return
+        if 2 * (end - begin) >= len(course) and all(self._stands(other, course, end) for other in others):
+            yield self._finding(name, course, (begin, end), others[0], None)
+
+    def _counts(self, name: str, course: Course, begin: int, end: int) -> bool:
+        """Whether it is a task with a weight, and not solved."""
+        raw = course[f"loss/{name}"]
+        known = raw[np.isfinite(raw)]
+        if course.roles.aside(name) or not len(known) or not np.isfinite(raw[begin:end]).any():
+            return False
+        if not median(course.weight(name)[begin:end]) > 0:
+            return False
+        if min((known > 0).sum(), (known < 0).sum()) > 0.1 * len(known):
+            return False
+        return bool(abs(median(raw[begin:end][-10:])) > self.solved * abs(np.median(known[:5])))
+
+    def _stands(self, name: str, course: Course, end: int) -> bool:
+        raw = course[f"loss/{name}"][:end]
+        known = raw[np.isfinite(raw)]
+        first, last = np.median(known[:5]), np.median(known[-5:])
+        return bool(last > first - self.still * abs(first))
+
+    def _finding(
+        self, name: str, course: Course, stretch: tuple[int, int], other: str, found: Relapse | None
+    ) -> Finding:
+        begin, end = stretch
+        share = float(median(course.share(name)[begin:end]))
+        what = f"{other} rose from {found.best:,.4g} to {found.now:,.4g}" if found else "none of the others improves"
+        return self.finding(
+            "warning" if found else "info",
+            f"component:{name}",
+            course.steps(begin, end - 1),
+            f"The {name} loss owns {share:.1%} of the gradient, and {what}.",
+            over=len(course) - end >= course.lasting(self.fraction),
+            evidence={"gradient_share": share} | ({"best": found.best, "now": found.now} if found else {}),
+            advice=f"Lower the {name} weight until its share of the gradient is near its importance, or normalise it.",
+            confidence=0.85 if found else 0.6,
+        )

@@ -1,0 +1,183 @@
+"""See the rule's docstring: it is the page that `trainwatch rules curriculum-shock` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainwatch.header import Curriculum, Header
+from trainwatch.rule import Findings, Rule
+from trainwatch.schema import Finding
+from trainwatch.stats import noise, spreads
+from trainwatch.table import Chunk, Table
+from trainwatch.views.components import Roles
+
+Floats = NDArray[np.float64]
+MOST = 64  # components: more of them is a log to be distrusted
+
+
+@dataclass
+class Level:
+    """What a loss was before the newest boundary, what it had come down from, and what lies beyond chance."""
+
+    before: float
+    progress: float
+    limit: float
+    jumped: bool = False
+
+
+@dataclass
+class CurriculumShock(Rule):
+    """A loss jumps at a stage's boundary and has not come back by half of the stage.
+
+    What it sees:
+        The raw loss of every task that has a weight on both sides of the boundary, or the total where no
+        components are recorded and no weights change; and the gradient's norm. Before the boundary, at a quarter and at
+        half of the stage, each as a median of up to 20 rows. A shock gave back more than half of all that the run had
+        learned by then, far beyond the noise, and kept it; or it left a norm ten times as large.
+
+    Why it matters:
+        A stage that is too hard at once undoes the stages before it: the steps spent on them are lost, and so is the
+        head start that the curriculum was to give.
+
+    What to do:
+        Put a stage in between, ramp the change, lower the learning rate at the boundary, or keep some of the old data.
+
+    When it is wrong:
+        A stage whose task is so much harder that the old level cannot be reached with any curriculum. Compare with a
+        validation set that stays the same.
+
+    References:
+        Bengio et al. 2009, Curriculum learning: a step of difficulty pays only as far as what was learned carries.
+    """
+
+    block: ClassVar[int] = 20
+    needs: ClassVar[tuple[str, ...]] = ("run:curriculum|run:curriculum_running", "loss|loss/<component>")
+    wants: ClassVar[tuple[str, ...]] = ("loss/<component>", "weight/<component>", "applied")
+    causes: ClassVar[tuple[str, ...]] = ("loss-divergence", "loss-spike", "gradient-explosion", "gradient-spike")
+
+    given_back: float = 0.6  # of the progress so far: a harder task costs up to half of it
+    norm_factor: float = 10.0  # x: a component that enters with a sensible weight makes it a few times as large
+    sigmas: float = 6.0  # of the noise before: of hundreds of boundaries and components none is reached by chance
+    back: float = 0.25  # of the progress so far: nearer to the old level than that, it is over
+    fewest: int = 5  # rows: a median of fewer is no level, so shorter stages are not judged
+    window: int = 20  # rows of a level
+
+    _plan: Curriculum | None = field(default=None, init=False)
+    _roles: Roles = field(default_factory=Roles, init=False)
+    _marks: list[tuple[float, int, int]] = field(default_factory=list, init=False)  # applied step, stage, quarter
+    _first: int = field(default=-1, init=False)  # row of this process
+    _since: int = field(default=0, init=False)  # row of the newest mark
+    _boundary: int = field(default=0, init=False)  # step of the newest boundary
+    _levels: dict[str, Level] = field(default_factory=dict, init=False)
+    _open: dict[str, tuple[Finding, Level]] = field(default_factory=dict, init=False)
+
+    def start(self, header: Header) -> Findings:
+        """When to look: where a stage begins, and at a quarter and a half of it."""
+        self._plan = header.curriculum_running or header.curriculum
+        self._roles = Roles.of(header)
+        stages = self._plan.stages[:MOST] if self._plan else ()
+        ends = [*(stage.start for stage in stages[1:]), *(min(s.end, header.total_steps or s.end) for s in stages[-1:])]
+        for index, (stage, end) in enumerate(zip(stages[1:], ends[1:], strict=True), 1):
+            quarters = [stage.start + quarter * (end - stage.start) / 4 for quarter in (0, 1, 2)]
+            if end > stage.start and np.isfinite(end):
+                self._marks += [(at, index, quarter) for quarter, at in enumerate(quarters)]
+        return ()
+
+    def update(self, chunk: Chunk) -> Iterator[Finding]:
+        """Nothing is done between two marks."""
+        if self._first < 0:
+            self._first = self._since = chunk.start
+        applied = chunk.applied()
+        while self._marks and len(rows := np.flatnonzero(applied >= self._marks[0][0])):
+            row = chunk.start + int(rows[0])
+            _, stage, quarter = self._marks.pop(0)
+            yield from self._look(chunk.rows, row, stage, quarter)
+            self._since = row
+
+    def _look(self, table: Table, row: int, stage: int, quarter: int) -> Iterator[Finding]:
+        """Judge what a mark tells: the row is the first one behind it."""
+        if quarter == 0:
+            yield from self._compare(table, row, stage, quarter)  # of the stage before: is it over?
+            self._boundary = int(table.step[row])
+            self._levels = self._known(table, row, [*self._components(table, stage), "grad_norm"])
+            if not self._levels.keys() - {"grad_norm"} and self._alike(stage):
+                self._levels |= self._known(table, row, ["loss"])
+        else:
+            yield from self._compare(table, row, stage, quarter)
+
+    def _weights(self, stage: int) -> tuple[dict[str, float], dict[str, float]]:
+        """Before a stage, and in it."""
+        stages = self._plan.stages if self._plan else ()
+        return stages[stage - 1].weights, stages[stage].weights
+
+    def _alike(self, stage: int) -> bool:
+        """Whether the total means the same on both sides of a stage's beginning."""
+        old, new = self._weights(stage)
+        return all(new.get(name, weight) == weight for name, weight in old.items())
+
+    def _components(self, table: Table, stage: int) -> list[str]:
+        """Losses of a task that have a weight on both sides."""
+        old, new = self._weights(stage)
+        names = [name[5:] for name in table.channels if name.startswith("loss/")][:MOST]
+        return [f"loss/{n}" for n in names if old.get(n, 1.0) * new.get(n, 1.0) and not self._roles.aside(n)]
+
+    def _known(self, table: Table, row: int, names: list[str]) -> dict[str, Level]:
+        return {name: level for name in names if (level := self._level(table, name, row))}
+
+    def _median(self, table: Table, name: str, row: int) -> tuple[float, Floats]:
+        """The level in the last rows before ``row``, back to the last mark; NaN where those are too few."""
+        values = table.column(name, max(self._since, row - self.window), row)
+        values = values[np.isfinite(values)]
+        return (float(np.median(values)) if len(values) >= self.fewest else np.nan), values
+
+    def _level(self, table: Table, name: str, row: int) -> Level | None:
+        before, values = self._median(table, name, row)
+        if not np.isfinite(before):
+            return None
+        if name == "grad_norm":
+            return Level(before, before, (self.norm_factor - 1) * before) if before > 0 else None
+        began = table.column(name, 0, min(50 * self.window, row))  # the file's, not this process's, first rows
+        progress = float(np.median(began[np.isfinite(began)][: self.window])) - before
+        sigma = max(noise(values), float(spreads(values[None], np.array([before]))[0]))
+        limit = max(self.given_back * progress, self.sigmas * sigma)
+        return Level(before, progress, limit) if progress > self.sigmas * sigma else None
+
+    def _compare(self, table: Table, row: int, stage: int, quarter: int) -> Iterator[Finding]:
+        """At a quarter: did it jump? At half: is it still there? Later: is it over?"""
+        for name, (told, level) in list(self._open.items()):
+            now, _ = self._median(table, name, row)
+            if now < level.before + self.back * max(level.progress, level.limit):
+                yield replace(self._open.pop(name)[0], state="over", last_step=int(table.step[row]))
+            elif np.isfinite(now):
+                self._open[name] = replace(told, last_step=int(table.step[row])), level
+                yield self._open[name][0]
+        for name, level in self._levels.items():
+            now, _ = self._median(table, name, row)
+            if quarter == 1:
+                level.jumped = now > level.before + level.limit
+            elif quarter == 2 and level.jumped and now > level.before + level.limit and name not in self._open:
+                self._open[name] = self._finding(name, level, now, stage, int(table.step[row])), level
+                yield self._open[name][0]
+
+    def _finding(self, name: str, level: Level, now: float, stage: int, step: int) -> Finding:
+        assert self._plan is not None
+        named = self._plan.stages[stage].name
+        what = (
+            "The gradient's norm" if name == "grad_norm" else "The loss" if name == "loss" else f"The {name[5:]} loss"
+        )
+        lost = "" if name == "grad_norm" else f", {(now - level.before) / level.progress:.0%} of its progress so far"
+        return self.finding(
+            "warning",
+            f"component:{name[5:]}" if name.startswith("loss/") else "run",
+            (self._boundary, step),
+            f"{what} went from {level.before:.4g} to {now:.4g} with stage {named!r} at step {self._boundary:,} and has "
+            f"not come back by half of it{lost}.",
+            evidence={"before": level.before, "now": now, "limit": level.limit, "stage": stage},
+            advice="Put a stage in between, ramp what changes here, or keep some of the old data.",
+            confidence=0.8,
+        )

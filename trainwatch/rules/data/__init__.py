@@ -1,0 +1,1 @@
+"""Data: what the batches hold, and whether they come twice."""

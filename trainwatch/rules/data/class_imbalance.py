@@ -1,0 +1,144 @@
+"""See the rule's docstring: it is the page that `trainwatch rules class-imbalance` prints."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainwatch.header import Header, mapping, number
+from trainwatch.rule import Findings, Rule
+from trainwatch.run import Run
+from trainwatch.schema import Finding
+from trainwatch.table import Chunk
+
+PREFIX = "data/class/"
+MOST = 1000  # classes that are counted: more of them are a vocabulary
+EVENED = re.compile(
+    r"class_?weight|pos_?weight|focal|balanc|weighted_?(?:random_?)?sampl|(?:re|over|under)_?sampl", re.IGNORECASE
+)
+
+
+@dataclass
+class ClassImbalance(Rule):
+    """One class has many times the samples of another.
+
+    What it sees:
+        The header's `classes` {name: count}, and, where `data/class/<name>` tells how many samples of a class were in a
+        step's batch, what training really saw. The ratio of the largest class to the smallest; what was seen counts
+        more than what was declared, so that a sampler that evens the classes out is believed.
+
+    Why it matters:
+        A model that always answers with the largest class is nearly right by the loss and by accuracy, and the rare
+        class, often the one that matters, is never learnt. Neither curve shows it.
+
+    What to do:
+        Draw the classes evenly (a weighted sampler), weight the loss by the inverse frequency, or take a focal loss;
+        and judge by a metric of each class (balanced accuracy, macro F1). Where the data set's counts mislead, record
+        what each batch holds: `watch.log({"data/class/cat": n, "data/class/dog": m})`.
+
+    When it is wrong:
+        Words, species and objects follow long tails by nature: more than a hundred classes are an info at most, and so
+        is any imbalance that the config already answers (a class weight, a sampler, a focal loss).
+
+    References:
+        Amazon SageMaker Debugger, ClassImbalance (ratio above 10); Buda et al., "A systematic study of the class
+        imbalance problem" (2018).
+    """
+
+    block: ClassVar[int] = 20
+    needs: ClassVar[tuple[str, ...]] = ("run:classes|data/class/<name>",)
+    causes: ClassVar[tuple[str, ...]] = ("mode-collapse", "loss-plateau", "suspicious-validation")
+
+    ratio: float = 10.0  # largest over smallest: SageMaker's threshold; beyond it recall of the rare class suffers
+    grave_ratio: float = 50.0  # 79.7 % beside 0.8 % was such a run: the rare class is a rounding error of the loss
+    majority: float = 0.5  # of all samples: a model that knows one answer is right more often than wrong
+    long_tail: int = 100  # classes; more are a vocabulary, whose tail is long by nature
+    enough: int = 1000  # samples seen before the batches are believed: the rare class is then due ten times
+
+    _declared: dict[str, float] = field(default_factory=dict, init=False)
+    _evened: str = field(default="", init=False)
+    _seen: dict[str, float] = field(default_factory=dict, init=False)
+
+    def start(self, header: Header) -> Iterator[Finding]:
+        """What the header declares."""
+        counts = {name: number(count) for name, count in mapping(header.raw.get("classes")).items()}
+        self._declared = {name: count for name, count in counts.items() if count is not None and count >= 0}
+        self._evened = _evened(header.config)
+        yield from self._judge(self._declared, "are declared", 0, 0)
+
+    def update(self, chunk: Chunk) -> Findings:
+        """Count what the batches hold."""
+        self._seen = self._counted(chunk)
+        return ()
+
+    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
+        """What training really saw stands in for what was declared."""
+        seen = self._counted(rest)
+        if sum(seen.values()) >= self.enough:
+            seen = {**dict.fromkeys(self._declared, 0.0), **seen}
+            said = list(self._judge(seen, "were drawn", 0, run.last_step or 0))
+            yield from said or self._drawn_evenly(seen, run.last_step or 0)
+
+    def _counted(self, chunk: Chunk) -> dict[str, float]:
+        names = [name.removeprefix(PREFIX) for name in chunk.channels if name.startswith(PREFIX)][:MOST]
+        return {name: _added(self._seen.get(name, 0.0), chunk[PREFIX + name]) for name in names}
+
+    def _judge(self, counts: Mapping[str, float], how: str, first: int, last: int) -> Iterator[Finding]:
+        total = sum(counts.values())
+        if len(counts) < 2 or not 0 < total < np.inf:
+            return
+        most, least = max(counts, key=lambda name: counts[name]), min(counts, key=lambda name: counts[name])
+        ratio, share = counts[most] / max(counts[least], 1.0), counts[most] / total
+        if not self.ratio < ratio < np.inf:
+            return
+        answered = len(counts) > self.long_tail or bool(self._evened)
+        grave = ratio > self.grave_ratio and share > self.majority
+        yield self.finding(
+            "info" if answered else "critical" if grave else "warning",
+            "run",
+            (first, last),
+            f"{most} has {share:.1%} of the samples that {how}, {least} has {100 * counts[least] / total:.2g}%: "
+            f"{ratio:,.0f} times as many{f'; {self._evened} answers it' if self._evened else ''}.",
+            evidence={"ratio": ratio, "largest": counts[most], "smallest": counts[least], "classes": len(counts)},
+            advice=f"Draw the classes evenly or weight the loss of {least}; judge by a metric of each class.",
+            confidence=0.9,
+        )
+
+    def _drawn_evenly(self, seen: Mapping[str, float], last: int) -> Iterator[Finding]:
+        """Take back what was said of the declared counts."""
+        for finding in self._judge(self._declared, "are declared", 0, last):
+            ratio = max(seen.values()) / max(min(seen.values()), 1.0)
+            yield self.finding(
+                "info",
+                "run",
+                (0, last),
+                f"{finding.message.rstrip('.')}; the batches even it out to {ratio:,.1f} times.",
+                over=True,
+                evidence={**finding.evidence, "drawn_ratio": ratio},
+                advice="Nothing: the sampler does its work.",
+            )
+
+
+def _added(before: float, counts: NDArray[np.float64]) -> float:
+    """A sum that goes on, one row after the other: rounded alike, however the rows are cut."""
+    sound = np.where(np.isfinite(counts) & (counts > 0), counts, 0.0)
+    return float(np.add.accumulate(np.concatenate([[before], sound]))[-1])
+
+
+def _evened(config: Mapping[str, Any]) -> str:
+    """Dotted path of a setting that answers an imbalance, if one is switched on."""
+    waiting: list[tuple[str, Mapping[str, Any]]] = [("", config)]
+    for prefix, branch in waiting:
+        for key, item in branch.items():
+            if EVENED.search(str(key)) and item not in (None, False, 0, "", "none", [], {}):
+                return f"{prefix}{key}"
+            if isinstance(item, str) and EVENED.search(item):
+                return f"{prefix}{key}={item}"
+            if isinstance(item, Mapping) and len(waiting) < MOST:
+                waiting.append((f"{prefix}{key}.", item))
+    return ""

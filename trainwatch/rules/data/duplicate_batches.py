@@ -1,0 +1,195 @@
+"""See the rule's docstring: it is the page that `trainwatch rules duplicate-batches` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainwatch.header import mapping, number
+from trainwatch.rule import Rule
+from trainwatch.run import Run
+from trainwatch.schema import Finding
+from trainwatch.stats import Streak, in_blocks
+from trainwatch.table import Chunk
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+CHANNEL = "data/fingerprint"
+EPOCH_ROWS = 50  # that tell how much of an epoch a row is
+
+
+@dataclass
+class DuplicateBatches(Rule):
+    """The same batch is trained on again and again, while others are still new.
+
+    What it sees:
+        Rows whose `data/fingerprint` was seen a few rows before, in many rows of every stretch of the run,
+        while new batches go on coming: A A A A B B B B, one A from each of four workers. Across ranks: the same
+        fingerprint at the same step. Or nothing but the same four batches at most, 25 times over: where the
+        training set is known to have more (`horizon`, or `epoch` in parts), or where two to four come round in
+        one order.
+
+    Why it matters:
+        The run costs as much as it was planned to and learns from a part of it: four workers that read the same stream
+        are one epoch counted as four, and ranks that read the same batch are one GPU that is paid for as many.
+
+    What to do:
+        Let each worker read its own part: split by `torch.utils.data.get_worker_info()` in an IterableDataset,
+        and by rank with a DistributedSampler; seed each worker differently.
+
+    When it is wrong:
+        An epoch that begins anew in the same order, a set of a few batches that is shuffled or declared, and
+        training on the whole set at once are left alone: there nothing new comes. Ranks that share one batch on
+        purpose (tensor or pipeline parallel) are an info, unless the header's horizon says that each of them
+        has its own samples.
+
+    References:
+        StackOverflow 67180955 and PyTorch's notes on IterableDataset: every worker yields the whole stream
+        unless it is told not to.
+    """
+
+    block: ClassVar[int] = 20
+    needs: ClassVar[tuple[str, ...]] = (CHANNEL,)
+    causes: ClassVar[tuple[str, ...]] = ("overfitting", "generalisation-gap", "slow-convergence", "overtraining")
+
+    near: int = 8  # rows: copies from workers follow one another; a batch of a small set comes back much later
+    share: float = 0.25  # of the rows are repeats: two workers already make it 0.5
+    fresh: float = 0.05  # of the rows are new, at least: 20 workers that read the same make it just that
+    far: int = 64  # rows in which a batch was not seen, for it to be new: small sets come round sooner
+    few: int = 4  # batches that are all there is: what is not called a data set
+    passes: int = 25  # over those few
+    blocks: int = 5  # of 20 rows, in a row: 100 rows outlast the seam of two epochs and a stray repeat
+    agree: float = 0.5  # of the steps that two ranks share: batches of their own agree in none
+    ranks_rows: int = 200  # last rows of each rank that are compared
+
+    _streak: Streak | None = field(default=None, init=False)
+    _last: Floats = field(default_factory=lambda: np.empty(0), init=False)
+
+    def update(self, chunk: Chunk) -> Iterator[Finding]:
+        """How many rows of each block repeat a batch of just before, and how many are new."""
+        self._streak = self._streak or Streak(self.blocks)
+        prints = chunk[CHANNEL]
+        again, new = self._repeats(prints)
+        self._last = np.concatenate([self._last, prints])[-self.far :]
+        columns = _shares(chunk, again, new)
+        holds = (columns["again"] >= self.share) & (columns["new"] >= self.fresh)
+        if self._streak.push(holds, columns):
+            yield self._copies(self._streak)
+
+    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
+        """Other ranks are read beside this one."""
+        if (stuck := self._stuck(run)) is not None:
+            yield stuck
+        equal = {rank: share for rank in run.ranks if (share := self._agreement(run, rank)) >= self.agree}
+        if equal:
+            yield self._same_on_ranks(run, equal)
+
+    def _repeats(self, prints: Floats) -> tuple[Bools, Bools]:
+        """Rows whose batch is one of the ``near`` before, and rows with a batch of none of the ``far``. bool [rows]"""
+        known = np.concatenate([np.full(self.far - len(self._last), np.nan), self._last, prints])
+        again, old = np.zeros(len(prints), dtype=bool), ~np.isfinite(prints)
+        for lag in range(1, self.far + 1):
+            same = prints == known[self.far - lag : len(known) - lag]
+            old |= same
+            again |= same & (lag <= self.near)
+        return again, ~old
+
+    def _stuck(self, run: Run) -> Finding | None:
+        """The last rows hold a few batches over and over, and the set is larger, or nobody says how large it is."""
+        table, far = run.train, self.few * self.passes
+        prints = table.column(CHANNEL, max(0, table.size - far), table.size)
+        batches = len(np.unique(prints[np.isfinite(prints)]))
+        if len(prints) < far or not np.isfinite(prints).all() or batches > self.few:
+            return None
+        declared = _batches_of(run)
+        if declared is None and (batches == 1 or (prints[batches:] != prints[:-batches]).any()):
+            return None  # the whole set at once, or a small one that is shuffled
+        if declared is not None and declared < 2 * batches:
+            return None
+        known = "" if declared is None else f", of {declared:,.0f} that the training set has"
+        return self.finding(
+            "warning",
+            "run",
+            (int(table.step[_since(table.column(CHANNEL, 0, table.size), np.unique(prints))]), run.last_step or 0),
+            f"The loader gives {batches} {'batch' if batches == 1 else 'batches'} again and again{known}.",
+            evidence={"batches": batches} | ({} if declared is None else {"declared": declared}),
+            advice="See whether the sampler advances and the loader shuffles: iter(loader) in the loop begins anew.",
+            confidence=0.6 if declared is None else 0.9,
+        )
+
+    def _copies(self, streak: Streak) -> Finding:
+        now = streak.latest
+        copies = (now["again"] + now["new"]) / now["new"]
+        return self.finding(
+            "warning",
+            "run",
+            (int((streak.onset or now)["step"]), int(now["last"])),
+            f"{now['again']:.0%} of the steps train on a batch that was used a few steps before: "
+            f"each batch comes about {copies:.0f} times.",
+            over=streak.over,
+            evidence={"repeated_share": now["again"], "new_share": now["new"], "copies": copies},
+            advice="Split the data between the loader's workers by get_worker_info(), or use a map-style data set.",
+            confidence=0.9,
+        )
+
+    def _agreement(self, run: Run, rank: int) -> float:
+        """In which share of the steps that both have this rank reads what rank 0 reads."""
+        mine, other = (_recent(table, self.ranks_rows) for table in (run, run.ranks[rank]))
+        common = mine.keys() & other.keys()
+        if len(common) < self.blocks or len({mine[step] for step in common}) == 1:
+            return 0.0
+        return sum(mine[step] == other[step] for step in common) / len(common)
+
+    def _same_on_ranks(self, run: Run, equal: dict[int, float]) -> Finding:
+        processes = number(mapping(run.header.raw.get("horizon")).get("processes")) or 1
+        others = ", ".join(str(rank) for rank in sorted(equal)[:8])
+        span = (run.first_step or 0, run.last_step or 0)
+        return self.finding(
+            "warning" if processes > 1 else "info",
+            f"rank:{min(equal)}",
+            span,
+            f"Rank {others} trains on the same batches as rank 0 in {min(equal.values()):.0%} of the last steps.",
+            evidence={"equal_share": min(equal.values()), "ranks": len(equal)},
+            advice="Give each rank its part of the data: a DistributedSampler, or split the stream by rank.",
+            confidence=0.9 if processes > 1 else 0.5,
+        )
+
+
+def _shares(chunk: Chunk, again: Bools, new: Bools) -> dict[str, Floats]:
+    """By blocks: the share of repeats and of new batches, the first and the last step."""
+    steps = in_blocks(chunk.step.astype(np.float64), DuplicateBatches.block)
+    shares = (in_blocks(rows.astype(np.float64), DuplicateBatches.block).mean(axis=1) for rows in (again, new))
+    return dict(zip(("again", "new"), shares, strict=True)) | {"step": steps[:, 0], "last": steps[:, -1]}
+
+
+def _recent(run: Run, rows: int) -> dict[int, float]:
+    """Fingerprint by step, over the last rows."""
+    table = run.train
+    start = max(0, table.size - rows)
+    prints = table.column(CHANNEL, start, table.size)
+    return {int(step): float(value) for step, value in zip(table.step[start:], prints, strict=True) if value == value}
+
+
+def _batches_of(run: Run) -> float | None:
+    """How many batches an epoch has: by the declared size of the set, else by how the epochs were counted."""
+    horizon = mapping(run.header.raw.get("horizon"))
+    samples, size = number(horizon.get("samples")), number(horizon.get("batch_size"))
+    if samples and size:
+        return samples / size / (number(horizon.get("processes")) or 1)
+    table = run.train
+    epochs = table.column("epoch", 0, table.size)[-EPOCH_ROWS:] if "epoch" in table else np.empty(0)
+    moved = np.diff(epochs)
+    if not len(moved) or not (moved > 0).all() or moved.max() > 1.5 * moved.min():
+        return None  # it is not told in parts of an epoch
+    return 1 / float(np.median(moved))
+
+
+def _since(prints: Floats, few: Floats) -> int:
+    """The row from which on there are no others, but for the first time that each of them came."""
+    others = np.flatnonzero(~np.isin(prints, few))
+    begin = int(others[-1]) + 1 if len(others) else 0
+    return min(begin + len(few), len(prints) - 1)

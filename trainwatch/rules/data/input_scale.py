@@ -1,0 +1,133 @@
+"""See the rule's docstring: it is the page that `trainwatch rules input-scale` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainwatch.rule import Rule
+from trainwatch.run import Run
+from trainwatch.schema import Finding, Severity
+from trainwatch.stats import Streak, in_blocks, median, medians
+from trainwatch.table import Chunk
+
+Floats = NDArray[np.float64]
+
+
+@dataclass
+class InputScale(Rule):
+    """What the model reads is constant, or far from zero mean and unit spread.
+
+    What it sees:
+        `data/input_mean`, `data/input_std` and `data/input_absmax`, block by block: inputs without any spread, or all
+        below a ten-thousandth; inputs a hundred times larger than the unit scale that initialisations are made for, and
+        single values beyond a million.
+        `watch.inputs(x)` records them; call it on what the first layer reads.
+
+    Why it matters:
+        A first layer that is fed 120 where it expects 1 saturates what follows and scales its own gradient by 120: the
+        learning rate that suits it suits no other layer. Constant inputs teach nothing but the labels' frequencies.
+
+    What to do:
+        Subtract the training set's mean and divide by its standard deviation; mark missing values with a mask, not
+        with a large number; look at one decoded sample where the inputs are constant.
+
+    When it is wrong:
+        A model may normalise inside (a BatchNorm first, Fourier features). A run whose loss has halved is reported as
+        info, unless its first gradients were as large as its inputs: then nothing normalises them, and the loss came
+        down from where they had thrown it. Inputs within a factor of a hundred are an info, too.
+
+    References:
+        LeCun et al., "Efficient BackProp" (1998), section 4.3; Umlaut (input not in -1 to 1); SageMaker Debugger,
+        NotNormalizedImages.
+    """
+
+    block: ClassVar[int] = 20
+    needs: ClassVar[tuple[str, ...]] = ("data/input_std|data/input_absmax|data/input_mean",)
+    wants: ClassVar[tuple[str, ...]] = ("loss", "grad_norm")
+    causes: ClassVar[tuple[str, ...]] = (
+        *("gradient-explosion", "gradient-vanishing", "gradient-spike", "clipping-saturated", "overflow-risk"),
+        *("loss-divergence", "loss-stuck", "loss-oscillation", "slow-convergence", "non-finite-loss", "loss-plateau"),
+        *("overfitting", "generalisation-gap", "dead-module", "lr-too-high", "component-divergence", "mode-collapse"),
+    )
+
+    far: float = 10.0  # mean or spread: worth knowing; standardised data, pixels in 0 to 1 and audio are below 3
+    very_far: float = 100.0  # mean or spread: raw pixels (0 to 255) have a mean of 120
+    outlier: float = 1e6  # a single value: 999,999 and 1e9 stand for "missing", and dwarf whatever is beside them
+    tiny: float = 1e-4  # mean, spread, and a hundred times that each value: beside biases of 0.1 it is nothing
+    vanished: float = 1e-6  # of the loss is left: it measures the inputs themselves, and has nothing more to tell
+    flat: float = 1e-6  # spread over magnitude: below it float32 holds no signal
+    blocks: int = 2  # of 20 rows, in a row: a single blank batch is no scale
+    first_rows: int = 5  # of the gradient's norm: later ones tell of what the first steps did to the weights
+    learnt: float = 0.5  # of the loss is gone: whatever the inputs are, the model copes with them
+
+    _streaks: dict[str, Streak] = field(default_factory=dict, init=False)
+    _seen: bool = field(default=False, init=False)
+    _norm: float = field(default=np.nan, init=False)  # of the first gradients
+
+    def update(self, chunk: Chunk) -> Iterator[Finding]:
+        """One finding: the first of the kinds that persists."""
+        if not self._seen:
+            self._norm = median(chunk["grad_norm"][: self.first_rows])
+        self._seen = True
+        yield from self._judge(chunk, self._streaks, self.blocks)
+
+    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
+        """A log of a few rows is one block."""
+        if not self._seen and len(rest) >= 5:
+            yield from self._judge(rest, {}, 1)
+
+    def _judge(self, chunk: Chunk, streaks: dict[str, Streak], blocks: int) -> Iterator[Finding]:
+        mean, std, most = (
+            medians(in_blocks(chunk[f"data/input_{name}"], self.block)) for name in ("mean", "std", "absmax")
+        )
+        std = np.where(std < 0, np.nan, std)  # no spread is negative: that is a mistake of the log
+        steps = in_blocks(chunk.step.astype(np.float64), self.block)
+        columns = {"mean": mean, "std": std, "absmax": most, "loss": medians(in_blocks(chunk["loss"], self.block))}
+        columns |= {"step": steps[:, 0], "last": np.nanmax(steps, axis=1)}
+        size = np.fmax(np.abs(mean), std)
+        constant = (std <= self.flat * np.fmax(np.abs(mean), most)) & np.isfinite(std)
+        kinds = {
+            "constant": constant,
+            "tiny": (size < self.tiny) & ~(most > 100 * self.tiny) & np.isfinite(std) & ~constant,
+            "far": (size > self.far) & ~constant,
+            "outlier": (most > self.outlier) & ~(size > self.very_far),
+        }
+        for kind, holds in kinds.items():
+            streak = streaks.setdefault(kind, Streak(blocks))
+            if streak.push(holds, columns) and (kind != "outlier" or streaks["far"].onset is None):
+                yield self._finding(kind, streak)
+
+    def _finding(self, kind: str, streak: Streak) -> Finding:
+        onset, now = streak.onset or streak.latest, streak.latest
+        size = np.fmax(abs(now["mean"]), now["std"])
+        learns = 0 < now["loss"] < self.learnt * onset["loss"] and not self._norm > size
+        learns &= kind != "tiny" or now["loss"] > self.vanished * onset["loss"]
+        mild = kind == "far" and size <= self.very_far
+        severity: Severity = "info" if mild or learns else "warning"
+        told = {
+            "constant": f"The inputs have no spread: every value is {now['mean']:.4g}",
+            "far": f"The inputs have mean {now['mean']:.4g} and spread {now['std']:.4g}, not about 0 and 1",
+            "tiny": f"The inputs are next to nothing: mean {now['mean']:.2g}, spread {now['std']:.2g}",
+            "outlier": f"The inputs reach {now['absmax']:.3g} beside a spread of {now['std']:.3g}",
+        }
+        cures = {
+            "constant": "Look at one decoded sample: the loader gives the same number everywhere.",
+            "far": "Subtract the training set's mean and divide by its standard deviation.",
+            "tiny": "Divide by the training set's standard deviation, once.",
+            "outlier": "Mark missing values with a mask instead of a large number, or clip them.",
+        }
+        return self.finding(
+            severity,
+            "run",
+            (int(onset["step"]), int(now["last"])),
+            f"{told[kind]}{'; the model copes with it' if learns else ''}.",
+            over=streak.over,
+            evidence={name: now[name] for name in ("mean", "std", "absmax") if np.isfinite(now[name])},
+            advice=cures[kind],
+            confidence=0.6 if mild else 0.85,
+        )

@@ -1,0 +1,111 @@
+"""See the rule's docstring: it is the page that `trainwatch rules masked-out` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainwatch.header import Header
+from trainwatch.rule import Findings, Rule
+from trainwatch.run import Run
+from trainwatch.schema import Finding
+from trainwatch.stats import Streak, in_blocks, medians
+from trainwatch.table import Chunk
+from trainwatch.views.components import Roles
+
+Floats = NDArray[np.float64]
+PREFIX = "data/masked/"
+MOST = 64  # components; more of them is a log to be distrusted
+
+
+@dataclass
+class MaskedOut(Rule):
+    """Nearly everything is masked out of a loss.
+
+    What it sees:
+        `data/masked/<component>`, the share of positions that do not count, above 90 % for five blocks of 20 rows; what
+        is left is what the component learns from.
+
+    Why it matters:
+        The loss is a mean over what the mask leaves: it looks as always while a tenth of the batch, or nothing, trains.
+        A confidence mask may even please itself: what is hard is masked, so the loss falls.
+
+    What to do:
+        Record the share with `watch.log({"data/masked/sequence": 1 - mask.float().mean()})`. Lower the threshold of a
+        confidence mask, or let it rise with the training; sort samples by length, or pack them, where padding is the
+        reason; look at the polarity of the mask (1 - mask is the usual slip).
+
+    When it is wrong:
+        Fine-tuning on short answers to long prompts masks the prompts by design. A component that halves its loss under
+        its mask is therefore an info, and so is one that is no task.
+
+    References:
+        ignore_index that collides with a class, attention masks with the wrong polarity: the commonest silent faults of
+        fine-tuning scripts (trainproof, TP-OBJ-IGNORE-INDEX-COLLISION).
+    """
+
+    block: ClassVar[int] = 20
+    needs: ClassVar[tuple[str, ...]] = ("data/masked/<component>",)
+    wants: ClassVar[tuple[str, ...]] = ("loss/<component>",)
+    causes: ClassVar[tuple[str, ...]] = (
+        *("loss-zero", "loss-stuck", "component-dead", "component-ignored", "slow-convergence", "mode-collapse"),
+        *("non-finite-loss", "dead-module"),
+    )
+
+    masked: float = 0.9  # of the positions: masked language models leave 15 %, masked autoencoders 25 %
+    everything: float = 0.9999  # of the positions: nothing trains
+    open: float = 0.5  # of the positions: a row below it says that tasks take turns, and this one's turn came
+    blocks: int = 5  # of 20 rows, in a row: in 100 rows each of some twenty tasks has had its turn
+    learnt: float = 0.5  # of the loss is gone since the mask closed: what is left is enough to learn from
+
+    _streaks: dict[str, Streak] = field(default_factory=dict, init=False)
+    _roles: Roles = field(default_factory=Roles, init=False)
+    _seen: bool = field(default=False, init=False)
+
+    def start(self, header: Header) -> Findings:
+        """Which components are no task."""
+        self._roles = Roles.of(header)
+        return ()
+
+    def update(self, chunk: Chunk) -> Iterator[Finding]:
+        """Every component that has a mask."""
+        self._seen = True
+        yield from self._judge(chunk, self._streaks, self.blocks)
+
+    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
+        """A log of a few rows is one block."""
+        if not self._seen and len(rest) >= 5:
+            yield from self._judge(rest, {}, 1)
+
+    def _judge(self, chunk: Chunk, streaks: dict[str, Streak], blocks: int) -> Iterator[Finding]:
+        for name in [name for name in chunk.channels if name.startswith(PREFIX)][:MOST]:
+            component = name.removeprefix(PREFIX)
+            share = in_blocks(chunk[name], self.block)
+            steps = in_blocks(chunk.step.astype(np.float64), self.block)
+            columns = {"masked": medians(share), "loss": medians(in_blocks(chunk[f"loss/{component}"], self.block))}
+            columns |= {"step": steps[:, 0], "last": np.nanmax(steps, axis=1)}
+            closed = (columns["masked"] > self.masked) & ~(share < self.open).any(axis=1)
+            streak = streaks.setdefault(component, Streak(blocks))
+            if streak.push(closed, columns):
+                yield self._finding(component, streak)
+
+    def _finding(self, component: str, streak: Streak) -> Finding:
+        onset, now = streak.onset or streak.latest, streak.latest
+        nothing = now["masked"] >= self.everything
+        learns = 0 < now["loss"] < self.learnt * onset["loss"]
+        aside = self._roles.aside(component)
+        return self.finding(
+            "critical" if nothing and not aside else "info" if learns or aside else "warning",
+            f"component:{component}",
+            (int(onset["step"]), int(now["last"])),
+            f"{now['masked']:.1%} of the positions are masked out of the {component} loss"
+            + (": nothing trains it." if nothing else f"; it learns from {1 - now['masked']:.1%} of the batch."),
+            over=streak.over,
+            evidence={"masked": now["masked"], "masked_at_first": onset["masked"]},
+            advice=f"Lower the threshold of the {component} mask, check its polarity, or pack the padding away.",
+            confidence=0.9,
+        )

@@ -1,0 +1,139 @@
+"""See the rule's docstring: it is the page that `trainwatch rules generalisation-gap` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from trainwatch.rule import Findings, Rule
+from trainwatch.run import Run
+from trainwatch.schema import Finding, Severity
+from trainwatch.table import Chunk, TableName
+from trainwatch.views.evaluations import Course, Evaluations, Floats, comparable, direction, scatter
+
+ACCURACY = ("metric/acc", "metric/accuracy", "metric/top1")
+INFORMATION = (*ACCURACY, "metric/perplexity", "metric/ppl")
+
+
+@dataclass
+class GeneralisationGap(Rule):
+    """The validation loss stands far above the training loss.
+
+    What it sees:
+        The last three evaluations against the mean training loss of the rows before each, where both are the
+        same quantity: a component of both, or a total of one part, close to each other at the first evaluation.
+        Above 1 nat it is a warning if the gap has grown, validation has found no new best, and no figure of
+        merit has either; or if the training loss leaves room for few mistakes (each costs ln 2 at least) and
+        validation's accuracy is 50 points below that. Above 0.5 nat an info. A loss that is no cross-entropy
+        has no absolute measure: twice the training loss is an info.
+
+    Why it matters:
+        What was learned of the training data does not carry over. More steps widen the gap and bring nothing.
+
+    What to do:
+        More data or augmentation, more weight decay or dropout, a smaller model, or fewer epochs. Compare the
+        sources of both sets: a gap that is there early is a difference between the sets.
+
+    When it is wrong:
+        Models that fit their training set to 0 generalise well all the same: the figure of merit decides.
+        Record one with the evaluations.
+
+    References:
+        Zhang et al., "Understanding deep learning requires rethinking generalization" (2017).
+    """
+
+    reads: ClassVar[tuple[TableName, ...]] = ("train", "eval")
+    needs: ClassVar[tuple[str, ...]] = ("eval:loss|eval:loss/<component>", "loss|loss/<component>")
+    wants: ClassVar[tuple[str, ...]] = ("run:components", "eval:metric/<name>")
+    causes: ClassVar[tuple[str, ...]] = ("overtraining",)
+    outcome: ClassVar[bool] = True
+
+    large: float = 1.0  # nat: the true class is e times less likely on unseen data
+    notable: float = 0.5  # nat
+    times: float = 2.0  # x the training loss, for losses of other units
+    room: float = 0.5  # of the answers: half of what training gets right by its loss, validation gets wrong
+    evaluations: int = 3  # that are averaged: one is noise
+    fewest: int = 5  # evaluations in all
+    alike: float = 2.0  # x: beyond it at the first evaluation, the two are different quantities
+
+    _evaluations: Evaluations = field(default_factory=Evaluations, init=False)
+
+    def update(self, chunk: Chunk) -> Findings:
+        """Rows are only added up; evaluations are few."""
+        self._evaluations.push(chunk)
+        return ()
+
+    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
+        """Each loss of each split that has its counterpart in training; of one subject the widest gap."""
+        found: dict[str, Finding] = {}
+        courses = list(self._evaluations.courses())
+        for course in courses:
+            known = np.isfinite(course.train)
+            if direction(course.name) >= 0 or course.name.startswith("metric/") or known.sum() < self.fewest:
+                continue
+            pairs = Course(course.split, course.name, *(v[known] for v in (course.step, course.value, course.train)))
+            metrics = [other for other in courses if other.split == course.split and other.name.startswith("metric/")]
+            better, heart = any(metric.improved(1.0) for metric in metrics), self._by_heart(pairs, metrics)
+            finding = self._judge(pairs, better, heart, _in_nats(course, run)) if comparable(course, run) else None
+            widest = found.get(course.subject)
+            if finding and (widest is None or float(finding.evidence["gap"]) > float(widest.evidence["gap"])):
+                found[course.subject] = finding
+        yield from found.values()
+
+    def _by_heart(self, course: Course, metrics: list[Course]) -> bool:
+        """Whether what the training loss says of the training set's mistakes is not true of validation's."""
+        right = 1 - course.recent(course.train, self.evaluations) / np.log(2)  # a mistake costs ln 2 at least
+        for metric in metrics:
+            known = metric.value[-self.evaluations :]
+            if metric.name in ACCURACY and known.min() >= 0 and known.max() <= 1 and known.mean() < right - self.room:
+                return True
+        return False
+
+    def _judge(self, course: Course, better: bool, heart: bool, nats: bool) -> Finding | None:
+        value, train, gaps = course.value, course.train, course.value - course.train
+        first = sorted((abs(value[0]), abs(train[0])))
+        if first[1] > self.alike * first[0] and not (nats and abs(gaps[0]) < self.notable):
+            return None
+        gap, level = course.recent(gaps, self.evaluations), course.recent(train, self.evaluations)
+        stale = int(np.argmin(value)) < len(value) - self.evaluations
+        grows = gap > gaps[0] + 0.5 * self.large and gap > 8 * scatter(value)
+        sick = gap > self.large and grows and (heart or (stale and not better))
+        severity: Severity = "warning" if sick else "info"
+        bar = self.notable if nats else (self.times - 1) * level
+        if not nats and not (level > 0.01 * train[0] > 0 and _grows_apart(gaps, value)):
+            return None
+        if gap <= bar or gaps[-self.evaluations :].min() <= bar:
+            return None
+        since = int(np.flatnonzero(gaps <= bar)[-1]) + 1 if (gaps <= bar).any() else 0
+        return self._finding(course, severity if nats else "info", since, gap, " nat" if nats else "")
+
+    def _finding(self, course: Course, severity: Severity, since: int, gap: float, unit: str) -> Finding:
+        train, now = course.recent(course.train), course.recent(course.value)
+        return self.finding(
+            severity,
+            course.subject,
+            (int(course.step[since]), int(course.step[-1])),
+            f"The {course.split} {course.name} stands at {now:.4g}, the training loss at {train:.4g}: {gap:.3g}{unit} "
+            f"apart, since step {course.step[since]:,.0f}.",
+            evidence={"validation": now, "train": train, "gap": gap},
+            advice="Add data, augmentation or regularisation, or train for fewer epochs; look at the figure of merit.",
+            confidence=0.8 if severity == "warning" else 0.6,
+        )
+
+
+def _grows_apart(gaps: Floats, value: Floats) -> bool:
+    """Whether the gap is wider than it was, by more than the evaluations scatter."""
+    return bool(np.mean(gaps[-3:]) > np.mean(gaps[:3]) + 8 * scatter(value))
+
+
+def _in_nats(course: Course, run: Run) -> bool:
+    """Whether the loss is a cross-entropy: declared as such, or with classes, an accuracy or a perplexity beside it."""
+    units = {f"loss/{name}": component.unit for name, component in run.header.components.items()}
+    if course.name in units:
+        return units[course.name] == "nat"
+    if units:
+        return set(units.values()) == {"nat"}
+    return bool(run.header.raw.get("classes")) or any(name in run.eval for name in INFORMATION)

@@ -1,0 +1,141 @@
+"""See the rule's docstring: it is the page that `trainwatch rules length-collapse` prints."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainwatch.header import Header
+from trainwatch.rule import Findings, Rule
+from trainwatch.schema import Finding
+from trainwatch.table import Chunk, TableName
+from trainwatch.views.outputs import Decline, Growth
+
+Floats = NDArray[np.float64]
+LENGTH = re.compile(r"data/(?P<name>[A-Za-z0-9_.-]*(len(gth)?s?|tokens))/(?P<end>min|max)")
+"""Channels that tell how long the training data is."""
+
+
+@dataclass
+class LengthCollapse(Rule):
+    """What the model generates is much shorter, longer or more alike in length than its data.
+
+    What it sees:
+        The mean length of the sampled outputs is less than half of the shortest training sample (less than one token,
+        where lengths of the data are not recorded), for a fifth of the planned steps and three samples at least; or
+        less than six tenths of the data's mean, although the loss has halved since the first sample. Three
+        times the longest is a warning where the outputs had been within the data's range, else an info; so is one and
+        the same length for all.
+
+    Why it matters:
+        The end token has won, or is lost. What is compared with the truth is empty, or cut off by the limit.
+
+    What to do:
+        Too short: mask out of the loss what comes after the end token, padding above all, and average it per sample,
+        not per token. Endless or all alike: put the end token into the targets and count it in the loss.
+
+    When it is wrong:
+        Data of which only a part is generated (a suffix, an answer): record the length of that part.
+
+    References:
+        Murray and Chiang, "Correcting Length Bias in Neural Machine Translation" (2018).
+    """
+
+    reads: ClassVar[tuple[TableName, ...]] = ("train", "sample")
+    needs: ClassVar[tuple[str, ...]] = ("sample:quality/<name>",)
+    wants: ClassVar[tuple[str, ...]] = (
+        *("data/<name>/min", "data/<name>/mean", "data/<name>/max"),
+        *("loss", "run:total_steps"),
+    )
+    causes: ClassVar[tuple[str, ...]] = ("invalid-outputs",)
+
+    short: float = 0.5  # of the shortest training sample: a mean cannot be there while half of the outputs are right
+    empty: float = 1.0  # token, where the data's lengths are not known
+    long: float = 3.0  # x the longest training sample: the limit of the decoder is often twice
+    less: float = 0.6  # of the data's mean length: its own scatter, over a dozen outputs, comes to a tenth
+    alike: float = 0.02  # of the data's range, for the standard deviation of lengths
+    lasting: float = 0.2  # of the planned steps: a young model ends at once, or never
+
+    _total: int | None = field(default=None, init=False)
+    _data: dict[str, tuple[float, float]] = field(default_factory=dict, init=False)
+    _mean: tuple[float, int] = field(default=(0.0, 0), init=False)  # of the batches' mean lengths: sum, rows
+    _growth: Growth = field(default_factory=Growth, init=False)
+    _declines: dict[str, Decline] = field(default_factory=dict, init=False)
+
+    def start(self, header: Header) -> Findings:
+        """How long the run is meant to be."""
+        self._total = header.total_steps
+        return ()
+
+    def update(self, chunk: Chunk) -> Iterator[Finding]:
+        """The data's range so far, and every sample against it."""
+        if chunk.table == "train":
+            self._learn(chunk)
+            self._growth.push(chunk)
+            return
+        mean, spread = chunk["quality/length_mean"], chunk["quality/length_std"]
+        grown = self._growth.sampled() if len(chunk) else False
+        for row in np.flatnonzero(np.isfinite(mean)):
+            yield from self._sample(int(chunk.step[row]), float(mean[row]), float(spread[row]), grown)
+
+    def _learn(self, chunk: Chunk) -> None:
+        """The shortest and the longest that was seen, and the mean of the means."""
+        for channel in chunk.channels:
+            found = LENGTH.fullmatch(channel) if channel.startswith("data/") else None
+            values = chunk[channel] if found else np.empty(0)
+            if found and np.isfinite(values).any():
+                low, high = self._data.get(found["name"], (np.inf, -np.inf))
+                low, high = min(low, float(np.nanmin(values))), max(high, float(np.nanmax(values)))
+                self._data[found["name"]] = (low, high)
+            if found and found["name"] == next(iter(self._data), None):
+                self._add(chunk[f"data/{found['name']}/mean"])
+
+    def _add(self, means: Floats) -> None:
+        """One by one, so that no border of a chunk shows in the sum."""
+        known = means[np.isfinite(means)]
+        total, rows = self._mean
+        self._mean = (float(np.add.accumulate(np.concatenate([[total], known]))[-1]), rows + len(known))
+
+    def _range(self) -> tuple[float, float]:
+        """Of the first such channel; not known: from nothing to infinity."""
+        low, high = next(iter(self._data.values()), (0.0, np.inf))
+        return (low, high) if high >= low else (0.0, np.inf)
+
+    def _sample(self, step: int, mean: float, spread: float, grown: bool) -> Findings:
+        (low, high), (total, rows) = self._range(), self._mean
+        inside = low <= mean <= high
+        short = mean < (self.short * low if low > 0 else self.empty)
+        short |= grown and mean * rows < self.less * total
+        alike = spread <= self.alike * (high - low) and inside and np.isfinite(high) and high - low >= 2 and not short
+        for kind, bad in (("short", short), ("long", mean > self.long * high), ("alike", alike)):
+            decline = self._declines.setdefault(kind, Decline())
+            over = decline.push(step, inside, bool(bad))
+            if over is not None:
+                yield replace(over, state="over")
+            if bad and decline.lasts(self._total, self.lasting):
+                decline.told = self._finding(kind, decline, mean, spread)
+                yield decline.told
+
+    def _finding(self, kind: str, decline: Decline, mean: float, spread: float) -> Finding:
+        low, high = self._range()
+        known, (total, rows) = np.isfinite(high), self._mean
+        data = f"the training data's are {low:g} to {high:g} long" if known else "the data's lengths are not recorded"
+        data += f", {total / rows:.3g} on average" if known and rows else ""
+        alarm = kind == "short" or (kind == "long" and decline.was_good)
+        return self.finding(
+            "warning" if alarm else "info",
+            "run",
+            (decline.first, decline.last),
+            f"The sampled outputs are {mean:.3g} long on average (standard deviation {spread:.2g}); {data}.",
+            evidence={"length_mean": mean, "samples": decline.rows}
+            | ({"shortest": low, "longest": high} if known else {}),
+            advice="Mask out of the loss what comes after the end token, and average it per sample, not per token."
+            if kind == "short"
+            else "Put the end token into the targets and count it in the loss.",
+            confidence=0.9 if known else 0.7,
+        )

@@ -1,0 +1,113 @@
+"""See the rule's docstring: it is the page that `trainwatch rules mode-collapse` prints."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import numpy as np
+
+from trainwatch.header import Header, mapping
+from trainwatch.rule import Findings, Rule
+from trainwatch.schema import Finding
+from trainwatch.table import Chunk, TableName
+from trainwatch.views.outputs import Decline
+
+GENERATOR = re.compile(r"g|gen|generator|netg|g_net|loss_?g|g_?loss")
+CRITIC = re.compile(r"d|dis|disc|discriminator|critic|adversary|netd|d_net|loss_?d|d_?loss")
+"""Names of two networks that play against each other."""
+
+
+@dataclass
+class ModeCollapse(Rule):
+    """The model gives the same few answers to everything.
+
+    What it sees:
+        Of the sampled outputs less than half are unique, for a fifth of the planned steps and three samples at least,
+        after they had been diverse (70 %). Less than a tenth for half of the run is critical. Outputs that never were
+        diverse are an info: there may be few right answers. Not so where a generator plays against a critic: what is
+        drawn from noise must differ.
+
+    Why it matters:
+        The model has learned what is common to all targets, and nothing of the input. The loss is on the plateau of
+        exactly that, and often goes on falling a little.
+
+    What to do:
+        See what pushed it there: a loss that rewards an average (a mass, a spectrum) before the sequence is learned, a
+        learning rate too high, a reward without a penalty for likeness; then go back to the checkpoint before. Where
+        outputs never were diverse, see whether the input reaches the decoder at all; of a GAN, whether the noise
+        reaches the generator.
+
+    When it is wrong:
+        Tasks with few right answers, and one prompt asked again and again without sampling, have few unique outputs.
+
+    References:
+        Goodfellow et al. (2014) on GANs; trainer.tasks.peptide.evaluation.quality counts unique answers.
+    """
+
+    reads: ClassVar[tuple[TableName, ...]] = ("sample",)
+    needs: ClassVar[tuple[str, ...]] = ("sample:quality/<name>",)
+    wants: ClassVar[tuple[str, ...]] = ("run:total_steps", "run:components|run:modules")
+    causes: ClassVar[tuple[str, ...]] = ("repetitive-outputs", "invalid-outputs")
+
+    diverse: float = 0.7  # of the outputs unique: what a working model reaches in our trainings
+    collapsed: float = 0.5  # of the outputs unique
+    lost: float = 0.1  # of the outputs unique: one answer, or a handful
+    lasting: float = 0.2  # of the planned steps: in the first tenth every model passes through its most common answer
+    grave: float = 0.5  # of the planned steps
+
+    _total: int | None = field(default=None, init=False)
+    _decline: Decline = field(default_factory=Decline, init=False)
+    _plays: bool = field(default=False, init=False)  # against a critic
+    _best: float = field(default=0.0, init=False)
+
+    def start(self, header: Header) -> Findings:
+        """How long the run is meant to be."""
+        self._total = header.total_steps
+        modules = header.raw.get("modules")
+        named = [str(mapping(one).get("name")) for one in (modules if isinstance(modules, list) else ())]
+        names = {name.split(".")[0].lower() for name in (*header.components, *named)}
+        self._plays = any(GENERATOR.fullmatch(name) for name in names) and any(CRITIC.fullmatch(name) for name in names)
+        return ()
+
+    def update(self, chunk: Chunk) -> Iterator[Finding]:
+        """Sample by sample: they are few."""
+        diversity = chunk["quality/diversity"]
+        said = ~(chunk["quality/length_mean"] < 1.0)  # empty outputs are alike, and length-collapse says so
+        for row in np.flatnonzero(np.isfinite(diversity) & said):
+            yield from self._sample(int(chunk.step[row]), float(diversity[row]))
+
+    def _sample(self, step: int, diversity: float) -> Findings:
+        decline = self._decline
+        over = decline.push(step, diversity >= self.diverse, diversity < self.collapsed)
+        self._best = max(self._best, diversity)
+        if over is not None:
+            yield replace(over, state="over")
+        if diversity < self.collapsed and decline.lasts(self._total, self.lasting):
+            decline.told = self._finding(diversity)
+            yield decline.told
+
+    def _finding(self, diversity: float) -> Finding:
+        decline = self._decline
+        grave = diversity < self.lost and self._total and decline.lasts(self._total, self.grave)
+        fell = self._best >= self.diverse
+        before = f"; they had been {self._best:.0%}" if fell else f"; they never were more than {self._best:.0%}"
+        return self.finding(
+            ("critical" if grave else "warning") if fell or self._plays else "info",
+            "run",
+            (decline.first, decline.last),
+            f"Only {diversity:.0%} of the sampled outputs are unique, in {decline.rows} samplings since step "
+            f"{decline.first:,}{before}.",
+            evidence={"diversity": diversity, "best": self._best, "samples": decline.rows},
+            advice=self._advice(fell),
+            confidence=0.9 if fell or self._plays else 0.6,
+        )
+
+    def _advice(self, fell: bool) -> str:
+        if fell:
+            return "Go back to the checkpoint before, and look for the loss that rewards one answer for everything."
+        if self._plays:
+            return "See whether the noise reaches the generator, and whether the critic has outrun it."
+        return "See whether the input reaches the decoder, and whether a loss rewards one answer for everything."

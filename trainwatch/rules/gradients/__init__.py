@@ -1,0 +1,1 @@
+"""Gradients: whether they arrive, how large they are, and what is done to them."""

@@ -1,0 +1,109 @@
+"""See the rule's docstring: it is the page that `trainwatch rules clipping-saturated` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from trainwatch.header import Header
+from trainwatch.rule import Findings, Rule
+from trainwatch.run import Run
+from trainwatch.schema import Finding
+from trainwatch.stats import Floats, Streak, in_blocks, medians
+from trainwatch.table import Chunk
+from trainwatch.views.games import plays
+
+
+@dataclass
+class ClippingSaturated(Rule):
+    """Nearly every step is clipped: the limit on the norm is the real learning rate.
+
+    What it sees:
+        Blocks of twenty rows of which 90 % are clipped, at a median norm of three times the limit and more, five in a
+        row. That is how many good runs live, so it is told only where the norm is a hundred times the limit, the run
+        was not resumed into that, and the loss has not come down since it began.
+
+    Why it matters:
+        All gradients have the same length then. With SGD the rate is what the limit makes of it; a component that is a
+        hundred times too large takes the whole of what is left.
+
+    What to do:
+        If the loss stands still: look for the component or module that makes the norm, and normalise it; or raise the
+        limit to about the median norm and tune the learning rate again.
+
+    When it is wrong:
+        Detection transformers are trained with a limit of 0.1, far below their norms, and learn. Adam does not mind a
+        constant factor. The trainer's own healthy runs stand at up to eleven times the limit.
+
+    References:
+        Carion et al., DETR (2020), trained with `clip_max_norm` 0.1.
+    """
+
+    block: ClassVar[int] = 20
+    needs: ClassVar[tuple[str, ...]] = ("clip|run:max_grad_norm", "grad_norm")
+    wants: ClassVar[tuple[str, ...]] = ("loss", "run:max_grad_norm")
+    causes: ClassVar[tuple[str, ...]] = ("slow-convergence", "lr-too-low", "loss-stuck", "loss-plateau")
+
+    share: float = 0.9  # of the rows of a block
+    blocks: int = 5  # in a row: the first hundred steps of a healthy run are often clipped
+    near: float = 3.0  # x the limit: up to there clipped steps are how large models begin, and no news
+    far: float = 100.0  # x the limit; the trainer's healthy runs reach 11, recipes with a limit of 0.1 more, but learn
+    learned: float = 0.02  # of the loss since it began: the run does learn, then
+
+    _limit: float = field(default=np.nan, init=False)
+    _resumed: bool = field(default=False, init=False)
+    _streak: Streak = field(default_factory=lambda: Streak(5), init=False)
+
+    def start(self, header: Header) -> Findings:
+        """The limit."""
+        self._limit = header.max_grad_norm or np.nan
+        self._resumed, self._streak = header.resumed_from is not None, Streak(self.blocks)
+        return ()
+
+    def update(self, chunk: Chunk) -> Findings:
+        """A share and two medians a block."""
+        norm, clip = chunk["grad_norm"], chunk["clip"]
+        clipped = np.where(np.isfinite(clip), clip, np.where(np.isfinite(norm), norm > self._limit, np.nan))
+        if not np.isfinite(self._limit):
+            clipped = clip
+        blocks = in_blocks(clipped, self.block)
+        known = np.isfinite(blocks).sum(axis=1)
+        judged = known > 0
+        share = np.nansum(blocks, axis=1) / np.maximum(known, 1)
+        norms = medians(in_blocks(norm, self.block))
+        saturated = (share >= self.share) & ~(norms <= self.near * self._limit)
+        steps = in_blocks(chunk.step.astype(np.float64), self.block)
+        columns: dict[str, Floats] = {"step": steps[:, 0], "last": np.nanmax(steps, axis=1), "share": share}
+        columns |= {"norm": norms, "loss": medians(in_blocks(chunk["loss"], self.block))}
+        self._streak.push(saturated[judged], {name: values[judged] for name, values in columns.items()})
+        return ()
+
+    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
+        """As the run stands, with the rows that fill no block yet, on a copy: if the loss falls after all, silence."""
+        trial = deepcopy(self)
+        if len(rest) >= self.block // 2:
+            trial.update(rest)
+        if trial._streak.onset is not None and not (self._resumed or plays(run.train.channels)):
+            yield from trial._judge()
+
+    def _judge(self) -> Iterator[Finding]:
+        onset, now = self._streak.onset or self._streak.latest, self._streak.latest
+        times = now["norm"] / self._limit
+        stands = now["loss"] >= onset["loss"] - self.learned * abs(onset["loss"])
+        if not (times > self.far and stands and self._streak.bad >= 2 * self.blocks):
+            return
+        yield self.finding(
+            "warning",
+            "run",
+            (int(onset["step"]), int(now["last"])),
+            f"Nearly every step is clipped from step {onset['step']:,.0f} on: the norm is {now['norm']:.3g}, at "
+            f"{times:,.3g} times the limit of {self._limit:.3g}, and the loss has not come down since.",
+            over=self._streak.over,
+            evidence={"norm": now["norm"], "share": now["share"], "times": times},
+            advice=f"Find what makes the norm so large, or raise the limit to {now['norm']:.2g} and tune the rate.",
+            confidence=0.7,
+        )

@@ -1,0 +1,89 @@
+"""See the rule's docstring: it is the page that `trainwatch rules dead-module` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainwatch.rule import Rule
+from trainwatch.schema import Finding
+from trainwatch.stats import Streak
+from trainwatch.table import Chunk
+
+MOST = 256  # modules that are followed: more of them is a log to be distrusted
+
+
+@dataclass
+class DeadModule(Rule):
+    """A module's gradient is exactly zero, while others have one.
+
+    What it sees:
+        A `grad_norm/<module>` of exactly 0 in twenty rows in a row in which some other module's is above 0. A frozen
+        module has no norm at all, so this one is meant to be trained. Where a loss component is switched off in those
+        rows (weight 0, or a loss of exactly 0) it is an info: the module may serve that one alone.
+
+    Why it matters:
+        The module stays what it was. Nobody sees it in the loss, for the others learn around it.
+
+    What to do:
+        Look for units that are all dead (ReLU after a step that was too large), a factor of 0, a mask or a gate that is
+        always shut, `argmax` or rounding in the way, or a half-precision gradient that underflows.
+
+    When it is wrong:
+        Experts that no token is routed to, heads of a task that the data does not hold yet: declare the weight of their
+        loss as 0, or freeze them.
+
+    References:
+        Lu et al., "Dying ReLU and initialization" (2020).
+    """
+
+    block: ClassVar[int] = 20
+    needs: ClassVar[tuple[str, ...]] = ("grad_norm/<module>",)
+    wants: ClassVar[tuple[str, ...]] = ("weight/<component>", "loss/<component>")
+    causes: ClassVar[tuple[str, ...]] = ("group-unmoved", "loss-stuck", "loss-plateau")
+
+    rows: int = 20  # in a row: gates that begin at 0 open within two, and turns of two optimisers are shorter
+
+    _streaks: dict[str, Streak] = field(default_factory=dict, init=False)
+    _off: dict[str, int] = field(default_factory=dict, init=False)  # rows in which a component was switched off
+
+    def update(self, chunk: Chunk) -> Iterator[Finding]:
+        """Most modules have no zero, and are done with one comparison."""
+        names = [name for name in chunk.channels if name.startswith("grad_norm/")][:MOST]
+        alive: NDArray[np.bool_] | None = None
+        for name in names:
+            norm = chunk[name]
+            zero = norm == 0
+            if name not in self._streaks and not zero.any():
+                continue
+            if alive is None:
+                alive = np.any([chunk[other] > 0 for other in names], axis=0)
+            judged = np.isfinite(norm) & alive
+            streak = self._streaks.setdefault(name, Streak(self.rows))
+            self._off[name] = self._off.get(name, 0) + int((_switched_off(chunk) & judged & zero).sum())
+            if streak.push(zero[judged], {"step": chunk.step[judged].astype(np.float64)}):
+                yield self._finding(name.removeprefix("grad_norm/"), streak)
+
+    def _finding(self, module: str, streak: Streak) -> Finding:
+        onset, now, off = streak.onset or {}, streak.latest, 2 * self._off[f"grad_norm/{module}"] >= streak.bad
+        why = "; a loss component is switched off meanwhile" if off else ", while that of others is not"
+        return self.finding(
+            "info" if off else "warning",
+            f"module:{module}",
+            (int(onset["step"]), int(now["step"])),
+            f"The gradient of {module} is exactly 0 in {streak.bad:,} rows from step {onset['step']:,.0f} on{why}.",
+            over=streak.over,
+            evidence={"rows": streak.bad},
+            advice=f"Find what cuts {module} off: dead units, a shut gate or mask, a factor of 0; or freeze it.",
+            confidence=0.6 if off else 0.85,
+        )
+
+
+def _switched_off(chunk: Chunk) -> NDArray[np.bool_]:
+    """Whether some component has weight 0, or a loss of exactly 0. bool [rows]"""
+    names = [name for name in chunk.channels if name.startswith(("weight/", "loss/"))][:MOST]
+    return np.any([chunk[name] == 0 for name in names], axis=0) if names else np.zeros(len(chunk), dtype=bool)

@@ -1,0 +1,197 @@
+"""See the rule's docstring: it is the page that `trainwatch rules frozen-weights` prints."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from trainwatch.rule import Rule
+from trainwatch.run import Run
+from trainwatch.schema import Finding
+from trainwatch.stats import Floats, Probes, Streak, carried
+from trainwatch.table import Chunk
+
+NORMALISATION = re.compile(r"(bn|batch_?norm|layer_?norm|rms_?norm|group_?norm|norm|ln)(_?\d+)?")
+
+
+@dataclass
+class FrozenWeights(Rule):
+    """Gradients arrive and the learning rate is not zero, but no weight moves.
+
+    What it sees:
+        An update ratio of exactly 0 in every parameter group for two samples, a `param_hash` that is the same in twenty
+        rows, or weight norms equal to the last digit in five samples; in rows with a gradient above 0, a learning rate
+        above a thousandth of the highest so far, and no step that the gradient scaler skipped. Modules that are frozen
+        while a parameter group of the optimiser that has a name and a rate finds nothing to move. As an info: a model
+        of which only the normalisation layers can be trained.
+
+    Why it matters:
+        The optimiser holds other tensors than the model: it was built before the model was moved, wrapped, cast or
+        reloaded. Or each update is lost in rounding, in weights of half precision. Nothing is trained at all.
+
+    What to do:
+        Build the optimiser last, from the parameters of the model that is trained. Keep a float32 copy of weights that
+        are half precision.
+
+    When it is wrong:
+        A hash over parameters that another optimiser moves in other steps. A body that is frozen for now and unfrozen
+        later: it has half of the planned steps to begin.
+
+    References:
+        accelerate #2665 (stale parameters after wrapping); TrainCheck (OSDI 2025), "all but BatchNorm frozen".
+    """
+
+    block: ClassVar[int] = 20
+    needs: ClassVar[tuple[str, ...]] = (
+        "update_ratio/<group>|param_hash|weight_norm/<group>",
+        "lr/<group>",
+        "grad_norm|grad_norm/<module>|grad_norm_at_step",
+    )
+    wants: ClassVar[tuple[str, ...]] = ("param_hash", "amp/skipped", "run:modules")
+    causes: ClassVar[tuple[str, ...]] = ("loss-stuck", "lr-too-low", "group-unmoved", "loss-plateau")
+
+    samples: int = 2  # of the update ratio: 0 is exact, and one may be a skipped step that was not told
+    hashes: int = 20  # rows
+    norms: int = 5  # samples: float32 hides a step of 1e-8, five in a row seldom
+    alive: float = 1e-3  # of the highest learning rate: below it, at the end of a cosine, rounding hides a healthy step
+    begin: float = 0.5  # of the planned steps: what is unfrozen step by step has begun by then
+    few: float = 0.02  # of the parameters can be trained, and all of them in normalisation layers
+
+    _streaks: dict[str, Streak] = field(default_factory=dict, init=False)
+    _last: dict[str, float] = field(default_factory=dict, init=False)
+    _highest: float = field(default=0.0, init=False)
+    _seen: int = field(default=0, init=False)
+    _probes: dict[str, Probes] = field(default_factory=dict, init=False)
+    _sampled: bool = field(default=False, init=False)  # an update ratio was seen
+
+    def update(self, chunk: Chunk) -> Iterator[Finding]:
+        """Three witnesses, each in the rows in which something should have moved."""
+        rates = [chunk[name] for name in chunk.channels if name.startswith("lr/")]
+        if not rates:
+            return
+        rate = np.fmax.reduce(rates)
+        highest = np.fmax.accumulate(np.concatenate([[self._highest], rate]))[1:]
+        self._highest = float(highest[-1])
+        due = (rate > self.alive * highest) & (rate > 0) & chunk.trained() & (_gradient(chunk) > 0)
+        moved, step = self._moved(chunk), chunk.step.astype(np.float64)
+        row = self._seen + np.arange(len(chunk), dtype=np.float64)
+        self._seen += len(chunk)
+        for witness, rows in (("update_ratio", self.samples), ("param_hash", self.hashes), ("weight_norm", self.norms)):
+            judged = due & np.isfinite(moved[witness])
+            probes = self._probes.setdefault(witness, Probes())
+            since = probes.since(judged | (rate <= self.alive * highest), step)
+            columns = {"row": row, "step": step, "rate": rate, "since": since}
+            streak = self._streaks.setdefault(witness, Streak(rows))
+            streak.push(moved[witness][judged] == 0, {name: values[judged] for name, values in columns.items()})
+        known = [(name, streak) for name, streak in self._streaks.items() if streak.onset is not None]
+        if known:
+            yield self._finding(*min(known, key=lambda item: item[1].believed["row"]))
+
+    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
+        """The rows that fill no block yet, on a copy; and what the header says can be trained."""
+        if len(rest):
+            yield from self.ahead(rest)
+        yield from self._little_trained(run)
+        yield from self._idle(run, rest)
+
+    def _idle(self, run: Run, rest: Chunk) -> Iterator[Finding]:
+        """Named groups with a rate that were never seen to hold anything, beside modules that cannot be trained."""
+        groups = {name.removeprefix("lr/") for name in rest.channels if name.startswith("lr/")}
+        seen = {name.removeprefix("update_ratio/") for name in rest.channels if name.startswith("update_ratio/")}
+        listed = run.header.raw.get("modules")
+        known = [item for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
+        frozen = [str(item.get("name")) for item in known if item.get("depth") == 1 and item.get("trainable") == 0]
+        planned, steps = run.header.total_steps or 0, run.last_step or 0
+        late = steps >= self.begin * planned if planned else run.end is not None
+        idle = [name for name in sorted(groups - seen) if not name.rpartition(".")[2].isdigit()]
+        rated = [name for name in idle if self._highest_of(run, name) > 0]
+        if seen and frozen and rated and late and run.first_step is not None:
+            yield self.finding(
+                "warning",
+                f"group:{rated[0]}",
+                (run.first_step, steps),
+                f"The optimiser has a learning rate for {', '.join(rated[:4])} and nothing to move with it; "
+                f"{', '.join(frozen[:4])} cannot be trained at all.",
+                evidence={"groups": len(rated), "frozen": len(frozen)},
+                advice="Set requires_grad before the optimiser is built; leave the group out if it is meant to rest.",
+                confidence=0.75,
+            )
+
+    @staticmethod
+    def _highest_of(run: Run, group: str) -> float:
+        return float(np.fmax.reduce(run.train.column(f"lr/{group}", 0, run.train.size), initial=0.0))
+
+    def _moved(self, chunk: Chunk) -> dict[str, Floats]:
+        """0 where a witness saw nothing move, above where it did, NaN where it looked not. float64 [rows]"""
+        groups = [name for name in chunk.channels if name.startswith("update_ratio/")]
+        ratio = np.fmax.reduce([chunk[name] for name in groups]) if groups else np.full(len(chunk), np.nan)
+        norms = [name for name in chunk.channels if name.startswith("weight_norm/")]
+        changes = [self._change(chunk, name) for name in norms] if not self._sampled else []
+        norm = np.fmax.reduce(changes) if changes else np.full(len(chunk), np.nan)
+        sampled = np.logical_or.accumulate(np.isfinite(ratio)) | self._sampled
+        self._sampled, norm = bool(sampled[-1]), np.where(sampled, np.nan, norm)  # the surer witness has come
+        return {"update_ratio": ratio, "param_hash": self._change(chunk, "param_hash"), "weight_norm": norm}
+
+    def _change(self, chunk: Chunk, name: str) -> Floats:
+        """How far a value is from the last one there was. float64 [rows]"""
+        values = chunk[name]
+        before = carried(self._last.get(name, np.nan), values)
+        self._last[name] = float(carried(self._last.get(name, np.nan), np.append(values, np.nan))[-1])
+        change: Floats = np.abs(values - before)
+        return change
+
+    def _finding(self, witness: str, streak: Streak) -> Finding:
+        onset, now = streak.onset or {}, streak.latest
+        denied = witness == "weight_norm" and self._streaks["update_ratio"].good_since > 0
+        saw = {
+            "update_ratio": "the update ratio of every group is exactly 0",
+            "param_hash": "the hash of the parameters is the same",
+            "weight_norm": "the weights' norms are the same to the last digit",
+        }[witness]
+        return self.finding(
+            "critical",
+            "run",
+            (int(onset["since"]), int(now["step"])),
+            f"Gradients arrive and the learning rate is {now['rate']:.3g}, but {saw} in {streak.bad:,} samples: no "
+            "weight moves.",
+            over=streak.over or denied,
+            evidence={"samples": streak.bad, "learning_rate": now["rate"], "witness": witness},
+            advice="Build the optimizer from the parameters of the model that is trained, once it is wrapped.",
+            confidence=0.7 if witness == "weight_norm" else 0.95,
+        )
+
+    def _little_trained(self, run: Run) -> Iterator[Finding]:
+        listed = run.header.raw.get("modules")
+        known = [item for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
+        modules = [item for item in known if isinstance(item.get("name"), str) and _number(item.get("trainable")) > 0]
+        names = {str(item["name"]) for item in modules}
+        leaves = [item for item in modules if not any(name.startswith(f"{item['name']}.") for name in names)]
+        whole = sum(_number(item.get("parameters")) for item in known if item.get("depth") == 1)
+        trained = sum(_number(item.get("trainable")) for item in known if item.get("depth") == 1)
+        normal = [NORMALISATION.fullmatch(str(item["name"]).rpartition(".")[2].lower()) for item in leaves]
+        if leaves and all(normal) and 0 < trained < self.few * whole and run.first_step is not None:
+            yield self.finding(
+                "info",
+                "config:requires_grad",
+                (run.first_step, run.first_step),
+                f"Only {trained:,.0f} of {whole:,.0f} parameters can be trained, all in normalisation layers.",
+                evidence={"trainable": trained, "parameters": whole},
+                advice="If it is not meant, set requires_grad before the optimizer is built.",
+                confidence=0.8,
+            )
+
+
+def _gradient(chunk: Chunk) -> Floats:
+    """The largest gradient norm that a row tells. float64 [rows]"""
+    names = [name for name in chunk.channels if name in ("grad_norm", "grad_norm_at_step")]
+    names = names or [name for name in chunk.channels if name.startswith("grad_norm/")][:64]
+    found: Floats = np.fmax.reduce([chunk[name] for name in names]) if names else np.full(len(chunk), np.nan)
+    return found
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) and 0 < value < 1e15 else 0.0

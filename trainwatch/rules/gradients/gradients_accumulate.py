@@ -1,0 +1,148 @@
+"""See the rule's docstring: it is the page that `trainwatch rules gradients-accumulate` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainwatch.rule import Findings, Rule
+from trainwatch.run import Run
+from trainwatch.schema import Finding
+from trainwatch.stats import carried
+from trainwatch.table import Chunk
+
+Floats = NDArray[np.float64]
+
+
+@dataclass
+class GradientsAccumulate(Rule):
+    """Each step's gradient is added to those of all steps before: nothing sets them to zero.
+
+    What it sees:
+        How the gradient's norm begins. A sum of t gradients grows as a power of t between a half (batches that do not
+        agree) and one (batches that do): twice the first norm after four steps, four to twenty times after twenty, in a
+        line on double-logarithmic paper, while the loss does not rise with it. A healthy norm starts level, noisy or
+        falling; a divergence and an escape from a small initialisation are exponential.
+
+    Why it matters:
+        The optimiser follows the whole past: a momentum without friction. SGD swings ever wider and Adam walks on in
+        directions that stopped being right; the run may learn for a while and then loses everything.
+
+    What to do:
+        Call `optimizer.zero_grad()` once in each optimiser step, after `step()` and before the next `backward()`.
+
+    When it is wrong:
+        A log that holds a row for each micro-batch of a long accumulation shows the same growth, until the norm falls
+        back: then this is withdrawn to an info. A limit on the norm that clips from the first step hides the growth.
+
+    References:
+        TrainCheck (OSDI 2025), silent error "missing zero_grad".
+    """
+
+    block: ClassVar[int] = 20
+    needs: ClassVar[tuple[str, ...]] = ("grad_norm",)
+    wants: ClassVar[tuple[str, ...]] = ("loss",)
+    causes: ClassVar[tuple[str, ...]] = (
+        *("gradient-explosion", "loss-divergence", "loss-oscillation", "clipping-saturated", "lr-too-high"),
+        *("non-finite-gradient", "non-finite-loss", "weight-growth", "loss-stuck"),
+    )
+
+    slowest: float = 0.45  # power of t: what does not agree at all sums up by 0.5
+    fastest: float = 1.2  # power of t: gradients that agree give 1; an escape from a small start comes to 1.3
+    straight: float = 0.95  # r squared of the line; healthy starts with such a power come to 0.94
+    half: float = 0.55  # of the growth in logarithms lies in the first half: sums .67 to .77, exponentials .5 and less
+    grown: float = 2.5  # x the first norm after 14 to 20 rows; small trainings: sick 4 to 24, healthy to 1.3
+    soon: float = 1.5  # x the first norm in rows 3 to 5; small trainings: sick 2 to 4, healthy to 1.4
+    fewest: int = 10  # rows that show a power law
+    begins: int = 8  # rows: so long even those keep to it that turn soon, for their learning rate is large
+    smooth: float = 0.12  # of the norm, from row to row: sums come to 0.08, single batches to 0.1 and more
+    drop: float = 1 / 3  # of the norm from one row to the next: sums do not fall so, a log of micro-batches does
+    worse: float = 0.05  # of the first loss: above it the run is being lost
+
+    _told: Finding | None = field(default=None, init=False)
+    _judged: bool = field(default=False, init=False)
+    _first: tuple[float, float] = field(default=(np.nan, np.nan), init=False)
+    _last: float = field(default=np.nan, init=False)
+
+    def update(self, chunk: Chunk) -> Iterator[Finding]:
+        """The first twenty rows decide; what comes later shows how it went on."""
+        if not self._judged:
+            self._judge(chunk)
+            self._judged = True
+        if self._told is not None:
+            self._follow(chunk)
+            yield self._told
+
+    def finish(self, run: Run, rest: Chunk) -> Findings:  # noqa: ARG002
+        """On a copy: a short run has no whole block."""
+        if len(rest) >= self.fewest:
+            yield from self.ahead(rest)
+
+    def _judge(self, chunk: Chunk) -> None:
+        norm, loss = chunk["grad_norm"][: self.block], chunk["loss"][: self.block]
+        known = np.isfinite(norm) & (norm > 0)
+        if known.sum() < self.fewest:
+            return
+        norms, losses, steps = norm[known], loss[known], chunk.step[: self.block][known]
+        prefix = next((rows for rows in (len(norms), self.begins) if self._sums_up(norms, losses, rows)), 0)
+        if not prefix:
+            return
+        power = float(np.polyfit(np.log(np.arange(1, prefix + 1)), np.log(norms[:prefix]), 1)[0])
+        losses = losses[np.isfinite(losses)]
+        self._first = (float(norms[0]), float(np.median(losses[:3])) if len(losses) else np.nan)
+        self._told = self.finding(
+            "warning",
+            "run",
+            (int(steps[0]), int(steps[-1])),
+            f"The gradient norm grows from {norms[0]:.3g} to {norms[-1]:.3g} in {len(norms)} rows, as the sum of all "
+            f"gradients so far does (power {power:.2f} of the step): nothing sets them to zero.",
+            evidence={"first": norms[0], "norm": norms[-1], "power": power},
+            advice="Call optimizer.zero_grad() once in each step, before the next backward().",
+            confidence=0.9 if len(norms) == self.block else 0.7,
+        )
+
+    def _sums_up(self, norms: Floats, losses: Floats, rows: int) -> bool:
+        """Whether the first rows follow the law, and those after them keep what they gathered, without a jump."""
+        x, y, after = np.log(np.arange(1, rows + 1)), np.log(norms[:rows]), norms[rows:] if rows < len(norms) else norms
+        power = np.polyfit(x, y, 1)[0]
+        if not self.slowest <= power <= self.fastest or np.corrcoef(x, y)[0, 1] ** 2 < self.straight:
+            return False
+        if y[rows // 2] - y[0] < self.half * (y[-1] - y[0]):
+            return False
+        grown = self.grown * (len(norms) / self.block) ** 0.5
+        if np.median(norms[2:5]) < self.soon * norms[0] or np.median(norms[-len(norms) // 3 :]) < grown * norms[0]:
+            return False
+        if np.median(np.abs(np.diff(np.log(after)))) > self.smooth:
+            return False
+        seen = losses[:rows][np.isfinite(losses[:rows])]
+        return len(seen) < 6 or bool(np.median(seen[-3:]) <= np.median(seen[:3]) + abs(np.median(seen[:3])))
+
+    def _follow(self, chunk: Chunk) -> None:
+        """Graver while the last block's loss is lost; withdrawn where the norm falls at once."""
+        told, norm, loss = self._told, chunk["grad_norm"], chunk["loss"][-self.block :]
+        if told is None or told.state == "over":
+            return
+        rows = np.flatnonzero(np.isfinite(norm))
+        falls = rows[norm[rows] < self.drop * carried(self._last, norm[rows])]
+        if len(falls):
+            message = f"{told.message} It fell back at once later, as in a log of micro-batches."
+            until, evidence = int(chunk.step[falls[0]]), told.evidence | {"norm": norm[falls[0]]}
+            self._told = replace(
+                told, severity="info", state="over", message=message, last_step=max(told.first_step, until),
+                evidence=evidence, confidence=0.5,
+            )  # fmt: skip
+            return
+        self._last = float(norm[rows[-1]]) if len(rows) else self._last
+        lost = np.median(loss[np.isfinite(loss)] if np.isfinite(loss).any() else np.nan) > (
+            self._first[1] + self.worse * abs(self._first[1])
+        )
+        self._told = replace(
+            told,
+            severity="critical" if lost else "warning",
+            last_step=max(told.first_step, int(chunk.step.max())),
+            evidence=told.evidence | {"norm": self._last},
+        )

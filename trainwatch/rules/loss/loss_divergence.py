@@ -1,0 +1,216 @@
+"""See the rule's docstring: it is the page that `trainwatch rules loss-divergence` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainwatch.header import Header
+from trainwatch.rule import Findings, Rule
+from trainwatch.run import Run
+from trainwatch.schema import Finding, Severity
+from trainwatch.stats import noise
+from trainwatch.table import Chunk
+from trainwatch.views.curve import Curve, Points, running_median, wanders
+
+Floats = NDArray[np.float64]
+SUPERVISED = ("metric/acc", "metric/accuracy", "metric/top1", "metric/perplexity", "metric/ppl")
+
+
+@dataclass(frozen=True)
+class Fall:
+    """How a stretch of the curve went: from ``start`` down to ``best``, and where it stands ``now``."""
+
+    start: float
+    best: float
+    best_step: float
+    now: float
+    least: float  # of the last points
+    sigma: float  # noise on one point
+    steady: float  # of the way down: its length as the crow flies, by that of the path
+    mending: bool  # the last points fall again
+
+    @property
+    def progress(self) -> float:
+        """What was gained."""
+        return self.start - self.best
+
+
+@dataclass
+class LossDivergence(Rule):
+    """The loss had come down, and went back up for good.
+
+    What it sees:
+        The total loss, smoothed, within one stage of the curriculum: it fell steadily and well beyond its noise, then
+        gave back more than 40 % of what it had gained, and has stayed there without falling again. All of it given back
+        is critical; what began less than twenty rows ago is an info. A loss that never fell cannot give back: it is an
+        alarm only if it doubles and stays there in a run that is plainly supervised. A rise that recorded weights
+        explain is none.
+
+    Why it matters:
+        The weights have left the region in which they worked. What is trained from here on starts from worse than the
+        checkpoint before, and usually does not find back.
+
+    What to do:
+        Take the last checkpoint before the rise. Lower the learning rate (by 3 to 10), lengthen the warm-up, clip the
+        gradient's norm, and look at what changed at that step: data, labels, precision.
+
+    When it is wrong:
+        The losses of games (reinforcement learning, GANs) wander and rise in health; they are known by the names of
+        their components and metrics. A change of data that is not declared can look like this until the loss falls
+        again: declare it as a stage.
+
+    References:
+        Chowdhery et al., "PaLM" (2022), section 5.1, on spikes and restarts; Wortsman et al., "Small-scale proxies for
+        large-scale Transformer training instabilities" (2023).
+    """
+
+    block: ClassVar[int] = 20
+    needs: ClassVar[tuple[str, ...]] = ("loss",)
+    wants: ClassVar[tuple[str, ...]] = ("lr/<group>", "weight/<component>", "stage")
+    causes: ClassVar[tuple[str, ...]] = (
+        *("overtraining", "loss-plateau", "mode-collapse", "repetitive-outputs", "non-finite-loss"),
+        *("non-finite-gradient", "hidden-nan"),
+    )
+
+    given_back: float = 0.4  # of the progress: sharp turns of a healthy schedule give back a third at most
+    lost: float = 1.0  # of the progress: the run is where it began
+    fewest: int = 8  # points: ten epochs are a log, and three of them must be bad
+    enough: int = 20  # points of one stage among several, or after a resume: a short stage is mostly its beginning
+    gained: float = 0.1  # of the first value: less is fine-tuning near the floor, where noise is all there is
+    clear: float = 4.0  # standard deviations of one point that the progress must exceed
+    steady: float = 0.7  # of the way down: a descent is nearly straight, a random walk is not
+    late: float = 0.25  # of the points: three of ten epochs are bad; a few rows at the end are not judged yet
+    doubled: float = 2.0  # x the first value, for a loss that never fell: any start-up transient is smaller
+
+    _curve: Curve = field(default_factory=Curve, init=False)
+    _resumed: bool = field(default=False, init=False)
+
+    def start(self, header: Header) -> Findings:
+        """Stages that are declared."""
+        self._resumed = header.resumed_from is not None
+        self._curve.start(header)
+        return ()
+
+    def update(self, chunk: Chunk) -> Findings:
+        """Rows are only gathered: what a divergence is shows in the whole curve."""
+        self._curve.push(chunk)
+        return ()
+
+    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
+        """Judge each stage by itself."""
+        points = self._curve.points(rest)
+        for stage in points.stages():
+            alone = len(stage) == len(points) and not self._resumed
+            if len(stage) < (self.fewest if alone else self.enough):
+                continue
+            fall, last = _fall(stage), bool(stage.step[-1] == points.step[-1])
+            sick = (self._fell(fall) or _plain(run)) and self._back(fall)
+            if sick and not wanders(run, points) and not self._weighted_up(run, rest, fall, stage):
+                yield self._finding(run, rest, fall, stage, over=not last)
+
+    def _fell(self, fall: Fall) -> bool:
+        """Whether there was progress to lose."""
+        return fall.progress > max(self.clear * fall.sigma, self.gained * abs(fall.start))
+
+    def _back(self, fall: Fall) -> bool:
+        """Whether it gave back what it had clearly gained; or never gained, and rose to a multiple."""
+        if self._fell(fall):
+            kept = fall.least - fall.best < self.given_back * fall.progress
+            return not kept and fall.steady >= self.steady and not (fall.mending and fall.now < fall.start)
+        rise = fall.least - self.doubled * fall.start
+        return fall.start > 0 and rise > self.clear * fall.sigma and not fall.mending
+
+    def _weighted_up(self, run: Run, rest: Chunk, fall: Fall, stage: Points) -> bool:
+        """Whether weights that were raised since the best point explain the rise."""
+        steps = self._curve.raw_steps(run, rest)
+        then, now = int(np.argmin(np.abs(steps - fall.best_step))), steps >= stage.step[-min(3, len(stage))]
+        explained = 0.0
+        for name in run.components():
+            weight, raw = (self._curve.raw(run, f"{kind}/{name}", rest) for kind in ("weight", "loss"))
+            grown = np.median(weight[now] - weight[then]) * np.median(raw[now]) if len(weight) else np.nan
+            explained += float(np.nan_to_num(grown, posinf=0.0, neginf=0.0))
+        return explained > 0.5 * (fall.now - fall.best)
+
+    def _finding(self, run: Run, rest: Chunk, fall: Fall, stage: Points, *, over: bool) -> Finding:
+        first, fell = self._onset(run, rest, fall, stage.step[-1]), self._fell(fall)
+        back = (fall.now - fall.best) / fall.progress if fell else 0.0
+        since = int((stage.step >= first).sum())
+        lasts, stays = since * stage.rows >= self.block, since >= self.late * len(stage)
+        level: Severity = "critical" if back >= self.lost and lasts else "warning" if lasts or stays else "info"
+        went = (
+            f"fell from {fall.start:.4g} to {fall.best:.4g} by step {fall.best_step:,.0f}, then rose"
+            if fell
+            else f"never fell below its first value of {fall.start:.4g}, and rose"
+        )
+        gone = f": {back:.0%} of the progress is gone" if fell else ""
+        return self.finding(
+            level,
+            "run",
+            (first, int(stage.step[-1]) if over else self._curve.span(run, rest)[1]),
+            f"The loss {went} to {fall.now:.4g}{gone}.",
+            over=over,
+            evidence={"start": fall.start, "best": fall.best, "best_step": fall.best_step, "now": fall.now},
+            advice=f"Go back to the last checkpoint before step {first:,}, with a lower learning rate, a longer "
+            "warm-up or a limit on the gradient's norm.",
+            confidence=0.9 if fell else 0.6,
+        )
+
+    def _onset(self, run: Run, rest: Chunk, fall: Fall, end: float) -> int:
+        """Where the rise began: from the rows in which it left two heights for good, back along the line of both."""
+        steps, loss = self._curve.raw_steps(run, rest), self._curve.raw(run, "loss", rest)
+        known = np.isfinite(loss) & (steps <= end)
+        steps, loss = steps[known], loss[known]
+        rise = min(fall.now - fall.best, max(fall.progress, fall.sigma))  # a loss that explodes may end anywhere
+        height = max(3 * noise(loss[steps <= fall.best_step]), 0.05 * rise)
+        smooth = running_median(loss, 5)
+        left = [np.flatnonzero(smooth <= fall.best + times * height) for times in (1, 2)]
+        if not len(left[0]):
+            return int(steps[0])
+        low, high = (min(int(rows[-1]) + 1, len(steps) - 1) for rows in left)
+        return int(steps[max(2 * low - high, int(np.argmax(steps >= fall.best_step)))])
+
+
+def _fall(stage: Points) -> Fall:
+    """Describe a stretch of at least a few points."""
+    tail = max(3, len(stage) // 20)
+    smooth = stage.smooth(tail if len(stage) >= 24 else 1)  # a skewed noise has minima far below its level
+    best = int(np.argmin(smooth[:-tail]))
+    start = float(np.median(smooth[: max(1, len(smooth) // 40)]))
+    down = smooth[: best + 1 : max(1, best // 12)]
+    path = float(np.abs(np.diff(down)).sum())
+    last, now = smooth[-tail:], float(np.median(smooth[-tail:]))
+    height = max(float(smooth[best:].max()) - smooth[best], 1e-300)
+    return Fall(
+        start=start,
+        best=float(smooth[best]),
+        best_step=float(stage.step[best]),
+        now=now,
+        least=float(last.min()),
+        sigma=noise(stage.loss[: max(best + 1, len(stage) // 4, 8)]),
+        steady=(start - float(smooth[best])) / path if path else 1.0,
+        mending=(float(smooth[best:].max()) - now > 0.3 * height and not _stands(smooth, best, start))
+        or float(last[0] - last[-1]) > 0.2 * height,
+    )
+
+
+def _stands(smooth: Floats, best: int, start: float) -> bool:
+    """Whether the last quarter of what came after the best point is flat, and where the run began: it fell from a
+    peak, and no further.
+    """
+    late = smooth[best + 3 * (len(smooth) - best) // 4 :]
+    gained, level = start - float(smooth[best]), float(np.median(late))
+    half = len(late) // 2
+    falls = float(np.median(late[:half]) - np.median(late[half:])) if half else 0.0
+    return len(late) >= 8 and level - smooth[best] > 0.9 * gained and falls < 0.05 * gained
+
+
+def _plain(run: Run) -> bool:
+    """Whether the run is plainly supervised: it has classes, a unit of information, or is evaluated as such."""
+    units = [component.unit for component in run.header.components.values()]
+    evaluated = "loss" in run.eval or any(name in run.eval for name in SUPERVISED)
+    return "nat" in units or bool(run.header.raw.get("classes")) or evaluated

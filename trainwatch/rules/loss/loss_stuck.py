@@ -1,0 +1,144 @@
+"""See the rule's docstring: it is the page that `trainwatch rules loss-stuck` prints."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from trainwatch.header import Header, mapping, number
+from trainwatch.rule import Findings, Rule
+from trainwatch.run import Run
+from trainwatch.schema import Finding, Severity
+from trainwatch.table import Chunk
+from trainwatch.views.curve import Curve, Points, wanders
+
+CHANCE = ("metric/acc", "metric/accuracy", "metric/top1")
+
+
+@dataclass
+class LossStuck(Rule):
+    """The loss does not move from where it began.
+
+    What it sees:
+        From the first row to the last the smoothed loss gained less than 2 %, and less than its noise can tell. It is a
+        warning with a proof: the loss is the very same number in every row; the gradient or the update is exactly 0; or
+        it stands at what guessing costs (ln K for K declared classes, or the entropy of their counts; or exp(-loss)
+        is the evaluated accuracy). Without a proof it is an info.
+
+    Why it matters:
+        Nothing is learned, however long it runs.
+
+    What to do:
+        Overfit a single batch first. If that fails: the loss is cut off from the parameters (a detach, no_grad, frozen
+        or stale parameters in the optimiser), the learning rate is 0 or so large that the units died. If it works:
+        the labels do not belong to the inputs.
+
+    When it is wrong:
+        Fine-tuning near the floor, the first steps of a slow warm-up, and games (reinforcement learning, GANs) stand
+        still in health: without a proof they are no alarm. Some tasks stay at chance for long and then learn at once;
+        a quarter of the planned steps is waited for.
+
+    References:
+        Karpathy, "A recipe for training neural networks" (2019): verify the loss at initialisation.
+    """
+
+    block: ClassVar[int] = 20
+    needs: ClassVar[tuple[str, ...]] = ("loss",)
+    wants: ClassVar[tuple[str, ...]] = ("grad_norm", "update_ratio/<group>", "run:classes|eval:metric/<name>")
+    causes: ClassVar[tuple[str, ...]] = ("loss-plateau", "slow-convergence", "mode-collapse")
+
+    rows: int = 20  # fewer cannot tell a slow start from none
+    telling: int = 200  # rows after which a standstill without a proof is worth a word
+    least: float = 0.02  # of the first loss: less in a whole run is nothing
+    sure: float = 4.0  # standard errors
+    share: float = 0.25  # of the planned steps: plateaus at the start rarely last longer
+
+    _curve: Curve = field(default_factory=Curve, init=False)
+    _resumed: bool = field(default=False, init=False)
+
+    def start(self, header: Header) -> Findings:
+        """A resumed run has learned before."""
+        self._resumed = header.resumed_from is not None
+        self._curve.start(header)
+        return ()
+
+    def update(self, chunk: Chunk) -> Findings:
+        """Rows are only gathered."""
+        self._curve.push(chunk)
+        return ()
+
+    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
+        """Flat at all? Then look for a proof."""
+        points, rows = self._curve.points(rest), self._curve.rows + len(rest)
+        if rows < self.rows or len(points) < self.rows or not self._flat(points):
+            return
+        planned = run.header.total_steps
+        early = points.step[-1] < self.share * planned if planned else rows < self.telling and run.end is None
+        proof = self._proof(run, rest, points)
+        if proof and not early:
+            yield self._finding("warning", points, self._curve.span(run, rest), proof)
+        elif not (early or self._resumed or rows < self.telling or wanders(run, points)):
+            yield self._finding(
+                "info", points, self._curve.span(run, rest), "no zero gradient, zero update or guess level explains it"
+            )
+
+    def _flat(self, points: Points) -> bool:
+        """Whether neither the whole nor any part of it lies clearly below the beginning, nor far above."""
+        if not np.any(points.loss):
+            return False  # exactly 0 is another sickness
+        parts = np.array_split(points.loss, 5)
+        levels = np.array([np.median(part) for part in parts])
+        error = 1.25 * points.noise / len(parts[-1]) ** 0.5
+        first = float(np.median(points.loss[: max(1, len(points) // 20)]))
+        bar = max(self.least * abs(first), self.sure * error)
+        return bool(first - levels.min() < bar and levels.max() - first < 2 * bar)
+
+    def _proof(self, run: Run, rest: Chunk, points: Points) -> str:
+        """Why it will not move, in words; nothing if it may."""
+        level, loss = float(np.median(points.loss)), self._curve.raw(run, "loss", rest)
+        if np.ptp(loss[np.isfinite(loss)]) == 0 and float(f"{level:.2g}") != level:
+            return f"it is {level:.6g} in every row"
+        norm = self._curve.raw(run, "grad_norm", rest)
+        norm = norm[np.isfinite(norm)]
+        if len(norm) >= self.rows and np.mean(norm == 0) > 0.9:
+            return "the gradient is exactly 0"
+        names = [name for name in run.train.channels if name.startswith("update_ratio/")]
+        ratios = np.concatenate([self._curve.raw(run, name, rest) for name in names]) if names else np.empty(0)
+        if np.isfinite(ratios).sum() >= 2 and np.nanmax(ratios) == 0:
+            return "the parameters do not move"
+        return self._chance(run, level, 1.25 * points.noise / len(points) ** 0.5)
+
+    def _chance(self, run: Run, level: float, error: float) -> str:
+        """Whether the loss is what guessing costs."""
+        counts = [number(value) or 0.0 for value in mapping(run.header.raw.get("classes")).values()]
+        counts = [count for count in counts if count > 0]
+        bar = 0.01 * abs(level) + self.sure * error
+        if len(counts) > 1:
+            shares = [count / sum(counts) for count in counts]
+            prior = -sum(share * math.log(share) for share in shares)
+            if abs(level - math.log(len(counts))) < bar:
+                return f"it is ln {len(counts)} = {math.log(len(counts)):.4g}, a blind guess among that many"
+            if abs(level - prior) < bar:
+                return f"it is {prior:.4g}, what guessing by the {len(counts)} classes' shares costs"
+        for name in CHANCE:
+            known = run.eval.curve(name)[1] if name in run.eval else np.empty(0)
+            if len(known) >= 2 and 0 < level < 20 and np.abs(known * math.exp(level) - 1).max() < 0.1:
+                return f"the accuracy is {known[-1]:.3g} = exp(-loss), a blind guess"
+        return ""
+
+    def _finding(self, severity: Severity, points: Points, steps: tuple[int, int], why: str) -> Finding:
+        first, now = float(points.loss[0]), float(np.median(points.loss[-max(1, len(points) // 5) :]))
+        return self.finding(
+            severity,
+            "run",
+            steps,
+            f"The loss has not moved: {first:.4g} at step {steps[0]:,}, {now:.4g} at step {steps[1]:,}; {why}.",
+            evidence={"first": first, "now": now, "noise": points.noise},
+            advice="Overfit a single batch; if that fails, check what requires a gradient, the optimiser's parameters "
+            "and the learning rate; if it works, the labels.",
+            confidence=0.9 if severity == "warning" else 0.5,
+        )

@@ -1,0 +1,112 @@
+"""See the rule's docstring: it is the page that `trainwatch rules non-finite-weights` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainwatch.rule import Rule
+from trainwatch.schema import Finding
+from trainwatch.table import Chunk
+
+
+@dataclass
+class NonFiniteWeights(Rule):
+    """Weights became NaN or infinite though no loss and no gradient had been bad before.
+
+    What it sees:
+        A row that counts weights which are not finite (`bad/weights`), or whose weight norm is none, and since the last
+        row that saw them whole no trained step with a bad loss or gradient. The recorder looks at weight norms every 50
+        steps by itself. Where a loss or a gradient was bad first, that finding has the story, and this rule is silent.
+
+    Why it matters:
+        The forward pass of every later step is NaN, and every checkpoint written from here on is poisoned.
+
+    What to do:
+        Look at what writes weights besides the gradient: the optimiser's state (an epsilon of 0, a second moment that
+        underflowed in half precision), a learning rate that is infinite, weight averaging, a checkpoint that was loaded
+        in parts, initialisation. Resume from a checkpoint whose weights are finite. To see every step, count them after
+        it: `watch.log({"bad/weights": sum((~w.isfinite()).sum() for w in model.parameters())})`.
+
+    When it is wrong:
+        Weights that are infinite by design (a mask kept as a parameter) should be buffers.
+
+    References:
+        Adam's epsilon in float16: pytorch #26218.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("bad/weights|weight_norm/<group>",)
+    wants: ClassVar[tuple[str, ...]] = ("loss", "grad_norm")
+    causes: ClassVar[tuple[str, ...]] = ("non-finite-loss", "loss-zero", "crashed", "hidden-nan", "mode-collapse")
+
+    _rows: int = field(default=0, init=False)
+    _whole: int = field(default=-1, init=False)
+    _ill: int = field(default=-1, init=False)
+    _found: Finding | None = field(default=None, init=False)
+
+    def update(self, chunk: Chunk) -> Iterator[Finding]:
+        """Weights are looked at now and then; a bad look is explained by what went bad since the last good one."""
+        counts = chunk["bad/weights"]
+        if self._found is None and not chunk.nonfinite_channels() and not (counts > 0).any():
+            if self._ill >= 0 and len(looked := np.flatnonzero(_looked(chunk))):
+                self._whole = self._rows + int(looked[-1])  # what was bad before no longer explains what will be
+            self._rows += len(chunk)
+            return
+        bad = (counts > 0) | chunk.broken(_is_norm)
+        whole = _looked(chunk) & ~bad
+        trained = chunk.trained()
+        ill = (chunk.loss_broken() | chunk.broken(lambda name: name.startswith("grad_norm"))) & trained
+        row = np.arange(self._rows, self._rows + len(chunk))
+        last_whole = np.maximum.accumulate(np.concatenate([[self._whole], np.where(whole, row, -1)]))
+        last_ill = np.maximum.accumulate(np.concatenate([[self._ill], np.where(ill, row, -1)]))
+        before = np.where(counts > 0, last_ill[1:], last_ill[:-1])  # they are counted after the step, its loss before
+        unexplained = np.flatnonzero(bad & ((before < 0) | (before < last_whole[:-1])))
+        if self._found is None and len(unexplained):
+            self._found = self._first(chunk, int(unexplained[0]))
+        self._rows, self._whole, self._ill = self._rows + len(chunk), int(last_whole[-1]), int(last_ill[-1])
+        if self._found is not None and (bad | whole).any():
+            last = int(np.flatnonzero(bad | whole)[-1])
+            steps = chunk.step[bad]
+            step = int(steps.max()) if len(steps) else 0
+            self._found = replace(
+                self._found,
+                last_step=max(self._found.last_step, step),
+                state="active" if bad[last] else "over",
+            )
+            yield self._found
+
+    def _first(self, chunk: Chunk, row: int) -> Finding:
+        step, count = int(chunk.step[row]), float(chunk["bad/weights"][row])
+        groups = [
+            name.removeprefix("weight_norm/")
+            for name in chunk.channels
+            if name.startswith("weight_norm/") and chunk.nonfinite(name)[row]
+        ]
+        what = f"{count:,.0f} weight{'s are' if count != 1 else ' is'}" if count > 0 else "The weights are"
+        whose = f" in {', '.join(groups[:8])}" if groups else ""
+        evidence: dict[str, float | int | str] = {"bad": count} if count > 0 else {}
+        return self.finding(
+            "critical",
+            f"group:{groups[0]}" if len(groups) == 1 else "run",
+            (step, step),
+            f"{what} not finite{whose} at step {step:,}, and no loss or gradient was bad before.",
+            evidence=evidence,
+            advice="Look at what writes weights besides the gradient: the optimiser's epsilon and state, an infinite "
+            "learning rate, weight averaging, a checkpoint loaded in parts; resume from one that is finite.",
+        )
+
+
+def _looked(chunk: Chunk) -> NDArray[np.bool_]:
+    """Rows whose weights were counted, or have a norm."""
+    looked: NDArray[np.bool_] = chunk["bad/weights"] == 0
+    for name in filter(_is_norm, chunk.channels):
+        looked = looked | np.isfinite(chunk[name])
+    return looked
+
+
+def _is_norm(channel: str) -> bool:
+    return channel.startswith("weight_norm/")

@@ -1,0 +1,1 @@
+"""Optimizer: what the steps do to the weights."""

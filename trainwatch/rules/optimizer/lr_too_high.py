@@ -1,0 +1,167 @@
+"""See the rule's docstring: it is the page that `trainwatch rules lr-too-high` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from trainwatch.rule import Findings, Rule
+from trainwatch.run import Run
+from trainwatch.schedule import MOST
+from trainwatch.schema import Finding
+from trainwatch.stats import Floats, History, fall, running_medians
+from trainwatch.table import Chunk
+from trainwatch.views.games import plays
+
+
+@dataclass
+class LrTooHigh(Rule):
+    """Each step replaces more than a tenth of the weights, and the loss does not come down.
+
+    What it sees:
+        The update ratio (norm of the update over norm of the weights) of some group above 0.1 in the median of three
+        and more samples, while the loss ends no lower than it began, or gave back more than half of what it had come
+        down; or above 0.1 in any sample, where the loss rises tenfold or ends in a value that is not finite. Or
+        weights that from one sample to the next grew fivefold, by more than 0.1 of their norm a step, while the loss
+        stood at half above its first value and more. Where the goal itself moves (rewards, adversaries) it is an info,
+        unless the weights grew so.
+
+    Why it matters:
+        About 1e-3 is usual. Steps that rewrite the weights jump over every minimum; what looks like a hard task or
+        noisy data is the rate.
+
+    What to do:
+        Divide the rate by the ratio over 1e-3, at most by 100 at a time; lengthen the warm-up.
+
+    When it is wrong:
+        Weights that begin at 0 (biases, adapters) have a large ratio at first and a small one soon: that is no finding
+        while the loss falls. Without update ratios nothing is said.
+
+    References:
+        Bottou et al.; the 1e-3 rule of thumb of CS231n; torchmortem (median above 0.1).
+    """
+
+    block: ClassVar[int] = 20
+    needs: ClassVar[tuple[str, ...]] = ("update_ratio/<group>|weight_norm/<group>", "loss")
+    wants: ClassVar[tuple[str, ...]] = ("update_ratio/<group>", "weight_norm/<group>", "lr/<group>")
+    causes: ClassVar[tuple[str, ...]] = (
+        *("gradient-explosion", "gradient-spike", "loss-divergence", "loss-oscillation", "loss-spike", "loss-stuck"),
+        *("non-finite-loss", "non-finite-gradient", "weight-growth", "clipping-saturated", "dead-module"),
+        *("component-dead", "gradient-vanishing", "loss-plateau", "slow-convergence", "hidden-nan"),
+    )
+
+    ratio: float = 0.1  # norm of the update over that of the weights; the trainer's healthy runs reach 0.006
+    samples: int = 3  # of the ratio: those of the first steps are large where weights begin at 0
+    back: float = 0.5  # of what the loss had come down
+    blown: float = 10.0  # x the first loss: the run is lost, and one sample is proof enough
+    leap: float = 5.0  # x, what the weights grew by between two samples; healthy ones come to 2.3 in fifty steps
+    hurt: float = 0.5  # of the first loss, above it: what begins at 0 leaps too, and the loss comes down
+    rows: int = 5  # of the loss, in their median: more than a spike
+    usual: float = 1e-3  # the ratio to aim for
+
+    _history: History = field(default_factory=History, init=False)
+    _rows: int = field(default=0, init=False)
+
+    def update(self, chunk: Chunk) -> Findings:
+        """Ratios and loss at bounded resolution."""
+        self._history.push(_columns(chunk))
+        self._rows += len(chunk)
+        return ()
+
+    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
+        """Whether the rate is too high for the run as it stands."""
+        series = self._history.series(_columns(rest))
+        whole = Chunk("train", rest.rows, rest.start - self._rows, rest.stop)
+        loss = series.get("loss", np.empty(0))
+        known = loss[np.isfinite(loss)]
+        if len(known) < 6:
+            return
+        first, last, best = _first(whole), float(np.median(known[-3:])), float(np.min(known))
+        lost = bool((whole.nonfinite("loss")[-5:] > 0).any()) or last > first + (self.blown - 1) * abs(first)
+        worse = fall(loss) <= 0 or last - best > self.back * max(first - best, 0.0) + self.back * abs(best)
+        groups = {name: values[np.isfinite(values)] for name, values in series.items() if name.startswith("update")}
+        high = {name: float(np.median(values)) for name, values in groups.items() if len(values) >= self.samples}
+        sick = {name: ratio for name, ratio in high.items() if ratio > self.ratio and worse}
+        if lost:
+            sick |= {name: float(values.max()) for name, values in groups.items() if (values > self.ratio).any()}
+        swept = list(self._leapt(whole, series, first)) if not sick or plays(whole.channels) else []
+        if sick and not swept:
+            yield self._finding(whole, sick, (first, last), lost)
+        yield from swept
+
+    def _leapt(self, whole: Chunk, series: dict[str, Floats], first: float) -> Iterator[Finding]:
+        """The group whose weights were swept away: the samples tell by how much, the rows between what it cost."""
+        worst: tuple[float, str, int, int] | None = None
+        for name in [name for name in series if name.startswith("weight_norm/")]:
+            if (series[name][np.isfinite(series[name])] > 0).any() and self._grew(series[name]):
+                values = whole[name]
+                at = np.flatnonzero(np.isfinite(values) & (values > 0))
+                times, steps = values[at[1:]] / values[at[:-1]], np.maximum(np.diff(whole.step[at]), 1)
+                for index in np.flatnonzero((times > self.leap) & (times - 1 > self.ratio * steps))[:1].tolist():
+                    begin, end = int(at[index]), int(at[index + 1])
+                    peak = running_medians(whole["loss"][begin : end + self.rows], self.rows)
+                    best = np.nanmin(running_medians(whole["loss"][: begin + 1], self.rows), initial=first)
+                    learnt = first - best > self.back * abs(first)  # with this rate: then something else came
+                    if not learnt and np.nanmax(peak, initial=-np.inf) - first > self.hurt * abs(first):
+                        worst = max(worst or (0.0, "", 0, 0), (float(times[index]), name, begin, end))
+        if worst:
+            yield self._swept(whole, *worst, first)
+
+    def _grew(self, norms: Floats) -> bool:
+        known = norms[np.isfinite(norms) & (norms > 0)]
+        return bool(len(known) > 1 and (known[1:] / known[:-1]).max() > self.leap**0.5)  # a bin may halve it
+
+    def _swept(self, whole: Chunk, times: float, name: str, begin: int, end: int, first: float) -> Finding:
+        group, loss = name.removeprefix("weight_norm/"), whole["loss"][begin : end + 1]
+        return self.finding(
+            "warning",
+            f"group:{group}",
+            (int(whole.step[begin]), int(whole.step[-1])),
+            f"The weights of {group} grew {times:,.3g}-fold from step {whole.step[begin]:,} to {whole.step[end]:,}, "
+            f"and the loss went from {first:.4g} to {np.nanmax(loss):.4g} meanwhile.",
+            evidence={"growth": times, "first_loss": first, "highest_loss": float(np.nanmax(loss))},
+            advice=f"Lower the learning rate of {group} tenfold and more, or lengthen the warm-up; what was learned "
+            "after such a step began from ruins.",
+            confidence=0.85,
+        )
+
+    def _finding(self, whole: Chunk, sick: dict[str, float], loss: tuple[float, float], lost: bool) -> Finding:
+        name = max(sick, key=lambda key: sick[key])
+        ratio, group = sick[name], name.removeprefix("update_ratio/")
+        values = whole[name]
+        onset = _since(values, self.ratio)
+        rates = whole[f"lr/{group}"][np.isfinite(whole[f"lr/{group}"])]
+        aim = f" from {rates.max():.2g} to about {rates.max() / min(ratio / self.usual, 100):.1g}" if len(rates) else ""
+        return self.finding(
+            "info" if plays(whole.channels) else "critical" if lost else "warning",
+            f"group:{group}",
+            (int(whole.step[onset]), int(whole.step[-1])),
+            f"A step changes the weights of {group} by {ratio:.2g} of their norm, and the loss goes from "
+            f"{loss[0]:.4g} to "
+            f"{'what is not finite' if lost and whole.nonfinite('loss')[-1] else f'{loss[1]:.4g}'}.",
+            evidence={"update_ratio": ratio, "first_loss": loss[0], "loss": loss[1]},
+            advice=f"Lower the learning rate of {group}{aim}; an update ratio of 1e-3 is usual.",
+            confidence=0.85,
+        )
+
+
+def _since(values: Floats, ratio: float) -> int:
+    """The row after the last sample that was good; the first row of all, where the first sample was bad already."""
+    known = np.flatnonzero(np.isfinite(values))
+    high = np.flatnonzero(values[known] > ratio)
+    return int(known[high[0] - 1]) + 1 if len(high) and high[0] else 0
+
+
+def _columns(chunk: Chunk) -> dict[str, Floats]:
+    names = [name for name in chunk.channels if name.startswith(("update_ratio/", "weight_norm/"))][: 2 * MOST]
+    return {"loss": chunk["loss"]} | {name: chunk[name] for name in names}
+
+
+def _first(whole: Chunk) -> float:
+    """The loss before the rate had done anything: of the first row, or of a few, whichever is lower."""
+    known = whole["loss"][: 10 * MOST]
+    known = known[np.isfinite(known)]
+    return float(min(known[0], np.median(known[:6]))) if len(known) else np.nan

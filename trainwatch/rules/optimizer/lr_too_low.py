@@ -1,0 +1,113 @@
+"""See the rule's docstring: it is the page that `trainwatch rules lr-too-low` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from trainwatch.header import Header
+from trainwatch.rule import Findings, Rule
+from trainwatch.run import Run
+from trainwatch.schema import Finding
+from trainwatch.stats import Floats, History, fall
+from trainwatch.table import Chunk
+from trainwatch.views.games import plays
+
+
+@dataclass
+class LrTooLow(Rule):
+    """The steps are so small that the weights stay where they were, and so does the loss.
+
+    What it sees:
+        Update ratios (norm of the update over norm of the weights) below 1e-5 in every group and sample while the rate
+        is at its height, and a loss that does not come down in a hundred rows and more. It is an alarm if all planned
+        steps together, laid end to end, cannot move the weights by a thousandth of their norm. Else it is an info.
+
+    Why it matters:
+        The run would need a hundred times its length. A flat loss is taken for a model that is too small.
+
+    What to do:
+        Raise the learning rate by the factor that brings the ratio to about 1e-3.
+
+    When it is wrong:
+        A model that is fine-tuned at the floor of its loss has nothing to learn and small steps, and cannot be told
+        from one that was never trained: hence the info. A warm-up, the end of a cosine and runs that were resumed are
+        not judged.
+
+    References:
+        torchmortem and DeepDiagnosis (ratio below 1e-5); the 1e-3 rule of thumb of CS231n.
+    """
+
+    block: ClassVar[int] = 20
+    needs: ClassVar[tuple[str, ...]] = ("update_ratio/<group>", "loss", "lr/<group>")
+    causes: ClassVar[tuple[str, ...]] = ("loss-stuck", "slow-convergence", "loss-plateau")
+
+    ratio: float = 1e-5  # norm of the update over that of the weights; Adam at 1e-6 on weights of 0.02 makes 5e-5
+    path: float = 1e-3  # of the weights' norm, all steps laid end to end: rounding to bfloat16, which no model minds
+    rows: int = 100  # two samples at the recorder's pace, and a loss that shows its noise
+    height: float = 0.5  # of the highest rate: below it a schedule is at its beginning or end
+    part: float = 0.3  # of the samples at that height: of a cosine with its warm-up it is four in ten
+    learned: float = 0.02  # of the loss
+    long: int = 1000  # rows, where nothing says how many steps are planned
+
+    _history: History = field(default_factory=History, init=False)
+    _rows: int = field(default=0, init=False)
+    _resumed: bool = field(default=False, init=False)
+    _total: int = field(default=0, init=False)
+    _staged: bool = field(default=False, init=False)
+
+    def start(self, header: Header) -> Findings:
+        """A resume begins where the loss already is; stages make it rise."""
+        self._resumed, self._total = header.resumed_from is not None, header.total_steps or 0
+        self._staged = (header.curriculum_running or header.curriculum) is not None
+        return ()
+
+    def update(self, chunk: Chunk) -> Findings:
+        """Ratio, rate and loss at bounded resolution."""
+        self._history.push(_columns(chunk))
+        self._rows += len(chunk)
+        return ()
+
+    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
+        """Whether the rate is too low for the run as it stands."""
+        series, rows = self._history.series(_columns(rest)), self._rows + len(rest)
+        if rows < self.rows or self._resumed or plays(rest.channels):
+            return
+        ratio, rate, loss = series["ratio"], series["rate"], series["loss"]
+        high = np.isfinite(ratio) & (rate > self.height * np.nanmax(rate, initial=0.0))
+        if high.sum() < 2 or not fall(loss) < self.learned or np.nanmax(ratio) >= self.ratio:
+            return
+        rises = fall(-loss) > self.learned and not self._staged
+        if not np.median(ratio[high]) > 0 or rises or high.sum() < self.part * np.isfinite(ratio).sum():
+            return
+        whole = Chunk("train", rest.rows, rest.start - self._rows, rest.stop)
+        known = bool(self._total) or run.end is not None or rows >= self.long
+        known &= not rate[high][-1] > 1.01 * np.median(rate[high])  # a warm-up that is not at its end
+        yield self._finding(whole, float(np.median(ratio[high])), float(np.nanmean(ratio)), loss, known)
+
+    def _finding(self, whole: Chunk, ratio: float, mean: float, loss: Floats, known: bool) -> Finding:
+        steps = max(float(whole.step[-1] - whole.step[0] + 1), float(len(whole)), float(self._total))
+        path = (ratio if self._total > 2 * len(whole) else mean) * steps  # its mean is of a warm-up, at first
+        level = float(np.nanmedian(loss))
+        return self.finding(
+            "warning" if known and path < self.path else "info",
+            "run",
+            (int(whole.step[0]), int(whole.step[-1])),
+            f"A step changes the weights by {ratio:.1g} of their norm, all {steps:,.0f} together by at most "
+            f"{path:.1g}, and the loss stands at {level:.4g}.",
+            evidence={"update_ratio": ratio, "path": path, "loss": level},
+            advice=f"Raise the learning rate; an update ratio of 1e-3 is usual, {1e-3 / ratio:,.0f} times this.",
+            confidence=0.7,
+        )
+
+
+def _columns(chunk: Chunk) -> dict[str, Floats]:
+    """The largest ratio and rate of any group, and the loss."""
+    found = {"loss": chunk["loss"]}
+    for name, prefix in (("ratio", "update_ratio/"), ("rate", "lr/")):
+        values = [chunk[channel] for channel in chunk.channels if channel.startswith(prefix)]
+        found[name] = np.fmax.reduce(values) if values else np.full(len(chunk), np.nan)
+    return found

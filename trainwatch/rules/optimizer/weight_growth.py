@@ -1,0 +1,105 @@
+"""See the rule's docstring: it is the page that `trainwatch rules weight-growth` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from trainwatch.rule import Findings, Rule
+from trainwatch.run import Run
+from trainwatch.schedule import MOST
+from trainwatch.schema import Finding
+from trainwatch.stats import Floats, History, fall
+from trainwatch.table import Chunk
+
+
+@dataclass
+class WeightGrowth(Rule):
+    """The norm of the weights grows without end.
+
+    What it sees:
+        A group's weight norm at ten times what it was at first, and still growing at least as fast as the steps go:
+        from the middle of the run to its end by half and more. It is an alarm where the loss has not come down since
+        the norm had doubled, or the norm is a thousand times what it was; else an info.
+
+    Why it matters:
+        Logits and activations grow with the weights until they saturate or overflow, and the effective learning rate
+        shrinks. It is divergence in slow motion.
+
+    What to do:
+        Lower the learning rate, add weight decay (decoupled, to matrices alone), normalise what the weights are fed
+        with.
+
+    When it is wrong:
+        Weights that begin at 0 have no first norm to speak of: such a sample is skipped, and a growth that slows down,
+        as of any scale-invariant weight without decay, is not named.
+
+    References:
+        van Laarhoven, "L2 regularization versus batch and weight normalization" (2017).
+    """
+
+    block: ClassVar[int] = 20
+    needs: ClassVar[tuple[str, ...]] = ("weight_norm/<group>",)
+    wants: ClassVar[tuple[str, ...]] = ("loss",)
+    causes: ClassVar[tuple[str, ...]] = (
+        *("overflow-risk", "non-finite-weights", "non-finite-loss", "amp-scale-collapse", "generalisation-gap"),
+        *("overtraining", "loss-divergence"),
+    )
+
+    growth: float = 10.0  # x the first samples; the healthy weights of the trainer grow by 3 %
+    grave: float = 1000.0  # x: whatever the loss does
+    begun: float = 0.1  # of the second sample: a first one below that is of weights that begin at 0
+    samples: int = 6  # at the least: growth without end takes a while to show
+    late: float = 1.15  # x from three quarters of the run to its end; the same growth comes to that
+    going: float = 1.5  # x from the middle of the run to its end; a growth as the root of the steps comes to 1.41
+
+    _history: History = field(default_factory=History, init=False)
+    _rows: int = field(default=0, init=False)
+
+    def update(self, chunk: Chunk) -> Findings:
+        """Norms and loss at bounded resolution."""
+        self._history.push(_columns(chunk))
+        self._rows += len(chunk)
+        return ()
+
+    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
+        """Whether the weights have grown as the run stands."""
+        series = self._history.series(_columns(rest))
+        for name, all_values in series.items():
+            values = all_values[np.isfinite(all_values)]
+            if name == "loss" or len(values) < self.samples:
+                continue
+            first = float(values[0] if values[0] > self.begun * values[1] else values[1])
+            middle, now = float(values[len(values) // 2]), float(values[-1])
+            late = float(values[3 * len(values) // 4])  # weights that leapt once stand since
+            if first > 0 and now > self.growth * first and now > self.going * middle and now > self.late * late:
+                yield self._finding(
+                    Chunk("train", rest.rows, rest.start - self._rows, rest.stop), name, (first, now), series
+                )
+
+    def _finding(self, whole: Chunk, name: str, norms: tuple[float, float], series: dict[str, Floats]) -> Finding:
+        first, now = norms
+        grown = int(np.flatnonzero(series[name] > 2 * first)[0])
+        loss = series["loss"][grown:]
+        stands = not fall(loss) > 0 and np.isfinite(loss).any()
+        values, group = whole[name], name.removeprefix("weight_norm/")
+        small = np.flatnonzero(values <= 1.1 * first)  # samples are far apart: it began after the last one of these
+        onset = int(small[small < np.flatnonzero(values > 2 * first)[0]].max(initial=0))
+        return self.finding(
+            "warning" if stands or now > self.grave * first else "info",
+            f"group:{group}",
+            (int(whole.step[onset]), int(whole.step[-1])),
+            f"The norm of the weights of {group} grew from {first:.3g} to {now:.3g}, {now / first:,.0f} times, and "
+            f"still grows{'; the loss has not come down meanwhile' if stands else ''}.",
+            evidence={"first": first, "now": now, "growth": now / first},
+            advice="Lower the learning rate, or add decoupled weight decay.",
+            confidence=0.75,
+        )
+
+
+def _columns(chunk: Chunk) -> dict[str, Floats]:
+    names = [name for name in chunk.channels if name.startswith("weight_norm/")][:MOST]
+    return {"loss": chunk["loss"]} | {name: chunk[name] for name in names}

@@ -1,0 +1,1 @@
+"""Throughput: where the time and the memory go."""

@@ -1,0 +1,156 @@
+"""See the rule's docstring: it is the page that `trainwatch rules throughput-drop` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import ClassVar
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from trainwatch.header import Header
+from trainwatch.rule import Findings, Rule
+from trainwatch.run import Run
+from trainwatch.schema import Finding
+from trainwatch.stats import Streak, carried, in_blocks, medians, spreads
+from trainwatch.table import Chunk
+from trainwatch.views.regimes import Regimes
+
+Floats = NDArray[np.float64]
+Columns = dict[str, Floats]
+
+
+@dataclass
+class ThroughputDrop(Rule):
+    """Steps take longer than they did, and it stays so.
+
+    What it sees:
+        The median `time/step` of each block of 20 steps against the run's own steady state: the median of ten blocks
+        after the first, anew at each stage of the curriculum and at each resume. Where `tokens` or `samples` are
+        recorded, the time for one of them must have grown as well: longer sequences and larger batches are slower by
+        plan.
+
+    Why it matters:
+        The run will end later than planned, and something outside the model has changed: a neighbour on the machine, a
+        hot card that throttles, a disk cache that is full, a list that grows with every step.
+
+    What to do:
+        See what grew with it: `time/data` (the loader), `time/comm` (the network, a slow rank), `memory/*` (swapping);
+        then `nvidia-smi -q -d PERFORMANCE,CLOCK` for a throttled card and `top` for a neighbour.
+
+    When it is wrong:
+        Work that grows without being told (longer episodes in reinforcement learning, more objects per image): record
+        `tokens` or `samples`. Less than half a minute lost in all is an info; less than 1 % of the time is nothing.
+
+    References:
+        TraceML and RunMedic compare late steps with early ones (1.2 to 3 times); MegaScale (2024) on stragglers that
+        come and go.
+    """
+
+    block: ClassVar[int] = 20
+    needs: ClassVar[tuple[str, ...]] = ("time/step",)
+    wants: ClassVar[tuple[str, ...]] = ("tokens|samples", "time/data")
+
+    drop: float = 0.25  # of the throughput: a shared machine's ups and downs stay below it
+    grave_drop: float = 0.33  # of the throughput: the run takes half as long again
+    steady: int = 10  # blocks that make the steady state: 200 steps
+    recent: int = 5  # blocks whose median is judged: 100 steps; and so many of these in a row
+    scatters: float = 5.0  # standard deviations of the steady blocks: batches of all sizes are no drop
+    lost: float = 30.0  # s: a warning is worth half a minute
+    worth: float = 0.01  # of the time so far: less than that, and than half a minute, is not worth a word
+
+    _regimes: Regimes = field(default_factory=Regimes, init=False)
+    _steady: Floats = field(default_factory=lambda: np.empty((0, 4)), init=False)
+    _recent: Floats = field(default_factory=lambda: np.empty((0, 4)), init=False)
+    _counts: dict[str, float] = field(default_factory=dict, init=False)
+    _lost: float = field(default=0.0, init=False)
+    _elapsed: float = field(default=0.0, init=False)
+    _streak: Streak | None = field(default=None, init=False)
+
+    def start(self, header: Header) -> Findings:
+        """What the run declares of its stages."""
+        self._regimes.start(header)
+        return ()
+
+    def update(self, chunk: Chunk) -> Findings:
+        """Regime by regime; there are few."""
+        self._streak = self._streak or Streak(self.recent)
+        costs = self._costs(chunk)
+        fresh = np.flatnonzero(in_blocks(self._regimes.begins(chunk).astype(np.float64), self.block).any(axis=1))
+        for begin, end in pairwise([0, *fresh[fresh > 0], len(costs)]):
+            if begin in fresh:
+                self._steady, self._recent = np.empty((0, 4)), np.empty((0, 4))
+            columns = self._judge(costs[begin:end])
+            self._streak.push(columns["ratio"] > 1 / (1 - self.drop), columns)
+        return ()
+
+    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
+        """What is lost by now; a part of a block is too few steps to time by."""
+        if self._streak is not None and self._streak.onset is not None:
+            lost = self._streak.latest["lost"] - self._streak.onset["lost"]
+            if lost >= min(self.worth * self._elapsed, self.lost):
+                yield self._finding(self._streak)
+
+    def _costs(self, chunk: Chunk) -> Floats:
+        """Of each block: the median time of a step, the time for a token and for a sample, the first step."""
+        seconds = medians(in_blocks(chunk["time/step"], self.block))
+        columns = [seconds]
+        for name in ("tokens", "samples"):
+            ends = in_blocks(chunk[name], self.block)[:, -1]
+            work = ends - carried(self._counts.get(name, np.nan), ends)
+            self._counts[name] = float(carried(self._counts.get(name, np.nan), np.append(ends, np.nan))[-1])
+            columns.append(np.where(work > 0, seconds / work, np.nan))
+        return np.stack([*columns, chunk.step[:: self.block].astype(np.float64)], axis=1)
+
+    def _judge(self, costs: Floats) -> Columns:
+        """How many times as long as in the steady state each block of one regime took; NaN until that is known."""
+        missing = self.steady + 1 - len(self._steady)
+        self._steady = np.concatenate([self._steady, costs[:missing]])
+        late = costs[missing:] if missing > 0 else costs
+        known = np.concatenate([self._recent, late])
+        self._recent = known[-self.recent + 1 :]
+        ratio, seconds, since = np.full(len(costs), np.nan), costs[:, 0].copy(), costs[:, 3].copy()
+        usual = np.full(4, np.nan)
+        windows = len(known) - self.recent + 1
+        if windows > 0:
+            usual, scatter = self._usual()
+            now = np.stack([medians(sliding_window_view(known[:, kind], self.recent)) for kind in range(3)], axis=1)
+            times = np.where(now > usual[:3] + self.scatters * scatter, now / usual[:3], np.where(now > 0, 1.0, np.nan))
+            ratio[len(costs) - windows :] = np.fmin.reduce(times, axis=1)
+            seconds[len(costs) - windows :] = now[:, 0]
+            since[len(costs) - windows :] = known[self.recent // 2 : self.recent // 2 + windows, 3]
+        slow = np.where(ratio > 1, (1 - 1 / np.maximum(ratio, 1.0)) * costs[:, 0] * self.block, 0.0)
+        lost = np.add.accumulate(np.concatenate([[self._lost], np.nan_to_num(slow)]))[1:]
+        self._lost = float(lost[-1]) if len(lost) else self._lost
+        took = np.concatenate([[self._elapsed], np.nan_to_num(costs[:, 0]) * self.block])
+        self._elapsed = float(np.add.accumulate(took)[-1])
+        columns = {"ratio": ratio, "seconds": seconds, "step": costs[:, 3], "since": since, "lost": lost}
+        return columns | {"usual": np.full(len(costs), usual[0])}
+
+    def _usual(self) -> tuple[Floats, Floats]:
+        """The steady state, and its scatter: of a step, a token, a sample."""
+        kinds = np.ascontiguousarray(self._steady[1:].T)  # compilation and caches are in the first block
+        usual = medians(kinds)
+        return usual, spreads(kinds, usual)[:3]
+
+    def _finding(self, streak: Streak) -> Finding:
+        onset, now = streak.onset or streak.latest, streak.latest
+        lost = now["lost"] - onset["lost"]
+        grave = now["ratio"] > 1 / (1 - self.grave_drop) and lost >= self.lost
+        times = now["seconds"] / now["usual"] if now["usual"] > 0 else now["ratio"]
+        alike = f", {now['ratio']:.2g} times for the same work" if times > 1.05 * now["ratio"] else ""
+        return self.finding(
+            "warning" if grave else "info",
+            "run",
+            (int(onset["since"]), int(now["step"])),
+            f"A step takes {now['seconds']:.3g} s, {times:.2g} times as long as in the steady state "
+            f"({now['usual']:.3g} s){alike}; {lost:,.0f} s are lost by now.",
+            over=streak.over,
+            evidence={"seconds": now["seconds"], "steady_seconds": now["usual"], "ratio": now["ratio"], "lost": lost},
+            advice="See whether time/data, time/comm or memory/* rose with it; else look for a throttled card or a "
+            "neighbour on the machine.",
+            confidence=0.8,
+        )

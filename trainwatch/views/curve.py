@@ -1,0 +1,127 @@
+"""The course of the total loss, as the rules of its family look at it: few points, and what each was taken under."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainwatch.header import Header
+from trainwatch.run import Run
+from trainwatch.stats import History, medians, noise
+from trainwatch.table import Chunk
+from trainwatch.views.games import plays
+from trainwatch.views.regimes import MOST, Regimes
+
+Floats = NDArray[np.float64]
+
+FLIPS = 0.1  # of the points: a loss that changes its sign so often is a surrogate whose value means nothing
+
+
+@dataclass(frozen=True)
+class Points:
+    """A curve: steps, losses, the largest learning rate (NaN if none is recorded), and the regime. float64 [points]"""
+
+    step: Floats
+    loss: Floats
+    lr: Floats
+    regime: Floats
+    rows: int  # a point is the median of so many
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+    def part(self, which: NDArray[np.bool_] | slice) -> Points:
+        """Some of the points."""
+        return Points(self.step[which], self.loss[which], self.lr[which], self.regime[which], self.rows)
+
+    def stages(self) -> Iterator[Points]:
+        """The points of each regime; one that a change runs through belongs to none."""
+        for regime in np.unique(self.regime[self.regime % 1 == 0]):
+            yield self.part(self.regime == regime)
+
+    def smooth(self, width: int) -> Floats:
+        """Running median of the loss over ``width`` points, shorter at both ends. float64 [points]"""
+        return running_median(self.loss, width)
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of the noise on one point."""
+        return noise(self.loss)
+
+    @property
+    def rate_holds(self) -> bool:
+        """Whether the learning rate is recorded and stays the same within 1 %."""
+        return bool(np.isfinite(self.lr).all() and len(self) and np.ptp(self.lr) <= 0.01 * np.max(self.lr))
+
+
+def running_median(values: Floats, width: int) -> Floats:
+    """Median over ``width`` neighbours of each value, fewer at both ends; NaN does not count. float64 [values]"""
+    half = width // 2
+    if not half or not len(values):
+        return values
+    padded = np.concatenate([np.full(half, np.nan), values, np.full(half, np.nan)])
+    return medians(np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1))
+
+
+@dataclass
+class Curve:
+    """Gathers the total loss of one process in constant memory."""
+
+    first_row: int = -1  # of this process, in the run's table
+    rows: int = 0
+    _history: History = field(default_factory=History)
+    _regimes: Regimes = field(default_factory=Regimes)
+    _regime: float = 0.0
+
+    def start(self, header: Header) -> None:
+        """What the run declares."""
+        self._regimes.start(header)
+
+    def push(self, chunk: Chunk) -> None:
+        """Add rows."""
+        if self.first_row < 0:
+            self.first_row = chunk.start
+        self.rows += len(chunk)
+        self._history.push(self._columns(chunk))
+
+    def points(self, rest: Chunk) -> Points:
+        """The whole curve, on through ``rest``; remembers nothing of it."""
+        columns = self._history.series(deepcopy(self)._columns(rest) if len(rest) else {})
+        if not columns:
+            nothing = np.empty(0)
+            return Points(nothing, nothing, nothing, nothing, 1)
+        known = np.isfinite(columns["loss"])
+        step, loss, lr, regime = (columns[name][known] for name in ("step", "loss", "lr", "regime"))
+        return Points(step, loss, lr, regime, self._history.width)
+
+    def raw(self, run: Run, name: str, rest: Chunk) -> Floats:
+        """A channel row by row, from this process's first row on: for the few runs that deserve a close look."""
+        return run.train.column(name, self.first_row if self.first_row >= 0 else rest.start, rest.stop)
+
+    def raw_steps(self, run: Run, rest: Chunk) -> NDArray[np.int64]:
+        """The steps of those rows."""
+        return run.train.step[self.first_row if self.first_row >= 0 else rest.start : rest.stop]
+
+    def span(self, run: Run, rest: Chunk) -> tuple[int, int]:
+        """The first and the last of them."""
+        steps = self.raw_steps(run, rest)
+        return int(steps[0]), int(steps[-1])
+
+    def _columns(self, chunk: Chunk) -> dict[str, Floats]:
+        regime = self._regime + np.cumsum(self._regimes.begins(chunk))
+        self._regime = float(regime[-1]) if len(regime) else self._regime
+        rate = np.full(len(chunk), np.nan)
+        for name in [name for name in chunk.channels if name.startswith("lr/")][:MOST]:
+            rate = np.fmax(rate, chunk[name])
+        return {"step": chunk.step.astype(np.float64), "loss": chunk["loss"], "lr": rate, "regime": regime}
+
+
+def wanders(run: Run, points: Points) -> bool:
+    """Whether the loss belongs to a game, or flips its sign all the time."""
+    signs = np.sign(points.loss[points.loss != 0])
+    flips = float(np.mean(signs[1:] != signs[:-1])) if len(signs) > 1 else 0.0
+    return plays([*run.train.channels, *run.eval.channels]) or flips > FLIPS

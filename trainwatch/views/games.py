@@ -1,0 +1,41 @@
+"""Games: runs in which two players train against each other, or the data follow the policy that is trained.
+
+There a loss that rises, swings or stands still says nothing of the health of either player. Only names tell.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+EDGES = r"(^|[/_.-])({})($|[/_.-])"
+PLAYERS = (
+    r"d|disc(riminator)?|critic\d*|actor|policy|pg|ppo|grpo|a2c|sac|d?dqn|ddpg|td3?|adv(ersar(y|ial))?|(w|ls|cycle)?gan"
+)
+PLAYER = re.compile(EDGES.format(PLAYERS))
+OPPONENT = re.compile(
+    EDGES.format(
+        rf"{PLAYERS}|g|gen(erator)?|real|fake|dom(ain)?|mi|values?|vf|qf?\d*|rewards?|returns?|advantages?|episodes?"
+    )
+)
+"""Losses that follow an opponent or a reward: they may rise, and pull against the others, in health."""
+SCORE = re.compile(EDGES.format(r"(ep_)?rew(ard)?s?|(ep_)?returns?|episod(es?|ic)|success(_rate)?"))
+"""Figures of merit that only a game has; `metric/real_time` is none."""
+
+
+def opponent(name: str) -> bool:
+    """Whether a component's name is that of a player, or of what a player is paid."""
+    return bool(OPPONENT.search(name.lower()))
+
+
+def plays(channels: Iterable[str]) -> bool:
+    """Whether a run is a game by the names of its losses, of its modules and groups, or of its scores."""
+    return any(_plays(*name.lower().partition("/")[::2]) for name in channels)
+
+
+def _plays(kind: str, name: str) -> bool:
+    if kind == "loss":
+        return bool(OPPONENT.search(name))
+    if kind in ("lr", "grad_norm"):  # a generator may be a head, and a value a part of attention
+        return bool(PLAYER.search(name.partition(".")[0]))
+    return bool(SCORE.search(f"{kind}/{name}"))
