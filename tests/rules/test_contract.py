@@ -269,6 +269,18 @@ def test_cutting_never_changes_what_is_found(case, cuts, one_by_one, play):
     assert pieces.keys() == by_rule(whole).keys()
 
 
+@pytest.mark.parametrize(("late", "resume"), [(0, 30), (45, 45), (20, 1)])
+def test_a_live_face_may_ask_after_every_record(late, resume, play):
+    """So also after the header of a resume, when rules that were in the midst of their columns have not a row."""
+    case = {"rows": 60, "seed": 1, "late": late, "fault": 40, "kinds": {"scale"}, "resume": resume, "end": None}
+    engine, run = Engine(), Run(Path("run.jsonl"))
+    for record in sick_records(case):
+        play([record], run)
+        engine.feed(run)
+        engine.findings(run)
+        assert engine.failed == {}, record
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=SICK)
 def test_finish_remembers_nothing_and_findings_are_well_formed(case, play):

@@ -21,7 +21,7 @@ import trainwatch
 from benchmarks.diagnosis import facts
 from trainwatch.schedule import schedule_value
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 200
 SICK = (
     "missing-zero-grad", "rate-too-high", "rate-too-low", "unmoved-group", "component-scale", "component-sign",

@@ -29,7 +29,7 @@ from torch.nn import functional
 import trainwatch
 from benchmarks.diagnosis import facts
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 240
 SICK = (
     "missing-zero-grad", "rate-too-high", "rate-zero", "rate-too-low", "frozen-body", "stale-optimiser",

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 import trainwatch
 from benchmarks.diagnosis import facts
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 360
 SICK = (
     "rate-too-high", "rate-zero", "labels-shuffled", "labels-break", "root-of-zero", "exploding-recurrence",

@@ -25,7 +25,7 @@ import trainwatch
 from benchmarks.diagnosis import facts
 from trainwatch.schedule import schedule_value
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 180
 SICK = (
     "wrong-curriculum", "wrong-weights", "stage-stuck", "steep-ramp", "stage-shock", "stages-unreachable",

@@ -25,7 +25,7 @@ import trainwatch
 from benchmarks.diagnosis import facts
 from trainwatch.schedule import schedule_value
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 200
 SICK = (
     "scheduler-per-micro-batch", "warmup-ignored", "steps-miscounted", "divided-twice", "resume-restarts-schedule",

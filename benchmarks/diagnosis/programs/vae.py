@@ -24,7 +24,7 @@ import trainwatch
 from benchmarks.diagnosis import facts
 from trainwatch.schedule import schedule_value
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 240
 SICK = (
     "missing-zero-grad", "rate-too-high", "local-counter", "stuck-counter", "absolute-anneal", "component-sign",

@@ -86,6 +86,8 @@ class GradientConflict(Rule):
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
         """Every pair that has a cosine; at the tensor at hand, else over the parameters."""
         course = self._courses.course(rest)
+        if not len(course):
+            return  # a run that was resumed a moment ago
         infos = []
         for channel, a, b in self._pairs(course):
             found = self._judge(a, b, channel, course)
