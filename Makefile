@@ -7,10 +7,10 @@ READY := $(VENV)/.ready
 CANDIDATES := python3 python3.13 python3.12 python3.11 python
 USABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 
-.PHONY: all demo dash lint test clean
+.PHONY: all demo dash lint test search clean
 
 all: $(READY)
-	@echo 'Ready. make demo: the demo; make dash: the dashboard; make test: lint and tests; make clean: remove .venv.'
+	@echo 'Ready. make demo: the demo; make dash: the dashboard; make test: lint and tests; make search: property tests without end; make clean: remove .venv.'
 
 demo: $(READY)
 	$(BIN)/trainwatch demo $(ARGS)
@@ -25,6 +25,10 @@ lint: $(READY)
 
 test: lint
 	$(BIN)/pytest -n 2 $(ARGS)
+
+# Other examples for the property tests again and again, until one of them fails (or Ctrl-C).
+search: $(READY)
+	while $(BIN)/pytest -n 2 -m hypothesis --hypothesis-profile=search $(ARGS); do :; done
 
 $(READY): pyproject.toml constraints.txt
 	@python=$(PYTHON); \

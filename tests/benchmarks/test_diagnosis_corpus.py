@@ -10,6 +10,7 @@ from benchmarks.diagnosis import corpus, folding, mistakes, page, picture, score
 from benchmarks.diagnosis.corpus import Case, Record
 from benchmarks.diagnosis.kinds import KINDS
 from benchmarks.diagnosis.score import Verdict
+from trainwatch.engine import catalogue
 
 QUICK = 10  # steps of a trial
 PROGRAMS = list(corpus.found())
@@ -79,6 +80,11 @@ def test_a_sick_training_is_kept_without_the_machine(brief):
 def test_a_mistake_of_every_name_is_a_kind():
     assert set(mistakes.MISTAKES) <= set(KINDS)
     assert all(kind.root and kind.cure and kind.about for kind in KINDS.values())
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_kind_is_named_by_rules_that_exist(name):
+    assert {*KINDS[name].root, *KINDS[name].also} - {*catalogue()} == set()
 
 
 def test_a_run_file_is_folded_and_unfolded():
