@@ -43,3 +43,9 @@ def test_one_busy_block_is_no_warning(make_run, judge):
     monitor[-20:] = 0.05
     (found,) = judge(make_run({"time/step": np.full(300, 0.1), "time/monitor": monitor}), RULE)
     assert (found.severity, found.evidence["share"]) == ("info", pytest.approx(0.03))
+
+
+def test_a_machine_that_others_take_is_not_the_recorders_doing(make_run, judge):
+    """Most recordings are interrupted; a few are not, and tell what it really costs."""
+    monitor = np.where(np.random.default_rng(0).random(400) < 0.7, 0.05, 0.0005)
+    assert judge(make_run({"time/step": np.full(400, 0.3), "time/monitor": monitor}), RULE) == []

@@ -1,0 +1,104 @@
+"""See the rule's docstring: it is the page that `trainwatch rules non-finite-metric` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from trainwatch.rule import Findings, Rule
+from trainwatch.run import Run
+from trainwatch.schedule import MOST
+from trainwatch.schema import NONFINITE, Finding
+from trainwatch.table import Chunk, TableName
+
+SPELT = {code: name for name, code in NONFINITE.items()}
+
+
+@dataclass
+class Story:
+    """The evaluations of one metric of one split."""
+
+    finite: int = 0
+    bad: int = 0  # in a row, up to the last
+    said: int = 0  # code of the last one that is no number
+    first_step: int = 0  # of the stretch at hand
+    last_step: int = 0
+    last: float = np.nan  # finite value
+
+
+@dataclass
+class NonFiniteMetric(Rule):
+    """A metric of the evaluation is infinite, or no number any more.
+
+    What it sees:
+        A metric that is infinite in three evaluations in a row, or NaN in three in a row after it was a number. Losses
+        are looked at by non-finite-loss.
+
+    Why it matters:
+        Whoever picks the best checkpoint by it, or stops early by it, picks by chance: no comparison with NaN is true,
+        and infinity is never better.
+
+    What to do:
+        Evaluate one batch by hand. Usual causes: a division by a count of zero, a logarithm of zero, features of too
+        few samples (FID), half precision in the metric, outputs that are NaN themselves.
+
+    When it is wrong:
+        A metric that is not defined on this set (a class that does not occur) is NaN from the first evaluation on: that
+        is left alone.
+
+    References:
+        Heusel et al., "GANs Trained by a Two Time-Scale Update Rule" (2017): FID takes the root of a matrix that must
+        be of full rank.
+    """
+
+    reads: ClassVar[tuple[TableName, ...]] = ("eval",)
+    needs: ClassVar[tuple[str, ...]] = ("eval:metric/<name>",)
+    causes: ClassVar[tuple[str, ...]] = ("overtraining",)
+
+    rows: int = 3  # evaluations in a row: one may be an evaluation of too few samples
+
+    _stories: dict[tuple[str, str], Story] = field(default_factory=dict, init=False)
+
+    def update(self, chunk: Chunk) -> Findings:
+        """Evaluations are few."""
+        names = [name for name in chunk.channels if name.startswith("metric/")]
+        for row in range(len(chunk)):
+            split = str(chunk.text(row, "split") or "evaluation")
+            for name in names:
+                value, code = float(chunk[name][row]), int(chunk.nonfinite(name)[row])
+                key = (split, name.removeprefix("metric/"))
+                if (np.isfinite(value) or code) and (key in self._stories or len(self._stories) < MOST):
+                    self._evaluation(self._stories.setdefault(key, Story()), value, code, int(chunk.step[row]))
+        return ()
+
+    def _evaluation(self, story: Story, value: float, code: int, step: int) -> None:
+        if not code:
+            # what was told stays told: the stretch that was long enough is kept
+            story.finite, story.last = story.finite + 1, value
+            story.bad = story.bad if story.bad >= self.rows else 0
+        elif SPELT[code] != "nan" or story.finite:
+            story.first_step = story.first_step if story.bad else step
+            story.bad, story.said, story.last_step = story.bad + 1, code, step
+
+    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
+        """One finding a split: the metric that was lost first."""
+        lost: dict[str, tuple[str, Story]] = {}
+        for (split, name), story in self._stories.items():
+            first = lost.get(split)
+            if story.bad >= self.rows and (first is None or story.first_step < first[1].first_step):
+                lost[split] = (name, story)
+        for split, (name, story) in lost.items():
+            spelt = {"nan": "NaN", "inf": "infinite", "-inf": "minus infinity"}[SPELT[story.said]]
+            before = f"; it was {story.last:.4g} the last time it was a number" if story.finite else ""
+            yield self.finding(
+                "warning",
+                f"split:{split}",
+                (story.first_step, story.last_step),
+                f"The {split} {name} is {spelt} in {story.bad} evaluations{before}: nothing can be chosen by it.",
+                evidence={"value": SPELT[story.said], "evaluations": story.bad}
+                | ({"last_finite": story.last} if story.finite else {}),
+                advice=f"Compute {name} of one batch by hand, and guard what divides or takes a logarithm or a root.",
+            )
