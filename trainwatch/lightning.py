@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import callbacks
 
+from trainwatch.recorder.guests import guarded
 from trainwatch.recorder.naming import by_split, of_training
 from trainwatch.recorder.recorder import Recorder
 
@@ -53,6 +54,7 @@ class Callback(callbacks.Callback):
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         self.watch.attach(pl_module, optimizers if several else next(iter(optimizers.values()), None), scaler)
 
+    @guarded
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """The gradient is whole, unscaled, and not clipped yet."""
         self._stepped = True
@@ -61,6 +63,7 @@ class Callback(callbacks.Callback):
             if limit:
                 self.watch.log({"clip": (norm > limit).to(norm.dtype)})
 
+    @guarded
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -83,24 +86,28 @@ class Callback(callbacks.Callback):
             row["epoch"] = trainer.current_epoch + (batch_idx + 1) / whole
         return row | ({} if self._loss is None else {"loss": self._loss})
 
+    @guarded
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """One evaluation; the one before the training is a trial."""
         if self.watch is not None and not trainer.sanity_checking:
             for split, values in by_split(trainer.callback_metrics).items():
                 self.watch.evaluate(self.steps, split, values)
 
+    @guarded
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """A checkpoint is being written."""
         folder = getattr(trainer.checkpoint_callback, "dirpath", None)
         if self.watch is not None:
             self.watch.checkpoint(folder or trainer.default_root_dir, self.steps)
 
+    @guarded
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Lightning catches Ctrl-C, and closes what is open before anything else is raised."""
         if self.watch is not None:
             self.watch.on_exception(exception)
             self.watch = None
 
+    @guarded
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The fit is done, by its horizon or by an early stop."""
         if self.watch is not None:

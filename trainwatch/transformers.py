@@ -1,4 +1,4 @@
-"""A run of Hugging Face's Trainer, recorded: ``Trainer(..., callbacks=[trainwatch.transformers.Callback("run.jsonl")])``.
+"""A run of Hugging Face's Trainer, recorded: ``callbacks=[trainwatch.transformers.Callback("run.jsonl")]``.
 
 The Trainer's own log hides what is not finite (``logging_nan_inf_filter`` puts an average in its place) and is the mean
 of many steps; here the loss is what the model returned in each step.
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from trainwatch.recorder.guests import guarded
 from trainwatch.recorder.naming import of_training
 from trainwatch.recorder.recorder import Recorder
 
@@ -61,6 +62,7 @@ class Callback(TrainerCallback):
         )
         self._hooks = [parts["model"].register_forward_hook(self._see, with_kwargs=True)]
 
+    @guarded
     def _see(self, model: nn.Module, _: Any, told: Mapping[str, Any], outputs: Any) -> None:
         """What the model returns while it is trained; a fault of ours must not become the run's."""
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else getattr(outputs, "loss", None)
@@ -68,11 +70,13 @@ class Callback(TrainerCallback):
             self._losses.append(loss.detach())
             self._summed = told.get("num_items_in_batch") is not None
 
+    @guarded
     def on_step_begin(self, args: Any, state: TrainerState, control: Any, **parts: Any) -> None:
         """The first micro-batch of a step."""
         self._flush()
         self._losses.clear()
 
+    @guarded
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any) -> None:
         """An optimiser step was attempted; if the Trainer is about to log it, the row waits for that."""
         if self.watch is None:
@@ -88,6 +92,7 @@ class Callback(TrainerCallback):
         if not control.should_log:
             self._flush()
 
+    @guarded
     def on_log(
         self, args: Any, state: TrainerState, control: Any, logs: Mapping[str, Any] | None = None, **parts: Any
     ) -> None:
@@ -102,6 +107,7 @@ class Callback(TrainerCallback):
         self.watch.log(row)
         self._flush()
 
+    @guarded
     def on_evaluate(
         self, args: Any, state: TrainerState, control: Any, metrics: Mapping[str, Any] | None = None, **parts: Any
     ) -> None:
@@ -116,11 +122,13 @@ class Callback(TrainerCallback):
         if self.watch is not None and values:
             self.watch.evaluate(state.global_step, split, values)
 
+    @guarded
     def on_save(self, args: TrainingArguments, state: TrainerState, control: Any, **parts: Any) -> None:
         """A checkpoint was written."""
         if self.watch is not None:
             self.watch.checkpoint(f"{args.output_dir}/checkpoint-{state.global_step}", state.global_step)
 
+    @guarded
     def on_train_end(self, args: Any, state: TrainerState, control: Any, **parts: Any) -> None:
         """The Trainer is done, by its horizon or by an early stop."""
         self._flush()
@@ -151,4 +159,7 @@ def _schedules(args: TrainingArguments, state: TrainerState, parts: Mapping[str,
     if kind is None or not groups or args.lr_scheduler_kwargs:
         return None
     form = {"kind": kind, "end": 0.0, "over_steps": state.max_steps, "warmup": args.get_warmup_steps(state.max_steps)}
-    return {f"lr/{group.get('name', i)}": form | {"start": group["initial_lr"]} for i, group in enumerate(groups)}
+    return {
+        f"lr/{group.get('name', i)}": form | {"start": group.get("initial_lr", group["lr"])}
+        for i, group in enumerate(groups)
+    }

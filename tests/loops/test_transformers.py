@@ -96,7 +96,9 @@ def test_header_evaluations_and_checkpoints(tmp_path, recorded):
     assert head["horizon"]["accumulation"] == 2
     assert head["config"]["max_grad_norm"] == 0.5
     assert [(row["step"], row["split"]) for row in evaluations] == [(4, "eval"), (8, "eval")]
-    assert [row["loss"] for row in evaluations] == pytest.approx([row["eval_loss"] for row in log if "eval_loss" in row])
+    assert [row["loss"] for row in evaluations] == pytest.approx(
+        [row["eval_loss"] for row in log if "eval_loss" in row]
+    )
     assert [row["step"] for row in recorded(tmp_path / "run.jsonl", "checkpoint")] == [4, 8]
     assert end["status"] == "finished"
     found = trainwatch.diagnose(trainwatch.read(tmp_path / "run.jsonl"))
@@ -160,7 +162,7 @@ def test_a_loss_that_only_the_trainer_knows(tmp_path, recorded):
     assert losses == pytest.approx([row["loss"] for row in log if "loss" in row])
 
 
-def test_two_ranks_are_one_run(tmp_path, recorded):
+def test_two_ranks_are_one_run(tmp_path):
     lines = ["import sys, pathlib", f"sys.path.insert(0, {str(Path(__file__).parent)!r})", "import test_transformers"]
     (tmp_path / "ranks.py").write_text("\n".join([*lines, f"test_transformers.fit(pathlib.Path({str(tmp_path)!r}))"]))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -170,3 +172,11 @@ def test_two_ranks_are_one_run(tmp_path, recorded):
     assert sorted(run.ranks) == [1]
     assert run.train.step.tolist() == run.ranks[1].train.step.tolist() == list(range(1, 9))
     assert [f.rule for f in trainwatch.diagnose(run).findings if f.severity != "info"] == []
+
+
+def test_a_fault_of_the_callback_costs_the_training_nothing(tmp_path, recorded, capsys, monkeypatch):
+    monkeypatch.setattr("trainwatch.transformers.of_training", lambda metrics: 1 / 0)
+    net, _ = fit(tmp_path)
+    assert len(net.seen) == 16
+    assert capsys.readouterr().err.count("Callback.on_log() (ZeroDivisionError") == 1
+    assert [row["step"] for row in recorded(tmp_path / "run.jsonl", "step")] == list(range(1, 9))

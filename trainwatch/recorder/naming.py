@@ -1,4 +1,4 @@
-"""What frameworks call a metric -> the format's channels: ``train_loss_ce`` is ``loss/ce``, ``val/acc`` is of a split."""
+"""What frameworks call a metric -> the format's channels: ``train_loss_ce`` is ``loss/ce``, ``val/acc`` of a split."""
 
 from __future__ import annotations
 
