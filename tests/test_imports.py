@@ -34,6 +34,7 @@ ARROWS = {  # the longest name that fits a module holds; each may also import it
     "errors": ("readers", "engine", "schema"),
     "lint": ("run", "header", "stats", "diagnosis", "engine", "schema"),
     "figures": ("run", "table", "header", "schema", "schedule"),
+    "export": ("run", "table", "header", "schema"),
     "report": FACES,
     "text": (*FACES, "judge", "parting"),
     "demo": (*FACES, "readers", "judge", "report"),
