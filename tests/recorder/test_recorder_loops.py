@@ -164,3 +164,26 @@ def test_a_resume_that_forgot_the_optimiser(tmp_path, records, optimizer, restor
     events = [record for record in records(tmp_path / "run.jsonl") if record.get("event") == "resume"]
     assert [event["empty_optimizers"] for event in events] == ([told] if told else [])
     assert [event["step"] for event in events] == ([4] if told else [])
+
+
+def test_a_step_that_computes_its_gradient_itself(watch, steps):
+    """``optimizer.step(closure)``: before it there is no gradient, or that of the step before."""
+    net = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    watch.attach(net, optimizer)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = net(torch.ones(2, 3)).square().mean()
+        loss.backward()
+        return loss
+
+    before = torch.cat([p.detach().flatten() for p in net.parameters()]).clone()
+    optimizer.step(closure)
+    moved = torch.cat([p.detach().flatten() for p in net.parameters()]) - before
+    norm = torch.cat([p.grad.flatten() for p in net.parameters()]).norm()
+    watch.step()
+    watch.close()
+    row = steps(watch.path)[0]
+    assert row["grad_norm_at_step"] == pytest.approx(float(norm))
+    assert row["update_ratio/0"] == pytest.approx(float(moved.norm() / before.norm()), rel=1e-5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -118,7 +118,8 @@ class OptimizerProbe:
         # a slice says nothing, and not every rank may have a recorder to join in a reduction
         self.sharded = any(is_sharded(p) for group in getattr(optimizer, "param_groups", []) for p in group["params"])
         self.called = self.ever_called = self.began_empty = False
-        self._before: list[list[Tensor]] = []
+        self._before: list[tuple[list[Tensor], list[Tensor]]] = []
+        self._closure = False  # whether the step computes its gradient itself
         self._parts: list[Part] = []
         self._fields: dict[str, Any] = {}
         self._hooks: list[Any] = []
@@ -153,8 +154,9 @@ class OptimizerProbe:
         self.called, self._fields, self._parts, self._before = False, {}, [], []
 
     def _guarded(self, hook: Callable[[], None]) -> Callable[..., None]:
-        def run(*_: Any) -> None:
+        def run(_optimizer: Any, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> None:
             try:
+                self._closure = any(map(callable, [*arguments, *named.values()]))
                 hook()
             except Exception as error:
                 self._fault(f"the hook of optimizer {self.name!r}", error)
@@ -175,7 +177,7 @@ class OptimizerProbe:
         found_inf = getattr(self.optimizer, "found_inf", None)
         if isinstance(found_inf, Tensor):
             self._parts += capture("skip", [self.name], [found_inf.reshape(())])
-        if self.norm_wanted and not self.sharded:
+        if self.norm_wanted and not self.sharded and not self._closure:
             self._read_norm()
         if self.sampling and not self.sharded:
             self._copy_weights()
@@ -208,19 +210,24 @@ class OptimizerProbe:
             self._parts += capture("value", ["grad_norm_at_step" + (f"/{self.name}" if self.prefix else "")], [norm])
 
     def _copy_weights(self) -> None:
-        groups = [[p.detach() for p in group["params"] if p.grad is not None] for group in self.optimizer.param_groups]
+        groups = [
+            [p for p in group["params"] if (p.requires_grad if self._closure else p.grad is not None)]
+            for group in self.optimizer.param_groups
+        ]
         if not any(groups) and any(p.requires_grad for group in self.optimizer.param_groups for p in group["params"]):
             self._fields.update({f"update_ratio/{label}": 0 for label in self.labels})  # it has nothing to step by
         elif fits(groups):
-            self._before = [[weight.clone() for weight in group] for group in groups]
+            self._before = [(group, [p.detach().clone() for p in group]) for group in groups]
 
     def _after_step(self) -> None:
         """Norm of the weights before, and of the update over it; both on the device."""
+        if self._closure and self.norm_wanted and not self.sharded:
+            self._read_norm()
         before, self._before = self._before, []
-        for label, group, old in zip(self.labels, self.optimizer.param_groups, before, strict=False):
+        for label, (moved, old) in zip(self.labels, before, strict=False):
             if old:
                 with torch.no_grad():
-                    new = [p.detach() for p in group["params"] if p.grad is not None]
+                    new = [p.detach() for p in moved]
                     weight = total_norm(old)
                     torch._foreach_sub_(old, new)
                     ratio = total_norm(old) / weight
