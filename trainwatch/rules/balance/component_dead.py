@@ -16,7 +16,7 @@ from trainwatch.run import Run
 from trainwatch.schema import Finding
 from trainwatch.stats import Streak, median
 from trainwatch.table import Chunk
-from trainwatch.views.components import BLOCK, Roles, components, gradients
+from trainwatch.views.components import BLOCK, Roles, components, gradients, small_by_design
 
 Floats = NDArray[np.float64]
 
@@ -170,13 +170,15 @@ class ComponentDead(Rule):
         outside = told if isinstance(told, list) else []
         rows, norms = Chunk("train", table, 0, table.size), ("component_grad/", "grad_share/")
         taught = [name for name in components(rows) if any(f"{norm}{name}" in table for norm in norms)]
-        if not any(_fell(rows, name) >= self.others_fell for name in taught):
+        idle = _idle(run)
+        if not idle and not any(_fell(rows, name) >= self.others_fell for name in taught):
             return  # nobody learns
         for name in components(rows) if outside else ():
             weight = table.column(f"weight/{name}", max(0, table.size - self.rows), table.size)
             if name not in outside or name in taught or not np.nanmin(weight) > 0:
                 continue
-            if not self._roles.task(name) and (self._roles.said.get(name) == "regulariser" or not _idle(run)):
+            small = self._roles.said.get(name) == "regulariser" or small_by_design(name, ())
+            if not self._roles.task(name) and (small or not idle):
                 continue
             if _fell(rows, name) < self.fell and table.size >= self.unlearned_rows:
                 yield self._unlearned(name, run)
