@@ -17,7 +17,6 @@ HERE = Path(__file__).parents[1]
 KIND_OF = {
     "raw-ppm": "loud-entry",
     "clamp-ppm": "clamped-component",
-    "narrow-sigma": "one-owns-gradient",
     "stale-stages": "stale-workers",
     "local-counter": "local-counter",
     "absolute-anneal": "absolute-anneal",
@@ -26,7 +25,6 @@ KIND_OF = {
     "half-precision-masses": "coarse-precision",
     "component-scale": "loud-entry",
     "mass-after-end": "endless-mass",
-    "first-residue-dropped": "wrong-formula",
     "wrong-curriculum": "wrong-curriculum",
     "warmup-ignored": "warmup-ignored",
     "poisoned-batch": "bad-sample",
@@ -34,6 +32,9 @@ KIND_OF = {
     "batches-counted": "schedules-by-batches",
 }
 """The trainer's faults, by the corpus's kinds."""
+
+UNSEEN = ("narrow-sigma", "first-residue-dropped")
+"""No sickness shows in 160 steps: they end no worse than their healthy twins of all seeds, with the same shares."""
 
 IN_THE_HEADER = ("wrong-curriculum",)
 """Wrong before the first step, though the first steps go as they would have."""
@@ -43,6 +44,8 @@ def records() -> Iterator[Record]:
     """All of them, sick and healthy."""
     for path in sorted((HERE / "faults").glob("*.jsonl.xz")):
         name, _, seed = path.name.removesuffix(".jsonl.xz").rpartition("-")
+        if name in UNSEEN:
+            continue
         kind = KINDS[KIND_OF[name]] if name in KIND_OF else None
         case = Case("peptide", name, int(seed), kind is None)
         onset = 0 if kind is None or name in IN_THE_HEADER else begins(name)

@@ -131,6 +131,19 @@ def test_what_does_not_depend_on_at_is_said_once(watch, records):
     assert step["loss/host"] == 0.5
 
 
+def test_what_was_detached_has_no_gradient_anywhere(watch, steps):
+    x, target = batch()
+    logits = model()(x)
+    parts = components(logits, target)
+    watch.losses(parts | {"far": parts["far"].detach()}, at=logits).backward()
+    watch.step()
+    watch.close()
+    (row,) = steps(watch.path)
+    assert (row["component_grad/far"], row["grad_share/far"]) == (0.0, 0.0)
+    assert row["grad_share/ce"] > 0
+    assert "outside_at" not in row
+
+
 def test_weight_zero_keeps_a_nan_out_and_shows_it(watch, steps):
     x, target = batch()
     logits = model()(x)

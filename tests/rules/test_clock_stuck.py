@@ -86,3 +86,13 @@ def test_a_stand_that_ends_in_a_later_piece_is_counted_whole(make_run):
     engine.feed(run)
     (found,) = [finding for finding in engine.findings(run) if finding.rule == "clock-stuck"]
     assert (found.first_step, found.last_step, found.evidence["rows"]) == (2000, 2499, 500)
+
+
+@pytest.mark.parametrize(("taken", "count"), [(0, 1), (None, 0)])
+def test_a_clock_that_holds_the_stages_back(make_run, judge, taken, count):
+    """It drives them if they are where it reads; a free clock drives nothing."""
+    stages = [{"start": start, "weights": {}} for start in (0, 1000, 3000)]
+    header = {"total_steps": 5000, "clocks": ["own"], "curriculum": {"name": "A", "stages": stages}}
+    stage = np.searchsorted([1000, 3000], STEPS, side="right") if taken is None else np.full(5000, taken)
+    found = judge(make_run({"clock/own": np.zeros(5000), "stage": stage}, header=header), "clock-stuck")
+    assert [(one.subject, one.first_step, one.severity) for one in found] == [("clock:own", 2, "critical")] * count

@@ -89,3 +89,32 @@ def test_a_task_that_does_not_reach_the_tensor_is_judged_by_its_value(value, sev
         header=TASK | {"outside_at": ["b"]},
     )
     assert [finding.severity for finding in judge(run, RULE)] == ([severity] if severity else [])
+
+
+def test_probed_at_every_tenth_row(make_run, judge):
+    """Five probes without a gradient, over more than twenty rows."""
+    table = columns(np.where(ROW % 10 == 0, 0.0, np.nan), np.full(N, 100.0))
+    (finding,) = judge(make_run(table), RULE)
+    assert (finding.severity, finding.first_step, finding.evidence["rows"]) == ("warning", 1, N // 10)
+
+
+@pytest.mark.parametrize(
+    ("value", "trainable", "severity"),
+    [(FALL * NOISE, 10, "warning"), (np.full(N, 2.0), 10, "info"), (FALL * NOISE, 0, "info")],
+)
+def test_a_regulariser_without_a_gradient(value, trainable, severity, make_run, judge):
+    """Detached if its value moves; at its free bits, or of a frozen encoder, if not."""
+    modules = [{"name": "encoder", "depth": 1, "parameters": 10, "trainable": trainable}]
+    header = {"components": {"b": {"role": "regulariser"}}, "modules": modules}
+    (finding,) = judge(make_run(columns(np.zeros(N), value), header=header), RULE)
+    assert finding.severity == severity
+
+
+@pytest.mark.parametrize(("norms", "count"), [(("actor",), 1), (("actor", "critic"), 0)])
+def test_an_auxiliary_outside_with_a_module_that_nothing_trains(norms, count, make_run, judge):
+    """A critic of its own has a gradient, though none at the trunk."""
+    table = {name: column for name, column in columns(ROW, np.full(N, 2.5) * NOISE).items() if name[-6:] != "grad/b"}
+    modules = [{"name": name, "depth": 1, "parameters": 9, "trainable": 9} for name in ("actor", "critic")]
+    header = {"components": {"b": {"role": "auxiliary"}}, "outside_at": ["b"], "modules": modules}
+    run = make_run(table | {f"grad_norm/{name}": NOISE for name in norms}, header=header)
+    assert len(judge(run, RULE)) == count

@@ -70,3 +70,19 @@ def test_a_regulariser_that_runs_away_is_none(end, severity, make_run, judge):
     header = {"components": {"commitment": {"role": "regulariser"}}}
     (found,) = judge(make_run(columns("commitment", raw, np.full(N, -1.0)), header=header), RULE)
     assert found.severity == severity
+
+
+@pytest.mark.parametrize(("name", "severity"), [("value", "critical"), ("q", "info")])
+def test_an_auxiliary_is_not_meant_by_being_one(name, severity, make_run, judge):
+    """The error of a value is never wanted; the value itself may be."""
+    header = {"components": {name: {"role": "auxiliary"}, "a": {"role": "task"}}}
+    (finding,) = judge(make_run(columns(name, 0.5 * np.exp(ROW / 25), np.full(N, -0.5)), header=header), RULE)
+    assert finding.severity == severity
+
+
+@pytest.mark.parametrize(("depth", "count"), [(1e9, 1), (50.0, 0)])
+def test_a_regulariser_with_its_sign_lost(depth, count, make_run, judge):
+    """It falls a thousandfold and more below 0, then stands where all is lost."""
+    raw = -0.1 * (depth / 0.1) ** np.minimum(ROW / 100, 1.0)
+    header = {"components": {"kl": {"role": "regulariser"}, "a": {"role": "task"}}}
+    assert len(judge(make_run(columns("kl", raw, np.full(N, 0.3)), header=header), RULE)) == count

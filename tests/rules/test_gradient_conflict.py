@@ -84,3 +84,19 @@ def test_a_share_over_the_parameters_counts_where_there_is_no_other(make_run, ju
     """Fifty times as large is dominance, no conflict."""
     wide = {name.replace("grad_share", "param_share"): values for name, values in columns(0, size=0.02).items()}
     assert judge(make_run(wide), RULE) == []
+
+
+@pytest.mark.parametrize(
+    ("role", "level", "count"), [("auxiliary", 1.4, 1), ("regulariser", 1.4, 0), ("task", None, 0)]
+)
+def test_a_task_that_another_holds_where_it_is(role, level, count, make_run, judge):
+    """It is not learned though the run learns; an auxiliary may be the one that holds it, a regulariser should."""
+    random = np.random.default_rng(0)
+    noise = np.exp(0.3 * random.standard_normal((3, N)))
+    fall = 0.3 + np.exp(-ROW / 40)
+    table = {"loss/size": (fall if level is None else level) * noise[0], "loss/taught": (1.5 + 5 * fall) * noise[1]}
+    table |= {"loss/other": fall * noise[2], "grad_share/size": np.full(N, 0.4), "grad_share/taught": np.full(N, 0.5)}
+    table |= {"grad_cosine/size~taught": -0.75 + 0.1 * random.standard_normal(N)}
+    header = {"components": {"size": {"role": "task"}, "taught": {"role": role}, "other": {"role": "task"}}}
+    table["loss"] = table["loss/size"] + table["loss/taught"] + table["loss/other"]
+    assert len([one for one in judge(make_run(table, header=header), RULE) if one.rank]) == count

@@ -85,3 +85,13 @@ def test_a_declared_regulariser_that_leads_is_named(role, count, make_run, judge
     columns |= {"grad_share/commitment": share, "grad_share/task": 1 - share, "loss": columns["loss/task"] + 2}
     run = make_run(columns, header={"components": {"commitment": {"role": role}, "task": {"role": "task"}}})
     assert len([one for one in judge(run, "gradient-dominance") if one.rank]) == count
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.68, 1), (0.5, 0)])
+def test_a_regulariser_that_owns_two_thirds_all_along(share, count, make_run, judge):
+    """In balance both have a half."""
+    columns = {"loss/task": 3 - ROW / (2 * N), "loss/commitment": np.full(N, 2.0)}
+    columns |= {"grad_share/commitment": np.full(N, share), "grad_share/task": np.full(N, 1 - share)}
+    header = {"components": {"commitment": {"role": "regulariser"}, "task": {"role": "task"}}}
+    found = judge(make_run(columns | {"loss": columns["loss/task"] + 2}, header=header), "gradient-dominance")
+    assert len([one for one in found if one.rank]) == count

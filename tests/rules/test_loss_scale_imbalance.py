@@ -236,3 +236,41 @@ def test_the_share_over_the_parameters_proves_it_too(make_run, judge):
     share = {"param_share/a": np.full(N, 0.001), "param_share/b": np.full(N, 0.999)}
     (finding,) = judge(make_run({"loss/a": 1 + FALL, "loss/b": np.full(N, 5e4), **share}), RULE)
     assert finding.evidence["gradient_share"] == pytest.approx(0.999)
+
+
+@pytest.mark.parametrize(("by", "count"), [(3e3, 1), (10.0, 0)])
+def test_a_giant_weight_makes_the_others_no_trifles(by, count, make_run, judge):
+    """Theirs is 1; only a weight far below 1 says that a term is meant to be small."""
+    columns = {
+        "loss/a": np.full(N, 0.7),
+        "loss/b": 0.05 + FALL / 20,
+        "weight/a": np.ones(N),
+        "weight/b": np.full(N, by),
+    }
+    share = np.full(N, 0.999 if count else 0.5)
+    found = judge(make_run(columns | {"grad_share/b": share, "grad_share/a": 1 - share}), RULE)
+    assert len([one for one in found if one.severity == "critical"]) == count
+
+
+@pytest.mark.parametrize(("scale", "count"), [(1e4, 1), (1.0, 0)])
+def test_a_prior_that_starves_once_its_weight_is_there(scale, count, make_run, judge):
+    """A KL term in nats beside squared greys: as long as its schedule rises, nothing is said."""
+    rise = np.minimum(np.arange(N) / 100, 1.0)
+    columns = {"loss/recon": scale * (20 + 20 * FALL), "loss/kl": 5 + 40 * (1 - FALL)}
+    columns |= {"weight/recon": np.ones(N), "weight/kl": 0.3 * rise}
+    share = 0.3 / scale * rise
+    columns |= {"grad_share/kl": share, "grad_share/recon": 1 - share}
+    header = {
+        "components": {"recon": {"role": "task"}, "kl": {"role": "regulariser"}},
+        "schedules": {"weight/kl": {"kind": "linear", "start": 0.0, "end": 0.3, "over_steps": 100}},
+    }
+    found = [one for one in judge(make_run(columns, header=header), RULE) if one.rank]
+    assert [(one.severity, one.first_step) for one in found] == [("warning", 101)] * count
+
+
+@pytest.mark.parametrize(("policy", "count"), [(np.full(N, 100.0), 1), (100 * FALL, 0)])
+def test_a_hundredfold_that_leads_while_nothing_else_improves(policy, count, make_run, judge):
+    """Nine tenths of the gradient are enough then."""
+    columns = {"loss/value": np.full(N, 4e4), "loss/surrogate": policy, "grad_share/value": np.full(N, 0.91)}
+    found = judge(make_run(columns | {"grad_share/surrogate": np.full(N, 0.09)}), RULE)
+    assert len([one for one in found if one.rank]) == count

@@ -69,3 +69,13 @@ def test_a_regulariser_is_known_by_its_name(make_run, judge):
     closed = {"data/masked/kl": np.ones(400), "loss/kl": np.ones(400)}
     (found,) = judge(make_run(closed, header={"components": {"kl": {"unit": "nat"}}}), RULE)
     assert found.severity == "info"
+
+
+@pytest.mark.parametrize(("role", "severity"), [("auxiliary", "warning"), ("regulariser", "info")])
+def test_an_auxiliary_of_which_nothing_is_left(role, severity, make_run, judge):
+    """For more than a fifth of the run; earlier the mask may yet open."""
+    header = {"components": {"a": {"role": role}}, "total_steps": 400}
+    (found,) = judge(make_run(columns(np.random.default_rng(0), 1.5), header=header), RULE)
+    assert found.severity == severity
+    short = make_run(columns(np.random.default_rng(0), 1.5, rows=120), header=header | {"total_steps": 4000})
+    assert [one.severity for one in judge(short, RULE)] == ["info"]

@@ -123,3 +123,24 @@ def test_the_stages_that_really_run_count(make_run, judge):
     values = np.where(np.arange(1, 21) * 100 < 990, 0.5, 0.9)
     assert judge(make_run({"loss": TRAIN}, evals=evals(values)), "overfitting") != []
     assert judge(make_run({"loss": TRAIN}, header=header, evals=evals(values)), "overfitting") == []
+
+
+@pytest.mark.parametrize(("weight", "count"), [(0.0, 0), (1.0, 2)])
+def test_what_is_not_trained_yet_may_rise(make_run, judge, weight, count):
+    """A total that counts a component of weight 0 is another than the one that is trained."""
+    rising = course(noise=0.0)
+    records = [{"step": r["step"], "split": "v", "loss/a": 0.5, "loss/b": r["loss"]} for r in evals(rising)]
+    records = [record | {"loss": record["loss/a"] + record["loss/b"]} for record in records]
+    columns = {"loss/a": TRAIN, "loss/b": TRAIN, "loss": TRAIN * (1 + weight)}
+    columns |= {"weight/a": np.ones(2000), "weight/b": np.full(2000, weight)}
+    assert len(judge(make_run(columns, evals=records), "overfitting")) == count
+
+
+@pytest.mark.parametrize(("end", "count"), [(1.0, 0), (0.0, 1)])
+def test_a_total_under_a_weight_that_rises(make_run, judge, end, count):
+    """It rises with the weight, and no overfitting is in it."""
+    weight = 0.5 + end * STEPS / 2000
+    prior = 2.0 if end else 2 * course(noise=0.0, up=0.2)
+    values = 0.5 + weight[99::100] * prior
+    run = make_run({"loss": TRAIN, "weight/a": np.ones(2000), "weight/kl": weight}, evals=evals(values))
+    assert len(judge(run, "overfitting")) == count

@@ -20,7 +20,10 @@ _LIFT = 1024.0  # a power of two that lifts gradients in float16 off its underfl
 
 
 def gram(terms: Mapping[str, Tensor], at: Tensor) -> tuple[Part | None, list[str]]:
-    """Gram matrix of the terms' gradients at ``at`` (upper triangle), and the terms that do not depend on it."""
+    """Gram matrix of the terms' gradients at ``at`` (upper triangle), and the terms that do not depend on it.
+
+    What depends on nothing that is differentiated (it was detached) has the gradient 0, wherever it is taken.
+    """
     rows: dict[str, Tensor] = {}
     for name, term in terms.items():
         if term.requires_grad:
@@ -29,6 +32,8 @@ def gram(terms: Mapping[str, Tensor], at: Tensor) -> tuple[Part | None, list[str
             if row is not None:
                 rows[name] = _wide(row).reshape(-1)
                 rows[name] = rows[name] if seed is None else rows[name] / _LIFT
+        else:
+            rows[name] = _wide(torch.zeros_like(at)).reshape(-1)
     outside = [name for name in terms if name not in rows]
     return _products("gram", rows, 1) if rows else None, outside
 

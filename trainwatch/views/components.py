@@ -9,13 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainwatch.header import Curriculum, Header, mapping, text
-from trainwatch.stats import SIGMA, History, carried, in_blocks, median, medians, noise, running_medians
+from trainwatch.rule import Findings, Rule
+from trainwatch.run import Run
+from trainwatch.stats import SIGMA, History, carried, fall, in_blocks, median, medians, noise, running_medians
 from trainwatch.table import Chunk
 from trainwatch.views.games import opponent
 from trainwatch.views.regimes import JUMP
@@ -68,6 +71,11 @@ class Roles:
         """Whether it has its own ways by its role, or by its name where no role was said."""
         named = opponent(name) or small_by_design(name, self.names)
         return self.said[name] != "task" if name in self.said else named
+
+    def regulates(self, name: str) -> bool:
+        """Whether it was declared a regulariser, or has the name of one and was not declared a task."""
+        said = self.said.get(name)
+        return said == "regulariser" or (said != "task" and (opponent(name) or small_by_design(name, self.names)))
 
 
 _MEDIANS: WeakKeyDictionary[Chunk, dict[str, Floats]] = WeakKeyDictionary()
@@ -134,9 +142,11 @@ class Course:
         return _filled(near if np.isfinite(near).any() else wide)
 
     def learned(self, name: str) -> bool:
-        """Whether its raw value has come down by a fifth from where it began."""
+        """Whether its raw value has come down by a fifth from where it began, which its noise alone does not do."""
         known = self[f"loss/{name}"][np.isfinite(self[f"loss/{name}"])]
-        return bool(len(known)) and float(np.median(known[-5:])) < LEARNED * float(np.median(known[:5]))
+        first, now = median(known[:5]), median(known[-max(5, len(known) // 10) :])
+        at_once = now < min(LEARNED * first, first - 3 * noise(known))
+        return at_once or fall(known) > 1 - LEARNED
 
     def steps(self, first: int, last: int) -> tuple[int, int]:
         """The steps of two bins."""
@@ -211,6 +221,38 @@ class Courses:
         begins = np.array([stage.start for stage in curriculum.stages])
         at = np.where(np.isnan(applied), columns["step"], applied)
         return np.where(np.isnan(recorded), np.searchsorted(begins, at, side="right") - 1.0, recorded)
+
+
+@dataclass
+class OfCourse(Rule):
+    """A rule that judges the course of the components, as it stands when it is asked; ``kinds`` are as of Courses."""
+
+    block: ClassVar[int] = BLOCK
+    kinds: ClassVar[tuple[str, ...]] = ("loss/", "weight/")
+
+    _courses: Courses = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._courses = Courses(self.kinds)
+
+    def start(self, header: Header) -> Findings:
+        """Roles and stages."""
+        self._courses.start(header)
+        return ()
+
+    def update(self, chunk: Chunk) -> Findings:
+        """Nothing is said before the course is asked for."""
+        self._courses.push(chunk)
+        return ()
+
+    def finish(self, run: Run, rest: Chunk) -> Findings:  # noqa: ARG002
+        """The run as it stands."""
+        course = self._courses.course(rest)
+        return self.judge(course) if len(course) else ()  # none in a run that was resumed a moment ago
+
+    def judge(self, course: Course) -> Findings:  # noqa: ARG002
+        """What there is to say of a course."""
+        return ()
 
 
 @dataclass(frozen=True)

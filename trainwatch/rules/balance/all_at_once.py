@@ -9,15 +9,13 @@ from typing import ClassVar
 import numpy as np
 
 from trainwatch.header import Header
-from trainwatch.rule import Findings, Rule
-from trainwatch.run import Run
+from trainwatch.rule import Findings
 from trainwatch.schema import Finding
-from trainwatch.table import Chunk
-from trainwatch.views.components import BLOCK, Course, Courses
+from trainwatch.views.components import Course, OfCourse
 
 
 @dataclass
-class AllAtOnce(Rule):
+class AllAtOnce(OfCourse):
     """Many losses are on from the first step, without a curriculum, and they compete.
 
     What it sees:
@@ -38,7 +36,7 @@ class AllAtOnce(Rule):
         Bengio et al., "Curriculum Learning" (2009).
     """
 
-    block: ClassVar[int] = BLOCK
+    kinds: ClassVar[tuple[str, ...]] = ("loss/", "weight/", "grad_cosine/")
     needs: ClassVar[tuple[str, ...]] = ("loss/<component>", "weight/<component>")
     wants: ClassVar[tuple[str, ...]] = ("grad_cosine/<a>~<b>", "run:curriculum", "run:components")
 
@@ -47,7 +45,6 @@ class AllAtOnce(Rule):
     cosine: float = -0.1  # as in gradient-conflict
     half: float = 0.5  # of the bins: what passes is how a run starts
 
-    _courses: Courses = field(default_factory=lambda: Courses(("loss/", "weight/", "grad_cosine/")), init=False)
     _planned: bool = field(default=False, init=False)
 
     def start(self, header: Header) -> Findings:
@@ -58,14 +55,8 @@ class AllAtOnce(Rule):
         self._planned = ramped or (plan is not None and len(plan.stages) > 1)
         return ()
 
-    def update(self, chunk: Chunk) -> Findings:
-        """Nothing is said before the course is asked for."""
-        self._courses.push(chunk)
-        return ()
-
-    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
+    def judge(self, course: Course) -> Iterator[Finding]:
         """One info."""
-        course = self._courses.course(rest)
         tasks = [name for name in course.names if not course.roles.aside(name)]
         if self._planned or len(course) < 20 or course.regime_begin(len(course)) or len(tasks) < self.many:
             return

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainwatch.header import Header
+from trainwatch.header import Header, mapping, number
 from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
 from trainwatch.schema import Finding
 from trainwatch.stats import Streak, median
 from trainwatch.table import Chunk
-from trainwatch.views.components import BLOCK, Roles, components, gradients
+from trainwatch.views.components import BLOCK, Roles, components, gradients, small_by_design
 
 Floats = NDArray[np.float64]
 
@@ -26,10 +26,11 @@ class ComponentDead(Rule):
     """A loss component has a weight, and no gradient.
 
     What it sees:
-        The norm of the component's gradient is exactly 0 in 20 rows in a row in which its weight and its value are not,
-        while other components have one. Or the recorder found that a declared task does not depend on the tensor at
-        which the others' gradients are taken (`outside_at`), and its value has not come down in a hundred rows. Where
-        no gradients are recorded: its value is one and the same from the first row on, while the total changes.
+        The norm of the component's gradient is exactly 0 in five probes in a row, over 20 rows at least, in which its
+        weight and its value are not, while other components have one. Or the recorder found that a declared task does
+        not depend on the tensor at which the others' gradients are taken (`outside_at`), and its value has not come
+        down in a hundred rows; so for an auxiliary, if a whole module has never had a gradient. Where no gradients are
+        recorded: its value is one and the same from the first row on, while the total changes.
 
     Why it matters:
         It stands in the sum and in the plots, and teaches nothing: it is clamped (a bounded error that no answer comes
@@ -41,7 +42,8 @@ class ComponentDead(Rule):
 
     When it is wrong:
         A loss that is logged beside the others, and meant to teach nothing, has the weight 0: record it. Without
-        recorded weights this is an info; so it is when the component has woken (see late-activation). A constant is a
+        recorded weights this is an info; so it is when the component has woken (see late-activation), and for what is
+        no task if its value stands at a limit (free bits) or a part of the model is frozen. A constant is a
         warning only where its role was declared as `task`; a zero gradient only where weights are recorded. A value of
         0 is no sickness here (a margin that is kept). Gradients are taken at one tensor: what does not depend on it has
         no norm, and if it is learned elsewhere its value falls.
@@ -59,7 +61,9 @@ class ComponentDead(Rule):
     )
     causes: ClassVar[tuple[str, ...]] = ("component-ignored", "loss-plateau", "dead-module", "group-unmoved")
 
-    rows: int = 20  # in a row; a mask or a margin may leave a component without a gradient in a batch
+    probes: int = 5  # in a row, and over
+    rows: int = 20  # at least; a mask or a margin may leave a component without a gradient in a batch
+    moving: float = 0.01  # relative, of a value without a gradient: at a limit it would stand still
     constant_rows: int = 40  # from the first row on: a rate that warms up moves nothing for a while
     unlearned_rows: int = 100  # for a task without a norm: by then what is trained elsewhere has come down
     fell: float = 0.05  # of its first level: less is no learning
@@ -67,7 +71,10 @@ class ComponentDead(Rule):
     moves: float = 0.75  # of the rows change the total: a log of two or three digits repeats itself
 
     _roles: Roles = field(default_factory=Roles, init=False)
+    _frozen: bool = field(default=False, init=False)  # a part of the model
+    _seen: int = field(default=0, init=False)  # rows
     _streaks: dict[str, Streak] = field(default_factory=dict, init=False)
+    _range: dict[str, tuple[float, float]] = field(default_factory=dict, init=False)  # of a value without a gradient
     _first: dict[str, tuple[float, int, int]] = field(default_factory=dict, init=False)  # value, step, rows
     _varied: set[str] = field(default_factory=set, init=False)
     _total: tuple[float, int, int] = field(default=(np.nan, 0, 0), init=False)  # the last one, changes, rows
@@ -75,6 +82,9 @@ class ComponentDead(Rule):
     def start(self, header: Header) -> Findings:
         """Which components are no tasks."""
         self._roles = Roles.of(header)
+        self._frozen = any(
+            number(one.get("trainable")) == 0 and number(one.get("parameters")) for one in _modules(header)
+        )
         return ()
 
     def update(self, chunk: Chunk) -> Iterator[Finding]:
@@ -86,6 +96,7 @@ class ComponentDead(Rule):
             if streak is not None and streak.onset is not None:
                 yield self._dead(name, streak)
         self._count(chunk["loss"])
+        self._seen += len(chunk)
 
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
         """Rows that fill no block yet count on a copy."""
@@ -103,9 +114,16 @@ class ComponentDead(Rule):
         weight, value = chunk[f"weight/{name}"], chunk[f"loss/{name}"]
         others = np.nansum(list(norms.values()), axis=0)
         judged = np.isfinite(norm) & (others > 0) & np.isfinite(value) & (weight != 0)
-        streak = self._streaks.setdefault(name, Streak(self.rows))
-        columns = {"step": chunk.step.astype(np.float64), "value": value, "weight": weight}
-        changed = streak.push((dead & (value != 0))[judged], {key: values[judged] for key, values in columns.items()})
+        streak = self._streaks.setdefault(name, Streak(self.probes, self.rows))
+        row = np.arange(self._seen, self._seen + len(chunk), dtype=np.float64)
+        columns = {"step": row, "at": chunk.step.astype(np.float64), "value": value, "weight": weight}
+        dead &= judged & (value != 0)
+        low, high = self._range.get(name, (np.inf, -np.inf))
+        self._range[name] = (
+            float(np.min(value[dead], initial=low)),
+            float(np.max(value[dead], initial=high)),
+        )
+        changed = streak.push(dead[judged], {key: values[judged] for key, values in columns.items()})
         return streak if changed else None
 
     def _constant(self, name: str, chunk: Chunk) -> None:
@@ -131,10 +149,13 @@ class ComponentDead(Rule):
     def _dead(self, name: str, streak: Streak) -> Finding:
         now = streak.latest
         weighted = bool(np.isfinite(now["weight"]))  # else it may have none
+        low, high = self._range[name]
+        moves = high - low > self.moving * max(abs(low), abs(high)) and not self._frozen
+        meant = self._roles.aside(name) and not moves
         return self.finding(
-            "warning" if weighted and not streak.over and not self._roles.aside(name) else "info",
+            "warning" if weighted and not streak.over and not meant else "info",
             f"component:{name}",
-            (int((streak.onset or now)["step"]), int(now["step"])),
+            (int((streak.onset or now)["at"]), int(now["at"])),
             f"The {name} loss stands at {now['value']:,.4g} with no gradient at all, in {streak.bad:,} rows.",
             over=streak.over,
             evidence={"value": now["value"], "rows": streak.bad} | ({"weight": now["weight"]} if weighted else {}),
@@ -149,11 +170,15 @@ class ComponentDead(Rule):
         outside = told if isinstance(told, list) else []
         rows, norms = Chunk("train", table, 0, table.size), ("component_grad/", "grad_share/")
         taught = [name for name in components(rows) if any(f"{norm}{name}" in table for norm in norms)]
-        if not any(_fell(rows, name) >= self.others_fell for name in taught):
+        idle = _idle(run)
+        if not idle and not any(_fell(rows, name) >= self.others_fell for name in taught):
             return  # nobody learns
         for name in components(rows) if outside else ():
             weight = table.column(f"weight/{name}", max(0, table.size - self.rows), table.size)
-            if name not in outside or name in taught or not self._roles.task(name) or not np.nanmin(weight) > 0:
+            if name not in outside or name in taught or not np.nanmin(weight) > 0:
+                continue
+            small = self._roles.said.get(name) == "regulariser" or small_by_design(name, ())
+            if not self._roles.task(name) and (small or not idle):
                 continue
             if _fell(rows, name) < self.fell and table.size >= self.unlearned_rows:
                 yield self._unlearned(name, run)
@@ -188,6 +213,18 @@ class ComponentDead(Rule):
                 advice=f"See whether {name} depends on the model at all: a clamp, detach() or argmax makes a constant.",
                 confidence=0.7,
             )
+
+
+def _modules(header: Header) -> list[dict[str, Any]]:
+    told = header.raw.get("modules")
+    return [mapping(one) for one in told] if isinstance(told, list) else []
+
+
+def _idle(run: Run) -> bool:
+    """Whether a module that may be trained has never had a gradient, while others have."""
+    norms = [name.removeprefix("grad_norm/") for name in run.train.channels if name.startswith("grad_norm/")]
+    outer = [one for one in _modules(run.header) if number(one.get("depth")) == 1]
+    return bool(norms) and any(number(one.get("trainable")) and one.get("name") not in norms for one in outer)
 
 
 def _levels(rows: Chunk, name: str) -> tuple[float, float]:

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainwatch.header import Header
-from trainwatch.rule import Findings, Rule
-from trainwatch.run import Run
 from trainwatch.schema import Finding
 from trainwatch.stats import median, noise, running_medians
-from trainwatch.table import Chunk
-from trainwatch.views.components import BLOCK, Course, Courses, Relapse, relapse
+from trainwatch.views.components import Course, OfCourse, Relapse, relapse
 
 Floats = NDArray[np.float64]
 
 
 @dataclass
-class ComponentDivergence(Rule):
+class ComponentDivergence(OfCourse):
     """One loss component grows again while the total falls and hides it.
 
     What it sees:
@@ -45,7 +41,6 @@ class ComponentDivergence(Rule):
         Yu et al., "Gradient Surgery for Multi-Task Learning" (2020).
     """
 
-    block: ClassVar[int] = BLOCK
     needs: ClassVar[tuple[str, ...]] = ("loss/<component>", "loss")
     wants: ClassVar[tuple[str, ...]] = ("weight/<component>", "stage", "run:components")
     causes: ClassVar[tuple[str, ...]] = ("loss-divergence", "overfitting")
@@ -56,21 +51,8 @@ class ComponentDivergence(Rule):
     weights: float = 0.2  # relative: weights that moved no more than that explain no rise
     total_falls: float = 0.02  # relative, as everywhere: less is standing still
 
-    _courses: Courses = field(default_factory=lambda: Courses(("loss/", "weight/")), init=False)
-
-    def start(self, header: Header) -> Findings:
-        """Roles and stages."""
-        self._courses.start(header)
-        return ()
-
-    def update(self, chunk: Chunk) -> Findings:
-        """Nothing is said before the course is asked for."""
-        self._courses.push(chunk)
-        return ()
-
-    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
+    def judge(self, course: Course) -> Iterator[Finding]:
         """The stage that holds now."""
-        course = self._courses.course(rest)
         begin = course.regime_begin(len(course))
         for name in course.names if len(course.names) > 1 else ():
             if not course.roles.aside(name):

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainwatch.header import Header
-from trainwatch.rule import Findings, Rule
-from trainwatch.run import Run
 from trainwatch.schema import Finding
 from trainwatch.stats import noise
-from trainwatch.table import Chunk
-from trainwatch.views.components import BLOCK, Course, Courses
+from trainwatch.views.components import Course, OfCourse
 
 Floats = NDArray[np.float64]
 
 
 @dataclass
-class ComponentIgnored(Rule):
+class ComponentIgnored(OfCourse):
     """A loss component weighs next to nothing, and does not improve while the total does.
 
     What it sees:
@@ -44,7 +40,7 @@ class ComponentIgnored(Rule):
         Chen et al., "GradNorm" (2018): tasks are balanced by their gradients, not by their values.
     """
 
-    block: ClassVar[int] = BLOCK
+    kinds: ClassVar[tuple[str, ...]] = ("loss/", "weight/", "grad_share/", "param_share/")
     needs: ClassVar[tuple[str, ...]] = ("loss/<component>",)
     wants: ClassVar[tuple[str, ...]] = (
         "weight/<component>",
@@ -59,23 +55,8 @@ class ComponentIgnored(Rule):
     owned: float = 0.01  # of the gradient: with more than that it is trained, whatever its value
     outweighed: float = 10.0  # x all others: loss-scale-imbalance's beginning
 
-    _courses: Courses = field(
-        default_factory=lambda: Courses(("loss/", "weight/", "grad_share/", "param_share/")), init=False
-    )
-
-    def start(self, header: Header) -> Findings:
-        """Roles."""
-        self._courses.start(header)
-        return ()
-
-    def update(self, chunk: Chunk) -> Findings:
-        """Nothing is said before the course is asked for."""
-        self._courses.push(chunk)
-        return ()
-
-    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
+    def judge(self, course: Course) -> Iterator[Finding]:
         """The run as it stands."""
-        course = self._courses.course(rest)
         parts = {name: course.part(name) for name in course.names}
         if len(course) < 20 or len(parts) < 2:
             return

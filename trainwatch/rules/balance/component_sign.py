@@ -9,13 +9,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from trainwatch.header import Header
-from trainwatch.rule import Findings, Rule
+from trainwatch.rule import Findings
 from trainwatch.run import Run
 from trainwatch.schema import Finding
 from trainwatch.stats import noise
 from trainwatch.table import Chunk
-from trainwatch.views.components import BLOCK, Course, Courses
+from trainwatch.views.components import Course, OfCourse
 from trainwatch.views.games import opponent
 
 MEANT = re.compile(
@@ -23,16 +22,19 @@ MEANT = re.compile(
     r"|curiosity|explor\w*|util\w*|psnr|ssim|iou|dice|info\w*)($|[_.-])"
 )
 """Names of what is maximised by a negative weight, beside opponents and rewards."""
+VALUE = re.compile(r"(^|[_.-])(values?|vf)($|[_.-])")
+"""A value follows the rewards, but its loss is an error: nobody wants more of it."""
 
 
 @dataclass
-class ComponentSign(Rule):
+class ComponentSign(OfCourse):
     """A loss component is maximised: its weight is negative, or it falls without end.
 
     What it sees:
         A component with a negative weight whose raw value rises to three times what it was, while its contribution
         outgrows all others: a warning, and critical from a hundred times on. Or, at any weight, a contribution that
-        has fallen far below 0, a hundred times beyond where it began and ten times the others, and is still falling.
+        has fallen far below 0, a hundred times beyond where it began and ten times the others, and is still falling,
+        or a thousand times, whatever its role.
         A negative weight that does neither, or is meant (an entropy bonus, a reward), is an info; but no
         regulariser is meant to rise a thousandfold.
 
@@ -51,12 +53,12 @@ class ComponentSign(Rule):
         Kendall et al., "Multi-Task Learning Using Uncertainty" (2018): a log-variance without a floor does this.
     """
 
-    block: ClassVar[int] = BLOCK
     needs: ClassVar[tuple[str, ...]] = ("loss/<component>",)
     wants: ClassVar[tuple[str, ...]] = ("weight/<component>", "run:components")
     causes: ClassVar[tuple[str, ...]] = (
         *("component-divergence", "loss-divergence", "gradient-explosion", "weight-growth", "loss-scale-imbalance"),
         *("gradient-dominance", "non-finite-loss", "clipping-saturated", "curriculum-weight-drift", "loss-spike"),
+        *("aggressive-ramp", "gradient-spike", "non-finite-gradient", "non-finite-weights"),
     )
 
     growth: float = 3.0  # x the first level: rewards and similarities in health come to a bound before
@@ -66,13 +68,7 @@ class ComponentSign(Rule):
     depth: float = 100.0  # x its first level, below 0: densities of a few nats go to minus a few dozen
     leads: float = 10.0  # x the others together, below 0
 
-    _courses: Courses = field(default_factory=lambda: Courses(("loss/", "weight/")), init=False)
     _negative: dict[str, int] = field(default_factory=dict, init=False)  # the first step with a negative weight
-
-    def start(self, header: Header) -> Findings:
-        """Roles."""
-        self._courses.start(header)
-        return ()
 
     def update(self, chunk: Chunk) -> Findings:
         """The exact step of a negative weight is noted; the rest is told by the course."""
@@ -81,14 +77,14 @@ class ComponentSign(Rule):
         return ()
 
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
-        """Judge the course as it stands."""
+        """Every component with a negative weight, and those that have no floor."""
         negative, course = self._below(rest), self._courses.course(rest)
         if len(course) < 5:
             return
         for name in course.names:
             if name in negative:
                 yield self._maximised(name, course, negative[name])
-            elif not self._meant(name, course):
+            else:
                 yield from self._endless(name, course)
 
     def _below(self, chunk: Chunk) -> dict[str, int]:
@@ -102,19 +98,20 @@ class ComponentSign(Rule):
         return found
 
     def _meant(self, name: str, course: Course) -> bool:
-        return course.roles.aside(name) or opponent(name) or bool(MEANT.search(name.lower()))
+        """Whether it is to be maximised, by its name or as a regulariser; an auxiliary is not by being one."""
+        return _sought(name) or (course.roles.regulates(name) and not VALUE.search(name.lower()))
 
     def _maximised(self, name: str, course: Course, first: int) -> Finding:
         """A negative weight: how far has it brought its component?"""
         raw, weight = course[f"loss/{name}"], course.weight(name)
         there = np.isfinite(raw) & (weight < 0)
         few = max(3, int(there.sum()) // 20)
-        start, now = (float(np.median(part)) if len(part) else 0.0 for part in (raw[there][:few], raw[there][-few:]))
+        start, now = (float(np.median(part)) if len(part) else 0.0 for part in (raw[there][:3], raw[there][-few:]))
         times = now / start if start > 0 else 0.0
         rises = now > float(np.median(raw[there][-2 * few : -few])) if there.sum() >= 2 * few else False
         part = float(np.median(course.part(name)[there][-few:])) if there.any() else 0.0
         leads = part > _others(name, course, few)
-        counts = part > self.bonus * _others(name, course, few) and not MEANT.search(name.lower())
+        counts = part > self.bonus * _others(name, course, few) and not _sought(name)
         runaway = times >= self.runaway and rises and counts
         grows = times >= self.growth and (rises or times >= self.grave) and leads
         sick = runaway or (grows and not self._meant(name, course))
@@ -141,19 +138,26 @@ class ComponentSign(Rule):
         start, before, lately, now = *levels, float(np.median(value[known[-few:]]))
         deep = self.depth * max(1.0, abs(start))
         scatter = noise(value)
-        falls = before - lately > 2 * scatter and lately - now > 2 * scatter
+        falls = before - lately > 2 * scatter and lately - now > 2 * scatter and not self._meant(name, course)
         part = float(np.median(course.part(name)[known[-few:]]))
-        if now < -deep and falls and part > self.leads * _others(name, course, few):
+        lost = now < -self.runaway * max(1.0, abs(start)) and not _sought(name)
+        if ((now < -deep and falls) or lost) and part > self.leads * _others(name, course, few):
             onset = int(known[int(np.argmax(value[known] < -max(1.0, abs(start))))])
             yield self.finding(
                 "warning",
                 f"component:{name}",
                 course.steps(onset, len(course) - 1),
-                f"The {name} loss fell from {start:,.4g} to {now:,.4g} and goes on falling: it has no floor.",
+                f"The {name} loss fell from {start:,.4g} to {now:,.4g}{' and falls on' * falls}: it has no floor.",
                 evidence={"start": start, "now": now, "contribution": -part},
                 advice=f"Give {name} a floor (a smallest variance, a margin), or turn its sign.",
                 confidence=0.8,
             )
+
+
+def _sought(name: str) -> bool:
+    """Whether its name says that more of it is better, or that it follows who plays."""
+    low = name.lower()
+    return bool(MEANT.search(low)) or (opponent(low) and not VALUE.search(low))
 
 
 def _others(name: str, course: Course, few: int) -> float:

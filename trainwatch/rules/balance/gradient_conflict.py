@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainwatch.header import Header
-from trainwatch.rule import Findings, Rule
-from trainwatch.run import Run
 from trainwatch.schema import Finding, Severity
 from trainwatch.stats import median
-from trainwatch.table import Chunk
-from trainwatch.views.components import BLOCK, Course, Courses, Relapse, longest, relapse
+from trainwatch.views.components import Course, OfCourse, Relapse, longest, relapse
 
 Floats = NDArray[np.float64]
 
 
 @dataclass
-class GradientConflict(Rule):
+class GradientConflict(OfCourse):
     """Two loss components pull against each other, and one of them loses.
 
     What it sees:
-        The cosine between two tasks' gradients averages below -0.1 for a fifth of the run, by more than three standard
-        errors, with norms within ten times of each other; and meanwhile one of the two has risen from its best level by
-        a fifth and eight times its noise; or it is below -0.9 for half of the run, and one of them is not learned at
-        all. Without a loser it is an info where the cosine is below -0.3 and the total has stopped falling.
+        The cosine between two components' gradients averages below -0.1 for a fifth of the run, by more than three
+        standard errors, with norms within ten times of each other; and meanwhile one of the two has risen from its best
+        level by a fifth and eight times its noise; or it is below -0.5 for half of the run, and one of them is not
+        learned at all while something else is. Regularisers pull by design, and are left out. Without a loser it is an
+        info where the cosine is below -0.3 and the total has stopped falling.
 
     Why it matters:
         What one step gives to a task the same step takes from the other. The sum of both stands, and both are worse
@@ -46,7 +43,14 @@ class GradientConflict(Rule):
         Yu et al., "Gradient Surgery for Multi-Task Learning" (2020).
     """
 
-    block: ClassVar[int] = BLOCK
+    kinds: ClassVar[tuple[str, ...]] = (
+        "loss/",
+        "weight/",
+        "grad_share/",
+        "param_share/",
+        "grad_cosine/",
+        "param_cosine/",
+    )
     needs: ClassVar[tuple[str, ...]] = ("grad_cosine/<a>~<b>|param_cosine/<a>~<b>", "loss/<component>")
     wants: ClassVar[tuple[str, ...]] = (
         "grad_share/<component>|param_share/<component>",
@@ -58,7 +62,7 @@ class GradientConflict(Rule):
 
     cosine: float = -0.1  # below it one step in ten of the smaller gradient is undone; minibatches scatter about 0
     strong: float = -0.3  # for an info without a loser: converged runs come to -0.2 by their batches' noise
-    opposite: float = -0.9  # for half of the run: two tasks come there when both are solved, and no batch differs
+    opposite: float = -0.5  # for half of the run: half of each step is undone; a task of mere noise has a cosine of 0
     errors: float = 3.0  # standard errors of the mean
     norms: float = 10.0  # x: beyond it the smaller one has no say, and there is no conflict but dominance
     fraction: float = 0.2  # of the run
@@ -66,28 +70,8 @@ class GradientConflict(Rule):
     sigmas: float = 8.0  # of the noise of one row or bin, of which the levels are medians of five
     stalled: float = 0.01  # of the total, over the stretch
 
-    _courses: Courses = field(
-        default_factory=lambda: Courses(
-            ("loss/", "weight/", "grad_share/", "param_share/", "grad_cosine/", "param_cosine/")
-        ),
-        init=False,
-    )
-
-    def start(self, header: Header) -> Findings:
-        """Roles and stages."""
-        self._courses.start(header)
-        return ()
-
-    def update(self, chunk: Chunk) -> Findings:
-        """Nothing is said before the course is asked for."""
-        self._courses.push(chunk)
-        return ()
-
-    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
+    def judge(self, course: Course) -> Iterator[Finding]:
         """Every pair that has a cosine; at the tensor at hand, else over the parameters."""
-        course = self._courses.course(rest)
-        if not len(course):
-            return  # a run that was resumed a moment ago
         infos = []
         for channel, a, b in self._pairs(course):
             found = self._judge(a, b, channel, course)
@@ -100,7 +84,7 @@ class GradientConflict(Rule):
     @staticmethod
     def _pairs(course: Course) -> Iterator[tuple[str, str, str]]:
         """Every pair of tasks that has a cosine, and the column with it."""
-        tasks = {name for name in course.names if not course.roles.aside(name)}
+        tasks = {name for name in course.names if not course.roles.regulates(name)}
         for channel in course.columns:
             kind, _, pair = channel.partition("/")
             a, _, b = pair.partition("~")
@@ -124,7 +108,9 @@ class GradientConflict(Rule):
             found = relapse(course[f"loss/{loser}"], stage, end, self.rise, self.sigmas)
             if found is not None and self._same_weights(course, loser, other, found.at, end):
                 return self._finding(loser, other, course, (begin, end), mean, found)
-        if mean < self.opposite and 2 * (end - begin) >= len(course) and not (course.learned(a) and course.learned(b)):
+        lost = [name for name in (a, b) if not course.learned(name)]
+        learns = any(course.learned(name) for name in course.names)  # at a floor all gradients cancel
+        if mean < self.opposite and 2 * (end - begin) >= len(course) and lost and learns:
             return self._finding(a, b, course, (begin, end), mean, None, "warning")
         total = course["loss"][begin:end]
         half = len(total) // 2

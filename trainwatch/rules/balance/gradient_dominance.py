@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from trainwatch.header import Header
-from trainwatch.rule import Findings, Rule
-from trainwatch.run import Run
+from trainwatch.rule import Findings
 from trainwatch.schema import Finding
 from trainwatch.stats import median
-from trainwatch.table import Chunk
-from trainwatch.views.components import BLOCK, Course, Courses, Relapse, longest, relapse
+from trainwatch.views.components import Course, OfCourse, Relapse, longest, relapse
 
 
 @dataclass
-class GradientDominance(Rule):
+class GradientDominance(OfCourse):
     """One loss component owns the gradient, and the others lose what they had learned.
 
     What it sees:
         A component's share of the gradient is above 95 % for a tenth of the run (20 rows at least), and in that
         time another task, whose contribution is not small, has risen from its best level by a tenth and five
-        times its noise, and stays there; or it is declared a regulariser and leads with 90 % for a fifth of the
-        run. Where the others only stand still it is an info: they may be solved.
+        times its noise, and stays there; or it is declared a regulariser and owns more than 60 % on average over
+        the run. Where the others only stand still it is an info: they may be solved.
 
     Why it matters:
         After clipping, and in the moments of the optimiser, the others are scaled away: they are trained by
@@ -44,14 +41,13 @@ class GradientDominance(Rule):
         Chen et al., "GradNorm" (2018); Kendall et al., "Multi-Task Learning Using Uncertainty" (2018).
     """
 
-    block: ClassVar[int] = BLOCK
+    kinds: ClassVar[tuple[str, ...]] = ("loss/", "weight/", "grad_share/", "param_share/")
     needs: ClassVar[tuple[str, ...]] = ("grad_share/<component>|param_share/<component>", "loss/<component>")
     wants: ClassVar[tuple[str, ...]] = ("weight/<component>", "stage", "run:components")
     causes: ClassVar[tuple[str, ...]] = ("component-divergence", "clipping-saturated", "loss-plateau", "mode-collapse")
 
     share: float = 0.95  # of the sum of norms: what is left for the others is less than one batch's noise
-    leads: float = 0.9  # of the gradient, for a declared regulariser: in health tasks and regularisers come to a half
-    regulates: float = 0.2  # of the run, in a row
+    leads: float = 0.6  # of the gradient, on average, for a declared regulariser: where both cancel it is a half
     fraction: float = 0.1  # of the run, in a row: every component leads for a while when it enters
     rise: float = 0.1  # of the best value
     sigmas: float = 5.0  # of the noise of one row or bin, of which the levels are medians of five
@@ -59,23 +55,8 @@ class GradientDominance(Rule):
     solved: float = 0.3  # of the first value: a task this far down is done, and rightly silent
     still: float = 0.02  # relative: less than that in half of the run is no learning
 
-    _courses: Courses = field(
-        default_factory=lambda: Courses(("loss/", "weight/", "grad_share/", "param_share/")), init=False
-    )
-
-    def start(self, header: Header) -> Findings:
-        """Roles and stages."""
-        self._courses.start(header)
-        return ()
-
-    def update(self, chunk: Chunk) -> Findings:
-        """Nothing is said before the course is asked for."""
-        self._courses.push(chunk)
-        return ()
-
-    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
+    def judge(self, course: Course) -> Iterator[Finding]:
         """The longest stretch in which a component owns the gradient."""
-        course = self._courses.course(rest)
         for name in course.names if len(course.names) > 1 else ():
             if course.roles.said.get(name) == "regulariser":
                 yield from self._regulates(name, course)
@@ -87,17 +68,19 @@ class GradientDominance(Rule):
 
     def _regulates(self, name: str, course: Course) -> Findings:
         """A regulariser that leads, and for how long, while there is a task that is not solved."""
-        begin, end = longest(course.share(name) > self.leads)
+        share, lasting = course.share(name), course.lasting(self.fraction)
+        leads = np.flatnonzero(share > 0.5)
+        owned = float(np.nanmean(share)) if len(leads) >= 2 * lasting else 0.0
+        begin, end = (int(leads[0]), int(leads[-1]) + 1) if owned > self.leads else (0, 0)
         tasks = [other for other in course.names if other != name and self._counts(other, course, begin, end)]
-        if end - begin >= course.lasting(self.regulates) and tasks:
-            share = float(median(course.share(name)[begin:end]))
+        if owned > self.leads and tasks:
             yield self.finding(
                 "warning",
                 f"component:{name}",
                 course.steps(begin, end - 1),
-                f"{name} is declared a regulariser and owns {share:.1%} of the gradient; {tasks[0]} is left the rest.",
-                over=len(course) - end >= course.lasting(self.fraction),
-                evidence={"gradient_share": share},
+                f"{name} is declared a regulariser and owns {owned:.1%} of the gradient; {tasks[0]} is left the rest.",
+                over=len(course) - end >= lasting,
+                evidence={"gradient_share": owned},
                 advice=f"Lower the {name} weight, or the unit of its value: it should not lead.",
                 confidence=0.8,
             )

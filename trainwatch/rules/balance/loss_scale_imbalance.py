@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from trainwatch.header import Header
+from trainwatch.header import Header, number
 from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
 from trainwatch.schema import Finding
@@ -59,12 +59,14 @@ class LossScaleImbalance(Rule):
 
     What it sees:
         The contribution (weight x raw value) of the largest component against the sum of the others, as medians over
-        blocks of rows: 3,256,742 beside 3.75. It is an alarm if that component also owns nearly the whole gradient; or,
-        where no gradients are recorded, if it is a thousand times the others while these stand at values of 1 and more
-        and none of them improves. Else it is worth knowing, no more. Not among the others: components of weight 0, of
-        a tiny or negative weight, or one that rises or is declared as a schedule, with a role, with the name of a
-        regulariser, with both signs (a policy's surrogate), and those that fell from the large one's scale because they
-        are solved. A start that passes within a fifth of the run while the loss falls is an info.
+        blocks of rows: 3,256,742 beside 3.75. It is an alarm if that component also owns nearly the whole gradient; if
+        it has four fifths of it, a hundred times the others' sum, and none of them improves; or, where no gradients are
+        recorded, if it is a thousand times the others while these stand at values of 1 and more and none of them
+        improves. Else it is worth knowing, no more. Not among the others: components of weight 0, of a tiny or negative
+        weight, or one that rises or whose schedule is not at its end, with both signs (a policy's surrogate), and those
+        that fell from the large one's scale because they are solved. What is a regulariser or an auxiliary, by role or
+        name, is one of them only below a thousandth, at a value of 1 and more, without a gradient to speak of. A start
+        that passes within a fifth of the run while the loss falls is an info.
 
     Why it matters:
         The optimiser follows the sum. What contributes a millionth of it is not trained at all, and after clipping the
@@ -112,13 +114,16 @@ class LossScaleImbalance(Rule):
     owned_share: float = 0.95  # of the gradient: what the others are left with is less than one batch's noise
     improvement: float = 0.02  # relative; less than that in two blocks is no learning
     solved: float = 0.3  # of its first value: a component this far down is done, and rightly small
-    tiny_weight: float = 0.01  # of the largest component's weight: whoever sets that means the term to be small
+    leads_share: float = 0.8  # of the gradient, where the sum says the same: a hundredfold, and no other improves
+    tiny_weight: float = (
+        0.01  # of the largest component's weight, or of 1: whoever sets that means the term to be small
+    )
     annealed: float = 1.02  # x, within a block: a weight that still rises is meant to be small for now
     early: float = 0.2  # of the run: learned weights balance the components by then
     fewest: int = 5  # rows that a run must have: a median of 5 forgives two outliers
 
     _roles: dict[str, str] = field(default_factory=dict, init=False)
-    _annealed: set[str] = field(default_factory=set, init=False)
+    _annealed: dict[str, float] = field(default_factory=dict, init=False)  # step at which a weight is at its end
     _total: int = field(default=0, init=False)  # steps that are planned
     _rows: int = field(default=0, init=False)
     _final: bool = field(default=False, init=False)
@@ -129,8 +134,13 @@ class LossScaleImbalance(Rule):
     def start(self, header: Header) -> Findings:
         """Which components are small by design."""
         self._roles = Roles.of(header).said
-        moving = {name for name, said in header.schedules.items() if said.get("kind") != "constant"}
-        self._annealed = {name.removeprefix("weight/") for name in moving if name.startswith("weight/")}
+        moving = {name: said for name, said in header.schedules.items() if said.get("kind") != "constant"}
+        self._annealed = {
+            name.removeprefix("weight/"): (number(said.get("begin")) or 0.0)
+            + (number(said.get("over_steps")) or np.inf)
+            for name, said in moving.items()
+            if name.startswith("weight/")
+        }
         self._total = header.total_steps or 0
         return ()
 
@@ -202,12 +212,13 @@ class LossScaleImbalance(Rule):
     def _counts(self, name: str, largest: str, here: dict[str, float], block: Rows) -> bool:
         """Whether a component is one that should weigh something beside the largest."""
         raw, weight, values = here[f"raw/{name}"], here[f"weight/{name}"], block[f"raw/{name}"]
-        if name == largest or not np.isfinite(raw) or weight <= 0 or self._roles.get(name, "task") != "task":
+        if name == largest or not np.isfinite(raw) or weight <= 0:
             return False
         weights = block[f"weight/{name}"][np.isfinite(block[f"weight/{name}"])]
-        if name in self._annealed or (len(weights) and weights[-1] > self.annealed * weights[0]):
+        moves = block["step"][0] < self._annealed.get(name, 0.0)
+        if moves or (len(weights) and weights[-1] > self.annealed * weights[0]):
             return False
-        if _weight(weight) < self.tiny_weight * _weight(here[f"weight/{largest}"]):
+        if _weight(weight) < self.tiny_weight * min(1.0, _weight(here[f"weight/{largest}"])):
             return False
         if min((values > 0).sum(), (values < 0).sum()) > 0.1 * np.isfinite(values).sum():
             return False
@@ -216,8 +227,8 @@ class LossScaleImbalance(Rule):
             return False
         owned = here[f"share/{largest}"] > self.owned_share and part > self.absurd_ratio * _size(name, here)
         names = (key.removeprefix("raw/") for key in here if key.startswith("raw/"))
-        named = name not in self._roles and small_by_design(name, names)
-        return not named or (owned and abs(raw) >= self.ordinary)
+        task = self._roles[name] == "task" if name in self._roles else not small_by_design(name, names)
+        return task or (owned and abs(raw) >= self.ordinary)
 
     def _verdict(self, episode: Episode) -> Findings:
         """An alarm with its proof, else an info once it lasts; an alarm without gradients may fall back to an info."""
@@ -252,7 +263,9 @@ class LossScaleImbalance(Rule):
         ease = HYSTERESIS if alarm else 1.0
         if np.isfinite(episode.share):
             owned = 1 - episode.share < (1 - self.owned_share) / ease and ratio > ease * self.warning_ratio
-            return owned and (episode.blocks >= 2 or self._final)
+            leads = 1 - episode.share < (1 - self.leads_share) / ease and ratio > ease * self.critical_ratio
+            starve = leads and not any(self._improves(episode, name, 10) for name in episode.others)
+            return (owned or starve) and (episode.blocks >= 2 or self._final)
         unsolved = any(abs(episode.here[f"raw/{name}"]) >= self.ordinary for name in episode.others)
         absurd = unsolved and ratio > ease * self.absurd_ratio and (episode.blocks >= 2 or self._final)
         return absurd and not any(self._improves(episode, name, 5 if alarm else 1) for name in episode.others)
@@ -274,7 +287,10 @@ class LossScaleImbalance(Rule):
             self._told.get(episode.component),
         )
         ratio, known = part / rest, bool(np.isfinite(share))
-        grave = ratio > self.critical_ratio or (told is not None and told.severity == "critical")
+        tasks = any(
+            self._roles.get(other, "task") == "task" for other in episode.others
+        )  # a prior that starves is less
+        grave = (tasks and ratio > self.critical_ratio) or (told is not None and told.severity == "critical")
         weighted = np.isfinite(episode.here[f"weight/{name}"])
         unweighted = "" if weighted else " (no weights are recorded: each counts as 1)"
         proof = f", and {share:.1%} of the gradient" if known else ", while none of them improves"

@@ -42,8 +42,9 @@ class ClockStuck(Rule):
     What it sees:
         A recorded clock that a schedule declares as its own, and that has stood for ten times as long as ever between
         two of its ticks, and for a window; or that never moved within a fifth of the run. A clock that has brought its
-        schedules to their ends may rest. `applied`, the applied steps (those that the optimiser took, not those that
-        the scaler skipped), is held against the rows that were not skipped.
+        schedules to their ends may rest. A declared clock that drives no schedule drives the curriculum, if the stage
+        that is taken is the one at its reading while a later one is due. `applied`, the applied steps (those that the
+        optimiser took, not those that the scaler skipped), is held against the rows that were not skipped.
 
     Why it matters:
         Whatever it drives stays where it is: a penalty that is never annealed, an exploration that never ends. The
@@ -62,8 +63,11 @@ class ClockStuck(Rule):
     """
 
     block: ClassVar[int] = 20
-    needs: ClassVar[tuple[str, ...]] = ("run:schedules", "clock/<name>|samples|tokens|epoch|applied")
-    wants: ClassVar[tuple[str, ...]] = ("amp/skipped", "run:total_steps")
+    needs: ClassVar[tuple[str, ...]] = (
+        "run:schedules|run:curriculum|run:curriculum_running",
+        "clock/<name>|samples|tokens|epoch|applied",
+    )
+    wants: ClassVar[tuple[str, ...]] = ("amp/skipped", "run:total_steps", "run:clocks", "stage")
     causes: ClassVar[tuple[str, ...]] = (
         *("clock-desync", "schedule-desync", "lr-desync", "schedule-unfinished", "curriculum-stuck"),
         *("curriculum-weight-drift", "stale-data"),
@@ -75,6 +79,8 @@ class ClockStuck(Rule):
     grave: float = 0.25  # of the run: then it trains by another recipe
 
     _clocks: dict[str, Clock] = field(default_factory=dict, init=False)
+    _stages: Floats = field(default_factory=lambda: np.empty(0), init=False)  # steps at which they begin
+    _free: set[str] = field(default_factory=set, init=False)  # clocks that drive no schedule
     _epoch: float = field(default=np.inf, init=False)  # steps of one, as far as that is known
     _length: float = field(default=0.0, init=False)
     _window: int = field(default=20, init=False)  # steps
@@ -88,6 +94,11 @@ class ClockStuck(Rule):
             clock = self._clocks.setdefault(name, Clock(0.0))
             clock.arrives = max(clock.arrives, _end(said))
         self._clocks.pop("step", None)  # the rows themselves
+        plan, told = header.curriculum_running or header.curriculum, header.raw.get("clocks")
+        self._stages = np.array([stage.start for stage in plan.stages] if plan else [])
+        named = [name for name in told if isinstance(name, str)] if isinstance(told, list) else []
+        self._free = {name for name in named[:MOST] if name not in self._clocks} if len(self._stages) > 1 else set()
+        self._clocks |= {name: Clock(float(self._stages[-1])) for name in sorted(self._free)}
         self._length = float(header.total_steps or max(map(_end, driven), default=0.0))
         if header.total_steps:
             self._epoch = header.total_steps / max(number(horizon.get("epochs")) or 1.0, 1.0)
@@ -101,8 +112,15 @@ class ClockStuck(Rule):
             judged = np.isfinite(reading)
             if name == "applied":
                 judged &= skipped == 0.0  # where nothing is said of skips, a step that does not count was one
-            if judged.any() and self._note(name, clock, reading[judged], chunk.step[judged]):
+            stuck = judged.any() and self._note(name, clock, reading[judged], chunk.step[judged])
+            if stuck and (name not in self._free or self._holds_back(clock, chunk)):
                 yield self._finding(name, clock, int(chunk.step[judged][-1]))
+
+    def _holds_back(self, clock: Clock, chunk: Chunk) -> bool:
+        """Whether the stage that is taken is the one at the clock's reading, and not the one that is due."""
+        stage = chunk["stage"][np.isfinite(chunk["stage"])]
+        at, due = np.searchsorted(self._stages, [clock.reading, chunk.applied()[-1]], side="right") - 1
+        return bool(len(stage) and stage[-1] == at < due)
 
     def _note(self, name: str, clock: Clock, reading: Floats, step: NDArray[np.int64]) -> bool:
         """Take in readings; True if there is a stand that is too long, or was."""
@@ -143,11 +161,12 @@ class ClockStuck(Rule):
         _, began, reading = clock.stuck or (0, 0, 0.0)
         grave = self._length and step - began > self.grave * self._length
         since = "and went on after" if clock.moved else "and has stood for"
+        driven = "the stages" if name in self._free else "a schedule"
         return self.finding(
             "info" if clock.moved else "critical" if grave else "warning",
             f"clock:{name}",
             (began, clock.until if clock.moved else step),
-            f"The {name} counter, which drives a schedule, stayed at {reading:,.6g} from step {began:,} on, {since} "
+            f"The {name} counter, which drives {driven}, stayed at {reading:,.6g} from step {began:,} on, {since} "
             f"{clock.stood:,} rows.",
             over=clock.moved,
             evidence={"clock": reading, "rows": clock.stood, "arrives": clock.arrives},

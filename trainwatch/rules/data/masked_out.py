@@ -41,7 +41,8 @@ class MaskedOut(Rule):
 
     When it is wrong:
         Fine-tuning on short answers to long prompts masks the prompts by design. A component that halves its loss under
-        its mask is therefore an info, and so is one that is no task.
+        its mask is therefore an info, and so is one that is no task; but an auxiliary of which nothing is left for a
+        fifth of the run is a warning (confidence masks open early in a run, if ever).
 
     References:
         ignore_index that collides with a class, attention masks with the wrong polarity: the commonest silent faults of
@@ -60,15 +61,17 @@ class MaskedOut(Rule):
     everything: float = 0.9999  # of the positions: nothing trains
     open: float = 0.5  # of the positions: a row below it says that tasks take turns, and this one's turn came
     blocks: int = 5  # of 20 rows, in a row: in 100 rows each of some twenty tasks has had its turn
+    lasts: float = 0.2  # of the planned run, for an auxiliary that is masked out as a whole
     learnt: float = 0.5  # of the loss is gone since the mask closed: what is left is enough to learn from
 
     _streaks: dict[str, Streak] = field(default_factory=dict, init=False)
     _roles: Roles = field(default_factory=Roles, init=False)
+    _total: int = field(default=0, init=False)  # steps that are planned
     _seen: bool = field(default=False, init=False)
 
     def start(self, header: Header) -> Findings:
         """Which components are no task."""
-        self._roles = Roles.of(header)
+        self._roles, self._total = Roles.of(header), header.total_steps or 0
         return ()
 
     def update(self, chunk: Chunk) -> Iterator[Finding]:
@@ -98,8 +101,11 @@ class MaskedOut(Rule):
         nothing = now["masked"] >= self.everything
         learns = 0 < now["loss"] < self.learnt * onset["loss"]
         aside = self._roles.aside(component)
+        helps = self._roles.said.get(component) == "auxiliary" and nothing
+        grave = nothing and not aside
+        wasted = helps and now["last"] - onset["step"] >= max(self.blocks * self.block, self.lasts * self._total) - 1
         return self.finding(
-            "critical" if nothing and not aside else "info" if learns or aside else "warning",
+            "critical" if grave else "warning" if wasted or not (learns or aside) else "info",
             f"component:{component}",
             (int(onset["step"]), int(now["last"])),
             f"{now['masked']:.1%} of the positions are masked out of the {component} loss"

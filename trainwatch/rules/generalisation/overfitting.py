@@ -33,6 +33,7 @@ class Course:
     step: int
     weights_step: float
     recent: list[float]
+    weights: dict[str, float]
     values: list[float] = field(default_factory=list)
     since_best: int = 0
     finding: Finding | None = None
@@ -47,7 +48,8 @@ class Overfitting(Rule):
         evaluations against the best one before: higher by more than 5 % (2 % after five evaluations without a
         new best, if that is a seventh of what validation had gained), and by more than the evaluations scatter
         among themselves, while the mean training loss of the rows before each evaluation fell, or stayed below
-        validation. A change of the curriculum's stage starts it afresh.
+        validation. A change of the curriculum's stage starts it afresh; so does another weight of a component for the
+        total. Not judged: a component of weight 0, and a total that weighs its components otherwise than training.
 
     Why it matters:
         What is learned from here on is the training set. The best model of this run is already on disk, or is
@@ -68,7 +70,7 @@ class Overfitting(Rule):
 
     reads: ClassVar[tuple[TableName, ...]] = ("train", "eval")
     needs: ClassVar[tuple[str, ...]] = ("eval:loss|eval:loss/<component>", "loss|loss/<component>")
-    wants: ClassVar[tuple[str, ...]] = ("stage",)
+    wants: ClassVar[tuple[str, ...]] = ("stage", "weight/<component>")
     causes: ClassVar[tuple[str, ...]] = ("generalisation-gap", "overtraining")
     outcome: ClassVar[bool] = True
 
@@ -80,6 +82,7 @@ class Overfitting(Rule):
     progress: float = 0.02  # of what was gained since the first evaluation: the bar for losses that end near 0
     evaluations: int = 3  # averaged, all of them after the best one: a single bad one is noise
     fall: float = 0.03  # of the training loss: less than that is standing still
+    alike: float = 0.05  # relative: two weights, or a total and the sum of its components as training weighs them
     scatter_over: int = 40  # evaluations: the scatter of fewer is known to 30 % only
 
     _means: TrainingMeans = field(default_factory=TrainingMeans, init=False)
@@ -87,6 +90,7 @@ class Overfitting(Rule):
     _curriculum: Curriculum | None = field(default=None, init=False)
     _roles: Roles = field(default_factory=Roles, init=False)
     _stage: float = field(default=np.nan, init=False)
+    _weights: dict[str, float] = field(default_factory=dict, init=False)  # in the last training row
 
     def start(self, header: Header) -> Findings:
         """The declared stages, for runs that do not record their stage."""
@@ -107,6 +111,10 @@ class Overfitting(Rule):
                 yield from (replace(finding, state="over") for finding in alarms)
                 self._courses = {}
             self._means.add(chunk, begins)
+            for name in [name for name in chunk.channels if name.startswith("weight/")][:MOST]:
+                known = chunk[name][np.isfinite(chunk[name])]
+                if len(known):
+                    self._weights[name.removeprefix("weight/")] = float(known[-1])
 
     def _stage_begins(self, chunk: Chunk) -> int | None:
         """The last row of the chunk in which a new stage begins, if one does."""
@@ -127,17 +135,39 @@ class Overfitting(Rule):
         if split in TRAINING or chunk["repeat"][row] > 0:
             return
         present = [name for name in losses(chunk) if np.isfinite(chunk[name][row])]
+        raw = {name.removeprefix("loss/"): float(chunk[name][row]) for name in present if name != "loss"}
         for name in present:
+            if self._weights.get(name.removeprefix("loss/")) == 0 or (
+                name == "loss" and self._weighed_otherwise(float(chunk[name][row]), raw)
+            ):
+                continue
             if "loss" in present and self._roles.aside(name.removeprefix("loss/")):
                 continue  # a regulariser may rise
             value, train = float(chunk[name][row]), self._means[name]
             step, of = int(chunk.step[row]), float(chunk["weights_step"][row])
             course = self._courses.get((split, name))
+            if course is not None and name == "loss" and self._reweighed(course):
+                if course.finding is not None:
+                    yield replace(course.finding, state="over")
+                course = self._courses.pop((split, name)) and None
             if course is None:
                 if len(self._courses) < MOST:
-                    self._courses[split, name] = Course(value, value, step, train, step, of, [value], [value])
+                    weights = dict(self._weights)
+                    self._courses[split, name] = Course(value, value, step, train, step, of, [value], weights, [value])
             elif step != course.step and of != course.weights_step:
                 yield from self._follow(split, name, course, (value, train, step, of))
+
+    def _weighed_otherwise(self, value: float, raw: dict[str, float]) -> bool:
+        """Whether a total is another sum of its components than the one that is trained."""
+        if not raw or not raw.keys() <= self._weights.keys():
+            return False
+        parts = [self._weights[name] * part for name, part in raw.items()]
+        return abs(sum(parts) - value) > self.alike * max(abs(value), sum(map(abs, parts)))
+
+    def _reweighed(self, course: Course) -> bool:
+        """Whether the total is made of other weights than when its course began."""
+        pairs = [(was, self._weights.get(name, was)) for name, was in course.weights.items()]
+        return any(abs(now - was) > self.alike * max(abs(now), abs(was)) for was, now in pairs)
 
     def _follow(self, split: str, name: str, course: Course, now: tuple[float, float, int, float]) -> Findings:
         """One more evaluation of a known course."""
@@ -180,7 +210,8 @@ class Overfitting(Rule):
     def _still_learns(self, course: Course, train: float) -> bool:
         """Whether the training loss fell since the best evaluation, or stands still below it."""
         gained, little = course.best_train - train, self.fall * abs(course.best_train)
-        return gained > little or (train < course.best and gained >= -little / 3)
+        below = train < course.best and course.best_train != 0  # what is exactly 0 is masked, or not computed
+        return gained > little or (below and gained >= -little / 3)
 
     def _finding(self, split: str, name: str, course: Course, train: float, *, over: bool) -> Finding:
         now = fmean(course.recent)
