@@ -1,7 +1,7 @@
 """A diffusion model of scikit-learn's scanned digits: a network tells the noise in a picture, from little to all of it.
 
 AdamW, no clipping; the loss is one batch's squared error at noise levels of chance, so it is uneven and has a floor
-above 0. An average of the weights is what is evaluated, and what draws digits from pure noise every forty steps.
+above 0. An average of the weights is what is evaluated, and what draws digits from pure noise every fifty steps.
 """
 
 from __future__ import annotations
