@@ -53,6 +53,7 @@ class InputScale(Rule):
         *("gradient-explosion", "gradient-vanishing", "gradient-spike", "clipping-saturated", "overflow-risk"),
         *("loss-divergence", "loss-stuck", "loss-oscillation", "slow-convergence", "non-finite-loss", "loss-plateau"),
         *("overfitting", "generalisation-gap", "dead-module", "lr-too-high", "component-divergence", "mode-collapse"),
+        *("loss-scale-imbalance", "gradient-dominance", "loss-spike", "overtraining"),
     )
 
     far: float = 10.0  # mean or spread: worth knowing; standardised data, pixels in 0 to 1 and audio are below 3
