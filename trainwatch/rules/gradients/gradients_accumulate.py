@@ -65,13 +65,13 @@ class GradientsAccumulate(Rule):
     drop: float = 1 / 3  # of the norm from one row to the next: sums do not fall so, a log of micro-batches does
     worse: float = 0.05  # of the first loss: above it the run is being lost
     above: float = 4.0  # x the first norm in every row of the later look; the lowest of healthy runs comes to 1.5
-    still: float = 0.05  # of the norm, from row to row, later: sums come to 0.04, healthy norms so far up to 0.2
-    looks: int = 2  # blocks of 20 rows after the first: a smooth rise passes through one
+    still: float = 0.06  # of the norm, from row to row, later: sums sink to 0.03 and less, healthy ones keep 0.1 to 0.5
+    looks: int = 2  # such blocks of 20 rows in a row: a smooth rise passes through one
 
     _told: Finding | None = field(default=None, init=False)
     _judged: bool = field(default=False, init=False)
     _start: tuple[float, float, int] | None = field(default=None, init=False)  # first norm, its block's median, step
-    _looked: int = field(default=0, init=False)  # later blocks that were smooth and far up; -1 once one was not
+    _looked: int = field(default=0, init=False)  # smooth blocks in a row by now; -1 once one was not far up
     _rows: int = field(default=0, init=False)  # with a norm, in all
     _first: tuple[float, float] = field(default=(np.nan, np.nan), init=False)
     _last: float = field(default=np.nan, init=False)
@@ -105,15 +105,13 @@ class GradientsAccumulate(Rule):
         self._rows += len(known)
 
     def _later(self, norms: Floats, steps: NDArray[np.int64], loss: Floats) -> None:
-        """A sum that one gradient hardly moves any more; one block that is otherwise ends the look for good."""
+        """A sum that one gradient hardly moves any more; one block that is not far up ends the look for good."""
         assert self._start is not None
         first, middle, began = self._start
         law = middle * (2 * (self._rows + len(norms)) / self.block) ** self.fastest  # what a sum can have come to
         smooth = np.median(np.abs(np.diff(np.log(norms)))) <= self.still
-        if not (smooth and norms.min() >= self.above * first and norms.max() <= law):
-            self._looked = -1
-            return
-        self._looked += 1
+        far = norms.min() >= self.above * first and norms.max() <= law
+        self._looked = -1 if not far else self._looked + 1 if smooth else 0
         if self._looked < self.looks:
             return
         losses = loss[np.isfinite(loss)]
