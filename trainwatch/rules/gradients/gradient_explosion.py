@@ -32,9 +32,9 @@ class GradientExplosion(Rule):
         Five rows in a row whose norm is ten times the lowest median of twenty among the hundred rows before them (of
         the first five rows, where there is none yet), and that stays above the lowest of all so far. It is an alarm if
         the loss is out of its noise in the same rows and gave back half of what it had come down, for twenty rows or
-        until a value is not finite. A single row is enough at a hundred times, where the next one is not finite. Else it
-        is worth knowing, if it lasts. A new stage, weight or warm restart begins a
-        new baseline; steps that the gradient scaler skips do not count.
+        until a value is not finite. A single row is enough at a hundred times, where the next one is not finite. Else
+        it is worth knowing, if it lasts. A new stage, weight or warm restart begins a new baseline; steps that the
+        gradient scaler skips do not count.
 
     Why it matters:
         Steps of that size undo what was learned; without a limit on the norm the weights themselves soon overflow.

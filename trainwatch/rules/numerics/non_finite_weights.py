@@ -21,8 +21,9 @@ class NonFiniteWeights(Rule):
     What it sees:
         A row that counts weights which are not finite (`bad/weights`), or whose weight norm is none, and since the last
         row that saw them whole no trained step with a bad loss or gradient. Where all are bad in one row, the weights
-        were first if few of them were bad then and ten times as many in the next row. The recorder looks at weight norms every 50
-        steps by itself. Where a loss or a gradient was bad first, that finding has the story, and this rule is silent.
+        were first if few of them were bad then and ten times as many in the next row. The recorder looks at weight
+        norms every 50 steps by itself. Where a loss or a gradient was bad first, that finding has the story, and this
+        rule is silent.
 
     Why it matters:
         The forward pass of every later step is NaN, and every checkpoint written from here on is poisoned.

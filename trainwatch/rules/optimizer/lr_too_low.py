@@ -24,8 +24,8 @@ class LrTooLow(Rule):
     What it sees:
         Update ratios (norm of the update over norm of the weights) below 1e-5 in every group and sample while the rate
         is at its height, and a loss that does not come down in a hundred rows and more. It is an alarm if all planned
-        steps together, laid end to end, cannot move the weights by a thousandth of their norm. Else it is an info. Where
-        the goal itself moves (rewards, adversaries) the loss says nothing, and only the alarm is told.
+        steps together, laid end to end, cannot move the weights by a thousandth of their norm. Else it is an info.
+        Where the goal itself moves (rewards, adversaries) the loss says nothing, and only the alarm is told.
 
     Why it matters:
         The run would need a hundred times its length. A flat loss is taken for a model that is too small.
