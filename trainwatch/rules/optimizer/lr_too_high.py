@@ -51,7 +51,7 @@ class LrTooHigh(Rule):
     causes: ClassVar[tuple[str, ...]] = (
         *("gradient-explosion", "gradient-spike", "loss-divergence", "loss-oscillation", "loss-spike", "loss-stuck"),
         *("non-finite-loss", "non-finite-gradient", "weight-growth", "clipping-saturated", "dead-module"),
-        *("component-dead", "gradient-vanishing", "loss-plateau", "slow-convergence", "hidden-nan"),
+        *("component-dead", "gradient-vanishing", "loss-plateau", "slow-convergence", "hidden-nan", "mode-collapse"),
     )
 
     ratio: float = 0.1  # norm of the update over that of the weights; the trainer's healthy runs reach 0.006
