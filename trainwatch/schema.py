@@ -76,7 +76,7 @@ HEADER: Final[dict[str, str]] = {
     "max_grad_norm": "the clipping limit",
     "dtypes": "{declared, observed} in torch's names; a tensor that is told apart likewise: {<tensor>: {...}}",
     "parameters": "number of parameters",
-    "modules": "[{name, depth, parameters, trainable}]",
+    "modules": "[{name, depth, parameters, trainable, fresh: of the frozen, as an initialisation leaves them}]",
     "gradient_at": "the tensor at which the components' gradients are taken",
     "classes": "{class name: count in the training data}",
     "checkpoint_every": "steps between two checkpoints",

@@ -291,7 +291,7 @@ def test_what_attach_learns_is_an_event(watch, records):
     event = records(watch.path)[1]
     assert event["dtypes"] == {"observed": "float32"}
     assert event["parameters"] == sum(p.numel() for p in Net().parameters())
-    assert {"name": "frozen", "depth": 1, "parameters": 20, "trainable": 0} in event["modules"]
+    assert {"name": "frozen", "depth": 1, "parameters": 20, "trainable": 0, "fresh": 20} in event["modules"]
 
 
 def test_an_optimiser_whose_weights_have_no_gradient_moves_nothing(watch, steps):

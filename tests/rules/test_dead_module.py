@@ -23,6 +23,15 @@ def test_a_component_that_is_switched_off_explains_it(make_run, judge):
     assert [finding.severity for finding in judge(make_run(columns), RULE)] == ["info"]
 
 
+def test_a_module_that_lived_without_a_component_is_not_explained_by_it(make_run, judge):
+    """The component was off all along, and the module had its gradient from another one until it died."""
+    columns = {"grad_norm/trunk": np.where(ROW < 75, 0.3, 0.0), "grad_norm/body": ONES, "weight/b": 0 * ONES}
+    (finding,) = judge(make_run(columns | {"loss/b": ONES}), RULE)
+    assert (finding.severity, finding.first_step) == ("warning", 76)
+    switched = columns | {"weight/b": np.where(ROW < 75, 1.0, 0.0)}
+    assert [finding.severity for finding in judge(make_run(switched), RULE)] == ["info"]
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_gates_turns_and_skipped_steps_are_healthy(seed, make_run, judge):
     """A gate that opens in its second step; two optimisers by turns; nothing at all; a frozen module without a norm."""

@@ -80,6 +80,18 @@ def test_a_named_group_with_a_rate_and_nothing_to_move(make_run, judge):
     assert judge(run, RULE) == []  # it may be unfrozen yet
 
 
+def test_modules_that_are_frozen_as_they_were_initialised(make_run, judge):
+    """Noise that nobody trained; not weights that were loaded, a teacher, a copy of what is trained, or what thawed."""
+    head = {"name": "head", "depth": 1, "parameters": 40, "trainable": 40}
+    body = {"name": "body", "depth": 1, "parameters": 60, "trainable": 0, "fresh": 60}
+    (finding,) = judge(make_run(columns(), header={"modules": [body, head]}), RULE)
+    assert (finding.severity, finding.subject, finding.first_step) == ("warning", "module:body", 1)
+    for change in ({"fresh": 6}, {"name": "teacher"}, {"parameters": 40, "fresh": 40}, {"parameters": 3, "fresh": 3}):
+        assert judge(make_run(columns(), header={"modules": [body | change, head]}), RULE) == []
+    thawed = columns() | {"grad_norm/body": np.ones(N)}
+    assert judge(make_run(thawed, header={"modules": [body, head]}), RULE) == []
+
+
 def test_it_is_dated_by_the_first_row_that_should_have_moved(make_run, judge):
     """A warm-up begins at 0, and samples are far apart."""
     (finding,) = judge(make_run(columns(0.0, 1e-3 * np.minimum(ROW / 30, 1.0))), RULE)

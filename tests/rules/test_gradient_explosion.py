@@ -66,3 +66,15 @@ def test_heavy_tails_spikes_and_stages_are_healthy(seed, make_run, judge):
     stage = (np.arange(N) >= 200).astype(float)
     columns["grad_norm"] *= 1 + 50 * stage
     assert judge(make_run(columns | {"stage": stage, "loss": columns["loss"] + 3 * stage}), RULE) == []
+
+
+def test_a_single_row_is_enough_where_the_next_is_not_finite(make_run, judge):
+    """A hundred times and more, with a loss that goes along; less, or a loss that stays, is none."""
+    for times, loss, told in ((1e4, 50.0, ["critical"]), (20.0, 50.0, []), (1e4, 1.0, [])):
+        columns = {name: values[:120].copy() for name, values in healthy(3).items()}
+        columns["grad_norm"][100], columns["loss"][100] = times * np.median(columns["grad_norm"]), loss
+        columns["grad_norm"][101:] = columns["loss"][101:] = np.nan
+        run = make_run(columns)
+        for row in range(101, 120):
+            run.train.mark(row, "loss", 1)
+        assert [(f.severity, f.first_step) for f in judge(run, RULE)] == [(severity, 101) for severity in told]

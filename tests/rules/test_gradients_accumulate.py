@@ -68,3 +68,16 @@ def test_healthy_beginnings(seed, make_run, judge):
     noise = np.exp(0.15 * random.standard_normal(40))
     for norm in (noise, noise / row**0.5, noise * np.exp(row / 10), noise * (1 + row / 40), np.exp(row / 5.0)):
         assert judge(make_run({"grad_norm": norm, "loss": 2 - row / 100}), RULE) == []
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_sum_that_has_no_line_is_known_by_its_smoothness(seed, make_run, judge):
+    """Batches too unlike for a power law; the same level is healthy where the norm is rough, or comes back down."""
+    random, row = np.random.default_rng(seed), np.arange(120)
+    level = np.where(row < 3, 1.0, np.where(row < 20, 6.0, 8.0 + row / 40))
+    smooth, rough = (np.exp(width * random.standard_normal(120)) for width in (0.01, 0.15))
+    (finding,) = judge(make_run({"grad_norm": level * smooth, "loss": np.full(120, 0.1)}), RULE)
+    assert (finding.severity, finding.subject, finding.first_step) == ("warning", "run", 1)
+    back = np.where((row > 25) & (row < 28), 1.2, level)
+    for norm in (level * rough, back * smooth, 1.0 + 0 * row, np.where(row < 20, level, level[20]) * 1.1**row):
+        assert judge(make_run({"grad_norm": norm, "loss": np.full(120, 0.1)}), RULE) == []

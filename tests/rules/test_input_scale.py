@@ -88,3 +88,23 @@ def test_a_loss_that_fell_from_where_the_inputs_had_thrown_it(norm, severity, ma
 def test_a_negative_spread_is_none(make_run, judge):
     """A mistake of the log, not of the inputs."""
     assert judge(make_run(columns(0.1, -1.0, 3.0)), RULE) == []
+
+
+def test_a_batch_that_dwarfs_all_before(make_run, judge):
+    """A hundred times the largest so far; heavy tails, and the first rows of all, are healthy."""
+    tails = np.exp(np.abs(np.random.default_rng(0).standard_t(4, 200)).clip(0, 3))
+    burst = np.where(np.arange(200) == 140, 5000.0, 2.0)
+    (found,) = judge(make_run(columns(0.0, 1.0, 1.0) | {"data/input_absmax": burst}), RULE)
+    assert (found.severity, found.first_step, found.last_step) == ("warning", 141, 141)
+    early = np.where(np.arange(200) < 5, 0.001, 2.0)
+    for healthy in (tails, early):
+        assert judge(make_run(columns(0.0, 1.0, 1.0) | {"data/input_absmax": healthy}), RULE) == []
+
+
+def test_a_loss_that_falls_excuses_no_game_and_nothing_beyond_measure(make_run, judge):
+    """A loss of rewards proves no learning; 16-bit pixels are no matter of taste."""
+    loss = 2.3 * np.exp(-np.arange(200) / 60)
+    (found,) = judge(make_run(columns(0.0, 600.0, 4000.0, loss=loss) | {"loss/policy": loss}), RULE)
+    assert found.severity == "warning"
+    (found,) = judge(make_run(columns(5e4, 2e4, 6e4, loss=loss)), RULE)
+    assert found.severity == "warning"

@@ -53,3 +53,15 @@ def test_weights_that_are_swept_away(make_run, judge):
     late = np.where(ROW < 170, 2.3 * np.exp(-ROW / 50), 5.0)  # a bad batch: the rate was well until then
     broken = {"loss": late, "weight_norm/main": np.where(SAMPLED, np.where(ROW < 170, 10.0, 400.0), np.nan)}
     assert judge(make_run(columns | broken), RULE) == []
+
+
+def test_a_step_that_doubles_all_weights_and_ends_the_learning(make_run, judge):
+    """A loss that never comes down since; where it does, or one small group alone doubles, all is well."""
+    norm = {"weight_norm/main": np.where(SAMPLED, np.where(ROW < 20, 7.0, 20.0), np.nan)}
+    ratio = np.where(ROW < 20, 0.4, 1e-4)
+    (finding,) = judge(make_run(run_of(ratio, flat()) | norm), RULE)
+    assert (finding.severity, finding.first_step) == ("warning", 1)
+    assert judge(make_run(run_of(ratio, np.exp(-ROW / 80) * flat()) | norm), RULE) == []
+    assert (
+        judge(make_run(run_of(ratio, flat()) | norm | {"weight_norm/b": np.where(SAMPLED, 90.0, np.nan)}), RULE) == []
+    )

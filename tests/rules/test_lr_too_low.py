@@ -40,13 +40,20 @@ def test_a_schedule_and_stages_are_no_excuse(make_run, judge):
     assert judge(make_run(rising), RULE) == []
 
 
+def test_in_a_game_the_path_alone_tells(make_run, judge):
+    """A goal that moves: whatever the loss does, weights that stay learn nothing."""
+    for loss in (flat(), flat() * np.exp(-ROW / 100), flat() + ROW / 100):
+        (finding,) = judge(make_run(run_of(1e-7, loss) | {"loss/actor": loss}), RULE)
+        assert finding.severity == "warning"
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_small_steps_that_are_meant_are_healthy(seed, make_run, judge):
     """A loss that falls, fine-tuning at the floor, a warm-up, the end of a cosine, a resume, a goal that moves."""
     warm, cosine = 1e-6 * (1 + ROW), 1 + np.cos(np.pi * ROW / N)
     falls = run_of(1e-7, np.exp(-ROW / 100) * flat(seed))
     cases = (falls, run_of(3e-5, flat(seed)), run_of(1e-7 * warm, flat(seed), warm), run_of(1e-4 * cosine, flat(seed)))
-    for columns in (*cases, run_of(1e-7, flat(seed)) | {"loss/actor": flat(seed)}):
+    for columns in (*cases, run_of(5e-6, flat(seed)) | {"loss/actor": flat(seed)}):
         assert [f for f in judge(make_run(columns), RULE) if f.rank or columns is not cases[2]] == []
     assert judge(make_run(run_of(1e-7, flat(seed)), header={"resumed_from": 100}), RULE) == []
     assert judge(make_run({n: v[:60] for n, v in run_of(1e-7, flat(seed)).items()}), RULE) == []

@@ -82,3 +82,11 @@ def test_the_last_step_is_the_highest(make_run, judge):
     steps = np.where(np.arange(N) < 190, np.arange(1, N + 1), np.arange(1, N + 1) - 60)
     (finding,) = judge(make_run(columns(step=steps, bad__weights=np.where(np.arange(N) >= 69, 3.0, 0.0))), RULE)
     assert finding.last_step == 190
+
+
+def test_few_that_are_bad_with_the_loss_and_all_a_row_later_were_first(make_run, judge):
+    """They are counted before the step then; a loss that is bad first spoils at once what its gradient reaches."""
+    for first, told in ((96.0, [141]), (14_000.0, [])):
+        counts = np.select([np.arange(N) < 140, np.arange(N) == 140], [0.0, first], 15_000.0)
+        run = bad(bad(make_run(columns(bad__weights=counts)), "loss", 141), "grad_norm", 141)
+        assert [finding.first_step for finding in judge(run, RULE)] == told

@@ -45,3 +45,13 @@ def test_a_loss_that_turned_when_the_weights_had_grown(make_run, judge):
     (finding,) = judge(make_run(run_of(10 * np.exp(ROW / 200), turned)), RULE)
     assert (finding.severity, finding.first_step) == ("warning", 1)
     assert judge(make_run(run_of(np.where(ROW < 600, 10.0, 200.0))), RULE) == []
+
+
+def test_what_feeds_on_itself_needs_four_times_alone(make_run, judge):
+    """The same factor from each sample to the next; not steps added up, nor one leap; a game's loss proves nothing."""
+    itself = {name: values[:200] for name, values in run_of(10 * np.exp(ROW / 100), 2 + ROW / 100).items()}
+    (finding,) = judge(make_run(itself), RULE)
+    assert (finding.severity, finding.first_step) == ("warning", 1)
+    assert judge(make_run(itself | {"loss/actor": itself["loss"]}), RULE) == []
+    for norm in (10 + 0.3 * ROW, np.where(ROW < 120, 10.0, 70.0)):
+        assert judge(make_run({name: values[:200] for name, values in run_of(norm, 2 + ROW / 100).items()}), RULE) == []

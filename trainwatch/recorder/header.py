@@ -233,14 +233,19 @@ def unwrapped(model: Any) -> Any:
 
 
 def modules_form(modules: object) -> list[dict[str, Any]] | None:
-    """[{name, depth, parameters, trainable}], from that form or from the model itself."""
+    """[{name, depth, parameters, trainable}], from that form or from the model itself; `fresh` in it where frozen."""
     if modules is None or not hasattr(modules, "named_modules"):
         return plain(modules)  # type: ignore[no-any-return]
-    table = []
+    from trainwatch.recorder.fresh import fresh  # it is a torch model: torch is there
+
+    table: list[dict[str, Any]] = []
     for name, module in unwrapped(modules).named_modules():
         sizes = [(parameter.numel(), parameter.requires_grad) for parameter in module.parameters()]
         if name and sizes:
             trainable = sum(size for size, learns in sizes if learns)
             row = {"name": name, "depth": name.count(".") + 1, "parameters": sum(size for size, _ in sizes)}
-            table.append({**row, "trainable": trainable})
+            row["trainable"] = trainable
+            if not trainable:  # seldom: nothing is looked at where all is trained
+                row["fresh"] = sum(fresh(own) for own in module.modules())
+            table.append(row)
     return table

@@ -29,7 +29,7 @@ HELD_OUT = False
 STEPS = 200
 SICK = (
     "scheduler-per-micro-batch", "warmup-ignored", "steps-miscounted", "divided-twice", "resume-restarts-schedule",
-    "resume-old-weights", "all-masked", "precision-off", "scale-collapse", "skips-counted", "nan-filtered-log",
+    "resume-old-weights", "all-masked", "scale-collapse", "skips-counted", "nan-filtered-log",
     "repeating-text", "short-answers", "invalid-answers", "too-little-data", "rate-too-high", "frozen-body",
 )  # fmt: skip
 HEALTHY = (
@@ -38,7 +38,7 @@ HEALTHY = (
 )  # fmt: skip
 TWIN = {
     "divided-twice": "by-hand", "resume-restarts-schedule": "resumed", "resume-old-weights": "resumed",
-    "precision-off": "bf16", "scale-collapse": "fp16", "skips-counted": "fp16",
+    "scale-collapse": "fp16", "skips-counted": "fp16",
     "nan-filtered-log": "by-hand",
 }  # fmt: skip
 """The healthy case that a sick one departs from, where it is not "plain"."""
@@ -84,7 +84,6 @@ CASES: dict[str, dict[str, Any]] = {
     "divided-twice": {"by_hand": True},
     "resume-restarts-schedule": {"interrupted": 100},
     "resume-old-weights": {"interrupted": 100},
-    "precision-off": {"dtype": "bfloat16"},
     "scale-collapse": {"dtype": "float16", "batch": 2, "micro": 1},
     "skips-counted": {"dtype": "float16", "batch": 2, "micro": 1},
     "nan-filtered-log": {"by_hand": True},
@@ -95,7 +94,7 @@ BREAK = 110
 FIRST = {
     "scheduler-per-micro-batch": 2, "steps-miscounted": 0, "resume-restarts-schedule": 101, "resume-old-weights": 101,
     "scale-collapse": BREAK, "nan-filtered-log": BREAK, "invalid-answers": 50,
-    "precision-off": 0, "skips-counted": 2,
+    "skips-counted": 2,
 }  # fmt: skip
 """First faulty step of a kind; 1 for the others."""
 END, PAD = 0, 1
@@ -244,7 +243,7 @@ def losses_of(run: Run, rows: Tensor, broken: bool = False) -> tuple[dict[str, T
     tokens, targets = rows[:, :-1], rows[:, 1:]
     if run.case == "repeating-text":
         targets = tokens  # labels are not shifted: the model learns to say what it was just told
-    enabled = run.plan.dtype != "float32" and run.case != "precision-off"
+    enabled = run.plan.dtype != "float32"
     with torch.autocast("cpu", getattr(torch, run.plan.dtype), enabled=enabled):
         logits, balance = run.model(tokens, masked_rows=broken)
     kept = counted(run, targets)

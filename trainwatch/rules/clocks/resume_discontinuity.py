@@ -77,7 +77,7 @@ class ResumeDiscontinuity(Rule):
     )
 
     rate: float = 0.1  # relative: beyond what a schedule moves in a step, and what rounding does
-    sigmas: float = 6.0  # of the noise before: of hundreds of resumes none comes to that by chance
+    sigmas: float = 6.0  # errors of two medians that it rose by, and of a single row that it had come down by before
     lost: float = 0.2  # of the progress so far: other data and another dropout cost less
     repeated: float = 0.02  # of the run's data: replaying a part of one epoch of many is harmless
     rescaled: float = 4.0  # x: a scaler doubles or halves its factor, once
@@ -167,7 +167,8 @@ class ResumeDiscontinuity(Rule):
         level, now, first = float(np.median(old)), float(np.median(new)), column[: 50 * self.window]
         progress = float(np.median(first[np.isfinite(first)][: self.window])) - level
         sigma = max(noise(old), float(spreads(old[None], np.array([level]))[0]))
-        if not now - level > max(self.lost * progress, self.sigmas * sigma) or progress <= self.sigmas * sigma:
+        doubt = self.sigmas * sigma * 1.2533 * (1 / len(old) + 1 / len(new)) ** 0.5  # medians of so many rows
+        if not now - level > max(self.lost * progress, doubt) or progress <= self.sigmas * sigma:
             return "", True
         late = column[max(end - self.window, int(seam.after[-1])) : end]
         over = bool(np.nanmedian(late) < (level + now) / 2) if np.isfinite(late).any() else False

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -14,6 +15,7 @@ from trainwatch.run import Run
 from trainwatch.schema import Finding, Severity
 from trainwatch.stats import Streak, in_blocks, median, medians
 from trainwatch.table import Chunk
+from trainwatch.views.games import plays
 
 Floats = NDArray[np.float64]
 
@@ -25,7 +27,7 @@ class InputScale(Rule):
     What it sees:
         `data/input_mean`, `data/input_std` and `data/input_absmax`, block by block: inputs without any spread, or all
         below a ten-thousandth; inputs a hundred times larger than the unit scale that initialisations are made for, and
-        single values beyond a million.
+        single values beyond a million. And a batch whose largest value is a hundred times the largest of all before.
         `watch.inputs(x)` records them; call it on what the first layer reads.
 
     Why it matters:
@@ -39,7 +41,9 @@ class InputScale(Rule):
     When it is wrong:
         A model may normalise inside (a BatchNorm first, Fourier features). A run whose loss has halved is reported as
         info, unless its first gradients were as large as its inputs: then nothing normalises them, and the loss came
-        down from where they had thrown it. Inputs within a factor of a hundred are an info, too.
+        down from where they had thrown it. Inputs beyond ten thousand are no matter of taste, and the loss of a game
+        (rewards, adversaries) proves no learning: there it stays an alarm. Inputs within a factor of a hundred are an
+        info, too.
 
     References:
         LeCun et al., "Efficient BackProp" (1998), section 4.3; Umlaut (input not in -1 to 1); SageMaker Debugger,
@@ -53,10 +57,14 @@ class InputScale(Rule):
         *("gradient-explosion", "gradient-vanishing", "gradient-spike", "clipping-saturated", "overflow-risk"),
         *("loss-divergence", "loss-stuck", "loss-oscillation", "slow-convergence", "non-finite-loss", "loss-plateau"),
         *("overfitting", "generalisation-gap", "dead-module", "lr-too-high", "component-divergence", "mode-collapse"),
+        *("loss-scale-imbalance", "gradient-dominance", "loss-spike", "overtraining"),
     )
 
     far: float = 10.0  # mean or spread: worth knowing; standardised data, pixels in 0 to 1 and audio are below 3
     very_far: float = 100.0  # mean or spread: raw pixels (0 to 255) have a mean of 120
+    absurd: float = 1e4  # mean or spread: near the end of float16, and all that stands between is one normalisation
+    burst: float = 100.0  # x the largest value of all rows before: heavy tails come to ten
+    known: int = 10  # rows before, that say what is usual
     outlier: float = 1e6  # a single value: 999,999 and 1e9 stand for "missing", and dwarf whatever is beside them
     tiny: float = 1e-4  # mean, spread, and a hundred times that each value: beside biases of 0.1 it is nothing
     vanished: float = 1e-6  # of the loss is left: it measures the inputs themselves, and has nothing more to tell
@@ -67,19 +75,46 @@ class InputScale(Rule):
 
     _streaks: dict[str, Streak] = field(default_factory=dict, init=False)
     _seen: bool = field(default=False, init=False)
+    _game: bool = field(default=False, init=False)  # whose loss proves nothing
     _norm: float = field(default=np.nan, init=False)  # of the first gradients
+    _largest: float = field(default=0.0, init=False)  # value in any row so far
+    _rows: int = field(default=0, init=False)  # that told of theirs
 
     def update(self, chunk: Chunk) -> Iterator[Finding]:
         """One finding: the first of the kinds that persists."""
         if not self._seen:
             self._norm = median(chunk["grad_norm"][: self.first_rows])
-        self._seen = True
+        self._seen, self._game = True, self._game or plays(chunk.channels)
         yield from self._judge(chunk, self._streaks, self.blocks)
+        yield from self._bursts(chunk)
 
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
         """A log of a few rows is one block."""
         if not self._seen and len(rest) >= 5:
             yield from self._judge(rest, {}, 1)
+        yield from deepcopy(self)._bursts(rest)
+
+    def _bursts(self, chunk: Chunk) -> Iterator[Finding]:
+        """Rows that dwarf whatever came before."""
+        most = chunk["data/input_absmax"]
+        told = np.flatnonzero(most > 0)
+        values = most[told]
+        before = np.maximum.accumulate(np.concatenate([[self._largest], values]))[:-1]
+        usual = self._rows + np.arange(len(told)) >= self.known
+        for row in np.flatnonzero(usual & (values > self.burst * before)).tolist():
+            step, times = int(chunk.step[told[row]]), values[row] / before[row]
+            yield self.finding(
+                "warning",
+                "run",
+                (step, step),
+                f"The batch of step {step:,} reaches {values[row]:.3g}, {times:,.0f} times the largest value of all "
+                f"batches before it ({before[row]:.3g}).",
+                evidence={"absmax": values[row], "before": before[row]},
+                advice="Look at that batch: a broken sample, a unit or a scaling that is missing. Clip or filter it; "
+                "what averages over batches (a BatchNorm's statistics, Adam's moments) keeps it for long.",
+                confidence=0.8,
+            )
+        self._largest, self._rows = float(max(self._largest, values.max(initial=0.0))), self._rows + len(told)
 
     def _judge(self, chunk: Chunk, streaks: dict[str, Streak], blocks: int) -> Iterator[Finding]:
         mean, std, most = (
@@ -106,13 +141,14 @@ class InputScale(Rule):
         onset, now = streak.onset or streak.latest, streak.latest
         size = np.fmax(abs(now["mean"]), now["std"])
         learns = 0 < now["loss"] < self.learnt * onset["loss"] and not self._norm > size
+        learns &= not (self._game and kind == "far") and not size > self.absurd
         learns &= kind != "tiny" or now["loss"] > self.vanished * onset["loss"]
         mild = kind == "far" and size <= self.very_far
         severity: Severity = "info" if mild or learns else "warning"
         told = {
             "constant": f"The inputs have no spread: every value is {now['mean']:.4g}",
-            "far": f"The inputs have mean {now['mean']:.4g} and spread {now['std']:.4g}, not about 0 and 1",
-            "tiny": f"The inputs are next to nothing: mean {now['mean']:.2g}, spread {now['std']:.2g}",
+            "far": f"The inputs have {_spoken(now, '.4g')}, not about 0 and 1",
+            "tiny": f"The inputs are next to nothing: {_spoken(now, '.2g')}",
             "outlier": f"The inputs reach {now['absmax']:.3g} beside a spread of {now['std']:.3g}",
         }
         cures = {
@@ -131,3 +167,9 @@ class InputScale(Rule):
             advice=cures[kind],
             confidence=0.6 if mild else 0.85,
         )
+
+
+def _spoken(seen: Mapping[str, float], form: str) -> str:
+    """Mean and spread, as far as they were recorded."""
+    words = {"mean": "mean", "std": "spread"}
+    return " and ".join(f"{word} {seen[name]:{form}}" for name, word in words.items() if np.isfinite(seen[name]))

@@ -25,7 +25,7 @@ class ClippingSaturated(Rule):
     What it sees:
         Blocks of twenty rows of which 90 % are clipped, at a median norm of three times the limit and more, five in a
         row. That is how many good runs live, so it is told only where the norm is a hundred times the limit, the run
-        was not resumed into that, and the loss has not come down since it began.
+        was not resumed into that, and the loss has come down by less than a tenth since it began.
 
     Why it matters:
         All gradients have the same length then. With SGD the rate is what the limit makes of it; a component that is a
@@ -52,7 +52,7 @@ class ClippingSaturated(Rule):
     blocks: int = 5  # in a row: the first hundred steps of a healthy run are often clipped
     near: float = 3.0  # x the limit: up to there clipped steps are how large models begin, and no news
     far: float = 100.0  # x the limit; the trainer's healthy runs reach 11, recipes with a limit of 0.1 more, but learn
-    learned: float = 0.02  # of the loss since it began: the run does learn, then
+    learned: float = 0.1  # of the loss since it began: what learns at a rate that small, hardly learns
 
     _limit: float = field(default=np.nan, init=False)
     _resumed: bool = field(default=False, init=False)
@@ -101,7 +101,7 @@ class ClippingSaturated(Rule):
             "run",
             (int(onset["step"]), int(now["last"])),
             f"Nearly every step is clipped from step {onset['step']:,.0f} on: the norm is {now['norm']:.3g}, at "
-            f"{times:,.3g} times the limit of {self._limit:.3g}, and the loss has not come down since.",
+            f"{times:,.3g} times the limit of {self._limit:.3g}, and the loss has hardly come down since.",
             over=self._streak.over,
             evidence={"norm": now["norm"], "share": now["share"], "times": times},
             advice=f"Find what makes the norm so large, or raise the limit to {now['norm']:.2g} and tune the rate.",

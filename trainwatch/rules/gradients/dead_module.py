@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -14,6 +14,7 @@ from trainwatch.schema import Finding
 from trainwatch.stats import Streak
 from trainwatch.table import Chunk
 
+Bools = NDArray[np.bool_]
 MOST = 256  # modules that are followed: more of them is a log to be distrusted
 
 
@@ -24,7 +25,8 @@ class DeadModule(Rule):
     What it sees:
         A `grad_norm/<module>` of exactly 0 in twenty rows in a row in which some other module's is above 0. A frozen
         module has no norm at all, so this one is meant to be trained. Where a loss component is switched off in those
-        rows (weight 0, or a loss of exactly 0) it is an info: the module may serve that one alone.
+        rows (weight 0, or a loss of exactly 0) it is an info: the module may serve that one alone, if it never had a
+        gradient while that one was off.
 
     Why it matters:
         The module stays what it was. Nobody sees it in the loss, for the others learn around it.
@@ -50,13 +52,16 @@ class DeadModule(Rule):
 
     _streaks: dict[str, Streak] = field(default_factory=dict, init=False)
     _off: dict[str, int] = field(default_factory=dict, init=False)  # rows in which a component was switched off
+    _serves: dict[str, set[str]] = field(default_factory=dict, init=False)  # other components than those, by module
 
     def update(self, chunk: Chunk) -> Iterator[Finding]:
         """Most modules have no zero, and are done with one comparison."""
         names = [name for name in chunk.channels if name.startswith("grad_norm/")][:MOST]
-        alive: NDArray[np.bool_] | None = None
+        alive: Bools | None = None
+        off = _switched_off(chunk)
         for name in names:
             norm = chunk[name]
+            explained = self._explained(name, norm > 0, off)
             zero = norm == 0
             if name not in self._streaks and not zero.any():
                 continue
@@ -64,9 +69,19 @@ class DeadModule(Rule):
                 alive = np.any([chunk[other] > 0 for other in names], axis=0)
             judged = np.isfinite(norm) & alive
             streak = self._streaks.setdefault(name, Streak(self.rows))
-            self._off[name] = self._off.get(name, 0) + int((_switched_off(chunk) & judged & zero).sum())
+            self._off[name] = self._off.get(name, 0) + int((explained & judged & zero).sum())
             if streak.push(zero[judged], {"step": chunk.step[judged].astype(np.float64)}):
                 yield self._finding(name.removeprefix("grad_norm/"), streak)
+
+    def _explained(self, name: str, lives: Bools, off: Mapping[str, Bools]) -> Bools:
+        """Rows in which a component is off without which this module was never seen to have a gradient. bool [rows]"""
+        explained, serves = np.zeros(len(lives), dtype=bool), self._serves.setdefault(name, set())
+        for component, rows in off.items():
+            seen = np.logical_or.accumulate(rows & lives) if component not in serves else np.ones(len(rows), dtype=bool)
+            explained |= rows & ~seen
+            if seen.any():
+                serves.add(component)
+        return explained
 
     def _finding(self, module: str, streak: Streak) -> Finding:
         onset, now, off = streak.onset or {}, streak.latest, 2 * self._off[f"grad_norm/{module}"] >= streak.bad
@@ -83,7 +98,8 @@ class DeadModule(Rule):
         )
 
 
-def _switched_off(chunk: Chunk) -> NDArray[np.bool_]:
-    """Whether some component has weight 0, or a loss of exactly 0. bool [rows]"""
+def _switched_off(chunk: Chunk) -> dict[str, Bools]:
+    """By component that has weight 0 or a loss of exactly 0 in some row: in which. bool [rows]"""
     names = [name for name in chunk.channels if name.startswith(("weight/", "loss/"))][:MOST]
-    return np.any([chunk[name] == 0 for name in names], axis=0) if names else np.zeros(len(chunk), dtype=bool)
+    zeros = {name: chunk[name] == 0 for name in names}
+    return {name: rows for name, rows in zeros.items() if rows.any()}

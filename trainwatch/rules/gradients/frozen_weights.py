@@ -15,6 +15,8 @@ from trainwatch.schema import Finding
 from trainwatch.stats import Floats, Probes, Streak, carried
 from trainwatch.table import Chunk
 
+ASIDE = re.compile(r"teacher|target|ema|momentum|random|fourier|reservoir|prior")
+"""What is frozen on purpose with weights of its own: copies that follow, and noise that is meant."""
 NORMALISATION = re.compile(r"(bn|batch_?norm|layer_?norm|rms_?norm|group_?norm|norm|ln)(_?\d+)?")
 
 
@@ -26,8 +28,10 @@ class FrozenWeights(Rule):
         An update ratio of exactly 0 in every parameter group for two samples, a `param_hash` that is the same in twenty
         rows, or weight norms equal to the last digit in five samples; in rows with a gradient above 0, a learning rate
         above a thousandth of the highest so far, and no step that the gradient scaler skipped. Modules that are frozen
-        while a parameter group of the optimiser that has a name and a rate finds nothing to move. As an info: a model
-        of which only the normalisation layers can be trained.
+        while a parameter group of the optimiser that has a name and a rate finds nothing to move. Modules of a tenth of
+        the model and more that are frozen as they were initialised: the recorder looks at frozen weights once, and
+        those that were ever trained are no even noise. As an info: a model of which only the normalisation layers can
+        be trained.
 
     Why it matters:
         The optimiser holds other tensors than the model: it was built before the model was moved, wrapped, cast or
@@ -39,7 +43,8 @@ class FrozenWeights(Rule):
 
     When it is wrong:
         A hash over parameters that another optimiser moves in other steps. A body that is frozen for now and unfrozen
-        later: it has half of the planned steps to begin.
+        later: it has half of the planned steps to begin. Random features that are meant to stay random. A teacher or a
+        target network is known by its name, or by a trained module of its size.
 
     References:
         accelerate #2665 (stale parameters after wrapping); TrainCheck (OSDI 2025), "all but BatchNorm frozen".
@@ -59,6 +64,8 @@ class FrozenWeights(Rule):
     norms: int = 5  # samples: float32 hides a step of 1e-8, five in a row seldom
     alive: float = 1e-3  # of the highest learning rate: below it, at the end of a cosine, rounding hides a healthy step
     begin: float = 0.5  # of the planned steps: what is unfrozen step by step has begun by then
+    much: float = 0.1  # of the parameters are frozen as they were initialised: less is a table or a projection
+    noise: float = 0.9  # of those show no training at all; twenty steps of any training leave less than half
     few: float = 0.02  # of the parameters can be trained, and all of them in normalisation layers
 
     _streaks: dict[str, Streak] = field(default_factory=dict, init=False)
@@ -96,7 +103,38 @@ class FrozenWeights(Rule):
         if len(rest):
             yield from self.ahead(rest)
         yield from self._little_trained(run)
-        yield from self._idle(run, rest)
+        yield from list(self._untrained(run)) or self._idle(run, rest)
+
+    def _untrained(self, run: Run) -> Iterator[Finding]:
+        """Modules that are frozen with the weights they were initialised with: they pass on noise."""
+        listed = run.header.raw.get("modules")
+        known = [item for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
+        frozen = [item for item in known if "fresh" in item and not item.get("trainable")]
+        names, norms = {str(item.get("name")) for item in frozen}, set(run.train.channels)
+        frozen = [item for item in frozen if str(item.get("name")).rpartition(".")[0] not in names]
+        sizes = {_number(item.get("parameters")) for item in known if _number(item.get("trainable"))}
+        own = [
+            item
+            for item in frozen
+            if _number(item.get("parameters")) not in sizes  # a copy of what is trained
+            and not ASIDE.search(str(item.get("name")).lower())
+            and f"grad_norm/{item.get('name')}" not in norms  # it was unfrozen since
+        ]
+        whole = sum(_number(item.get("parameters")) for item in known if item.get("depth") == 1)
+        size, fresh = (sum(_number(item.get(name)) for item in own) for name in ("parameters", "fresh"))
+        if size >= self.much * whole and fresh >= self.noise * size and len(sizes) and run.first_step is not None:
+            said = ", ".join(str(item.get("name")) for item in own[:4])
+            yield self.finding(
+                "warning",
+                f"module:{own[0].get('name')}",
+                (run.first_step, run.last_step or 0),
+                f"{said} cannot be trained, and the weights are as an initialisation leaves them: {size:,.0f} of "
+                f"{whole:,.0f} parameters stay noise.",
+                evidence={"frozen": size, "fresh": fresh, "parameters": whole},
+                advice="Load the weights that were meant to be frozen, or set requires_grad before the optimizer is "
+                "built.",
+                confidence=0.85,
+            )
 
     def _idle(self, run: Run, rest: Chunk) -> Iterator[Finding]:
         """Named groups with a rate that were never seen to hold anything, beside modules that cannot be trained."""

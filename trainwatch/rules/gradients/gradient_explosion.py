@@ -32,8 +32,9 @@ class GradientExplosion(Rule):
         Five rows in a row whose norm is ten times the lowest median of twenty among the hundred rows before them (of
         the first five rows, where there is none yet), and that stays above the lowest of all so far. It is an alarm if
         the loss is out of its noise in the same rows and gave back half of what it had come down, for twenty rows or
-        until a value is not finite. Else it is worth knowing, if it lasts. A new stage, weight or warm restart begins a
-        new baseline; steps that the gradient scaler skips do not count.
+        until a value is not finite. A single row is enough at a hundred times, where the next one is not finite. Else
+        it is worth knowing, if it lasts. A new stage, weight or warm restart begins a new baseline; steps that the
+        gradient scaler skips do not count.
 
     Why it matters:
         Steps of that size undo what was learned; without a limit on the norm the weights themselves soon overflow.
@@ -76,6 +77,8 @@ class GradientExplosion(Rule):
     _first_loss: float = field(default=np.nan, init=False)
     _held: float = field(default=np.nan, init=False)  # whether the last row with a norm was one of those that hurt
     _lost: bool = field(default=False, init=False)  # such a one was followed by a value that is not finite
+    _burst: list[dict[str, float]] = field(default_factory=list, init=False)  # the first and last such row, to the last
+    _blown: list[dict[str, float]] = field(default_factory=list, init=False)  # those of the burst that ended in NaN
 
     def start(self, header: Header) -> Findings:
         """The declared stages."""
@@ -86,7 +89,8 @@ class GradientExplosion(Rule):
     def update(self, chunk: Chunk) -> Iterator[Finding]:
         """All rows of all blocks at once, each against the blocks before its own."""
         norm, loss = chunk["grad_norm"], chunk["loss"]
-        fresh = in_blocks(self._regimes.begins(chunk).astype(np.float64), self.block).max(axis=1, initial=0.0) > 0
+        begins = self._regimes.begins(chunk) & (np.arange(len(norm)) >= (0 if self._lowest else self.rows))
+        fresh = in_blocks(begins.astype(np.float64), self.block).max(axis=1, initial=0.0) > 0  # a warm-up is no restart
         base = {name: np.repeat(values, self.block)[: len(norm)] for name, values in self._before(chunk, fresh).items()}
         ratio = norm / base["norm"]
         grown = ratio > self.growth
@@ -99,8 +103,9 @@ class GradientExplosion(Rule):
         self._long.push(grown[there], known)
         self._hurt.push((grown & (loss > bar))[there], known)
         bad = (chunk.nonfinite("loss") > 0) | ((chunk.nonfinite("grad_norm") > 0) & chunk.trained())
-        held = np.where(there, grown & (loss > bar), np.nan)
+        held = np.where(there & ~bad, grown & (loss > bar), np.nan)
         self._lost |= bool((carried(self._held, held)[bad] == 1).any())
+        self._burst_ends(held, bad, columns)
         self._held = float(carried(self._held, np.append(held, np.nan))[-1])
         yield from self._verdict(plays(chunk.channels))
 
@@ -108,6 +113,26 @@ class GradientExplosion(Rule):
         """The rows that fill no block yet, on a copy."""
         if len(rest) >= self.rows:
             yield from self.ahead(rest)
+
+    def _burst_ends(self, held: Floats, bad: Bools, columns: dict[str, Floats]) -> None:
+        """Where rows that hurt lead straight to the first value that is not finite, however few they are."""
+        calm = np.maximum.accumulate(np.where(held == 0, np.arange(len(held)), -1))
+
+        def burst(row: int) -> list[dict[str, float]]:
+            """First and last of the rows that hurt since the last calm one before a row."""
+            since = int(calm[row - 1]) if row else -1
+            loud = since + 1 + np.flatnonzero(held[since + 1 : row] == 1)
+            here = (
+                [{name: float(values[at]) for name, values in columns.items()} for at in loud[[0, -1]]]
+                if len(loud)
+                else []
+            )
+            return here if since >= 0 or not self._burst else [self._burst[0], (here or self._burst)[-1]]
+
+        for row in np.flatnonzero(bad)[:1].tolist() if not self._blown else []:
+            found = burst(row)
+            self._blown = found if found and found[-1]["norm"] > self.grave * found[-1]["base"] else []
+        self._burst = burst(len(held))
 
     def _before(self, chunk: Chunk, fresh: Bools) -> dict[str, Floats]:
         """The lowest that norm, loss and its spread were in a block before each one, in the same regime. [blocks]"""
@@ -145,9 +170,11 @@ class GradientExplosion(Rule):
     def _verdict(self, chasing: bool) -> Findings:
         onset, hurt, lasts = self._grown.onset, self._hurt, self._long.onset is not None
         sick = hurt.onset is not None and ((lasts and hurt.bad >= self.lasting) or self._lost) and not chasing
+        now = hurt.latest if sick else self._grown.latest
+        if self._blown and not (sick and onset is not None):
+            onset, now, sick = self._blown[0], self._blown[-1], True
         if onset is None or not (sick or lasts):
             return
-        now = hurt.latest if sick else self._grown.latest
         ratio = now["norm"] / now["base"]
         grave = sick and (self._lost or ratio > self.grave)
         loss = f", and the loss is {now['loss']:.4g}, out of its noise" if sick else "; the loss does not suffer"

@@ -26,7 +26,9 @@ class GradientsAccumulate(Rule):
         How the gradient's norm begins. A sum of t gradients grows as a power of t between a half (batches that do not
         agree) and one (batches that do): twice the first norm after four steps, four to twenty times after twenty, in a
         line on double-logarithmic paper, while the loss does not rise with it. A healthy norm starts level, noisy or
-        falling; a divergence and an escape from a small initialisation are exponential.
+        falling; a divergence and an escape from a small initialisation are exponential. Where the first batches are too
+        unlike for a line, the next rows tell: no single gradient moves a sum of many by much, so the norm is smooth, as
+        no norm of batches is, and never comes back to near its first.
 
     Why it matters:
         The optimiser follows the whole past: a momentum without friction. SGD swings ever wider and Adam walks on in
@@ -62,25 +64,68 @@ class GradientsAccumulate(Rule):
     smooth: float = 0.12  # of the norm, from row to row: sums come to 0.08, single batches to 0.1 and more
     drop: float = 1 / 3  # of the norm from one row to the next: sums do not fall so, a log of micro-batches does
     worse: float = 0.05  # of the first loss: above it the run is being lost
+    above: float = 4.0  # x the first norm in every row of the later look; the lowest of healthy runs comes to 1.5
+    still: float = 0.06  # of the norm, from row to row, later: sums sink to 0.03 and less, healthy ones keep 0.1 to 0.5
+    looks: int = 2  # such blocks of 20 rows in a row: a smooth rise passes through one
 
     _told: Finding | None = field(default=None, init=False)
     _judged: bool = field(default=False, init=False)
+    _start: tuple[float, float, int] | None = field(default=None, init=False)  # first norm, its block's median, step
+    _looked: int = field(default=0, init=False)  # smooth blocks in a row by now; -1 once one was not far up
+    _rows: int = field(default=0, init=False)  # with a norm, in all
     _first: tuple[float, float] = field(default=(np.nan, np.nan), init=False)
     _last: float = field(default=np.nan, init=False)
 
     def update(self, chunk: Chunk) -> Iterator[Finding]:
-        """The first twenty rows decide; what comes later shows how it went on."""
-        if not self._judged:
-            self._judge(chunk)
-            self._judged = True
+        """The first twenty rows decide, or the next forty; what comes later shows how it went on."""
+        for begin in range(chunk.start, chunk.stop, self.block):
+            block = Chunk("train", chunk.rows, begin, min(begin + self.block, chunk.stop))
+            self._look(block)
+            if self._told is not None:
+                self._follow(block)
         if self._told is not None:
-            self._follow(chunk)
             yield self._told
 
     def finish(self, run: Run, rest: Chunk) -> Findings:  # noqa: ARG002
         """On a copy: a short run has no whole block."""
         if len(rest) >= self.fewest:
             yield from self.ahead(rest)
+
+    def _look(self, block: Chunk) -> None:
+        """The first block is judged by the law, those after it by how smooth and how far up they are."""
+        norm = block["grad_norm"]
+        known = np.flatnonzero(np.isfinite(norm) & (norm > 0))
+        if not self._judged:
+            self._judge(block)
+            self._judged = True
+            if len(known):
+                self._start = float(norm[known[0]]), float(np.median(norm[known])), int(block.step[known[0]])
+        elif self._told is None and self._start is not None and self._looked >= 0 and len(known) >= self.fewest:
+            self._later(norm[known], block.step[known], block["loss"])
+        self._rows += len(known)
+
+    def _later(self, norms: Floats, steps: NDArray[np.int64], loss: Floats) -> None:
+        """A sum that one gradient hardly moves any more; one block that is not far up ends the look for good."""
+        assert self._start is not None
+        first, middle, began = self._start
+        law = middle * (2 * (self._rows + len(norms)) / self.block) ** self.fastest  # what a sum can have come to
+        smooth = np.median(np.abs(np.diff(np.log(norms)))) <= self.still
+        far = norms.min() >= self.above * first and norms.max() <= law
+        self._looked = -1 if not far else self._looked + 1 if smooth else 0
+        if self._looked < self.looks:
+            return
+        losses = loss[np.isfinite(loss)]
+        self._first = (first, float(np.median(losses)) if len(losses) else np.nan)
+        self._told = self.finding(
+            "warning",
+            "run",
+            (began, int(steps[-1])),
+            f"The gradient norm rose from {first:.3g} to {norms[-1]:.3g}, and from row to row hardly moves: no batch's "
+            "own gradient does so, the sum of all gradients so far does. Nothing sets them to zero.",
+            evidence={"first": first, "norm": float(norms[-1])},
+            advice="Call optimizer.zero_grad() once in each step, before the next backward().",
+            confidence=0.75,
+        )
 
     def _judge(self, chunk: Chunk) -> None:
         norm, loss = chunk["grad_norm"][: self.block], chunk["loss"][: self.block]

@@ -20,8 +20,10 @@ class NonFiniteWeights(Rule):
 
     What it sees:
         A row that counts weights which are not finite (`bad/weights`), or whose weight norm is none, and since the last
-        row that saw them whole no trained step with a bad loss or gradient. The recorder looks at weight norms every 50
-        steps by itself. Where a loss or a gradient was bad first, that finding has the story, and this rule is silent.
+        row that saw them whole no trained step with a bad loss or gradient. Where all are bad in one row, the weights
+        were first if few of them were bad then and ten times as many in the next row. The recorder looks at weight
+        norms every 50 steps by itself. Where a loss or a gradient was bad first, that finding has the story, and this
+        rule is silent.
 
     Why it matters:
         The forward pass of every later step is NaN, and every checkpoint written from here on is poisoned.
@@ -43,6 +45,9 @@ class NonFiniteWeights(Rule):
     wants: ClassVar[tuple[str, ...]] = ("loss", "grad_norm")
     causes: ClassVar[tuple[str, ...]] = ("non-finite-loss", "loss-zero", "crashed", "hidden-nan", "mode-collapse")
 
+    few: float = 0.1  # of the weights that are bad a row later: a gradient that is NaN reaches as many at once
+
+    _few: tuple[float, Finding] | None = field(default=None, init=False)  # bad as soon as the loss was
     _rows: int = field(default=0, init=False)
     _whole: int = field(default=-1, init=False)
     _ill: int = field(default=-1, init=False)
@@ -52,6 +57,7 @@ class NonFiniteWeights(Rule):
         """Weights are looked at now and then; a bad look is explained by what went bad since the last good one."""
         counts = chunk["bad/weights"]
         if self._found is None and not chunk.nonfinite_channels() and not (counts > 0).any():
+            self._few = None if np.isfinite(counts).any() else self._few
             if self._ill >= 0 and len(looked := np.flatnonzero(_looked(chunk))):
                 self._whole = self._rows + int(looked[-1])  # what was bad before no longer explains what will be
             self._rows += len(chunk)
@@ -65,6 +71,8 @@ class NonFiniteWeights(Rule):
         last_ill = np.maximum.accumulate(np.concatenate([[self._ill], np.where(ill, row, -1)]))
         before = np.where(counts > 0, last_ill[1:], last_ill[:-1])  # they are counted after the step, its loss before
         unexplained = np.flatnonzero(bad & ((before < 0) | (before < last_whole[:-1])))
+        at_once = bad & (before == row) & ((last_ill[:-1] < 0) | (last_ill[:-1] < last_whole[:-1]))
+        self._spreads(chunk, np.flatnonzero(at_once & (counts > 0)))
         if self._found is None and len(unexplained):
             self._found = self._first(chunk, int(unexplained[0]))
         self._rows, self._whole, self._ill = self._rows + len(chunk), int(last_whole[-1]), int(last_ill[-1])
@@ -78,6 +86,22 @@ class NonFiniteWeights(Rule):
                 state="active" if bad[last] else "over",
             )
             yield self._found
+
+    def _spreads(self, chunk: Chunk, at_once: NDArray[np.intp]) -> None:
+        """Weights and loss that are bad in one row: which was first, the next count tells.
+
+        A bad loss spoils at once all that its gradient reaches. Few weights, and nearly all of them a row later, had
+        been counted before the step, and it is their own NaN that came through the loss.
+        """
+        counted = np.flatnonzero(np.isfinite(chunk["bad/weights"]))
+        if self._few is None and len(at_once) and self._found is None:
+            row = int(at_once[0])
+            self._few, counted = (float(chunk["bad/weights"][row]), self._first(chunk, row)), counted[counted > row]
+        if self._few is not None and len(counted):
+            count, finding = self._few
+            if self._found is None and count < self.few * chunk["bad/weights"][counted[0]]:
+                self._found = finding
+            self._few = None
 
     def _first(self, chunk: Chunk, row: int) -> Finding:
         step, count = int(chunk.step[row]), float(chunk["bad/weights"][row])

@@ -12,7 +12,7 @@ from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
 from trainwatch.schedule import MOST
 from trainwatch.schema import Finding
-from trainwatch.stats import Floats, History, fall, running_medians
+from trainwatch.stats import Floats, History, fall, noise, running_medians
 from trainwatch.table import Chunk
 from trainwatch.views.games import plays
 
@@ -24,10 +24,11 @@ class LrTooHigh(Rule):
     What it sees:
         The update ratio (norm of the update over norm of the weights) of some group above 0.1 in the median of three
         and more samples, while the loss ends no lower than it began, or gave back more than half of what it had come
-        down; or above 0.1 in any sample, where the loss rises tenfold or ends in a value that is not finite. Or
-        weights that from one sample to the next grew fivefold, by more than 0.1 of their norm a step, while the loss
-        stood at half above its first value and more. Where the goal itself moves (rewards, adversaries) it is an info,
-        unless the weights grew so.
+        down; or above 0.1 in any sample, where the loss rises tenfold or ends in a value that is not finite, or where
+        all weights together are twice as large in the next sample and the loss never comes down. Or weights that from
+        one sample to the next grew fivefold, by more than 0.1 of their norm a step, while the loss stood at a quarter
+        above its first value and more. Where the goal itself moves (rewards, adversaries) it is an info, unless the
+        weights grew so.
 
     Why it matters:
         About 1e-3 is usual. Steps that rewrite the weights jump over every minimum; what looks like a hard task or
@@ -50,7 +51,7 @@ class LrTooHigh(Rule):
     causes: ClassVar[tuple[str, ...]] = (
         *("gradient-explosion", "gradient-spike", "loss-divergence", "loss-oscillation", "loss-spike", "loss-stuck"),
         *("non-finite-loss", "non-finite-gradient", "weight-growth", "clipping-saturated", "dead-module"),
-        *("component-dead", "gradient-vanishing", "loss-plateau", "slow-convergence", "hidden-nan"),
+        *("component-dead", "gradient-vanishing", "loss-plateau", "slow-convergence", "hidden-nan", "mode-collapse"),
     )
 
     ratio: float = 0.1  # norm of the update over that of the weights; the trainer's healthy runs reach 0.006
@@ -58,8 +59,10 @@ class LrTooHigh(Rule):
     back: float = 0.5  # of what the loss had come down
     blown: float = 10.0  # x the first loss: the run is lost, and one sample is proof enough
     leap: float = 5.0  # x, what the weights grew by between two samples; healthy ones come to 2.3 in fifty steps
-    hurt: float = 0.5  # of the first loss, above it: what begins at 0 leaps too, and the loss comes down
-    rows: int = 5  # of the loss, in their median: more than a spike
+    hurt: float = 0.25  # of the first loss, above it: what begins at 0 leaps too, and the loss comes down
+    sigmas: float = 3.0  # of the loss's noise, above its first value as well
+    rows: int = 3  # of the loss, in their median: more than a spike
+    doubled: float = 2.0  # x all weights together, from a sample that is too high to the next; healthy ones come to 1.4
     usual: float = 1e-3  # the ratio to aim for
 
     _history: History = field(default_factory=History, init=False)
@@ -87,10 +90,23 @@ class LrTooHigh(Rule):
         sick = {name: ratio for name, ratio in high.items() if ratio > self.ratio and worse}
         if lost:
             sick |= {name: float(values.max()) for name, values in groups.items() if (values > self.ratio).any()}
+        if not sick and fall(loss) <= 0 and self._doubled(whole, series):
+            sick = {name: float(values.max()) for name, values in groups.items() if (values > self.ratio).any()}
         swept = list(self._leapt(whole, series, first)) if not sick or plays(whole.channels) else []
         if sick and not swept:
             yield self._finding(whole, sick, (first, last), lost)
         yield from swept
+
+    def _doubled(self, whole: Chunk, series: dict[str, Floats]) -> bool:
+        """Whether a sample that is too high was followed by one in which all weights together are twice as large."""
+        ratio = [whole[name] for name in series if name.startswith("update_ratio/")]
+        norm = [whole[name] for name in series if name.startswith("weight_norm/")]
+        if not ratio or not norm:
+            return False
+        total = np.sqrt(np.sum(np.square(norm), axis=0))
+        at = np.flatnonzero(np.isfinite(total) & (total > 0))
+        high = np.fmax.reduce(ratio)[at[:-1]] > self.ratio
+        return bool((high & (total[at[1:]] > self.doubled * total[at[:-1]])).any())
 
     def _leapt(self, whole: Chunk, series: dict[str, Floats], first: float) -> Iterator[Finding]:
         """The group whose weights were swept away: the samples tell by how much, the rows between what it cost."""
@@ -105,7 +121,8 @@ class LrTooHigh(Rule):
                     peak = running_medians(whole["loss"][begin : end + self.rows], self.rows)
                     best = np.nanmin(running_medians(whole["loss"][: begin + 1], self.rows), initial=first)
                     learnt = first - best > self.back * abs(first)  # with this rate: then something else came
-                    if not learnt and np.nanmax(peak, initial=-np.inf) - first > self.hurt * abs(first):
+                    bar = max(self.hurt * abs(first), self.sigmas * noise(whole["loss"][: end + 1]))
+                    if not learnt and np.nanmax(peak, initial=-np.inf) - first > bar:
                         worst = max(worst or (0.0, "", 0, 0), (float(times[index]), name, begin, end))
         if worst:
             yield self._swept(whole, *worst, first)

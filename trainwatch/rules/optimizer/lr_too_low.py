@@ -25,6 +25,7 @@ class LrTooLow(Rule):
         Update ratios (norm of the update over norm of the weights) below 1e-5 in every group and sample while the rate
         is at its height, and a loss that does not come down in a hundred rows and more. It is an alarm if all planned
         steps together, laid end to end, cannot move the weights by a thousandth of their norm. Else it is an info.
+        Where the goal itself moves (rewards, adversaries) the loss says nothing, and only the alarm is told.
 
     Why it matters:
         The run would need a hundred times its length. A flat loss is taken for a model that is too small.
@@ -74,19 +75,22 @@ class LrTooLow(Rule):
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
         """Whether the rate is too low for the run as it stands."""
         series, rows = self._history.series(_columns(rest)), self._rows + len(rest)
-        if rows < self.rows or self._resumed or plays(rest.channels):
+        if rows < self.rows or self._resumed:
             return
         ratio, rate, loss = series["ratio"], series["rate"], series["loss"]
         high = np.isfinite(ratio) & (rate > self.height * np.nanmax(rate, initial=0.0))
-        if high.sum() < 2 or not fall(loss) < self.learned or np.nanmax(ratio) >= self.ratio:
+        game = plays(rest.channels)  # its loss says nothing: only the path can
+        if high.sum() < 2 or not (game or fall(loss) < self.learned) or np.nanmax(ratio) >= self.ratio:
             return
-        rises = fall(-loss) > self.learned and not self._staged
+        rises = fall(-loss) > self.learned and not (self._staged or game)
         if not np.median(ratio[high]) > 0 or rises or high.sum() < self.part * np.isfinite(ratio).sum():
             return
         whole = Chunk("train", rest.rows, rest.start - self._rows, rest.stop)
         known = bool(self._total) or run.end is not None or rows >= self.long
         known &= not rate[high][-1] > 1.01 * np.median(rate[high])  # a warm-up that is not at its end
-        yield self._finding(whole, float(np.median(ratio[high])), float(np.nanmean(ratio)), loss, known)
+        found = self._finding(whole, float(np.median(ratio[high])), float(np.nanmean(ratio)), loss, known)
+        if not game or found.severity == "warning":
+            yield found
 
     def _finding(self, whole: Chunk, ratio: float, mean: float, loss: Floats, known: bool) -> Finding:
         steps = max(float(whole.step[-1] - whole.step[0] + 1), float(len(whole)), float(self._total))

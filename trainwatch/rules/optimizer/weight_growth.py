@@ -14,6 +14,7 @@ from trainwatch.schedule import MOST
 from trainwatch.schema import Finding
 from trainwatch.stats import Floats, History, fall
 from trainwatch.table import Chunk
+from trainwatch.views.games import plays
 
 
 @dataclass
@@ -22,8 +23,9 @@ class WeightGrowth(Rule):
 
     What it sees:
         A group's weight norm at ten times what it was at first, and still growing at least as fast as the steps go:
-        from the middle of the run to its end by half and more. It is an alarm where the loss has not come down since
-        the norm had doubled, or the norm is a thousand times what it was; else an info.
+        from the middle of the run to its end by half and more. Four times are enough where it grows by the same factor
+        from each sample to the next, as only what feeds on itself does. It is an alarm where the loss has not come down
+        since the norm had doubled, or the norm is a thousand times what it was; else an info.
 
     Why it matters:
         Logits and activations grow with the weights until they saturate or overflow, and the effective learning rate
@@ -53,6 +55,8 @@ class WeightGrowth(Rule):
     grave: float = 1000.0  # x: whatever the loss does
     begun: float = 0.1  # of the second sample: a first one below that is of weights that begin at 0
     samples: int = 6  # at the least: growth without end takes a while to show
+    itself: float = 4.0  # x, in the four samples and more in which it feeds on itself
+    steady: float = 0.7  # of the mean growth in logarithms, from each sample to the next: steps added up come to 0.5
     late: float = 1.15  # x from three quarters of the run to its end; the same growth comes to that
     going: float = 1.5  # x from the middle of the run to its end; a growth as the root of the steps comes to 1.41
 
@@ -65,20 +69,29 @@ class WeightGrowth(Rule):
         self._rows += len(chunk)
         return ()
 
-    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
+    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
         """Whether the weights have grown as the run stands."""
         series = self._history.series(_columns(rest))
         for name, all_values in series.items():
             values = all_values[np.isfinite(all_values)]
-            if name == "loss" or len(values) < self.samples:
+            if name == "loss" or len(values) < 4:
                 continue
             first = float(values[0] if values[0] > self.begun * values[1] else values[1])
             middle, now = float(values[len(values) // 2]), float(values[-1])
             late = float(values[3 * len(values) // 4])  # weights that leapt once stand since
-            if first > 0 and now > self.growth * first and now > self.going * middle and now > self.late * late:
+            grows = len(values) >= self.samples and now > self.growth * first
+            grows &= now > self.going * middle and now > self.late * late
+            if first > 0 and (grows or (self._feeds(values, first) and not plays(run.train.channels))):
                 yield self._finding(
                     Chunk("train", rest.rows, rest.start - self._rows, rest.stop), name, (first, now), series
                 )
+
+    def _feeds(self, values: Floats, first: float) -> bool:
+        """Whether a norm grows by the same factor all along."""
+        if not values[-1] > self.itself * first or values[0] != first:
+            return False
+        grows = np.diff(np.log(values))
+        return bool(grows.min() >= self.steady * grows.mean())
 
     def _finding(self, whole: Chunk, name: str, norms: tuple[float, float], series: dict[str, Floats]) -> Finding:
         first, now = norms
