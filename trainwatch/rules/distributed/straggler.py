@@ -26,7 +26,8 @@ class Straggler(Rule):
     What it sees:
         Each rank's own time of a step, before it meets the others: `time/data` and, where it is recorded,
         `time/compute`. In blocks of 20 steps the median of the slowest rank against the median of all others, if it is
-        slower in four steps of five and the same rank in 3 blocks in a row: 10 % of the step (info) or 20 % (warning).
+        slower in four steps of five and the same rank in 3 blocks in a row: 10 % of the step is an info, 20 % a warning;
+        so are 10 % of a rank that needs twice the time of the others.
         The step time itself says nothing: synchronous training makes it equal.
 
     Why it matters:
@@ -52,6 +53,7 @@ class Straggler(Rule):
 
     told: float = 0.1  # of the step: TraceML's first score
     share: float = 0.2  # of the step: its second one
+    times: float = 2.0  # x the others: like machines with like work never differ so much, however long the step is
     steady: float = 0.8  # of a block's steps in which it is slower than the others' median: chance comes to a half
     blocks: int = 3  # in a row: chance does not pick the same rank three times
 
@@ -96,7 +98,7 @@ class Straggler(Rule):
     def _told(self, rank: int, streak: Streak) -> Finding:
         onset, now = streak.onset or {}, streak.latest
         return self.finding(
-            "warning" if now["excess"] >= self.share else "info",
+            "warning" if now["excess"] >= self.share or now["own"] >= self.times * now["others"] else "info",
             f"rank:{rank}",
             (int(onset["step"]), int(now["last"])),
             f"Since step {int(onset['step']):,} rank {rank} needs {now['own']:.3g} s for its own part of a step, the "

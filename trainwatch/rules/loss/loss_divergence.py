@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainwatch.header import Header
-from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
 from trainwatch.schema import Finding, Severity
 from trainwatch.stats import noise
 from trainwatch.table import Chunk
-from trainwatch.views.curve import Curve, Points, running_median, wanders
+from trainwatch.views.curve import CurveRule, Points, running_median, wanders
 
 Floats = NDArray[np.float64]
 SUPERVISED = ("metric/acc", "metric/accuracy", "metric/top1", "metric/perplexity", "metric/ppl")
@@ -41,7 +39,7 @@ class Fall:
 
 
 @dataclass
-class LossDivergence(Rule):
+class LossDivergence(CurveRule):
     """The loss had come down, and went back up for good.
 
     What it sees:
@@ -69,8 +67,6 @@ class LossDivergence(Rule):
         large-scale Transformer training instabilities" (2023).
     """
 
-    block: ClassVar[int] = 20
-    needs: ClassVar[tuple[str, ...]] = ("loss",)
     wants: ClassVar[tuple[str, ...]] = ("lr/<group>", "weight/<component>", "stage")
     causes: ClassVar[tuple[str, ...]] = (
         *("overtraining", "loss-plateau", "mode-collapse", "repetitive-outputs", "non-finite-loss"),
@@ -86,20 +82,6 @@ class LossDivergence(Rule):
     steady: float = 0.7  # of the way down: a descent is nearly straight, a random walk is not
     late: float = 0.25  # of the points: three of ten epochs are bad; a few rows at the end are not judged yet
     doubled: float = 2.0  # x the first value, for a loss that never fell: any start-up transient is smaller
-
-    _curve: Curve = field(default_factory=Curve, init=False)
-    _resumed: bool = field(default=False, init=False)
-
-    def start(self, header: Header) -> Findings:
-        """Stages that are declared."""
-        self._resumed = header.resumed_from is not None
-        self._curve.start(header)
-        return ()
-
-    def update(self, chunk: Chunk) -> Findings:
-        """Rows are only gathered: what a divergence is shows in the whole curve."""
-        self._curve.push(chunk)
-        return ()
 
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
         """Judge each stage by itself."""

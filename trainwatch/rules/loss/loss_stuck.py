@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from trainwatch.header import Header, mapping, number
-from trainwatch.rule import Findings, Rule
+from trainwatch.header import mapping, number
 from trainwatch.run import Run
 from trainwatch.schema import Finding, Severity
 from trainwatch.table import Chunk
-from trainwatch.views.curve import Curve, Points, wanders
+from trainwatch.views.curve import CurveRule, Points, wanders
 
 CHANCE = ("metric/acc", "metric/accuracy", "metric/top1")
 
 
 @dataclass
-class LossStuck(Rule):
+class LossStuck(CurveRule):
     """The loss does not move from where it began.
 
     What it sees:
@@ -46,8 +45,6 @@ class LossStuck(Rule):
         Karpathy, "A recipe for training neural networks" (2019): verify the loss at initialisation.
     """
 
-    block: ClassVar[int] = 20
-    needs: ClassVar[tuple[str, ...]] = ("loss",)
     wants: ClassVar[tuple[str, ...]] = ("grad_norm", "update_ratio/<group>", "run:classes|eval:metric/<name>")
     causes: ClassVar[tuple[str, ...]] = ("loss-plateau", "slow-convergence", "mode-collapse")
 
@@ -56,20 +53,6 @@ class LossStuck(Rule):
     least: float = 0.02  # of the first loss: less in a whole run is nothing
     sure: float = 4.0  # standard errors
     share: float = 0.25  # of the planned steps: plateaus at the start rarely last longer
-
-    _curve: Curve = field(default_factory=Curve, init=False)
-    _resumed: bool = field(default=False, init=False)
-
-    def start(self, header: Header) -> Findings:
-        """A resumed run has learned before."""
-        self._resumed = header.resumed_from is not None
-        self._curve.start(header)
-        return ()
-
-    def update(self, chunk: Chunk) -> Findings:
-        """Rows are only gathered."""
-        self._curve.push(chunk)
-        return ()
 
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
         """Flat at all? Then look for a proof."""
