@@ -26,9 +26,9 @@ class Straggler(Rule):
     What it sees:
         Each rank's own time of a step, before it meets the others: `time/data` and, where it is recorded,
         `time/compute`. In blocks of 20 steps the median of the slowest rank against the median of all others, if it is
-        slower in four steps of five and the same rank in 3 blocks in a row: 10 % of the step is an info, 20 % a warning;
-        so are 10 % where computing is recorded and the rank needs twice the time of the others.
-        The step time itself says nothing: synchronous training makes it equal.
+        slower in four steps of five and the same rank in 3 blocks in a row: 10 % of the step is an info, 20 % are a
+        warning; so are 10 % where computing is recorded and the rank needs twice the time of the others. The step time
+        itself says nothing: synchronous training makes it equal.
 
     Why it matters:
         With every step all ranks wait for the slowest: 20 % on one of 64 GPUs is 20 % of 64.

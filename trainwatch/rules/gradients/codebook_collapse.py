@@ -31,8 +31,9 @@ class CodebookCollapse(Rule):
     What it sees:
         `codebook/perplexity` (the effective number of codes in use) below two, or below a tenth of its own best, or
         `codebook/used` (a share) below a tenth, for the last third of the run, while the other losses stand still. A
-        channel like `codes_used` is a number of codes. Without such channels: a commitment or codebook loss that fell to a thousandth of its first values while the others never
-        came down. Few codes while the others still improve are an info.
+        channel like `codes_used` is a number of codes. Without such channels: a commitment or codebook loss that fell
+        to a thousandth of its first values while the others never came down. Few codes while the others still improve
+        are an info.
 
     Why it matters:
         All inputs become the same few codes: the bottleneck carries nothing, and the decoder learns the mean.
