@@ -138,7 +138,7 @@ class LossDivergence(CurveRule):
         went = (
             f"fell from {fall.start:.4g} to {fall.best:.4g} by step {fall.best_step:,.0f}, then rose"
             if fell
-            else f"never fell below its first value of {fall.start:.4g}, and rose"
+            else f"never clearly fell from its first value of {fall.start:.4g}, and rose"
         )
         gone = f": {back:.0%} of the progress is gone" if fell else ""
         return self.finding(
