@@ -66,6 +66,7 @@ class LossStuck(CurveRule):
     unskilled: float = 0.05  # of a figure's range: so far a guess may come by chance
     evaluations: int = 5  # that are no better than a guess
     through: float = 0.8  # of the planned steps: who has learned nothing by then will not
+    hardly: float = 0.01  # of the answers are right: one or the other by chance, among as many as one likes
     stands: float = 0.05  # of the loss, in the second half of the run, where no single answer was right
     left: float = 0.4  # of the first loss: with less of it, something was learned, and the figure is at fault
     share: float = 0.25  # of the planned steps: plateaus at the start rarely last longer
@@ -145,7 +146,7 @@ class LossStuck(CurveRule):
             if name in CHANCE or any(pattern.fullmatch(name) for pattern, _ in SKILL):
                 if values.max() > chance + self.unskilled:
                     return ""
-                if shares or name not in CHANCE or (not values.any() and self._stands(points)):
+                if shares or name not in CHANCE or (values.max() <= self.hardly and self._stands(points)):
                     told.append(f"{name.removeprefix('metric/')} {values.max():.2g} at best")
         losses = run.eval.curve("loss")[1] if "loss" in run.eval else np.empty(0)
         single = sum(name.startswith("loss/") for name in run.train.channels) <= 1
