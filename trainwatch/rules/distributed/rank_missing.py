@@ -23,7 +23,8 @@ class RankMissing(Rule):
     What it sees:
         A rank without a last word whose last record, rows and heartbeats alike, is older than that of most other ranks
         by more than a minute, three heartbeats and twenty steps; or is twenty steps behind when all others have come to
-        their end. A file that lags by seconds, and a job whose ranks are all killed at once, are none. Ranks that never wrote a file are reported as info, where most others did.
+        their end. A file that lags by seconds, and a job whose ranks are all killed at once, are none. Ranks that never
+        wrote a file are reported as info, where most others did.
 
     Why it matters:
         The others wait for it in their next collective until the time-out, often half an hour, with every GPU paid for.
@@ -71,8 +72,8 @@ class RankMissing(Rule):
             "critical",
             f"rank:{rank}",
             (last, max(on, last)),
-            f"Rank {rank} stopped writing after step {last:,} without a last word, {silent:,.0f} s before the other "
-            f"ranks; {went}.",
+            f"Rank {rank} stopped writing after step {last:,} without a last word"
+            f"{f', {silent:,.0f} s before the other ranks' if silent >= 1 else ''}; {went}.",
             evidence={"silent": silent, "last_step": last, "others": on},
             advice=f"Ask the host of rank {rank} what became of it (dmesg, the GPU, the network), then start the job "
             "again from the last checkpoint.",
