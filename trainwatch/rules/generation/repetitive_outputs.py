@@ -56,8 +56,10 @@ class RepetitiveOutputs(OutputsRule):
         run, length, entropy = (
             float(chunk[f"quality/{name}"][row]) for name in ("longest_run", "length_mean", "entropy")
         )
+        if length < self.shortest:
+            return ()
         phrase = _phrases(chunk.text(row, "outputs"))
-        part = float(np.fmax(phrase, run / length if length >= self.shortest else np.nan))
+        part = float(np.fmax(phrase, run / length))
         if not np.isfinite(part):
             return ()
         return self.follow(
@@ -90,7 +92,8 @@ class RepetitiveOutputs(OutputsRule):
 def _phrases(outputs: Any) -> float:
     """Mean share of an output that one phrase of several tokens fills, repeated; NaN where there are no outputs."""
     texts = [text[: MOST[1]] for text in outputs[: MOST[0]] if isinstance(text, str | list)] if outputs else []
-    return float(np.mean([_phrase(text) for text in texts])) if texts else np.nan
+    long = [_phrase(text) for text in texts if len(text) >= 2 * TIMES]
+    return sum(long) / len(texts) if long else np.nan
 
 
 def _phrase(text: Sequence[Any]) -> float:
