@@ -123,3 +123,11 @@ def test_the_stages_that_really_run_count(make_run, judge):
     values = np.where(np.arange(1, 21) * 100 < 990, 0.5, 0.9)
     assert judge(make_run({"loss": TRAIN}, evals=evals(values)), "overfitting") != []
     assert judge(make_run({"loss": TRAIN}, header=header, evals=evals(values)), "overfitting") == []
+
+
+@pytest.mark.parametrize(("end", "alarms"), [(0.2, 1), (0.95, 0)])
+def test_a_rise_of_two_per_cent_counts_where_training_gains_alone(end, alarms, make_run, judge):
+    """It is less than a seventh of what validation had gained."""
+    train = np.interp(STEPS, [1, 800, 2000], [2.0, 1.0, end])
+    values = np.concatenate([1.4 - 0.05 * np.arange(8), 1.05 + 0.0022 * np.arange(1, 13)])
+    assert len(judge(make_run({"loss": train}, evals=evals(values)), "overfitting")) == alarms
