@@ -41,6 +41,8 @@ class InvalidOutputs(OutputsRule):
 
     valid: float = 0.95  # of the outputs
     fallen: float = 0.1  # below that: three standard deviations of a sample of fifty
+    lasting: float = 0.1  # of the planned steps, for outputs that had been valid: three samples at least, of thirty
+    half: float = 0.5  # of the planned steps, for outputs that never were: a young model's are not
     mostly: float = 0.5  # of the outputs: more of them is nearly there
     through: float = 0.9  # of the planned steps: who is not good by then will not be
     learned: float = 0.75  # of the first loss is left at most: a model that learns something gets something right

@@ -49,6 +49,8 @@ class RepetitiveOutputs(OutputsRule):
 
     varied: float = 0.3  # of the length in one stretch: three of ten, as peptides have now and then
     repeated: float = 0.5  # of the length in one stretch
+    lasting: float = 0.1  # of the planned steps, for outputs that had been better
+    half: float = 0.5  # of the planned steps, for outputs that never were: a young model's repeat themselves
     shortest: float = 4.0  # tokens: in a shorter output a stretch of two is half of it
 
     def sampled(self, chunk: Chunk, row: int) -> Findings:
