@@ -115,7 +115,7 @@ class LossDivergence(CurveRule):
             gave = not kept and not (fall.mending and fall.now < fall.start)
             return (gave or broke) and fall.steady >= self.steady
         levels, bar = fall.levels, self.clear * fall.error
-        risen = min(levels[-2:]) > max(self.doubled * levels.min(), levels[0] + bar)
+        risen = min(levels[-2:]) > max(self.doubled * levels.min(), levels[0] + bar) and fall.now > fall.start
         return bool(levels.min() > 0 and risen and levels[-1] > levels[-2] - bar)
 
     def _weighted_up(self, run: Run, rest: Chunk, fall: Fall, stage: Points) -> bool:
