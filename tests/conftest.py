@@ -42,7 +42,7 @@ def _append_rows(run: Run, table: Any, keys: tuple[str, ...], rows: list[Record]
     names = [key for key in keys if key not in ("kind", "step", "nonfinite")]
     numeric = {name: np.array([_numeric(row[name]) for row in rows], dtype=np.float64) for name in names}
     finite = {name: np.where(np.isfinite(column), column, np.nan) for name, column in numeric.items()}
-    texts = {name for name in names if any(isinstance(row[name], str) for row in rows)}
+    texts = {name for name in names if any(isinstance(row[name], str | list) for row in rows)}
     steps = np.array([row["step"] for row in rows], dtype=np.int64)
     first = run.add_rows(table, steps, {name: column for name, column in finite.items() if name not in texts})
     for index, row in enumerate(rows, first):
@@ -54,7 +54,7 @@ def _append_rows(run: Run, table: Any, keys: tuple[str, ...], rows: list[Record]
 
 
 def _numeric(value: Any) -> float:
-    return np.nan if value is None or isinstance(value, str) else float(value)
+    return np.nan if value is None or isinstance(value, str | list) else float(value)
 
 
 def rows(count: int, first: int = 1, **columns: Any) -> list[Record]:

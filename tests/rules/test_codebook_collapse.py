@@ -61,3 +61,10 @@ def test_a_usage_that_is_recorded_late(make_run, judge):
     make_run({"step": 1 + ROW[N // 2 :], **{name: values[N // 2 :] for name, values in columns.items()}}, onto=run)
     engine.feed(run)
     assert [finding for finding in engine.findings(run) if finding.rule == RULE] == [after]
+
+
+def test_codes_that_are_counted(make_run, judge):
+    """Under a name of one's own: one code is a collapse, twenty are none."""
+    for codes, alarms in ((1.0, 1), (20.0, 0)):
+        run = make_run({"codes_used": np.full(N, codes), "loss/recon": STUCK * noise()})
+        assert len([finding for finding in judge(run, RULE) if finding.rank]) == alarms

@@ -82,3 +82,20 @@ def test_a_small_set_that_is_shuffled(make_run, judge):
     random = np.random.default_rng(1)
     batches = np.concatenate([random.permutation([1.0, 2.0, 3.0]) for _ in range(200)])
     assert judge(make_run({"data/fingerprint": batches}), RULE) == []
+
+
+@pytest.mark.parametrize(("hashes", "severity"), [((7.0, 7.0), "warning"), ((7.0, 8.0), "info")])
+def test_ranks_that_hold_the_whole_model_each(hashes, severity, make_run, judge):
+    """They are replicas by the hash of their parameters; with parts of one model they may share a batch."""
+    batches, row = prints(np.random.default_rng(0), 100), np.arange(100)
+    mine, other = ({"data/fingerprint": batches, "param_hash": one + row} for one in hashes)
+    run = make_run(mine)
+    run.ranks[1] = make_run(other)
+    assert [found.severity for found in judge(run, RULE)] == [severity]
+
+
+@pytest.mark.parametrize(("rows", "alarms"), [(24, 1), (1, 0)])
+def test_one_batch_where_whole_epochs_are_counted(rows, alarms, make_run, judge):
+    """An epoch of 24 rows has more than one batch; an epoch a row is the whole set at once."""
+    epoch = (np.arange(ROWS) // rows).astype(float)
+    assert len(judge(make_run({"data/fingerprint": np.full(ROWS, 5.0), "epoch": epoch}), RULE)) == alarms

@@ -42,3 +42,14 @@ def test_a_loss_that_came_down_tells_sick_outputs_from_young_ones(floor, alarms,
         if step % 10 == 0:
             records.append({"kind": "sample", "step": step, "quality/validity": 0.03})
     assert len([finding for finding in judge(play(records), "invalid-outputs") if finding.rank]) == alarms
+
+
+@pytest.mark.parametrize(("validity", "alarms"), [(0.0, 1), (0.05, 0)])
+def test_not_a_single_valid_output_in_all_the_planned_steps(validity, alarms, play, judge):
+    """The loss came down to 60 %: who learns something gets something right."""
+    records = [{"kind": "run", "total_steps": 100}]
+    for step in range(1, 101):
+        records.append({"kind": "step", "step": step, "loss": 3 + 2 * 0.9**step})
+        if step % 10 == 0:
+            records.append({"kind": "sample", "step": step, "quality/validity": validity})
+    assert len([finding for finding in judge(play(records), RULE) if finding.rank]) == alarms

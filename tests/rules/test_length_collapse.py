@@ -75,3 +75,15 @@ def test_a_loss_that_came_down_tells_sick_outputs_from_young_ones(floor, alarms,
         if step % 10 == 0:
             records.append({"kind": "sample", "step": step, "quality/length_mean": 3, "quality/length_std": 0.5})
     assert len([finding for finding in judge(play(records), "length-collapse") if finding.rank]) == alarms
+
+
+@pytest.mark.parametrize(("length", "alarms"), [(8, 1), (16, 0)])
+def test_outputs_that_stay_far_below_the_mean_of_the_data(length, alarms, play, judge):
+    """For half of the planned steps, whatever the loss."""
+    records = [{"kind": "run", "total_steps": 100}]
+    lengths = {"data/length/min": 4, "data/length/mean": 27, "data/length/max": 32}
+    for step in range(1, 101):
+        records.append({"kind": "step", "step": step, "loss": 3.0, **lengths})
+        if step % 10 == 0:
+            records.append({"kind": "sample", "step": step, "quality/length_mean": length, "quality/length_std": 5})
+    assert len([finding for finding in judge(play(records), "length-collapse") if finding.rank]) == alarms

@@ -105,3 +105,31 @@ def test_what_has_just_begun_is_an_info(make_run, judge):
         loss = np.where(np.arange(100) < 100 - rows, descent(100), 4.0)
         (found,) = judge(make_run({"loss": loss}), RULE)
         assert (found.severity, found.first_step) == (severity, 101 - rows)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_fifth_is_enough_where_it_was_lost_at_once_and_stands(make_run, judge, seed):
+    """It began where it broke. What heals, and what rises little by little, keeps the higher bar."""
+    noise = 0.05 * np.random.default_rng(seed).standard_normal(400)
+    rows = np.arange(400)
+    down = 0.2 + 2 * np.exp(-rows / 30)
+    broken = np.where(rows < 200, down, 0.7 + 3 * np.exp(-(rows - 200) / 10)) + noise
+    (found,) = judge(make_run({"loss": broken}), RULE)
+    assert (found.severity, found.state) == ("warning", "active")
+    assert abs(found.first_step - 201) <= 10
+    heals = np.where(rows < 200, down, 0.2 + 0.5 * np.exp(-(rows - 200) / 60)) + noise
+    slowly = down + 0.5 * np.clip((rows - 150) / 150, 0, 1) + noise
+    for healthy in (heals, slowly):
+        assert judge(make_run({"loss": healthy}), RULE) == []
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_in_heavy_noise_levels_count(make_run, judge, seed):
+    """A loss of single samples that doubles and stays is dated within its noise; one that wanders is none."""
+    random = np.random.default_rng(seed)
+    evals = [{"step": 400, "split": "valid", "loss": 1.0}]
+    noisy = np.where(np.arange(400) < 200, 0.45, 1.1) + 0.35 * random.uniform(-1, 1, 400)
+    (found,) = judge(make_run({"loss": noisy}, evals=evals), RULE)
+    assert found.severity in ("warning", "critical")
+    assert abs(found.first_step - 201) <= 20
+    assert judge(make_run({"loss": 0.45 + 0.35 * random.uniform(-1, 1, 400)}, evals=evals), RULE) == []

@@ -62,3 +62,40 @@ def test_a_quarter_of_the_planned_steps_is_waited_for(make_run, judge):
     assert len(judge(make_run(columns, header={**CLASSES, "total_steps": 700}, end=None), RULE)) == 1
     later = np.where(np.arange(600) < 300, math.log(10), 0.5) + flat(600, 0)
     assert judge(make_run({"loss": later}, header=CLASSES), RULE) == []
+
+
+def guessed(accuracy, loss=2.4):
+    return [{"step": 50 * i, "split": "valid", "metric/accuracy": accuracy, "loss": loss} for i in range(1, 9)]
+
+
+def test_a_validation_that_is_no_better_than_a_guess(make_run, judge):
+    """The training loss falls all the same: it is learnt by heart."""
+    falls = 2.4 - 0.5 * np.linspace(0, 1, 400) + flat(400, 0)
+    (found,) = judge(make_run({"loss": falls}, header=CLASSES, evals=guessed(0.1)), RULE)
+    assert (found.severity, found.last_step) == ("warning", 400)
+    assert "guess" in found.message
+    for evals in (guessed(0.3), guessed(0.1, loss=2.1)):
+        assert judge(make_run({"loss": falls}, header=CLASSES, evals=evals), RULE) == []
+    skill = [{"step": 50 * i, "split": "valid", "metric/r2": 0.01 * (-1) ** i} for i in range(1, 9)]
+    assert len(judge(make_run({"loss": falls}, evals=skill), RULE)) == 1
+    early = make_run({"loss": falls}, header={**CLASSES, "total_steps": 1000}, evals=guessed(0.1), end=None)
+    assert judge(early, RULE) == []
+
+
+def test_no_answer_is_right_and_the_loss_stands(make_run, judge):
+    """One that still falls is on its way."""
+    stands = np.where(np.arange(400) < 40, 3.4 - 0.03 * np.arange(400), 2.2) + flat(400, 0)
+    falls = 3.4 * 0.997 ** np.arange(400) + flat(400, 0)
+    for loss, alarms in ((stands, 1), (falls, 0)):
+        found = judge(make_run({"loss": loss}, evals=guessed(0.0)), RULE)
+        assert len([one for one in found if one.rank]) == alarms
+
+
+def test_who_is_sure_and_right_does_not_guess(make_run, judge):
+    """Fine-tuning at the floor: exp(-loss) is the accuracy there. A few noisy rows stand at any level."""
+    evals = [{"step": 50 * i, "split": "valid", "metric/acc": 0.95} for i in range(1, 5)]
+    for columns, header in (
+        ({"loss": flat(300, 0.05, noise=0.005)}, {}),
+        ({"loss": flat(40, math.log(2), noise=0.5)}, {"classes": {"a": 1, "b": 1}}),
+    ):
+        assert {one.severity for one in judge(make_run(columns, header=header, evals=evals), RULE)} <= {"info"}

@@ -144,3 +144,11 @@ def test_a_total_under_a_weight_that_rises(make_run, judge, end, count):
     values = 0.5 + weight[99::100] * prior
     run = make_run({"loss": TRAIN, "weight/a": np.ones(2000), "weight/kl": weight}, evals=evals(values))
     assert len(judge(run, "overfitting")) == count
+
+
+@pytest.mark.parametrize(("end", "alarms"), [(0.2, 1), (0.95, 0)])
+def test_a_rise_of_two_per_cent_counts_where_training_gains_alone(end, alarms, make_run, judge):
+    """It is less than a seventh of what validation had gained."""
+    train = np.interp(STEPS, [1, 800, 2000], [2.0, 1.0, end])
+    values = np.concatenate([1.4 - 0.05 * np.arange(8), 1.05 + 0.0022 * np.arange(1, 13)])
+    assert len(judge(make_run({"loss": train}, evals=evals(values)), "overfitting")) == alarms

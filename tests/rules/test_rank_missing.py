@@ -49,3 +49,11 @@ def test_ranks_without_a_file_are_told_once(ranked, judge):
     (finding,) = judge(ranked(400, 400, 400, size=4), RULE)
     assert (finding.severity, finding.evidence) == ("info", {"absent": 1, "world_size": 4})
     assert judge(ranked(400, 400, size=16), RULE) == []
+
+
+def test_a_rank_that_is_behind_when_all_others_ended(ranked, judge):
+    """However fast they were; the last rows of a file that lags are none."""
+    (finding,) = judge(ranked(100, 60, 100, ends=("finished", None, "finished")), RULE)
+    assert (finding.severity, finding.subject, finding.first_step) == ("critical", "rank:1", 60)
+    assert judge(ranked(100, 90, 100, ends=("finished", None, "finished")), RULE) == []
+    assert judge(ranked(100, 60, 100, ends=("finished", None, None)), RULE) == []

@@ -48,3 +48,14 @@ def test_a_loss_that_came_down_tells_sick_outputs_from_young_ones(floor, alarms,
         if step % 10 == 0:
             records.append({"kind": "sample", "step": step, "quality/longest_run": 9, "quality/length_mean": 10})
     assert len([finding for finding in judge(play(records), "repetitive-outputs") if finding.rank]) == alarms
+
+
+@pytest.mark.parametrize(
+    ("text", "alarms"), [("and the the the the the the the", 1), ("a cat sat on the mat, and the rat", 0)]
+)
+def test_a_phrase_again_and_again(text, alarms, play, judge):
+    """Whatever the loss: who knows a phrase is not young."""
+    figures = {"quality/longest_run": 2, "quality/length_mean": len(text)}
+    rows = [{"kind": "sample", "step": 10 * i, "outputs": [text] * 3, **figures} for i in range(1, 13)]
+    found = judge(play([{"kind": "run", "total_steps": 120}, *rows]), RULE)
+    assert [(one.severity, one.first_step) for one in found] == [("warning", 10)] * alarms

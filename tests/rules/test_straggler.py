@@ -59,3 +59,23 @@ def test_stutters_that_take_turns_are_healthy(ranked, judge):
         for wait in healthy:
             wait[random.random(N) < 0.05] += 1.0
         assert [f for f in judge(ranked(*healthy), RULE) if f.rank] == [], seed
+
+
+@pytest.mark.parametrize(("times", "severity"), [(1.4, "info"), (4.0, "warning")])
+def test_a_rank_that_computes_several_times_as_long(times, severity, make_run, judge):
+    """Fifteen per cent of the step: like machines do not differ so much."""
+    random = np.random.default_rng(0)
+    slow = 0.018 / (times - 1) * times
+    runs = [
+        make_run(
+            {
+                "time/compute": (slow if rank == 1 else slow - 0.018) * np.exp(0.02 * random.standard_normal(N)),
+                "time/step": np.full(N, 0.12),
+            },
+            header={"world_size": 3, "rank": rank},
+        )
+        for rank in range(3)
+    ]
+    runs[0].ranks = dict(enumerate(runs[1:], 1))
+    (finding,) = judge(runs[0], RULE)
+    assert (finding.severity, finding.subject) == (severity, "rank:1")

@@ -41,3 +41,19 @@ def test_what_is_none(make_run, judge):
     assert judge(make_run(steep, header=PLAIN, evals=at), RULE) == []
     (found,) = judge(make_run({"loss": TRAIN}, header=PLAIN, evals=evals(0.4, first=0.4)), RULE)
     assert found.severity == "info"
+
+
+@pytest.mark.parametrize(
+    ("values", "config", "alarms"),
+    [
+        (np.full(20, 0.15), {"dropout": 0.05}, 1),
+        (np.full(20, 0.15), {"dropout": 0.5}, 0),
+        (np.full(20, 0.15), {"dropout": 0.05, "label_smoothing": 0.1}, 0),
+        (0.1 * TRAIN[99::100], {"dropout": 0.05}, 0),
+    ],
+)
+def test_what_training_never_reaches(values, config, alarms, make_run, judge):
+    """From the first evaluation on, and not the same quantity in another unit."""
+    records = [{"step": 100 * (i + 1), "split": "valid", "loss": float(v)} for i, v in enumerate(values)]
+    found = judge(make_run({"loss": TRAIN}, header={"config": config}, evals=records), RULE)
+    assert len([one for one in found if one.rank]) == alarms

@@ -78,3 +78,16 @@ def test_less_than_a_hundredth_of_the_time_is_not_worth_a_word(make_run, judge):
     times = step_times(np.random.default_rng(0), 20_000, 0.005)
     times[500:620] *= 2
     assert judge(make_run({"time/step": times}), RULE) == []
+
+
+def test_steps_that_take_longer_and_longer(make_run, judge):
+    """However little is lost; not in a game, nor on a machine that is busy now and then."""
+    random = np.random.default_rng(0)
+    grows = step_times(random, 300, 0.005) * np.linspace(1, 2.5, 300)
+    (found,) = judge(make_run({"time/step": grows}), RULE)
+    assert (found.severity, found.first_step) == ("warning", 1)
+    assert judge(make_run({"time/step": grows, "metric/episode_return": 1.0}), RULE) == []
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        busy = step_times(random, 300, 0.005) * np.repeat(np.exp(0.4 * random.standard_normal(15)), 20)
+        assert {one.severity for one in judge(make_run({"time/step": busy}), RULE)} <= {"info"}

@@ -7,19 +7,24 @@ model from a young one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 
+from trainwatch.header import Header
+from trainwatch.rule import Findings, Rule
 from trainwatch.schema import Finding
-from trainwatch.table import Chunk
+from trainwatch.table import Chunk, TableName
 from trainwatch.views.evaluations import TrainingMeans
 
 ROWS = 3  # samples in a row: a smaller number is chance
 UNPLANNED = 6  # samples in a row, where nobody knows how long the run is meant to be
 BETTER = 2  # samples in a row that end it: one may be luck
-GROWN = 0.5  # of the loss before the first sample: who has come so far is not young any more
-GAIN = 0.1  # of what is measured, from the first bad samples to the last: it is getting better
+START = 5  # rows: the loss that a run begins with
+GROWN = 0.4  # of that loss: who has come so far is not young any more
+GAIN = 0.4  # of the way from the first bad samples to good ones: it is getting better
 
 
 @dataclass
@@ -51,10 +56,10 @@ class Decline:
             return told
         return None
 
-    @property
-    def stands(self) -> bool:
-        """Whether the last bad samples are no better than the first ones."""
-        return bool(self._early) and float(np.mean(self._late) - np.mean(self._early)) <= GAIN
+    def stands(self, good: float) -> bool:
+        """Whether the last bad samples are little better than the first ones, on the way to ``good`` ones."""
+        early, late = (float(np.mean(some)) if some else good for some in (self._early, self._late))
+        return late - early < GAIN * (good - early)
 
     def lasts(self, total: int | None, fraction: float) -> bool:
         """Whether it has been bad for a `fraction` of the planned steps, and for some samples in a row."""
@@ -65,18 +70,70 @@ class Decline:
 
 @dataclass
 class Growth:
-    """Whether the model has learned since its first sample, by its training loss."""
+    """How far the model has come, by its training loss."""
 
     _means: TrainingMeans = field(default_factory=TrainingMeans)
-    _first: float = np.nan
+    _first: list[float] = field(default_factory=list)
 
     def push(self, chunk: Chunk) -> None:
         """More training rows; they are only added up."""
         self._means.add(chunk)
+        if len(self._first) < START:
+            loss = chunk["loss"]
+            self._first = [*self._first, *loss[np.isfinite(loss)].tolist()][:START]
 
-    def sampled(self) -> bool:
-        """A sample comes: whether the mean loss before it is half of the one before the first sample."""
+    def sampled(self) -> float:
+        """A sample comes: what is left, before it, of the loss that the run began with; NaN if that is not known."""
         now = self._means["loss"]
         self._means.evaluated()
-        self._first = now if np.isnan(self._first) else self._first
-        return bool(0 < now < GROWN * self._first)
+        first = float(np.mean(self._first)) if self._first else 0.0
+        return now / first if first > 0 and now > 0 else np.nan
+
+
+@dataclass
+class OutputsRule(Rule):
+    """A rule about a figure of the sampled outputs that was good and is not, or never was though the model learned."""
+
+    reads: ClassVar[tuple[TableName, ...]] = ("train", "sample")
+    needs: ClassVar[tuple[str, ...]] = ("sample:quality/<name>",)
+    wants: ClassVar[tuple[str, ...]] = ("loss", "run:total_steps")
+
+    lasting: float = 0.1  # of the planned steps, for outputs that had been good
+    half: float = 0.5  # of the planned steps, for outputs that never were
+
+    _total: int | None = field(default=None, init=False)
+    _decline: Decline = field(default_factory=Decline, init=False)
+    _growth: Growth = field(default_factory=Growth, init=False)
+    _left: float = field(default=np.nan, init=False)  # of the first loss, before the last sample
+
+    def start(self, header: Header) -> Findings:
+        """How long the run is meant to be."""
+        self._total = header.total_steps
+        return ()
+
+    def update(self, chunk: Chunk) -> Findings:
+        """Sample by sample: they are few."""
+        if chunk.table == "train":
+            self._growth.push(chunk)
+        elif len(chunk):
+            self._left = self._growth.sampled()
+            for row in range(len(chunk)):
+                yield from self.sampled(chunk, row)
+
+    def sampled(self, chunk: Chunk, row: int) -> Findings:
+        """What one sample has to say."""
+        raise NotImplementedError
+
+    @property
+    def grown(self) -> bool:
+        """Whether the model has learned so much that it is not young any more."""
+        return self._left < GROWN
+
+    def follow(self, step: int, say: Callable[[], Finding], *, good: bool, bad: bool, merit: float) -> Findings:
+        """Add a sample to the decline; ``say`` tells of it if it lasts."""
+        over = self._decline.push(step, good, bad, merit)
+        if over is not None:
+            yield replace(over, state="over")
+        if bad and self._decline.lasts(self._total, self.lasting if self._decline.was_good else self.half):
+            self._decline.told = say()
+            yield self._decline.told

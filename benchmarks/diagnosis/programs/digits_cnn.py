@@ -11,7 +11,6 @@ import contextlib
 import copy
 import ctypes
 import io
-import lzma
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -35,7 +34,7 @@ SICK = (
     "missing-zero-grad", "rate-too-high", "rate-zero", "rate-too-low", "frozen-body", "stale-optimiser",
     "scheduler-twice", "scheduler-per-epoch", "tiny-clip", "norm-after-clip", "bad-sample", "one-bad-batch",
     "unscaled-input", "rare-class", "labels-shuffled", "labels-break", "too-little-data", "same-seed-workers",
-    "stuck-loader", "train-set-as-validation", "dropout-in-evaluation", "slow-loader", "slowing-down", "leaking-memory",
+    "stuck-loader", "train-set-as-validation", "dropout-in-evaluation", "slowing-down", "leaking-memory",
     "crash-type-error", "failing-checkpoints", "no-checkpoints", "discarded-update",
 )  # fmt: skip
 HEALTHY = (
@@ -167,16 +166,7 @@ class Data:
             images = torch.stack(
                 [torch.roll(one, tuple(move), (1, 2)) for one, move in zip(images, moves, strict=True)]
             )
-        if self.case == "slow-loader":
-            unpacked(images)
         return images, self.labels[torch.from_numpy(index)]
-
-
-def unpacked(images: Tensor) -> None:
-    """What a loader does that packs some images anew each time it draws them."""
-    for image in images[:4]:
-        packed = lzma.compress(image.numpy().tobytes(), preset=1)
-        lzma.decompress(packed)
 
 
 def load(plan: Plan, case: str, seed: int) -> Data:

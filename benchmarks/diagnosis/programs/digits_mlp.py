@@ -41,7 +41,6 @@ TWINS = {
     "precision-off": "half",
     "tiny-clip": "clipped",
     "norm-after-clip": "clipped",
-    "train-set-as-validation": "noisy-labels",
     "too-little-data": "noisy-labels",
 }
 """The healthy variant that a sick run is one of, where that is not the plain one."""
@@ -290,14 +289,6 @@ def rare_class(parts: Parts) -> int:
     return 0
 
 
-def train_set_as_validation(parts: Parts) -> int:
-    """What is called validation is a part of the training set, its wrong labels with it."""
-    x, y = digits()[0], mislabelled()
-    assert parts.evaluation is not None
-    parts.evaluation = replace(parts.evaluation, measure=measured({"x": x[:320], "y": y[:320]}, parts.now))
-    return parts.evaluation.every
-
-
 def deep_sigmoids(parts: Parts) -> int:
     """The same task by a stack of sigmoids."""
     torch.manual_seed(parts.seed)
@@ -311,7 +302,6 @@ def deep_sigmoids(parts: Parts) -> int:
 OWN: dict[str, mistakes.Mistake] = {
     "rare-class": rare_class,
     "deep-sigmoids": deep_sigmoids,
-    "train-set-as-validation": train_set_as_validation,
     "rate-too-high": partial(mistakes.rate_too_high, by=60.0),
     "root-of-zero": partial(mistakes.root_of_zero, of=lambda model: model.hidden),
 }
@@ -332,7 +322,7 @@ SICK = (
     *("bad-sample", "poisoned-weight", "root-of-zero", "nan-filtered-log", "scale-collapse", "precision-off"),
     *("skips-counted", "tiny-clip", "norm-after-clip", "stuck-loader", "same-seed-workers", "unscaled-input"),
     *("constant-input", "labels-shuffled", "labels-break", "too-little-data", "one-bad-batch", "rare-class"),
-    *("train-set-as-validation", "dropout-in-evaluation", "slow-loader"),
+    *("dropout-in-evaluation", "slow-loader"),
     *("crash-type-error", "out-of-memory", "killed", "never-started", "no-checkpoints", "failing-checkpoints"),
 )
 

@@ -20,6 +20,7 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 CHANNEL = "data/fingerprint"
 EPOCH_ROWS = 50  # that tell how much of an epoch a row is
+EPOCHS = 3  # whole ones, that tell how many rows an epoch has
 
 
 @dataclass
@@ -30,8 +31,7 @@ class DuplicateBatches(Rule):
         Rows whose `data/fingerprint` was seen a few rows before, in many rows of every stretch of the run,
         while new batches go on coming: A A A A B B B B, one A from each of four workers. Across ranks: the same
         fingerprint at the same step. Or nothing but the same four batches at most, 25 times over: where the
-        training set is known to have more (`horizon`, or `epoch` in parts), or where two to four come round in
-        one order.
+        training set is known to have more (`horizon`, or `epoch`), or where two to four come round in one order.
 
     Why it matters:
         The run costs as much as it was planned to and learns from a part of it: four workers that read the same stream
@@ -45,7 +45,7 @@ class DuplicateBatches(Rule):
         An epoch that begins anew in the same order, a set of a few batches that is shuffled or declared, and
         training on the whole set at once are left alone: there nothing new comes. Ranks that share one batch on
         purpose (tensor or pipeline parallel) are an info, unless the header's horizon says that each of them
-        has its own samples.
+        has its own samples, or they hold the whole model each: the same `param_hash`, and all parameters.
 
     References:
         StackOverflow 67180955 and PyTorch's notes on IterableDataset: every worker yields the whole stream
@@ -84,9 +84,10 @@ class DuplicateBatches(Rule):
         """Other ranks are read beside this one."""
         if (stuck := self._stuck(run)) is not None:
             yield stuck
-        equal = {rank: share for rank in run.ranks if (share := self._agreement(run, rank)) >= self.agree}
+        equal = {rank: share for rank in run.ranks if (share := self._agreement(run, rank, CHANNEL)) >= self.agree}
         if equal:
-            yield self._same_on_ranks(run, equal)
+            replicas = all(self._agreement(run, rank, "param_hash") == 1 for rank in equal)
+            yield self._same_on_ranks(run, equal, replicas)
 
     def _repeats(self, prints: Floats) -> tuple[Bools, Bools]:
         """Rows whose batch is one of the ``near`` before, and rows with a batch of none of the ``far``. bool [rows]"""
@@ -136,26 +137,26 @@ class DuplicateBatches(Rule):
             confidence=0.9,
         )
 
-    def _agreement(self, run: Run, rank: int) -> float:
-        """In which share of the steps that both have this rank reads what rank 0 reads."""
-        mine, other = (_recent(table, self.ranks_rows) for table in (run, run.ranks[rank]))
+    def _agreement(self, run: Run, rank: int, channel: str) -> float:
+        """In which share of the steps that both have it this rank has what rank 0 has, and not the same all along."""
+        mine, other = (_recent(table, self.ranks_rows, channel) for table in (run, run.ranks[rank]))
         common = mine.keys() & other.keys()
         if len(common) < self.blocks or len({mine[step] for step in common}) == 1:
             return 0.0
         return sum(mine[step] == other[step] for step in common) / len(common)
 
-    def _same_on_ranks(self, run: Run, equal: dict[int, float]) -> Finding:
-        processes = number(mapping(run.header.raw.get("horizon")).get("processes")) or 1
+    def _same_on_ranks(self, run: Run, equal: dict[int, float], replicas: bool) -> Finding:
+        own = replicas or (number(mapping(run.header.raw.get("horizon")).get("processes")) or 1) > 1
         others = ", ".join(str(rank) for rank in sorted(equal)[:8])
         span = (run.first_step or 0, run.last_step or 0)
         return self.finding(
-            "warning" if processes > 1 else "info",
+            "warning" if own else "info",
             f"rank:{min(equal)}",
             span,
             f"Rank {others} trains on the same batches as rank 0 in {min(equal.values()):.0%} of the last steps.",
             evidence={"equal_share": min(equal.values()), "ranks": len(equal)},
             advice="Give each rank its part of the data: a DistributedSampler, or split the stream by rank.",
-            confidence=0.9 if processes > 1 else 0.5,
+            confidence=0.9 if own else 0.5,
         )
 
 
@@ -166,12 +167,12 @@ def _shares(chunk: Chunk, again: Bools, new: Bools) -> dict[str, Floats]:
     return dict(zip(("again", "new"), shares, strict=True)) | {"step": steps[:, 0], "last": steps[:, -1]}
 
 
-def _recent(run: Run, rows: int) -> dict[int, float]:
-    """Fingerprint by step, over the last rows."""
+def _recent(run: Run, rows: int, channel: str) -> dict[int, float]:
+    """A channel by step, over the last rows."""
     table = run.train
     start = max(0, table.size - rows)
-    prints = table.column(CHANNEL, start, table.size)
-    return {int(step): float(value) for step, value in zip(table.step[start:], prints, strict=True) if value == value}
+    values = table.column(channel, start, table.size)
+    return {int(step): float(value) for step, value in zip(table.step[start:], values, strict=True) if value == value}
 
 
 def _batches_of(run: Run) -> float | None:
@@ -180,12 +181,12 @@ def _batches_of(run: Run) -> float | None:
     samples, size = number(horizon.get("samples")), number(horizon.get("batch_size"))
     if samples and size:
         return samples / size / (number(horizon.get("processes")) or 1)
-    table = run.train
-    epochs = table.column("epoch", 0, table.size)[-EPOCH_ROWS:] if "epoch" in table else np.empty(0)
-    moved = np.diff(epochs)
-    if not len(moved) or not (moved > 0).all() or moved.max() > 1.5 * moved.min():
-        return None  # it is not told in parts of an epoch
-    return 1 / float(np.median(moved))
+    moved = np.diff(run.train["epoch"])
+    late = moved[-EPOCH_ROWS:]
+    if len(late) and (late > 0).all() and late.max() <= 1.5 * late.min():
+        return 1 / float(np.median(late))  # told in parts of an epoch
+    begins = np.flatnonzero(moved > 0)  # told in whole epochs
+    return float(np.median(np.diff(begins))) if len(begins) >= EPOCHS and np.isfinite(moved).all() else None
 
 
 def _since(prints: Floats, few: Floats) -> int:

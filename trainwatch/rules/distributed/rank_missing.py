@@ -22,8 +22,9 @@ class RankMissing(Rule):
 
     What it sees:
         A rank without a last word whose last record, rows and heartbeats alike, is older than that of most other ranks
-        by more than a minute, three heartbeats and twenty steps. A file that lags by seconds, and a job whose ranks are
-        all killed at once, are none. Ranks that never wrote a file are reported as info, where most others did.
+        by more than a minute, three heartbeats and twenty steps; or is twenty steps behind when all others have come to
+        their end. A file that lags by seconds, and a job whose ranks are all killed at once, are none. Ranks that never
+        wrote a file are reported as info, where most others did.
 
     Why it matters:
         The others wait for it in their next collective until the time-out, often half an hour, with every GPU paid for.
@@ -45,7 +46,7 @@ class RankMissing(Rule):
     causes: ClassVar[tuple[str, ...]] = ("killed", "crashed", "stalled", "interrupted")
 
     seconds: float = 60.0  # six heartbeats of ten seconds: a network file system may hold a line back that long
-    steps: float = 20.0  # x the median step: beyond any stutter of a loader
+    steps: float = 20.0  # and x the median step: beyond any stutter of a loader, and any file that lags
 
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
         """Only the last record of each rank is looked at."""
@@ -57,7 +58,9 @@ class RankMissing(Rule):
             others = np.array([sign for other, sign in signs.items() if other != rank])
             silent = float(np.min(np.median(others, axis=0) - signs[rank]))  # by both clocks
             patience = max(self.seconds, self.steps * (one.step_seconds() or 0.0))
-            if one.end is None and silent > patience:
+            reached = [other.last_step or 0 for place, other in runs.items() if place != rank and other.end]
+            left = len(reached) == len(others) and min(reached) > (one.last_step or 0) + self.steps
+            if one.end is None and (silent > patience or left):
                 yield self._gone(rank, one, runs, silent)
         yield from self._never(run, runs)
 
@@ -69,8 +72,8 @@ class RankMissing(Rule):
             "critical",
             f"rank:{rank}",
             (last, max(on, last)),
-            f"Rank {rank} stopped writing after step {last:,} without a last word, {silent:,.0f} s before the other "
-            f"ranks; {went}.",
+            f"Rank {rank} stopped writing after step {last:,} without a last word"
+            f"{f', {silent:,.0f} s before the other ranks' if silent >= 1 else ''}; {went}.",
             evidence={"silent": silent, "last_step": last, "others": on},
             advice=f"Ask the host of rank {rank} what became of it (dmesg, the GPU, the network), then start the job "
             "again from the last checkpoint.",

@@ -26,8 +26,9 @@ class Straggler(Rule):
     What it sees:
         Each rank's own time of a step, before it meets the others: `time/data` and, where it is recorded,
         `time/compute`. In blocks of 20 steps the median of the slowest rank against the median of all others, if it is
-        slower in four steps of five and the same rank in 3 blocks in a row: 10 % of the step (info) or 20 % (warning).
-        The step time itself says nothing: synchronous training makes it equal.
+        slower in four steps of five and the same rank in 3 blocks in a row: 10 % of the step is an info, 20 % are a
+        warning; so are 10 % where computing is recorded and the rank needs twice the time of the others. The step time
+        itself says nothing: synchronous training makes it equal.
 
     Why it matters:
         With every step all ranks wait for the slowest: 20 % on one of 64 GPUs is 20 % of 64.
@@ -52,6 +53,7 @@ class Straggler(Rule):
 
     told: float = 0.1  # of the step: TraceML's first score
     share: float = 0.2  # of the step: its second one
+    times: float = 2.0  # x the others, in computing: like machines with like work do not differ so much; waits do
     steady: float = 0.8  # of a block's steps in which it is slower than the others' median: chance comes to a half
     blocks: int = 3  # in a row: chance does not pick the same rank three times
 
@@ -70,6 +72,7 @@ class Straggler(Rule):
         own = np.where(np.isfinite(parts).any(axis=0), np.nansum(parts, axis=0), np.nan)
         step = rows["time/step"] if "time/step" in rows else own  # noqa: SIM401
         columns = {f"own/{rank}": own[index] for index, rank in enumerate(rows.ranks)}
+        columns["computed"] = np.full(len(rows), float("time/compute" in rows))
         whole = np.fmax.reduce(step, axis=0)
         blocks = self._blocks.push({**columns, "whole": whole, "step": rows.step.astype(np.float64)})
         if blocks:
@@ -87,6 +90,7 @@ class Straggler(Rule):
         excess = (own.max(axis=0) - np.median(others, axis=0)) / whole if len(known) else np.empty(0)
         culprit = np.where((excess >= self.told) & (_steadily(rows, slowest) >= self.steady), slowest, -1)
         columns = {"step": blocks["step"][known, 0], "last": blocks["step"][known, -1], "excess": excess}
+        columns["times"] = blocks["computed"][known, 0] * own.max(axis=0) / np.median(others, axis=0)
         columns |= {"own": own.max(axis=0), "others": np.median(others, axis=0), "whole": whole}
         for index in sorted({*culprit[culprit >= 0].tolist(), *(ranks.index(rank) for rank in self._slow)}):
             streak = self._slow.setdefault(ranks[index], Streak(self.blocks))
@@ -96,7 +100,7 @@ class Straggler(Rule):
     def _told(self, rank: int, streak: Streak) -> Finding:
         onset, now = streak.onset or {}, streak.latest
         return self.finding(
-            "warning" if now["excess"] >= self.share else "info",
+            "warning" if now["excess"] >= self.share or now["times"] >= self.times else "info",
             f"rank:{rank}",
             (int(onset["step"]), int(now["last"])),
             f"Since step {int(onset['step']):,} rank {rank} needs {now['own']:.3g} s for its own part of a step, the "

@@ -46,10 +46,11 @@ class Overfitting(Rule):
     What it sees:
         For each split and loss (the total, and components that are no regularisers), the mean of the last
         evaluations against the best one before: higher by more than 5 % (2 % after five evaluations without a
-        new best, if that is a seventh of what validation had gained), and by more than the evaluations scatter
-        among themselves, while the mean training loss of the rows before each evaluation fell, or stayed below
-        validation. A change of the curriculum's stage starts it afresh; so does another weight of a component for the
-        total. Not judged: a component of weight 0, and a total that weighs its components otherwise than training.
+        new best, if that is a seventh of what validation had gained, or if training has gained half as much since
+        then), and by more than the evaluations scatter among themselves, while the mean training loss of the rows
+        before each evaluation fell, or stayed below validation. A change of the curriculum's stage starts it afresh; so
+        does another weight of a component for the total. Not judged: a component of weight 0, and a total that weighs
+        its components otherwise than training.
 
     Why it matters:
         What is learned from here on is the training set. The best model of this run is already on disk, or is
@@ -78,6 +79,7 @@ class Overfitting(Rule):
     long: int = 5  # evaluations since the best, for which less is enough: the usual patience of early stopping
     slow_rise: float = 0.02  # of the best value, then, if the rise is much of what validation had gained
     gained_back: float = 0.15  # of what was gained since the first evaluation
+    by_heart: float = 0.5  # of that; training that has gained so much since the best gained it on its own set alone
     scatters: float = 8.0  # standard deviations of one evaluation: 1 in 3,000 converged, noisy runs comes to it
     progress: float = 0.02  # of what was gained since the first evaluation: the bar for losses that end near 0
     evaluations: int = 3  # averaged, all of them after the best one: a single bad one is noise
@@ -181,18 +183,19 @@ class Overfitting(Rule):
             course.best, course.best_step, course.best_train = value, course.step, train
             course.since_best, course.finding = 0, None
         elif course.since_best >= self.evaluations and np.isfinite(train):
-            sick = self._rises(course) and self._still_learns(course, train)
+            sick = self._rises(course, train) and self._still_learns(course, train)
             if sick or course.finding is not None:
                 course.finding = self._finding(split, name, course, train, over=not sick)
                 yield course.finding
 
-    def _rises(self, course: Course) -> bool:
+    def _rises(self, course: Course, train: float) -> bool:
         """Whether the last evaluations are worse than the best one by more than the run's own scatter."""
         scatter = max(self._bend(course.values), self._jitter(course.values[-course.since_best - 1 :]))
         gained = abs(course.first - course.best)
         bar = max(self.scatters * scatter, self.progress * gained)
         risen = fmean(course.recent) - course.best
-        if course.since_best >= self.long and risen > self.gained_back * gained:
+        by_heart = course.best_train - train > self.by_heart * gained
+        if course.since_best >= self.long and (by_heart or risen > self.gained_back * gained):
             return risen > max(bar, self.slow_rise * abs(course.best))
         return risen > max(bar, self.rise * abs(course.best))
 

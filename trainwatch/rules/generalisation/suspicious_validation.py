@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
@@ -15,10 +16,13 @@ from trainwatch.schema import Finding, Severity
 from trainwatch.table import Chunk, TableName
 from trainwatch.views.evaluations import Course, Evaluations, comparable, flattened
 
+Floats = NDArray[np.float64]
 EXCUSES = re.compile(
     r"drop|smooth|mixup|cutmix|cutout|aug|noise|mask|jitter|stochastic|ema|average|teacher|perturb|adv", re.IGNORECASE
 )
 """What makes training harder than validation by design, or validation's weights better."""
+WEAK = 0.1
+"""A dropout that changes a loss by little."""
 AVERAGED = re.compile(r"ema|average|swa", re.IGNORECASE)
 
 
@@ -30,7 +34,9 @@ class SuspiciousValidation(Rule):
         Each evaluation after the first few against the training loss before it, where both are the same quantity. Below
         half of it in 70 % of the evaluations is an info, for dropout, label smoothing, augmentation and averaged
         weights make training look up to twice as bad in health. If the recorded config turns all of these off, nine
-        tenths are an info already, and a half is a warning, provided both losses agreed at the first evaluation.
+        tenths are an info already, and a half is a warning, provided both losses agreed at the first evaluation. It is
+        one as well, whatever the first evaluation, if it stayed below half of what training ever reached after it, and
+        did not fall as training fell; a dropout of a tenth or less is no excuse for that.
 
     Why it matters:
         Unseen data cannot be easier than seen data for long. Either the sets overlap or differ in difficulty, or the
@@ -56,6 +62,7 @@ class SuspiciousValidation(Rule):
     share: float = 0.7  # of the evaluations: all along
     fewest: int = 5  # evaluations that count
     falling: float = 0.1  # a training mean that fell faster than this since the last evaluation lags behind
+    followed: float = 1.5  # x: what both losses fell by, if they are one quantity on two scales
     agreed: float = 1.25  # x, at most, between the two at the first evaluation: the same quantity
 
     _evaluations: Evaluations = field(default_factory=Evaluations, init=False)
@@ -77,19 +84,20 @@ class SuspiciousValidation(Rule):
         yield from found.values()
 
     def _judge(self, course: Course, run: Run) -> Finding | None:
-        value, train = course.value, course.train
-        before = np.concatenate([[np.nan], train[:-1]])
-        counts = (value > 0) & (train > 0) & (train > (1 - self.falling) * before)
+        known = (course.value > 0) & (course.train > 0)
+        value, train, steps = course.value[known], course.train[known], course.step[known]
+        lags = train < (1 - self.falling) * np.concatenate([[np.inf], train[:-1]])
+        ahead = self._ahead(value, train) and _no_excuse(run, weak=WEAK)
+        counts = ~lags | ahead
         if counts.sum() < self.fewest:
             return None
-        ratios = value[counts] / train[counts]
-        innocent = _no_excuse(run)
+        ratios, innocent = value[counts] / train[counts], _no_excuse(run)
         half = np.mean(ratios < self.much) >= self.share
         if not half and not (innocent and np.mean(ratios < self.little) >= self.share):
             return None
         together = 1 / self.agreed < value[0] / train[0] < self.agreed
-        severity: Severity = "warning" if half and innocent and together else "info"
-        ratio, steps = float(np.median(ratios)), course.step[counts]
+        severity: Severity = "warning" if ahead or (half and innocent and together) else "info"
+        ratio, steps = float(np.median(ratios)), steps[counts]
         return self.finding(
             severity,
             course.subject,
@@ -101,8 +109,20 @@ class SuspiciousValidation(Rule):
             confidence=0.7 if severity == "warning" else 0.4,
         )
 
+    def _ahead(self, value: Floats, train: Floats) -> bool:
+        """Whether it was better all along than training ever became after it, and did not improve with it: the same
+        quantity in another unit would have.
+        """
+        if len(value) < self.fewest:
+            return False
+        best = np.minimum.accumulate(train[::-1])[::-1]
+        followed = np.median(value) / value[0] < self.followed * np.min(train) / train[0]
+        return bool(np.mean(value < self.much * best) >= self.share and value[0] < self.much * best[0] and not followed)
 
-def _no_excuse(run: Run) -> bool:
-    """Whether the config names dropout, and all of what makes training harder is off."""
+
+def _no_excuse(run: Run, weak: float = 0.0) -> bool:
+    """Whether the config names dropout, and all of what makes training harder is off, or a dropout that is weak."""
     leaves = [(name, value) for name, value in flattened(run.header.config) if EXCUSES.search(name)]
-    return any("drop" in name.lower() for name, _ in leaves) and not any(value for _, value in leaves)
+    dropouts = [value for name, value in leaves if "drop" in name.lower()]
+    off = [not value or (value in dropouts and isinstance(value, float) and value <= weak) for _, value in leaves]
+    return bool(dropouts) and all(off)

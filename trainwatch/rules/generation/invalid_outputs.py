@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from trainwatch.header import Header
-from trainwatch.rule import Findings, Rule
+from trainwatch.rule import Findings
 from trainwatch.schema import Finding
-from trainwatch.table import Chunk, TableName
-from trainwatch.views.outputs import Decline, Growth
+from trainwatch.table import Chunk
+from trainwatch.views.outputs import OutputsRule
 
 
 @dataclass
-class InvalidOutputs(Rule):
+class InvalidOutputs(OutputsRule):
     """What the model generates is not even well formed.
 
     What it sees:
         Less than 95 % of the sampled outputs are valid. A warning where they had been (three samples in a row) and have
         fallen by a tenth more, for a tenth of the planned steps. Outputs that were not valid yet in half of the run are
-        an info: a young model's are not. They are a warning if the loss has halved since the first sample, and still
-        most of them are not, and no more than at first.
+        an info: a young model's are not. They are a warning if less than 40 % of the first loss are left, and still
+        most of them are not, and hardly more than at first; or if a quarter of the loss is gone, the planned steps are
+        nearly through, and not a single one ever was.
 
     Why it matters:
         An output that does not end, or does not parse, is lost whatever the loss says. The loss sees one token at a
@@ -41,50 +39,34 @@ class InvalidOutputs(Rule):
         counts answers that end and are not empty.
     """
 
-    reads: ClassVar[tuple[TableName, ...]] = ("train", "sample")
-    needs: ClassVar[tuple[str, ...]] = ("sample:quality/<name>",)
-    wants: ClassVar[tuple[str, ...]] = ("loss", "run:total_steps")
-
     valid: float = 0.95  # of the outputs
     fallen: float = 0.1  # below that: three standard deviations of a sample of fifty
-    lasting: float = 0.1  # of the planned steps
+    lasting: float = 0.1  # of the planned steps, for outputs that had been valid: three samples at least, of thirty
+    half: float = 0.5  # of the planned steps, for outputs that never were: a young model's are not
     mostly: float = 0.5  # of the outputs: more of them is nearly there
-    half: float = 0.5  # of the planned steps, for outputs that never were valid
+    through: float = 0.9  # of the planned steps: who is not good by then will not be
+    learned: float = 0.75  # of the first loss is left at most: a model that learns something gets something right
 
-    _total: int | None = field(default=None, init=False)
-    _decline: Decline = field(default_factory=Decline, init=False)
-    _growth: Growth = field(default_factory=Growth, init=False)
+    _best: float = field(default=0.0, init=False)
 
-    def start(self, header: Header) -> Findings:
-        """How long the run is meant to be."""
-        self._total = header.total_steps
-        return ()
+    def sampled(self, chunk: Chunk, row: int) -> Findings:
+        """Only samples that tell it."""
+        step, validity = int(chunk.step[row]), float(chunk["quality/validity"][row])
+        if not np.isfinite(validity):
+            return ()
+        self._best = max(self._best, validity)
+        bad = validity < self.valid - (self.fallen if self._decline.was_good else 0.0)
+        return self.follow(
+            step, lambda: self._finding(step, validity), good=validity >= self.valid, bad=bad, merit=validity
+        )
 
-    def update(self, chunk: Chunk) -> Iterator[Finding]:
-        """Sample by sample: they are few."""
-        if chunk.table == "train":
-            self._growth.push(chunk)
-            return
-        grown = self._growth.sampled() if len(chunk) else False
-        validity = chunk["quality/validity"]
-        for row in np.flatnonzero(np.isfinite(validity)):
-            yield from self._sample(int(chunk.step[row]), float(validity[row]), grown)
-
-    def _sample(self, step: int, validity: float, grown: bool) -> Findings:
+    def _finding(self, step: int, validity: float) -> Finding:
         decline = self._decline
-        bad = validity < self.valid - (self.fallen if decline.was_good else 0.0)
-        over = decline.push(step, validity >= self.valid, bad, validity)
-        if over is not None:
-            yield replace(over, state="over")
-        if bad and decline.lasts(self._total, self.lasting if decline.was_good else self.half):
-            decline.told = self._finding(validity, grown)
-            yield decline.told
-
-    def _finding(self, validity: float, grown: bool) -> Finding:
-        decline = self._decline
-        stuck = not decline.was_good and grown and decline.stands and validity < self.mostly
+        stuck = self.grown and validity < self.mostly and decline.stands(self.valid)
+        never = not self._best and self._left < self.learned and step >= self.through * (self._total or np.inf)
+        stuck = (stuck or never) and not decline.was_good
         before = f"before, at least {self.valid:.0%} were" if decline.was_good else f"they never held {self.valid:.0%}"
-        before += ", though the loss is half of what it was" if stuck else ""
+        before += f", though {self._left:.0%} of the first loss are left" if stuck else ""
         return self.finding(
             "warning" if decline.was_good or stuck else "info",
             "run",

@@ -14,7 +14,7 @@ from trainwatch.header import Header
 from trainwatch.rule import Findings, Rule
 from trainwatch.schema import Finding
 from trainwatch.table import Chunk, TableName
-from trainwatch.views.outputs import Decline, Growth
+from trainwatch.views.outputs import GROWN, Decline, Growth
 
 Floats = NDArray[np.float64]
 LENGTH = re.compile(r"data/(?P<name>[A-Za-z0-9_.-]*(len(gth)?s?|tokens))/(?P<end>min|max)")
@@ -28,9 +28,9 @@ class LengthCollapse(Rule):
     What it sees:
         The mean length of the sampled outputs is less than half of the shortest training sample (less than one token,
         where lengths of the data are not recorded), for a fifth of the planned steps and three samples at least; or
-        less than six tenths of the data's mean, although the loss has halved since the first sample. Three
-        times the longest is a warning where the outputs had been within the data's range, else an info; so is one and
-        the same length for all.
+        less than six tenths of the data's mean, although less than 40 % of the first loss are left; or less than 40 %
+        of the data's mean for half of the planned steps. Three times the longest is a warning where the outputs had
+        been within the data's range, else an info; so is one and the same length for all.
 
     Why it matters:
         The end token has won, or is lost. What is compared with the truth is empty, or cut off by the limit.
@@ -58,6 +58,8 @@ class LengthCollapse(Rule):
     empty: float = 1.0  # token, where the data's lengths are not known
     long: float = 3.0  # x the longest training sample: the limit of the decoder is often twice
     less: float = 0.6  # of the data's mean length: its own scatter, over a dozen outputs, comes to a tenth
+    little: float = 0.4  # of the data's mean length: a young model's outputs are short, and grow in the first half
+    half: float = 0.5  # of the planned steps
     alike: float = 0.02  # of the data's range, for the standard deviation of lengths
     lasting: float = 0.2  # of the planned steps: a young model ends at once, or never
 
@@ -79,7 +81,7 @@ class LengthCollapse(Rule):
             self._growth.push(chunk)
             return
         mean, spread = chunk["quality/length_mean"], chunk["quality/length_std"]
-        grown = self._growth.sampled() if len(chunk) else False
+        grown = bool(len(chunk)) and self._growth.sampled() < GROWN
         for row in np.flatnonzero(np.isfinite(mean)):
             yield from self._sample(int(chunk.step[row]), float(mean[row]), float(spread[row]), grown)
 
@@ -108,16 +110,20 @@ class LengthCollapse(Rule):
 
     def _sample(self, step: int, mean: float, spread: float, grown: bool) -> Findings:
         (low, high), (total, rows) = self._range(), self._mean
+        below = mean * rows < self.little * total
         inside = low <= mean <= high
         short = mean < (self.short * low if low > 0 else self.empty)
         short |= grown and mean * rows < self.less * total
         alike = spread <= self.alike * (high - low) and inside and np.isfinite(high) and high - low >= 2 and not short
-        for kind, bad in (("short", short), ("long", mean > self.long * high), ("alike", alike)):
+        for kind, bad in (
+            *(("short", short), ("long", mean > self.long * high), ("alike", alike)),
+            ("less", below and not short),
+        ):
             decline = self._declines.setdefault(kind, Decline())
             over = decline.push(step, inside, bool(bad))
             if over is not None:
                 yield replace(over, state="over")
-            if bad and decline.lasts(self._total, self.lasting):
+            if bad and decline.lasts(self._total, self.half if kind == "less" else self.lasting):
                 decline.told = self._finding(kind, decline, mean, spread)
                 yield decline.told
 
@@ -126,7 +132,7 @@ class LengthCollapse(Rule):
         known, (total, rows) = np.isfinite(high), self._mean
         data = f"the training data's are {low:g} to {high:g} long" if known else "the data's lengths are not recorded"
         data += f", {total / rows:.3g} on average" if known and rows else ""
-        alarm = kind == "short" or (kind == "long" and decline.was_good)
+        alarm = kind in ("short", "less") or (kind == "long" and decline.was_good)
         return self.finding(
             "warning" if alarm else "info",
             "run",
@@ -135,7 +141,7 @@ class LengthCollapse(Rule):
             evidence={"length_mean": mean, "samples": decline.rows}
             | ({"shortest": low, "longest": high} if known else {}),
             advice="Mask out of the loss what comes after the end token, and average it per sample, not per token."
-            if kind == "short"
+            if kind in ("short", "less")
             else "Put the end token into the targets and count it in the loss.",
             confidence=0.9 if known else 0.7,
         )

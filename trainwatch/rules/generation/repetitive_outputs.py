@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
-from trainwatch.header import Header
-from trainwatch.rule import Findings, Rule
+from trainwatch.rule import Findings
 from trainwatch.schema import Finding
-from trainwatch.table import Chunk, TableName
-from trainwatch.views.outputs import Decline, Growth
+from trainwatch.table import Chunk
+from trainwatch.views.outputs import OutputsRule
+
+PHRASE = 16  # tokens: longer ones are refrains
+TIMES = 3  # that a phrase comes in a row: twice happens in any text
+MOST = (32, 1024)  # outputs of a sample that are read, and tokens of each
 
 
 @dataclass
-class RepetitiveOutputs(Rule):
+class RepetitiveOutputs(OutputsRule):
     """The model repeats itself: GGGG..., AAAA...
 
     What it sees:
-        The longest stretch of one token is more than half of an output's length. A warning where it had been less than
-        three tenths (three samples in a row), for a tenth of the planned steps. Outputs that never were better in half
-        of the run are an info: a young model says its most common token. They are a warning if the loss has halved
-        since the first sample, and they repeat themselves as much as at first.
+        The longest stretch of one token is more than half of an output's length; or, where the outputs themselves are
+        recorded, that of one short phrase, three times in a row and more. A warning where it had been less than three
+        tenths (three samples in a row), for a tenth of the planned steps. Outputs that never were better in half of the
+        run are an info: a young model says its most common token. They are a warning if it is a phrase (who knows a
+        phrase is not young), or if less than 40 % of the first loss are left, and they repeat themselves nearly as much
+        as at first.
 
     Why it matters:
         Repetition feeds itself: each repeated token makes the next one likelier. The loss, which has the truth before
@@ -40,60 +45,68 @@ class RepetitiveOutputs(Rule):
         Holtzman et al., "The Curious Case of Neural Text Degeneration" (2020).
     """
 
-    reads: ClassVar[tuple[TableName, ...]] = ("train", "sample")
-    needs: ClassVar[tuple[str, ...]] = ("sample:quality/<name>",)
-    wants: ClassVar[tuple[str, ...]] = ("loss", "run:total_steps")
     causes: ClassVar[tuple[str, ...]] = ("length-collapse", "invalid-outputs")
 
     varied: float = 0.3  # of the length in one stretch: three of ten, as peptides have now and then
     repeated: float = 0.5  # of the length in one stretch
+    lasting: float = 0.1  # of the planned steps, for outputs that had been better
+    half: float = 0.5  # of the planned steps, for outputs that never were: a young model's repeat themselves
     shortest: float = 4.0  # tokens: in a shorter output a stretch of two is half of it
-    lasting: float = 0.1  # of the planned steps
-    half: float = 0.5  # of the planned steps, for outputs that never were better
 
-    _total: int | None = field(default=None, init=False)
-    _decline: Decline = field(default_factory=Decline, init=False)
-    _growth: Growth = field(default_factory=Growth, init=False)
+    def sampled(self, chunk: Chunk, row: int) -> Findings:
+        """Only samples that tell it, of outputs that are long enough."""
+        run, length, entropy = (
+            float(chunk[f"quality/{name}"][row]) for name in ("longest_run", "length_mean", "entropy")
+        )
+        if length < self.shortest:
+            return ()
+        phrase = _phrases(chunk.text(row, "outputs"))
+        part = float(np.fmax(phrase, run / length))
+        if not np.isfinite(part):
+            return ()
+        return self.follow(
+            int(chunk.step[row]),
+            lambda: self._finding(part, entropy, phrase=phrase == part),
+            good=part < self.varied,
+            bad=part > self.repeated,
+            merit=-part,
+        )
 
-    def start(self, header: Header) -> Findings:
-        """How long the run is meant to be."""
-        self._total = header.total_steps
-        return ()
-
-    def update(self, chunk: Chunk) -> Iterator[Finding]:
-        """Sample by sample: they are few."""
-        if chunk.table == "train":
-            self._growth.push(chunk)
-            return
-        grown = self._growth.sampled() if len(chunk) else False
-        run, length, entropy = (chunk[f"quality/{name}"] for name in ("longest_run", "length_mean", "entropy"))
-        for row in np.flatnonzero(np.isfinite(run) & (length >= self.shortest)):
-            yield from self._sample(int(chunk.step[row]), float(run[row] / length[row]), float(entropy[row]), grown)
-
-    def _sample(self, step: int, part: float, entropy: float, grown: bool) -> Findings:
+    def _finding(self, part: float, entropy: float, *, phrase: bool) -> Finding:
         decline = self._decline
-        bad = part > self.repeated
-        over = decline.push(step, part < self.varied, bad, -part)
-        if over is not None:
-            yield replace(over, state="over")
-        if bad and decline.lasts(self._total, self.lasting if decline.was_good else self.half):
-            decline.told = self._finding(part, entropy, grown)
-            yield decline.told
-
-    def _finding(self, part: float, entropy: float, grown: bool) -> Finding:
-        decline = self._decline
-        stuck = not decline.was_good and grown and decline.stands
+        stuck = not decline.was_good and (phrase or (self.grown and decline.stands(-self.varied)))
         before = "it had been" if decline.was_good else "it never stayed"
         before += f" below {self.varied:.0%}"
-        before += ", though the loss is half of what it was" if stuck else ""
-        known = np.isfinite(entropy)
+        before += f", though {self._left:.0%} of the first loss are left" if stuck and self.grown else ""
+        known, what = np.isfinite(entropy), "One phrase again and again" if phrase else "One token in a row"
         return self.finding(
             "warning" if decline.was_good or stuck else "info",
             "run",
             (decline.first, decline.last),
-            f"One token in a row fills {part:.0%} of an average output, in {decline.rows} samplings since step "
+            f"{what} fills {part:.0%} of an average output, in {decline.rows} samplings since step "
             f"{decline.first:,}; {before}.",
             evidence={"repeated": part, "samples": decline.rows} | ({"entropy": entropy} if known else {}),
             advice="See whether a loss rewards filling up, and whether the input reaches the decoder at all.",
             confidence=0.9 if decline.was_good else 0.6,
         )
+
+
+def _phrases(outputs: Any) -> float:
+    """Mean share of an output that one phrase of several tokens fills, repeated; NaN where there are no outputs."""
+    texts = [text[: MOST[1]] for text in outputs[: MOST[0]] if isinstance(text, str | list)] if outputs else []
+    long = [_phrase(text) for text in texts if len(text) >= 2 * TIMES]
+    return sum(long) / len(texts) if long else np.nan
+
+
+def _phrase(text: Sequence[Any]) -> float:
+    """The largest share of a text that is one phrase of two tokens and more, several times in a row."""
+    codes = np.unique([str(token) for token in text], return_inverse=True)[1]
+    best = 0
+    for length in range(2, min(PHRASE, len(codes) // TIMES) + 1):
+        breaks = np.flatnonzero(np.append(codes[length:] != codes[:-length], True))
+        begins = np.append(0, breaks[:-1] + 1)
+        at = int(np.argmax(breaks - begins))
+        repeated, phrase = int(breaks[at] - begins[at]), codes[begins[at] : begins[at] + length]
+        if repeated >= (TIMES - 1) * length and len(set(phrase.tolist())) > 1:
+            best = max(best, repeated + length)
+    return best / max(len(codes), 1)

@@ -17,6 +17,11 @@ from trainwatch.stats import Bools, Floats, History, fall
 from trainwatch.table import Chunk
 
 COMMITMENT = re.compile(r"loss/(.*[_.-])?(vq|commit\w*|codebook\w*|quanti[sz]\w*)([_.-].*)?")
+USAGE = re.compile(
+    r"codebook/.*|(.*[/_.-])?(codes?|codebook|vq)[/_.-]?(used|usage|active|alive|perplexity)"
+    r"|(.*[/_.-])?(used|active|alive)[/_.-]?codes?"
+)
+"""Names under which the use of a codebook is logged."""
 
 
 @dataclass
@@ -25,9 +30,10 @@ class CodebookCollapse(Rule):
 
     What it sees:
         `codebook/perplexity` (the effective number of codes in use) below two, or below a tenth of its own best, or
-        `codebook/used` below a tenth, for the last third of the run, while the other losses stand still. Without these
-        channels: a commitment or codebook loss that fell to a thousandth of its first values while the others never
-        came down. Few codes while the others still improve are an info.
+        `codebook/used` (a share) below a tenth, for the last third of the run, while the other losses stand still. A
+        channel like `codes_used` is a number of codes. Without such channels: a commitment or codebook loss that fell
+        to a thousandth of its first values while the others never came down. Few codes while the others still improve
+        are an info.
 
     Why it matters:
         All inputs become the same few codes: the bottleneck carries nothing, and the decoder learns the mean.
@@ -98,8 +104,8 @@ class CodebookCollapse(Rule):
 
         No other model's losses are kept.
         """
-        names = [name for name in chunk.channels if name.startswith(("codebook/", "loss/"))][:MOST]
-        signs = [chunk[name] for name in names if name.startswith("codebook/") or COMMITMENT.fullmatch(name)]
+        names = [name for name in chunk.channels if name.startswith("loss/") or USAGE.fullmatch(name)][:MOST]
+        signs = [chunk[name] for name in names if USAGE.fullmatch(name) or COMMITMENT.fullmatch(name)]
         columns, begun = {"step": chunk.step.astype(np.float64)}, np.full(len(chunk), self._begun)
         if signs:
             begun |= np.logical_or.accumulate(np.isfinite(signs).any(axis=0))
@@ -113,13 +119,14 @@ class CodebookCollapse(Rule):
             late = values[-max(3, len(values) // 3) :]
             if len(values) < 6:
                 continue
-            if "perplexity" in name and (late < self.codes).mean() > 0.9:
+            counted = "perplexity" in name or "codes" in name
+            if USAGE.fullmatch(name) and counted and (late < self.codes).mean() > 0.9:
                 return {name: "stands below two codes"}
-            if "perplexity" in name and (late < self.lost * values.max()).mean() > 0.9:
+            if USAGE.fullmatch(name) and counted and (late < self.lost * values.max()).mean() > 0.9:
                 return {name: f"fell from {values.max():.3g} and stays there"}
-            if "used" in name and (late < self.used).mean() > 0.9:
+            if USAGE.fullmatch(name) and "used" in name and not counted and (late < self.used).mean() > 0.9:
                 return {name: "stays below a tenth of the codes"}
-        measured = any(name.startswith("codebook/") for name in series)
+        measured = any(USAGE.fullmatch(name) for name in series)
         for name, all_values in series.items() if not measured else ():
             values = all_values[np.isfinite(all_values)]
             first = np.median(values[:3]) if len(values) > 6 else 0.0

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainwatch.header import Header
-from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
 from trainwatch.schema import Finding, Severity
 from trainwatch.stats import noise
 from trainwatch.table import Chunk
-from trainwatch.views.curve import Curve, Points, running_median, wanders
+from trainwatch.views.curve import CurveRule, Points, running_median, wanders
 
 Floats = NDArray[np.float64]
 SUPERVISED = ("metric/acc", "metric/accuracy", "metric/top1", "metric/perplexity", "metric/ppl")
@@ -33,6 +31,10 @@ class Fall:
     sigma: float  # noise on one point
     steady: float  # of the way down: its length as the crow flies, by that of the path
     mending: bool  # the last points fall again
+    level: float  # before the sharpest rise that stands, and
+    height: float  # of that rise; 0 if there is none
+    levels: Floats  # medians of eighths
+    error: float  # of such a median
 
     @property
     def progress(self) -> float:
@@ -41,15 +43,16 @@ class Fall:
 
 
 @dataclass
-class LossDivergence(Rule):
+class LossDivergence(CurveRule):
     """The loss had come down, and went back up for good.
 
     What it sees:
         The total loss, smoothed, within one stage of the curriculum: it fell steadily and well beyond its noise, then
         gave back more than 40 % of what it had gained, and has stayed there without falling again. All of it given back
-        is critical; what began less than twenty rows ago is an info. A loss that never fell cannot give back: it is an
-        alarm only if it doubles and stays there in a run that is plainly supervised. A rise that recorded weights
-        explain is none.
+        is critical; what began less than twenty rows ago is an info. Of a rise that came at once and has stood for a
+        quarter of the run, 20 % are enough, or 10 % if the loss has doubled. A loss that never clearly fell cannot give
+        back: it is an alarm only if it doubles and stays there, clearly above where it began, in a run that is plainly
+        supervised. A rise that recorded weights explain is none.
 
     Why it matters:
         The weights have left the region in which they worked. What is trained from here on starts from worse than the
@@ -69,8 +72,6 @@ class LossDivergence(Rule):
         large-scale Transformer training instabilities" (2023).
     """
 
-    block: ClassVar[int] = 20
-    needs: ClassVar[tuple[str, ...]] = ("loss",)
     wants: ClassVar[tuple[str, ...]] = ("lr/<group>", "weight/<component>", "stage")
     causes: ClassVar[tuple[str, ...]] = (
         *("overtraining", "loss-plateau", "mode-collapse", "repetitive-outputs", "non-finite-loss"),
@@ -78,6 +79,8 @@ class LossDivergence(Rule):
     )
 
     given_back: float = 0.4  # of the progress: sharp turns of a healthy schedule give back a third at most
+    broken: float = 0.2  # of the progress, if it was lost at once and has stood since: no schedule does that
+    worth: float = 0.1  # of the progress, if the level has doubled
     lost: float = 1.0  # of the progress: the run is where it began
     fewest: int = 8  # points: ten epochs are a log, and three of them must be bad
     enough: int = 20  # points of one stage among several, or after a resume: a short stage is mostly its beginning
@@ -85,21 +88,7 @@ class LossDivergence(Rule):
     clear: float = 4.0  # standard deviations of one point that the progress must exceed
     steady: float = 0.7  # of the way down: a descent is nearly straight, a random walk is not
     late: float = 0.25  # of the points: three of ten epochs are bad; a few rows at the end are not judged yet
-    doubled: float = 2.0  # x the first value, for a loss that never fell: any start-up transient is smaller
-
-    _curve: Curve = field(default_factory=Curve, init=False)
-    _resumed: bool = field(default=False, init=False)
-
-    def start(self, header: Header) -> Findings:
-        """Stages that are declared."""
-        self._resumed = header.resumed_from is not None
-        self._curve.start(header)
-        return ()
-
-    def update(self, chunk: Chunk) -> Findings:
-        """Rows are only gathered: what a divergence is shows in the whole curve."""
-        self._curve.push(chunk)
-        return ()
+    doubled: float = 2.0  # x the lowest level, for a loss that never fell: any start-up transient is smaller
 
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
         """Judge each stage by itself."""
@@ -121,9 +110,13 @@ class LossDivergence(Rule):
         """Whether it gave back what it had clearly gained; or never gained, and rose to a multiple."""
         if self._fell(fall):
             kept = fall.least - fall.best < self.given_back * fall.progress
-            return not kept and fall.steady >= self.steady and not (fall.mending and fall.now < fall.start)
-        rise = fall.least - self.doubled * fall.start
-        return fall.start > 0 and rise > self.clear * fall.sigma and not fall.mending
+            progress = fall.start - fall.level
+            broke = fall.height > min(self.broken * progress, max(fall.level, self.worth * progress))
+            gave = not kept and not (fall.mending and fall.now < fall.start)
+            return (gave or broke) and fall.steady >= self.steady
+        levels, bar = fall.levels, self.clear * fall.error
+        risen = min(levels[-2:]) > max(self.doubled * levels.min(), levels[0] + bar) and fall.now > fall.start
+        return bool(levels.min() > 0 and risen and levels[-1] > levels[-2] - bar)
 
     def _weighted_up(self, run: Run, rest: Chunk, fall: Fall, stage: Points) -> bool:
         """Whether weights that were raised since the best point explain the rise."""
@@ -145,7 +138,7 @@ class LossDivergence(Rule):
         went = (
             f"fell from {fall.start:.4g} to {fall.best:.4g} by step {fall.best_step:,.0f}, then rose"
             if fell
-            else f"never fell below its first value of {fall.start:.4g}, and rose"
+            else f"never clearly fell from its first value of {fall.start:.4g}, and rose"
         )
         gone = f": {back:.0%} of the progress is gone" if fell else ""
         return self.finding(
@@ -161,18 +154,24 @@ class LossDivergence(Rule):
         )
 
     def _onset(self, run: Run, rest: Chunk, fall: Fall, end: float) -> int:
-        """Where the rise began: from the rows in which it left two heights for good, back along the line of both."""
+        """Where the rise began: from the rows in which it left two heights for good, back along the line of both; in
+        noise as high as the rise no height is left for good, and the cumulated distance from the middle turns there.
+        """
         steps, loss = self._curve.raw_steps(run, rest), self._curve.raw(run, "loss", rest)
         known = np.isfinite(loss) & (steps <= end)
         steps, loss = steps[known], loss[known]
         rise = min(fall.now - fall.best, max(fall.progress, fall.sigma))  # a loss that explodes may end anywhere
         height = max(3 * noise(loss[steps <= fall.best_step]), 0.05 * rise)
+        after = steps >= fall.best_step
+        if 2 * height > rise:
+            middle = (fall.now + (fall.level if fall.height else float(fall.levels.min()))) / 2
+            return int(steps[after][min(int(np.argmin(np.cumsum(loss[after] - middle))) + 1, int(after.sum()) - 1)])
         smooth = running_median(loss, 5)
         left = [np.flatnonzero(smooth <= fall.best + times * height) for times in (1, 2)]
         if not len(left[0]):
             return int(steps[0])
         low, high = (min(int(rows[-1]) + 1, len(steps) - 1) for rows in left)
-        return int(steps[max(2 * low - high, int(np.argmax(steps >= fall.best_step)))])
+        return int(steps[max(2 * low - high, int(np.argmax(after)))])
 
 
 def _fall(stage: Points) -> Fall:
@@ -185,17 +184,44 @@ def _fall(stage: Points) -> Fall:
     path = float(np.abs(np.diff(down)).sum())
     last, now = smooth[-tail:], float(np.median(smooth[-tail:]))
     height = max(float(smooth[best:].max()) - smooth[best], 1e-300)
+    level, height = _break(stage.loss)
+    sigma = noise(stage.loss[: max(best + 1, len(stage) // 4, 8)])
     return Fall(
         start=start,
         best=float(smooth[best]),
         best_step=float(stage.step[best]),
         now=now,
         least=float(last.min()),
-        sigma=noise(stage.loss[: max(best + 1, len(stage) // 4, 8)]),
+        sigma=sigma,
         steady=(start - float(smooth[best])) / path if path else 1.0,
         mending=(float(smooth[best:].max()) - now > 0.3 * height and not _stands(smooth, best, start))
         or float(last[0] - last[-1]) > 0.2 * height,
+        level=level,
+        height=height,
+        levels=np.array([np.median(part) for part in np.array_split(stage.loss, 8)]),
+        error=MEDIAN * sigma / max(1, len(stage) // 8) ** 0.5,
     )
+
+
+MEDIAN = 1.25  # x that of a mean: the standard error of a median
+
+
+def _break(loss: Floats) -> tuple[float, float]:
+    """The level before the last rise that came at once and has stood for a quarter of the points, and its height."""
+    quarter, moment = len(loss) // 4, max(5, len(loss) // 20)
+    now = float(np.median(loss[-quarter:]))
+    smooth = running_median(loss, 5)
+    low = np.flatnonzero(smooth <= (smooth[:-quarter].min(initial=now) + now) / 2)
+    at = int(low[-1]) if len(low) else 0
+    before, after = loss[max(0, at - quarter) : at - 1], loss[at + 3 :]
+    if len(before) < 2 * moment or len(after) < max(quarter, 4 * moment):
+        return now, 0.0
+    level = float(np.median(before))
+    height, error = now - level, MEDIAN * noise(before) / len(before) ** 0.5
+    sharp = np.median(before[-moment:]) < level + height / 4 < now - height / 4 < np.median(after[:moment])
+    *_, third, last = (float(np.median(part)) for part in np.array_split(after, 4))
+    stands = third - last < height / 5
+    return level, height if sharp and stands and height > 8 * error else 0.0
 
 
 def _stands(smooth: Floats, best: int, start: float) -> bool:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainwatch.header import Header
-from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
 from trainwatch.schema import Finding, Severity
 from trainwatch.table import Chunk
-from trainwatch.views.curve import Curve, Points, wanders
+from trainwatch.views.curve import CurveRule, Points, wanders
 
 Floats = NDArray[np.float64]
 
 
 @dataclass
-class LossOscillation(Rule):
+class LossOscillation(CurveRule):
     """The loss swings up and down in a rhythm of its own.
 
     What it sees:
@@ -44,8 +42,6 @@ class LossOscillation(Rule):
         AUTOTRAINER (Zhang et al., 2021), its "oscillating loss".
     """
 
-    block: ClassVar[int] = 20
-    needs: ClassVar[tuple[str, ...]] = ("loss",)
     wants: ClassVar[tuple[str, ...]] = ("lr/<group>", "epoch")
     causes: ClassVar[tuple[str, ...]] = ("loss-spike",)
 
@@ -55,18 +51,6 @@ class LossOscillation(Rule):
     swing: float = 0.2  # of the level, from bottom to top
     grave: float = 0.5  # of the progress
     slow: int = 8  # points a period: shorter ones are alternating batches
-
-    _curve: Curve = field(default_factory=Curve, init=False)
-
-    def start(self, header: Header) -> Findings:
-        """Stages that are declared."""
-        self._curve.start(header)
-        return ()
-
-    def update(self, chunk: Chunk) -> Findings:
-        """Rows are only gathered."""
-        self._curve.push(chunk)
-        return ()
 
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
         """The last two thirds of the stage that runs: before, it descends."""

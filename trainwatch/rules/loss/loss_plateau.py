@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from trainwatch.header import Header
-from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
 from trainwatch.schema import Finding
 from trainwatch.table import Chunk
-from trainwatch.views.curve import Curve, Points, wanders
+from trainwatch.views.curve import CurveRule, Points, wanders
 
 
 @dataclass
-class LossPlateau(Rule):
+class LossPlateau(CurveRule):
     """The loss came down and has stood still since, under a learning rate that does not move.
 
     What it sees:
@@ -39,7 +37,6 @@ class LossPlateau(Rule):
         Smith et al., "Don't decay the learning rate, increase the batch size" (2018), on the noise scale.
     """
 
-    block: ClassVar[int] = 20
     needs: ClassVar[tuple[str, ...]] = ("loss", "lr/<group>")
     wants: ClassVar[tuple[str, ...]] = ("stage",)
 
@@ -52,29 +49,15 @@ class LossPlateau(Rule):
     stood: float = 0.8  # of the run: so much of it was for nothing, whatever is left
     solved: float = 0.02  # of the first loss: below that nothing is left to gain
 
-    _curve: Curve = field(default_factory=Curve, init=False)
-    _total: int = field(default=0, init=False)  # steps that are planned
-
-    def start(self, header: Header) -> Findings:
-        """Stages that are declared."""
-        self._curve.start(header)
-        self._total = header.total_steps or 0
-        return ()
-
-    def update(self, chunk: Chunk) -> Findings:
-        """Rows are only gathered."""
-        self._curve.push(chunk)
-        return ()
-
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
         """Only the stage that runs."""
         points = self._curve.points(rest)
         stage = points.part(points.regime == points.regime[-1]) if len(points) else points
         late = stage.part(slice(int(self.half * len(stage)), None))
         if len(stage) >= self.fewest and late.rate_holds and not wanders(run, points):
-            yield from self._judge(stage, late, self._curve.span(run, rest))
+            yield from self._judge(stage, late, self._curve.span(run, rest), run.header.total_steps or 0)
 
-    def _judge(self, stage: Points, late: Points, span: tuple[int, int]) -> Iterator[Finding]:
+    def _judge(self, stage: Points, late: Points, span: tuple[int, int], planned: int) -> Iterator[Finding]:
         third = len(late) // 3
         before, now = float(np.median(late.loss[:third])), float(np.median(late.loss[-third:]))
         start = float(np.median(stage.loss[: max(1, len(stage) // 40)]))
@@ -87,7 +70,7 @@ class LossPlateau(Rule):
         smooth = stage.smooth(max(3, len(stage) // 20))
         first = int(stage.step[np.argmax(smooth <= now + max(self.least * progress, error))])
         begin, last = span
-        if self._total - last <= self.left * self._total and last - first < self.stood * (last - begin):
+        if planned - last <= self.left * planned and last - first < self.stood * (last - begin):
             return
         yield self.finding(
             "info",

@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from trainwatch.header import Header, mapping, number
-from trainwatch.rule import Findings, Rule
+from trainwatch.header import mapping, number
 from trainwatch.run import Run
 from trainwatch.schema import Finding, Severity
 from trainwatch.table import Chunk
-from trainwatch.views.curve import Curve, Points, wanders
+from trainwatch.views.curve import CurveRule, Points, wanders
 
 CHANCE = ("metric/acc", "metric/accuracy", "metric/top1")
+SKILL = (
+    (re.compile(r"metric/(.*[/_.-])?(r2|mcc|kappa|pearson\w*|spearman\w*|corr\w*)", re.IGNORECASE), 0.0),
+    (re.compile(r"metric/(.*[/_.-])?(auc|auroc|roc_auc)", re.IGNORECASE), 0.5),
+)
+"""Figures of which everybody knows what a guess is worth."""
 
 
 @dataclass
-class LossStuck(Rule):
+class LossStuck(CurveRule):
     """The loss does not move from where it began.
 
     What it sees:
         From the first row to the last the smoothed loss gained less than 2 %, and less than its noise can tell. It is a
         warning with a proof: the loss is the very same number in every row; the gradient or the update is exactly 0; or
         it stands at what guessing costs (ln K for K declared classes, or the entropy of their counts; or exp(-loss)
-        is the evaluated accuracy). Without a proof it is an info.
+        is the evaluated accuracy). Without a proof it is an info. Or, however the loss went, validation was never
+        better than a guess in 80 % of the planned steps, by every figure that tells it: an accuracy and a loss at what
+        the declared classes' shares give, an R2 or a correlation of 0, an AUC of a half; or no single answer was ever
+        right, and the loss stands.
 
     Why it matters:
         Nothing is learned, however long it runs.
@@ -46,8 +54,6 @@ class LossStuck(Rule):
         Karpathy, "A recipe for training neural networks" (2019): verify the loss at initialisation.
     """
 
-    block: ClassVar[int] = 20
-    needs: ClassVar[tuple[str, ...]] = ("loss",)
     wants: ClassVar[tuple[str, ...]] = ("grad_norm", "update_ratio/<group>", "run:classes|eval:metric/<name>")
     causes: ClassVar[tuple[str, ...]] = ("loss-plateau", "slow-convergence", "mode-collapse")
 
@@ -55,28 +61,26 @@ class LossStuck(Rule):
     telling: int = 200  # rows after which a standstill without a proof is worth a word
     least: float = 0.02  # of the first loss: less in a whole run is nothing
     sure: float = 4.0  # standard errors
+    resolved: float = 0.05  # of the level, for its error: a few noisy rows stand at any level
+    blind: float = 0.6  # nat: below, no guess costs so little, and exp(-loss) is the accuracy of whoever is sure
+    unskilled: float = 0.05  # of a figure's range: so far a guess may come by chance
+    evaluations: int = 5  # that are no better than a guess
+    through: float = 0.8  # of the planned steps: who has learned nothing by then will not
+    hardly: float = 0.01  # of the answers are right: one or the other by chance, among as many as one likes
+    stands: float = 0.05  # of the loss, in the second half of the run, where no single answer was right
+    left: float = 0.4  # of the first loss: with less of it, something was learned, and the figure is at fault
     share: float = 0.25  # of the planned steps: plateaus at the start rarely last longer
-
-    _curve: Curve = field(default_factory=Curve, init=False)
-    _resumed: bool = field(default=False, init=False)
-
-    def start(self, header: Header) -> Findings:
-        """A resumed run has learned before."""
-        self._resumed = header.resumed_from is not None
-        self._curve.start(header)
-        return ()
-
-    def update(self, chunk: Chunk) -> Findings:
-        """Rows are only gathered."""
-        self._curve.push(chunk)
-        return ()
 
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
         """Flat at all? Then look for a proof."""
         points, rows = self._curve.points(rest), self._curve.rows + len(rest)
-        if rows < self.rows or len(points) < self.rows or not self._flat(points):
-            return
         planned = run.header.total_steps
+        if rows < self.rows or len(points) < self.rows or not self._flat(points):
+            late = run.end is not None if planned is None else points.step[-1:].sum() >= self.through * planned
+            guess = self._guessing(run, points) if late and len(points) and not self._resumed else ""
+            if guess and not wanders(run, points):
+                yield self._unskilled(run, points, guess)
+            return
         early = points.step[-1] < self.share * planned if planned else rows < self.telling and run.end is None
         proof = self._proof(run, rest, points)
         if proof and not early:
@@ -114,21 +118,62 @@ class LossStuck(Rule):
 
     def _chance(self, run: Run, level: float, error: float) -> str:
         """Whether the loss is what guessing costs."""
-        counts = [number(value) or 0.0 for value in mapping(run.header.raw.get("classes")).values()]
-        counts = [count for count in counts if count > 0]
-        bar = 0.01 * abs(level) + self.sure * error
-        if len(counts) > 1:
-            shares = [count / sum(counts) for count in counts]
-            prior = -sum(share * math.log(share) for share in shares)
-            if abs(level - math.log(len(counts))) < bar:
-                return f"it is ln {len(counts)} = {math.log(len(counts)):.4g}, a blind guess among that many"
+        bar, shares = 0.01 * abs(level) + self.sure * error, _shares(run)
+        if len(shares) > 1:
+            prior = _entropy(shares)
+            if bar > self.resolved * level:
+                return ""
+            if abs(level - math.log(len(shares))) < bar:
+                return f"it is ln {len(shares)} = {math.log(len(shares)):.4g}, a blind guess among that many"
             if abs(level - prior) < bar:
-                return f"it is {prior:.4g}, what guessing by the {len(counts)} classes' shares costs"
+                return f"it is {prior:.4g}, what guessing by the {len(shares)} classes' shares costs"
         for name in CHANCE:
             known = run.eval.curve(name)[1] if name in run.eval else np.empty(0)
-            if len(known) >= 2 and 0 < level < 20 and np.abs(known * math.exp(level) - 1).max() < 0.1:
+            if len(known) >= 2 and self.blind < level < 20 and np.abs(known * math.exp(level) - 1).max() < 0.1:
                 return f"the accuracy is {known[-1]:.3g} = exp(-loss), a blind guess"
         return ""
+
+    def _guessing(self, run: Run, points: Points) -> str:
+        """Whether validation was never better than a guess, by every figure that tells it, in words; else nothing."""
+        shares, told = _shares(run), []
+        for name in run.eval.channels:
+            values = run.eval.curve(name)[1]
+            if len(values) < self.evaluations:
+                continue
+            chance = max(shares) if name in CHANCE and shares else 0.0
+            for pattern, guess in SKILL:
+                chance = guess if pattern.fullmatch(name) else chance
+            if name in CHANCE or any(pattern.fullmatch(name) for pattern, _ in SKILL):
+                if values.max() > chance + self.unskilled:
+                    return ""
+                if shares or name not in CHANCE or (values.max() <= self.hardly and self._stands(points)):
+                    told.append(f"{name.removeprefix('metric/')} {values.max():.2g} at best")
+        losses = run.eval.curve("loss")[1] if "loss" in run.eval else np.empty(0)
+        single = sum(name.startswith("loss/") for name in run.train.channels) <= 1
+        if shares and single and len(losses) and losses.min() < (1 - self.least) * _entropy(shares):
+            return ""
+        return ", ".join(told)
+
+    def _stands(self, points: Points) -> bool:
+        """Whether the loss hardly fell in the second half of the run, and much of it is left."""
+        half = points.loss[len(points) // 2 :]
+        third, level = max(1, len(half) // 3), float(np.median(half))
+        error = 1.25 * points.noise * (2 / third) ** 0.5
+        fell = float(np.median(half[:third]) - np.median(half[-third:]))
+        return fell < self.stands * abs(level) + error and level > self.left * float(points.loss[0])
+
+    def _unskilled(self, run: Run, points: Points, guess: str) -> Finding:
+        steps = (int(points.step[0]), run.last_step or int(points.step[-1]))
+        return self.finding(
+            "warning",
+            "run",
+            steps,
+            f"Validation was never better than a guess: {guess}, while the loss went from {points.loss[0]:.4g} to "
+            f"{points.loss[-1]:.4g}.",
+            evidence={"first": float(points.loss[0]), "now": float(points.loss[-1])},
+            advice="Look at a few samples beside their labels as the model gets them: they may not belong together.",
+            confidence=0.8,
+        )
 
     def _finding(self, severity: Severity, points: Points, steps: tuple[int, int], why: str) -> Finding:
         first, now = float(points.loss[0]), float(np.median(points.loss[-max(1, len(points) // 5) :]))
@@ -142,3 +187,15 @@ class LossStuck(Rule):
             "and the learning rate; if it works, the labels.",
             confidence=0.9 if severity == "warning" else 0.5,
         )
+
+
+def _shares(run: Run) -> list[float]:
+    """The declared classes' shares of the data."""
+    counts = [number(value) or 0.0 for value in mapping(run.header.raw.get("classes")).values()]
+    known = [count for count in counts if count > 0]
+    return [count / sum(known) for count in known] if len(known) > 1 else []
+
+
+def _entropy(shares: list[float]) -> float:
+    """What guessing by the classes' shares costs, in nat."""
+    return -sum(share * math.log(share) for share in shares)

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainwatch.header import Header
-from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
 from trainwatch.schema import Finding
 from trainwatch.table import Chunk
-from trainwatch.views.curve import Curve, Points, wanders
+from trainwatch.views.curve import CurveRule, Points, wanders
 
 
 @dataclass
-class SlowConvergence(Rule):
+class SlowConvergence(CurveRule):
     """The loss still falls as fast as ever, and the run ends before it is down.
 
     What it sees:
@@ -42,8 +40,6 @@ class SlowConvergence(Rule):
         tuning playbook" (2023).
     """
 
-    block: ClassVar[int] = 20
-    needs: ClassVar[tuple[str, ...]] = ("loss",)
     wants: ClassVar[tuple[str, ...]] = ("lr/<group>", "run:total_steps")
 
     fewest: int = 40  # points: a quarter of them must give a slope
@@ -54,20 +50,6 @@ class SlowConvergence(Rule):
     sure: float = 5.0  # standard errors of the slope
     share: float = 0.5  # of the planned steps: before, every descent is steep
     lowered: float = 0.5  # of the highest rate: whoever decays it has planned the end
-
-    _curve: Curve = field(default_factory=Curve, init=False)
-    _resumed: bool = field(default=False, init=False)
-
-    def start(self, header: Header) -> Findings:
-        """What a resumed run gained before is not known here."""
-        self._resumed = header.resumed_from is not None
-        self._curve.start(header)
-        return ()
-
-    def update(self, chunk: Chunk) -> Findings:
-        """Rows are only gathered."""
-        self._curve.push(chunk)
-        return ()
 
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
         """Only a run of one stage, near its end."""

@@ -15,12 +15,15 @@ from trainwatch.header import Header
 from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
 from trainwatch.schema import Finding
-from trainwatch.stats import Streak, carried, in_blocks, medians, spreads
+from trainwatch.stats import History, Streak, carried, in_blocks, median, medians, noise, spreads
 from trainwatch.table import Chunk
+from trainwatch.views.games import plays
 from trainwatch.views.regimes import Regimes
 
 Floats = NDArray[np.float64]
 Columns = dict[str, Floats]
+COSTS = ("seconds", "token", "sample", "step")
+"""What is known of a block: the median time of a step, the time for a token and for a sample, the first step."""
 
 
 @dataclass
@@ -31,7 +34,8 @@ class ThroughputDrop(Rule):
         The median `time/step` of each block of 20 steps against the run's own steady state: the median of ten blocks
         after the first, anew at each stage of the curriculum and at each resume. Where `tokens` or `samples` are
         recorded, the time for one of them must have grown as well: longer sequences and larger batches are slower by
-        plan.
+        plan. And steps that have become half as long again little by little, in both halves of the stage: that is no
+        neighbour, and a warning however little is lost by now.
 
     Why it matters:
         The run will end later than planned, and something outside the model has changed: a neighbour on the machine, a
@@ -42,8 +46,9 @@ class ThroughputDrop(Rule):
         then `nvidia-smi -q -d PERFORMANCE,CLOCK` for a throttled card and `top` for a neighbour.
 
     When it is wrong:
-        Work that grows without being told (longer episodes in reinforcement learning, more objects per image): record
-        `tokens` or `samples`. Less than half a minute lost in all is an info; less than 1 % of the time is nothing.
+        Work that grows without being told (more objects per image): record `tokens` or `samples`. Episodes of games
+        grow by themselves, and are left alone there. Less than half a minute lost in all is an info; less than 1 % of
+        the time is nothing.
 
     References:
         TraceML and RunMedic compare late steps with early ones (1.2 to 3 times); MegaScale (2024) on stragglers that
@@ -60,11 +65,17 @@ class ThroughputDrop(Rule):
     recent: int = 5  # blocks whose median is judged: 100 steps; and so many of these in a row
     scatters: float = 5.0  # standard deviations of the steady blocks: batches of all sizes are no drop
     lost: float = 30.0  # s: a warning is worth half a minute
+    grown: float = 1.5  # x: what grows little by little; a machine that warms up stays below
+    ordered: float = 0.8  # rank correlation of the blocks' times with their order: neighbours come and go
+    clear: float = 6.0  # standard deviations of one block: a busy machine makes any order now and then
+    both: float = 0.4  # the same within each half: a drop that stays has none there
+    pieces: int = 10  # blocks that show it
     worth: float = 0.01  # of the time so far: less than that, and than half a minute, is not worth a word
 
     _regimes: Regimes = field(default_factory=Regimes, init=False)
     _steady: Floats = field(default_factory=lambda: np.empty((0, 4)), init=False)
     _recent: Floats = field(default_factory=lambda: np.empty((0, 4)), init=False)
+    _course: History = field(default_factory=History, init=False)  # of the blocks of the present regime
     _counts: dict[str, float] = field(default_factory=dict, init=False)
     _lost: float = field(default=0.0, init=False)
     _elapsed: float = field(default=0.0, init=False)
@@ -82,20 +93,60 @@ class ThroughputDrop(Rule):
         fresh = np.flatnonzero(in_blocks(self._regimes.begins(chunk).astype(np.float64), self.block).any(axis=1))
         for begin, end in pairwise([0, *fresh[fresh > 0], len(costs)]):
             if begin in fresh:
-                self._steady, self._recent = np.empty((0, 4)), np.empty((0, 4))
+                self._steady, self._recent, self._course = np.empty((0, 4)), np.empty((0, 4)), History()
+            self._course.push(dict(zip(COSTS, costs[begin:end].T, strict=True)))
             columns = self._judge(costs[begin:end])
             self._streak.push(columns["ratio"] > 1 / (1 - self.drop), columns)
         return ()
 
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
         """What is lost by now; a part of a block is too few steps to time by."""
+        course, drop = self._course.series(), self._drop()
+        grave = drop is not None and drop.severity == "warning"
+        if not grave and self._creeps(course) and not plays([*run.train.channels, *run.eval.channels]):
+            drop = self._creeping(course)
+        yield from [drop] if drop else []
+
+    def _drop(self) -> Finding | None:
         if self._streak is not None and self._streak.onset is not None:
             lost = self._streak.latest["lost"] - self._streak.onset["lost"]
             if lost >= min(self.worth * self._elapsed, self.lost):
-                yield self._finding(self._streak)
+                return self._finding(self._streak)
+        return None
+
+    def _creeps(self, course: Columns) -> bool:
+        """Whether a step, and what is known of its work, costs more and more."""
+        for name in COSTS[:3]:
+            values = course.get(name, np.empty(0))[1:]  # compilation and caches are in the first block
+            values = values[np.isfinite(values)]
+            if name != "seconds" and not len(values):
+                continue
+            if len(values) < self.pieces:
+                return False
+            begin, *_, end = levels = [median(part) for part in np.array_split(values, 4)]
+            grows = (
+                end > max(self.grown * begin, begin + self.clear * noise(values))
+                and end - float(np.mean(levels[1:3])) > (end - begin) / 4
+            )
+            halves = [_order(half) for half in np.array_split(values, 2)]
+            if not grows or _order(values) < self.ordered or min(halves) < self.both:
+                return False
+        return "seconds" in course
+
+    def _creeping(self, course: Columns) -> Finding:
+        begin, *_, now = (median(part) for part in np.array_split(course["seconds"][1:], 4))
+        return self.finding(
+            "warning",
+            "run",
+            (int(course["step"][0]), int(course["step"][-1])),
+            f"Each step takes longer than the one before: {begin:.3g} s at first, {now:.3g} s now, and it goes on.",
+            evidence={"seconds": now, "steady_seconds": begin, "ratio": now / begin},
+            advice="Look for a list, a cache or a graph that grows and is walked through at every step.",
+            confidence=0.8,
+        )
 
     def _costs(self, chunk: Chunk) -> Floats:
-        """Of each block: the median time of a step, the time for a token and for a sample, the first step."""
+        """The costs of each block. float64 [blocks, costs]"""
         seconds = medians(in_blocks(chunk["time/step"], self.block))
         columns = [seconds]
         for name in ("tokens", "samples"):
@@ -154,3 +205,9 @@ class ThroughputDrop(Rule):
             "neighbour on the machine.",
             confidence=0.8,
         )
+
+
+def _order(values: Floats) -> float:
+    """Rank correlation of a series with its order."""
+    ranks = np.argsort(np.argsort(values, kind="stable"), kind="stable")
+    return float(np.corrcoef(ranks, np.arange(len(ranks)))[0, 1])
