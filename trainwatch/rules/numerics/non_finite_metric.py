@@ -92,13 +92,13 @@ class NonFiniteMetric(Rule):
                 lost[split] = (name, story)
         for split, (name, story) in lost.items():
             spelt = {"nan": "NaN", "inf": "infinite", "-inf": "minus infinity"}[SPELT[story.said]]
-            before = f"; it was {story.last:.4g} the last time it was a number" if story.finite else ""
+            before = {"last_finite": story.last} if story.finite else {}
+            once = f"; it was {story.last:.4g} the last time it was a number" if before else ""
             yield self.finding(
                 "warning",
                 f"split:{split}",
                 (story.first_step, story.last_step),
-                f"The {split} {name} is {spelt} in {story.bad} evaluations{before}: nothing can be chosen by it.",
-                evidence={"value": SPELT[story.said], "evaluations": story.bad}
-                | ({"last_finite": story.last} if story.finite else {}),
+                f"The {split} {name} is {spelt} in {story.bad} evaluations{once}: nothing can be chosen by it.",
+                evidence={"value": SPELT[story.said], "evaluations": story.bad, **before},
                 advice=f"Compute {name} of one batch by hand, and guard what divides or takes a logarithm or a root.",
             )
