@@ -30,7 +30,7 @@ import trainwatch
 from benchmarks.diagnosis import facts
 from trainwatch.schedule import schedule_value
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 200
 SICK = (
     "rate-too-low", "missing-zero-grad", "stale-optimiser", "dead-relus", "growing-weights", "bad-sample",

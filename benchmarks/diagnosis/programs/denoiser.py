@@ -24,7 +24,7 @@ from benchmarks.diagnosis.data import digits
 from benchmarks.diagnosis.mistakes import IntoACopy
 from trainwatch.schedule import schedule_value
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 150
 BREAK = 60
 """The step at which mistakes in the middle of a run are made."""

@@ -20,7 +20,7 @@ from torch.nn import functional
 from benchmarks.diagnosis import mistakes
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, declared, linear
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 120
 FIRST, SECOND = 24, 54
 """Where the second stage and the third begin."""

@@ -32,7 +32,7 @@ import trainwatch
 from benchmarks.diagnosis import facts
 from trainwatch.schedule import schedule_value
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 130
 SICK = (
     "lost-all-reduce", "clip-on-one-rank", "drifting-rank", "slow-rank", "lost-rank", "same-seed-workers",

@@ -32,7 +32,7 @@ from benchmarks.diagnosis.loop import (
 from benchmarks.diagnosis.loop import train as fit
 from trainwatch.schedule import schedule_value
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 130
 TRAINING, HELD, SIZE, CLASSES, BATCH = 256, 48, 32, 3, 8
 RATE, WARMUP, CLIP = 4e-3, 15, 1.0

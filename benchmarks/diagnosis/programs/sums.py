@@ -32,7 +32,7 @@ from benchmarks.diagnosis.loop import (
 )
 from trainwatch.schedule import schedule_value
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 160
 HEALTHY = (
     *("plain", "resumed", "warm-restarts", "bf16", "batch-4", "scheduled-sampling", "longer-operands", "fine-tuning"),
