@@ -34,7 +34,7 @@ class NonFiniteMetric(Rule):
     """A metric of the evaluation is infinite, or no number any more.
 
     What it sees:
-        A metric that is infinite in three evaluations in a row, or NaN in three in a row after it was a number. Losses
+        A metric that is infinite in the last three evaluations, or NaN in the last three after it was a number. Losses
         are looked at by non-finite-loss.
 
     Why it matters:
@@ -46,8 +46,8 @@ class NonFiniteMetric(Rule):
         few samples (FID), half precision in the metric, outputs that are NaN themselves.
 
     When it is wrong:
-        A metric that is not defined on this set (a class that does not occur) is NaN from the first evaluation on: that
-        is left alone.
+        A metric that is not defined on this set (a class that does not occur) is NaN from the first evaluation on, and
+        one without a detection is NaN now and then: both are left alone.
 
     References:
         Heusel et al., "GANs Trained by a Two Time-Scale Update Rule" (2017): FID takes the root of a matrix that must
@@ -58,7 +58,7 @@ class NonFiniteMetric(Rule):
     needs: ClassVar[tuple[str, ...]] = ("eval:metric/<name>",)
     causes: ClassVar[tuple[str, ...]] = ("overtraining",)
 
-    rows: int = 3  # evaluations in a row: one may be an evaluation of too few samples
+    rows: int = 3  # evaluations in a row, up to the last: one may be an evaluation of too few samples
 
     _stories: dict[tuple[str, str], Story] = field(default_factory=dict, init=False)
 
@@ -76,9 +76,7 @@ class NonFiniteMetric(Rule):
 
     def _evaluation(self, story: Story, value: float, code: int, step: int) -> None:
         if not code:
-            # what was told stays told: the stretch that was long enough is kept
-            story.finite, story.last = story.finite + 1, value
-            story.bad = story.bad if story.bad >= self.rows else 0
+            story.finite, story.last, story.bad = story.finite + 1, value, 0
         elif SPELT[code] != "nan" or story.finite:
             story.first_step = story.first_step if story.bad else step
             story.bad, story.said, story.last_step = story.bad + 1, code, step
