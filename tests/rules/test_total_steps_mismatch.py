@@ -51,6 +51,7 @@ def test_a_run_that_goes_on_past_its_end(make_run, judge):
     """From the first step beyond the plan; not for a rounding of a few, nor where it counts on from another run."""
     (found,) = judged(make_run, judge, 100, steps=150, horizon=None)
     assert (found.severity, found.first_step, found.last_step) == ("warning", 101, 150)
+    assert [found.severity for found in judged(make_run, judge, 100, steps=110, horizon=None)] == ["info"]
     assert judged(make_run, judge, 100, steps=102, horizon=None) == []
     assert judged(make_run, judge, 100, steps=150, first=5000, horizon=None) == []
 

@@ -37,7 +37,7 @@ class TotalStepsMismatch(Rule):
 
     When it is wrong:
         A plan of steps beside a number of epochs that is only an upper bound: fewer steps than the data gives are
-        only mentioned, unless a factor explains them.
+        only mentioned, unless a factor explains them; so is a run that has passed its plan by less than a fifth.
 
     References:
         transformers: num_update_steps_per_epoch = len(dataloader) // gradient_accumulation_steps.
@@ -51,6 +51,7 @@ class TotalStepsMismatch(Rule):
     )
 
     tolerance: float = 0.02  # relative: workers and processes that round for themselves stay within it
+    grave: float = 0.2  # of the plan: trainers that are told to stop go on for a few more steps, OLMo's for ten
     unit: float = 100.0  # times: so far off, step and total count different things, and nothing is said
 
     _total: int = field(default=0, init=False)
@@ -106,7 +107,7 @@ class TotalStepsMismatch(Rule):
         step, last = self._last
         if self._total * (1 + self.tolerance) < last < self.unit * self._total:
             yield self.finding(
-                "warning",
+                "warning" if last > (1 + self.grave) * self._total else "info",
                 "run",
                 (self._past, step),
                 f"The run is at step {last:,.0f} of {self._total:,} planned ones: every schedule is at its end.",

@@ -1,0 +1,247 @@
+"""Real logs that somebody labelled: who reads them, who names what is wrong, who cries wolf; trainwatch and its rivals.
+
+    python benchmarks/reallogs.py FOLDER [--rivals FOLDER_OF_PROGRAMS] [--misses]
+
+FOLDER holds `labels.tsv` (columns slug, repo, label, pathology_or_note) and a folder of files for each slug. A label
+is HEALTHY, PATHOLOGICAL, or something else, which is read and not judged. Each tool is asked as a program, as a user
+asks it; the rivals (losslint, runmedic, trainproof) once about the log as it lies, and once about a CSV of the steps,
+losses, rates and norms that trainwatch reads in it. An alarm is what a tool calls a warning or worse. Logs of one
+repository are alike, so shares are means over repositories of the means within each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from rich.progress import track
+from tables import show
+
+from trainwatch.readers import read_all
+from trainwatch.run import Run
+
+PATIENCE = 120  # s for one log
+
+
+@dataclass(frozen=True)
+class Cause:
+    """A way to be sick: how a label tells it, which of our rules name it, and what rivals call it."""
+
+    label: str
+    rules: frozenset[str]
+    rivals: str
+
+
+CAUSES = (
+    Cause(
+        r"\bnan\b|\binf\b",
+        frozenset({"non-finite-loss", "non-finite-gradient", "non-finite-weights", "non-finite-metric", "hidden-nan"}),
+        r"nan|finite|inf",
+    ),
+    Cause(r"overfit", frozenset({"overfitting", "generalisation-gap"}), r"overfit"),
+    Cause(r"crash|error", frozenset({"crashed"}), r"crash|error|trace"),
+    Cause(
+        r"dead grad|zero grad", frozenset({"gradient-vanishing", "dead-module", "frozen-weights"}), r"zero|vanish|dead"
+    ),
+    Cause(r"never learn|stuck", frozenset({"loss-stuck", "metric-stuck", "lr-zero"}), r"flat|stuck|plateau|learn"),
+    Cause(r"diverge|explo|blow", frozenset({"loss-divergence", "gradient-explosion", "lr-too-high"}), r"diverg|explo"),
+    Cause(r"spike", frozenset({"loss-spike", "gradient-spike"}), r"spike"),
+    Cause(r"imbalance|outweigh", frozenset({"loss-scale-imbalance", "gradient-dominance"}), r"imbalance"),
+    Cause(r"several runs|restart", frozenset({"run-appended", "step-reset"}), r"restart|reset"),
+)
+
+
+@dataclass(frozen=True)
+class Log:
+    """One labelled log."""
+
+    slug: str
+    repository: str
+    label: str
+    note: str
+    path: Path
+
+    def causes(self) -> list[Cause]:
+        """What its label says is wrong."""
+        return [cause for cause in CAUSES if re.search(cause.label, self.note, re.IGNORECASE)]
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a tool said of a log: whether it read any rows of it, and its alarms."""
+
+    read: bool = False
+    alarms: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+def logs(folder: Path) -> list[Log]:
+    """All that the labels name."""
+    with (folder / "labels.tsv").open(newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    return [Log(row["slug"], row["repo"], row["label"], row["pathology_or_note"], folder / row["slug"]) for row in rows]
+
+
+def ask(program: Iterable[str], path: Path, judged: Callable[[Any], Told]) -> Told:
+    """Run a program on a log; what prints no JSON, or hangs, has read nothing."""
+    began = time.perf_counter()
+    try:
+        done = subprocess.run([*program, str(path)], capture_output=True, text=True, timeout=PATIENCE)
+        told = judged(json.loads(done.stdout))
+    except (subprocess.TimeoutExpired, json.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError):
+        told = Told()
+    return Told(told.read, told.alarms, time.perf_counter() - began)
+
+
+def of_trainwatch(said: Any) -> Told:
+    """``trainwatch check --format json``"""
+    found = [finding for run in said["runs"] for finding in run["findings"]]
+    alarms = [finding["rule"] for finding in found if finding["severity"] != "info"]
+    return Told(any(run["records"] for run in said["runs"]), tuple(alarms))
+
+
+def of_losslint(said: Any) -> Told:
+    """``losslint check --format json``"""
+    alarms = [finding["check"] for finding in said["findings"] if finding["severity"] != "info"]
+    return Told(any(run["points"] for run in said["runs"]), tuple(alarms))
+
+
+def of_runmedic(said: Any) -> Told:
+    """``runmedic diagnose --json``"""
+    alarms = [finding["check"] for run in said for finding in run["findings"] if finding["severity"] != "info"]
+    return Told(any(run["series"] for run in said), tuple(alarms))
+
+
+def of_trainproof(said: Any) -> Told:
+    """``trainproof doctor --json``"""
+    found = [finding for report in said["reports"] for finding in report["findings"]]
+    ran = any(report["checks"]["ran"] for report in said["reports"])
+    return Told(ran, tuple(finding["id"] for finding in found if finding["level"] in ("FAIL", "WARN", "WARNING")))
+
+
+RIVALS: dict[str, tuple[tuple[str, ...], Callable[[Any], Told]]] = {
+    "losslint": (("check", "--format", "json"), of_losslint),
+    "runmedic": (("diagnose", "--json"), of_runmedic),
+    "trainproof": (("doctor", "--json"), of_trainproof),
+}
+
+
+def flattened(log: Log, folder: Path) -> Path | None:
+    """The log's longest run as the plainest CSV there is; None where nothing can be read."""
+    try:
+        files = sorted(path for path in log.path.rglob("*") if path.is_file())
+        runs = [run for path in files for run in read_all(path)]
+    except Exception:
+        return None
+    if not runs:
+        return None
+    run = max(runs, key=lambda one: one.train.size)
+    path = folder / f"{log.slug}.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["step", "loss", "learning_rate", "grad_norm", "eval_loss"])
+        writer.writerows(_rows(run))
+    return path
+
+
+def _rows(run: Run) -> list[list[object]]:
+    """Training and evaluations in the order of their steps; what is absent is empty."""
+    train, judged = run.frame("train"), run.frame("eval")
+    rate = next((name for name in train.columns if name.startswith("lr")), "lr")
+    rows = [
+        [row.get("step"), row.get("loss", ""), row.get(rate, ""), row.get("grad_norm", ""), ""]
+        for row in train.to_dict("records")
+    ]
+    rows += [[row.get("step"), "", "", "", row.get("loss", "")] for row in judged.to_dict("records")]
+    return sorted(rows, key=lambda row: float(str(row[0])))
+
+
+def share(chosen: list[tuple[Log, float]]) -> float:
+    """The mean over repositories of the means within each; NaN of nothing."""
+    by: dict[str, list[float]] = {}
+    for log, value in chosen:
+        by.setdefault(log.repository, []).append(value)
+    return mean(mean(values) for values in by.values()) if by else float("nan")
+
+
+def right(log: Log, told: Told, ours: bool) -> bool:
+    """Whether an alarm names what the label says."""
+    said = set(told.alarms)
+    return any(
+        bool(said & cause.rules) if ours else any(re.search(cause.rivals, one, re.IGNORECASE) for one in said)
+        for cause in log.causes()
+    )
+
+
+def scored(name: str, verdicts: list[tuple[Log, Told]]) -> list[str]:
+    """A row of the table."""
+    sick = [(log, told) for log, told in verdicts if log.label == "PATHOLOGICAL"]
+    healthy = [(log, told) for log, told in verdicts if log.label == "HEALTHY"]
+    ours = name == "trainwatch"
+    alarmed = sum(bool(told.alarms) for _, told in healthy)
+    return [
+        name,
+        f"{sum(told.read for _, told in verdicts)} of {len(verdicts)}",
+        f"{share([(log, float(bool(told.alarms))) for log, told in sick]):.2f}",
+        f"{share([(log, float(right(log, told, ours))) for log, told in sick]):.2f}",
+        f"{share([(log, float(bool(told.alarms))) for log, told in healthy]):.2f} ({alarmed} of {len(healthy)})",
+        f"{mean(told.seconds for _, told in verdicts):.1f} s",
+    ]
+
+
+def main() -> None:
+    """Ask every tool about every log, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--rivals", type=Path, help="the folder that the rivals' programs are installed in")
+    parser.add_argument("--misses", action="store_true", help="print the healthy logs alarmed and the sick ones missed")
+    asked = parser.parse_args()
+    chosen = logs(asked.folder)
+    ours = (str(Path(sys.executable).with_name("trainwatch")), "check", "--format", "json")
+    verdicts = [(log, ask(ours, log.path, of_trainwatch)) for log in track(chosen, "trainwatch")]
+    rows = [scored("trainwatch", verdicts)]
+    if asked.misses:
+        misses(verdicts)
+    with tempfile.TemporaryDirectory() as folder:
+        flat = {log.slug: flattened(log, Path(folder)) for log in chosen} if asked.rivals else {}
+        for name, (arguments, judged) in RIVALS.items() if asked.rivals else ():
+            program = shutil.which(name, path=asked.rivals)
+            if program is None:
+                print(f"{name} is not installed in {asked.rivals}, and is left out")
+                continue
+            call = (program, *arguments)
+            rows.append(scored(name, [(log, ask(call, log.path, judged)) for log in track(chosen, name)]))
+            plain = [(log, ask(call, path, judged) if (path := flat[log.slug]) else Told()) for log in chosen]
+            rows.append(scored(f"{name}, flattened", plain))
+    show(
+        f"{len(chosen)} labelled logs of {len({log.repository for log in chosen})} repositories",
+        ("tool", "read", "alarm recall", "right cause", "healthy alarmed", "a log"),
+        rows,
+    )
+
+
+def misses(verdicts: list[tuple[Log, Told]]) -> None:
+    """What trainwatch got wrong, log by log."""
+    for log, told in verdicts:
+        if log.label == "HEALTHY" and told.alarms:
+            print(f"healthy, alarmed: {log.slug}: {', '.join(told.alarms)}")
+        elif log.label == "PATHOLOGICAL" and not right(log, told, ours=True):
+            print(f"sick, not named: {log.slug} ({log.note}): {', '.join(told.alarms) or 'silence'}")
+        elif not told.read and log.label != "NO-CURVE":
+            print(f"not read: {log.slug} ({log.label})")
+
+
+if __name__ == "__main__":
+    main()

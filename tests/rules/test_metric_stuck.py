@@ -1,0 +1,48 @@
+"""metric-stuck: a success rate that stays at chance."""
+
+import numpy as np
+import pytest
+
+RULE = "metric-stuck"
+
+
+def found(make_run, judge, values, name="success_rate", end="finished"):
+    evals = [{"step": 10 * i, "split": "test", f"metric/{name}": v} for i, v in enumerate(values, 1)]
+    return judge(make_run({"loss": np.ones(10 * len(values))}, evals=evals, end=end), RULE)
+
+
+def chance(count, rate=0.07, seed=0):
+    return np.random.default_rng(seed).binomial(240, rate, count) / 240
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_success_at_chance(make_run, judge, seed):
+    (one,) = found(make_run, judge, chance(43, seed=seed))
+    assert (one.severity, one.subject, one.first_step, one.last_step) == ("warning", "split:test", 10, 430)
+    assert "never rose in 43 evaluations" in one.message
+
+
+def test_none_at_all(make_run, judge):
+    assert len(found(make_run, judge, np.zeros(40), "test/is_success".rpartition("/")[2].replace("is_", ""))) == 1
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_rises_late_or_is_young(make_run, judge, seed):
+    """A rare reward that is found at last; a rise within the noise of one evaluation; a run of twenty evaluations."""
+    late = np.concatenate([chance(30, 0.02, seed), np.linspace(0.02, 0.6, 13)])
+    slow = np.random.default_rng(seed).binomial(240, np.linspace(0.02, 0.15, 45)) / 240
+    for values in (late, slow, chance(20, seed=seed)):
+        assert found(make_run, judge, values) == []
+
+
+def test_other_figures_are_let_alone(make_run, judge):
+    """An accuracy of many classes may stand low for long; so may what is no share."""
+    assert found(make_run, judge, chance(43), "accuracy") == []
+    assert found(make_run, judge, -chance(43)) == []
+    assert found(make_run, judge, 100 * chance(43)) == []
+
+
+def test_while_it_runs_it_is_an_info(make_run, judge, monkeypatch):
+    monkeypatch.setattr("trainwatch.run.Run.status", lambda *_: "running")
+    (one,) = found(make_run, judge, chance(43), end=None)
+    assert one.severity == "info"
