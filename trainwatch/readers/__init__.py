@@ -119,7 +119,10 @@ def _looks_like(head: bytes) -> str:
 def read_all(path: str | Path) -> list[Run]:
     """Every run in the file at ``path``, oldest first, ranks joined. Raises ReadError."""
     source = open_run(Path(path))
-    source.poll()
+    try:
+        source.poll()
+    except OSError as error:
+        raise ReadError(f"{path}: cannot be read ({error.strerror}); was it moved or deleted?") from None
     source.close()
     if not source.runs:
         raise ReadError(f"{path}: holds no readable run; its first line should be a record of kind 'run'.")

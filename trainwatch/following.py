@@ -1,0 +1,61 @@
+"""A foreign text file that may still grow, and the rows that a reader finds in it: what all text readers share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+from trainwatch.foreign import Assembler, Row
+from trainwatch.lines import TextTail
+from trainwatch.run import Event, Run
+
+
+class Lines(Protocol):
+    """Turns the lines of one file into rows and events; remembers what it needs of the lines before."""
+
+    def items(self, lines: list[str]) -> Iterable[Row | Event]:
+        """What the next lines say."""
+        ...
+
+    def last(self, assembler: Assembler) -> None:
+        """Nothing more comes: say what the file told about its end, and what could not be read."""
+        ...
+
+
+class GrowingText:
+    """A text file as a source: ``runs`` grows with every :meth:`poll`."""
+
+    def __init__(self, path: Path, format_: str, lines: type[Lines]) -> None:
+        self.path, self.format = path, format_
+        self._kind, self._tail, self._restarts = lines, TextTail(path), 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._lines, self._assembler = self._kind(), Assembler(self.path, self.format)
+
+    @property
+    def runs(self) -> list[Run]:
+        """What was read so far."""
+        return self._assembler.runs
+
+    def poll(self) -> bool:
+        """Read what was written since the last call; True if something was. Raises OSError."""
+        news = False
+        for lines in self._tail.poll():
+            if self._tail.restarts != self._restarts:
+                self._restarts = self._tail.restarts
+                self._begin()
+            self._assembler.add(self._lines.items(lines))
+            news = True
+        if self.runs:
+            self.runs[-1].touched = self.path.stat().st_mtime
+        return news
+
+    def close(self) -> None:
+        """Nothing more will be read: judge what stands after the last newline."""
+        rest = self._tail.rest()
+        if rest.strip():
+            self._assembler.add(self._lines.items([rest]))
+        self._lines.last(self._assembler)
+        self._assembler.close()

@@ -1,0 +1,163 @@
+"""Columns of text: CSV and TSV with a header, and the files of numbers that physics codes write.
+
+Keras' CSVLogger, Ultralytics' results.csv (padded headers), Lightning's metrics.csv (sparse rows), progress.csv of RL
+baselines, exports of W&B (a column a run, with its minimum and maximum), NequIP, DeePMD (``# step rmse_val ...``) and
+DeepXDE, and files of two columns without any header: a step and a loss.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trainwatch.channels import recognise
+from trainwatch.following import GrowingText
+from trainwatch.foreign import Assembler, Row
+from trainwatch.run import Event
+
+NAME = "columns (CSV, TSV)"
+
+NUMBER = re.compile(r"\s*[-+]?(?:(?:\d+\.?\d*|\.\d+)(?:[eEdD][-+]?\d+)?|(?i:nan|inf|infinity))\s*")
+EMPTY = {"", "-", "none", "null", "na", "n/a"}
+EXPORT = re.compile(r"(?P<run>.+) - (?P<name>[^-]+?)(?:__(?:MIN|MAX))?")
+
+
+def sniff(path: Path, head: bytes) -> bool:  # noqa: ARG001  (by content)
+    """A header of names with a counter or a loss over rows of as many numbers; or rows of numbers that count up."""
+    if b"\0" in head:
+        return False
+    lines = [line for line in head.decode(errors="replace").lstrip("\ufeff").splitlines()[:60] if line.strip()]
+    layout = Layout.of(lines)
+    if layout is None or len(lines) <= layout.headers:
+        return False
+    rows = [layout.cells(line) for line in lines[layout.headers : layout.headers + 20]]
+    if not all(len(row) == len(layout.names) for row in rows[:-1] or rows):
+        return False
+    filled = [cell for row in rows for cell in row if cell.strip().lower() not in EMPTY]
+    numbers = sum(bool(NUMBER.fullmatch(_dotted(cell, layout.delimiter))) for cell in filled)
+    return bool(filled) and numbers * 2 > len(filled)
+
+
+@dataclass
+class Layout:
+    """How a file is laid out: its delimiter (``None`` is white space), its names, and the lines of its header."""
+
+    delimiter: str | None
+    names: list[str]
+    headers: int
+
+    @classmethod
+    def of(cls, lines: list[str]) -> Layout | None:
+        """The layout that the first lines show, None if they are no columns."""
+        if not lines:
+            return None
+        comments = [line for line in lines if line.lstrip().startswith("#")]
+        head = lines[0].strip()
+        if head.startswith("#"):
+            described = [line for line in comments if len(_split(line.lstrip("# "), _delimiter(line))) > 1]
+            head = described[0].lstrip("# ") if described else ""
+            return cls._named(head, len(comments)) if head else None
+        if all(NUMBER.fullmatch(cell) for cell in _split(head, _delimiter(head))):
+            return cls._counted(lines)
+        return cls._named(head, 1)
+
+    @classmethod
+    def _named(cls, head: str, headers: int) -> Layout | None:
+        delimiter = _delimiter(head)
+        names = [name.strip().strip("\"'") for name in _split(head, delimiter)]
+        roles = {recognise(name).role for name in names}
+        known = roles & {"step", "epoch", "batch", "loss"} or any(EXPORT.fullmatch(name) for name in names)
+        words = all(len(name) < 200 and not re.search(r"[{}=\[\]<>]", name) for name in names)
+        return cls(delimiter, names, headers) if len(names) > 1 and known and words else None
+
+    @classmethod
+    def _counted(cls, lines: list[str]) -> Layout | None:
+        """Two columns of numbers, the first of which counts up."""
+        delimiter = _delimiter(lines[0])
+        rows = [_split(line, delimiter) for line in lines[:20]]
+        first = [row[0] for row in rows if len(row) == 2 and NUMBER.fullmatch(row[0])]
+        counts = [float(cell) for cell in first]
+        rises = all(b > a for a, b in zip(counts, counts[1:], strict=False))
+        whole = all(count == int(count) for count in counts)
+        fits = len(first) == len(rows) > 2 and rises and whole
+        return cls(delimiter, ["step", "loss"], 0) if fits else None
+
+    def cells(self, line: str) -> list[str]:
+        """The cells of one row."""
+        return _split(line, self.delimiter)
+
+
+def _delimiter(line: str) -> str | None:
+    return next((sign for sign in ("\t", ";", ",") if sign in line), None)
+
+
+def _split(line: str, delimiter: str | None) -> list[str]:
+    if delimiter is None:
+        return line.split()
+    cells = next(csv.reader([line], delimiter=delimiter), [])
+    return cells[:-1] if len(cells) > 1 and not cells[-1].strip() and line.rstrip().endswith(delimiter) else cells
+
+
+def _dotted(cell: str, delimiter: str | None) -> str:
+    """Where cells are parted by semicolons, a comma is a decimal point."""
+    return cell.replace(",", ".") if delimiter == ";" else cell
+
+
+@dataclass
+class Table:
+    """Lines in, rows out."""
+
+    broken: int = 0
+    layout: Layout | None = None
+    columns: list[str] = field(default_factory=list)
+
+    def items(self, lines: list[str]) -> Iterator[Row | Event]:
+        """What the lines say."""
+        lines = [line.rstrip("\r").lstrip("\ufeff") for line in lines]
+        if self.layout is None:
+            lines = [line for line in lines if line.strip()]
+            self.layout = Layout.of(lines)
+            if self.layout is None:
+                return
+            lines = lines[self.layout.headers :]
+            self.columns = _own_names(self.layout.names)
+        for line in lines:
+            if line.strip() and not line.lstrip().startswith("#"):
+                yield from self._row(self.layout.cells(line), self.layout)
+
+    def _row(self, cells: list[str], layout: Layout) -> Iterator[Row]:
+        if [cell.strip() for cell in cells] == layout.names:
+            return  # the header again: a second process appended to the file
+        if len(cells) != len(layout.names):
+            self.broken += 1
+            return
+        values = {}
+        for name, cell in zip(self.columns, cells, strict=True):
+            written = _dotted(cell.strip(), layout.delimiter)
+            if name and NUMBER.fullmatch(written):
+                values[name] = float(re.sub(r"[dD](?=[-+\d])", "e", written))
+        if values:
+            yield Row(values)
+
+    def last(self, assembler: Assembler) -> None:
+        """What could not be read."""
+        if self.broken and assembler.runs:
+            assembler.note(f"skipped {self.broken:,} line{'s' * (self.broken > 1)} with another number of cells")
+
+
+def _own_names(names: list[str]) -> list[str]:
+    """Columns of an export without their run's name, which is the same in all of them; "" for one that is left out."""
+    exported = [EXPORT.fullmatch(name) for name in names]
+    runs = {found["run"] for found in exported if found}
+    if len(runs) != 1 or any(found is None and recognise(name).role not in ("step", "epoch") for name, found in zip(names, exported, strict=True)):
+        return names
+    bounds = [name.endswith(("__MIN", "__MAX")) for name in names]
+    return ["" if bound else found["name"] if found else name for name, found, bound in zip(names, exported, bounds, strict=True)]
+
+
+def open_file(path: Path) -> GrowingText:
+    """The columns at ``path``, nothing read yet."""
+    return GrowingText(path, NAME, Table)

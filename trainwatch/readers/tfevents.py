@@ -1,0 +1,205 @@
+"""TensorBoard's event files: records in TFRecord frames, each a protocol buffer with a step and a scalar or several.
+
+Several files of one folder are one run, in the order of their names. A cut-off last record, as a live run or a kill
+leaves it, waits for its rest. Scalars are read in both forms: ``simple_value``, and a tensor of one element.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import groupby, pairwise
+from operator import attrgetter
+from pathlib import Path
+from struct import error as StructError
+from struct import iter_unpack
+from typing import NamedTuple
+
+from trainwatch.foreign import Assembler, Row
+from trainwatch.protobuf import BYTES, WireError, double, fields, signed, single
+from trainwatch.run import Run
+
+NAME = "TensorBoard event file"
+
+FRAME = 12  # bytes before the payload: its length and a checksum of that; four more of a checksum stand behind it
+LARGEST = 64 << 20  # bytes of a record: more is no scalar
+PLACEHOLDERS = {"hp_metric"}  # Lightning writes -1 there
+FORMS = {1: ("<f", 5), 2: ("<d", 6)}  # of a tensor's numbers, by dtype: form, and the field of single values
+
+
+class Point(NamedTuple):
+    """One scalar."""
+
+    step: int
+    tag: str
+    value: float
+
+
+def sniff(path: Path, head: bytes) -> bool:  # noqa: ARG001  (by content)
+    """The first record says which version of the format follows."""
+    return head[FRAME:FRAME + 64].find(b"brain.Event:") >= 0 and int.from_bytes(head[:8], "little") < 1024
+
+
+@dataclass
+class EventFile:
+    """One file, read by offset."""
+
+    path: Path
+    offset: int = 0
+    broken: str = ""
+
+    def points(self) -> Iterator[Point]:
+        """The scalars that were written since the last call. Raises OSError."""
+        with self.path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(self.offset)
+            while not self.broken and self.offset + FRAME + 4 <= size:
+                length = int.from_bytes(file.read(FRAME)[:8], "little")
+                if length > size - self.offset - FRAME - 4:
+                    self._cut(length)
+                    return
+                if length > LARGEST:
+                    file.seek(length + 4, 1)
+                else:
+                    yield from self._record(file.read(length + 4)[:-4])
+                self.offset += FRAME + length + 4
+
+    def _cut(self, length: int) -> None:
+        if length > 1 << 40:
+            self.broken = f"is damaged at byte {self.offset:,}: what follows is not read"
+
+    def _record(self, payload: bytes) -> Iterator[Point]:
+        try:
+            yield from scalars(payload)
+        except (WireError, StructError, TypeError):
+            self.broken = f"is damaged at byte {self.offset:,}: what follows is not read"
+
+
+def scalars(payload: bytes) -> list[Point]:
+    """The scalars of one event. Raises WireError, TypeError or struct.error where it is none."""
+    step, summaries = 0, []
+    for number, wire, value in fields(payload):
+        if number == 2 and isinstance(value, int):
+            step = signed(value)
+        elif number == 5 and wire == BYTES:
+            summaries.append(value)
+    return [
+        Point(step, *scalar)
+        for summary in summaries
+        for number, _, entry in fields(_bytes(summary))
+        if number == 1 and (scalar := _scalar(_bytes(entry))) is not None
+    ]
+
+
+def _scalar(entry: bytes) -> tuple[str, float] | None:
+    tag, found = "", None
+    for number, _, value in fields(entry):
+        if number == 1:
+            tag = _bytes(value).decode(errors="replace")
+        elif number == 2:
+            found = single(_bytes(value))
+        elif number == 8:
+            found = _element(_bytes(value))
+    return None if found is None or tag in PLACEHOLDERS else (tag, found)
+
+
+def _element(tensor: bytes) -> float | None:
+    """The number in a tensor of one float; None for any other tensor."""
+    parts = {number: value for number, _, value in fields(tensor)}
+    form, single_field = FORMS.get(int(parts.get(1, 0)) if isinstance(parts.get(1), int) else 0, ("", 0))
+    content = parts.get(4) or parts.get(single_field)
+    if not form or not isinstance(content, bytes):
+        return None
+    numbers = list(iter_unpack(form, content))
+    return float(numbers[0][0]) if len(numbers) == 1 else None
+
+
+def _bytes(value: int | bytes) -> bytes:
+    if not isinstance(value, bytes):
+        raise WireError("a number where a text should be")
+    return value
+
+
+@dataclass
+class EventFolder:
+    """The event files of one folder: one run."""
+
+    path: Path
+    files: dict[Path, EventFile] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._assembler = Assembler(self.path, NAME)
+        self._assembler.name = self.path.absolute().parent.name
+
+    @property
+    def runs(self) -> list[Run]:
+        """What was read so far."""
+        return self._assembler.runs
+
+    def poll(self) -> bool:
+        """Read what was written since the last call; True if something was. Raises OSError."""
+        news = False
+        for path in sorted(self.path.parent.glob("*tfevents*")):
+            points = list(self.files.setdefault(path, EventFile(path)).points())
+            self._assembler.add(_rows(points))
+            news = news or bool(points)
+        if self.runs:
+            self.runs[-1].touched = max(path.stat().st_mtime for path in self.files)
+        return news
+
+    def close(self) -> None:
+        """Nothing more will be read."""
+        for path, file in self.files.items():
+            if file.broken and self.runs:
+                self._assembler.note(f"{path.name} {file.broken}")
+        self._assembler.close()
+
+
+def _rows(points: list[Point]) -> Iterator[Row]:
+    """Points of one step are one row. Tags that count otherwise (epochs) get the step that was reached meanwhile."""
+    points = _one_clock(points)
+    if any(b.step < a.step for a, b in pairwise(points)) and not _restarted(points):
+        points = sorted(points, key=attrgetter("step"))
+    for step, group in groupby(points, key=attrgetter("step")):
+        values: dict[str, float] = {}
+        for point in group:
+            if point.tag in values:
+                yield Row({"step": float(step), **values})
+                values = {}
+            values[point.tag] = point.value
+        yield Row({"step": float(step), **values})
+
+
+def _restarted(points: Iterable[Point]) -> bool:
+    """Whether the counter of any one tag goes back."""
+    last: dict[str, int] = {}
+    for point in points:
+        if point.step < last.get(point.tag, point.step):
+            return True
+        last[point.tag] = point.step
+    return False
+
+
+def _one_clock(points: list[Point]) -> list[Point]:
+    """Steps for tags that were logged with the number of their epoch: they end far below, and last as long."""
+    ends: dict[str, int] = defaultdict(int)
+    places: dict[str, int] = {}
+    for place, point in enumerate(points):
+        ends[point.tag] = max(ends[point.tag], point.step)
+        places[point.tag] = place
+    longest = max(ends.values(), default=0)
+    slow = {tag for tag in ends if ends[tag] * 4 < longest and places[tag] * 10 > len(points) * 9}
+    reached, found = 0, []
+    for point in points:
+        if point.tag in slow:
+            point = point._replace(step=reached)  # noqa: PLW2901
+        else:
+            reached = point.step
+        found.append(point)
+    return found
+
+
+def open_file(path: Path) -> EventFolder:
+    """The folder of the file at ``path``, nothing read yet."""
+    return EventFolder(path)
