@@ -11,11 +11,13 @@ import csv
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
-from trainwatch.channels import recognise
-from trainwatch.following import GrowingText
-from trainwatch.foreign import Assembler, Row
+from trainwatch.foreign.assembly import Assembler
+from trainwatch.foreign.channels import recognise
+from trainwatch.foreign.counters import Row
+from trainwatch.foreign.following import GrowingText
 from trainwatch.run import Event
 
 NAME = "columns (CSV, TSV)"
@@ -68,6 +70,8 @@ class Layout:
     def _named(cls, head: str, headers: int) -> Layout | None:
         delimiter = _delimiter(head)
         names = [name.strip().strip("\"'") for name in _split(head, delimiter)]
+        while names and not names[-1]:
+            names.pop()  # a delimiter stands behind every cell
         roles = {recognise(name).role for name in names}
         known = roles & {"step", "epoch", "batch", "loss"} or any(EXPORT.fullmatch(name) for name in names)
         words = all(len(name) < 200 and not re.search(r"[{}=\[\]<>]", name) for name in names)
@@ -80,14 +84,15 @@ class Layout:
         rows = [_split(line, delimiter) for line in lines[:20]]
         first = [row[0] for row in rows if len(row) == 2 and NUMBER.fullmatch(row[0])]
         counts = [float(cell) for cell in first]
-        rises = all(b > a for a, b in zip(counts, counts[1:], strict=False))
+        rises = all(b > a for a, b in pairwise(counts))
         whole = all(count == int(count) for count in counts)
         fits = len(first) == len(rows) > 2 and rises and whole
         return cls(delimiter, ["step", "loss"], 0) if fits else None
 
     def cells(self, line: str) -> list[str]:
         """The cells of one row."""
-        return _split(line, self.delimiter)
+        cells = _split(line, self.delimiter)
+        return cells[:-1] if len(cells) == len(self.names) + 1 and not cells[-1].strip() else cells
 
 
 def _delimiter(line: str) -> str | None:
@@ -97,8 +102,11 @@ def _delimiter(line: str) -> str | None:
 def _split(line: str, delimiter: str | None) -> list[str]:
     if delimiter is None:
         return line.split()
-    cells = next(csv.reader([line], delimiter=delimiter), [])
-    return cells[:-1] if len(cells) > 1 and not cells[-1].strip() and line.rstrip().endswith(delimiter) else cells
+    try:
+        cells = next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error:  # a cell of more than 131,072 characters
+        return []
+    return cells
 
 
 def _dotted(cell: str, delimiter: str | None) -> str:
@@ -149,13 +157,14 @@ class Table:
 
 
 def _own_names(names: list[str]) -> list[str]:
-    """Columns of an export without their run's name, which is the same in all of them; "" for one that is left out."""
-    exported = [EXPORT.fullmatch(name) for name in names]
-    runs = {found["run"] for found in exported if found}
-    if len(runs) != 1 or any(found is None and recognise(name).role not in ("step", "epoch") for name, found in zip(names, exported, strict=True)):
+    """Columns of an export without their run's name, which all of them share; "" for the bounds beside a value."""
+    exported = {name: EXPORT.fullmatch(name) for name in names}
+    runs = {found["run"] for found in exported.values() if found}
+    others = [name for name, found in exported.items() if found is None]
+    if len(runs) != 1 or any(recognise(name).role not in ("step", "epoch") for name in others):
         return names
-    bounds = [name.endswith(("__MIN", "__MAX")) for name in names]
-    return ["" if bound else found["name"] if found else name for name, found, bound in zip(names, exported, bounds, strict=True)]
+    own = {name: found["name"] if found else name for name, found in exported.items()}
+    return ["" if name.endswith(("__MIN", "__MAX")) else own[name] for name in names]
 
 
 def open_file(path: Path) -> GrowingText:

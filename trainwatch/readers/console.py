@@ -12,20 +12,41 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trainwatch.channels import recognise
-from trainwatch.following import GrowingText
-from trainwatch.foreign import Assembler, Row
-from trainwatch.lastwords import LastWords
-from trainwatch.printed import ALONE, COLOUR, Printed, scan
+from trainwatch.foreign.assembly import Assembler
+from trainwatch.foreign.channels import recognise
+from trainwatch.foreign.counters import Row
+from trainwatch.foreign.following import GrowingText
+from trainwatch.foreign.lastwords import LastWords
+from trainwatch.foreign.printed import ALONE, COLOUR, LONGEST, Printed, scan
 from trainwatch.run import Event
+from trainwatch.schema import RECORD
 
 NAME = "console output"
 
 PEEK = 1 << 20  # bytes in which the first measurement must stand: a large config and a large model are printed before
 LOGS = {".log", ".out", ".err", ".txt", ""}
+OTHERS = {
+    ".py",
+    ".md",
+    ".rst",
+    ".yaml",
+    ".yml",
+    ".toml",
+    ".cfg",
+    ".ini",
+    ".html",
+    ".js",
+    ".css",
+    ".ipynb",
+    ".sh",
+    ".csv",
+}
+"""Files that hold names and numbers, and are no logs."""
 EVALUATION = re.compile(
-    r"\b(?:(?P<test>test(?:ing)?)|evaluation|validation|valid|eval|dev|val)\b(?: metrics| set| results?)?\s*:", re.IGNORECASE
+    r"\b(?:(?P<test>test(?:ing)?)|evaluation|validation|valid|eval|dev|val)\b(?: metrics| set| results?)?\s*:",
+    re.IGNORECASE,
 )
+REDRAWN = re.compile(r"\r|\x08+")
 SECTION = re.compile(r"\b(?P<test>testing)\b|\b(?:evaluating|evaluation|validating|validation)\b", re.IGNORECASE)
 TRAINING = re.compile(r"\btrain(?:ing)?\b", re.IGNORECASE)
 SETTINGS = re.compile(r"\b(?:Namespace|Config|Arguments|TrainConfig)\(|^\s*(?:#|def |class |import |return\b)")
@@ -37,7 +58,7 @@ def sniff(path: Path, head: bytes) -> bool:
     """Text in which a measurement or a traceback stands, and that is neither JSON lines nor columns."""
     if b"\0" in head and not head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return False
-    if _structured(head):
+    if path.suffix.lower() in OTHERS or _structured(head):
         return False
     text = _decoded(path) if path.suffix.lower() in LOGS else head.decode(errors="replace")
     lines = Console()
@@ -55,6 +76,8 @@ def _decoded(path: Path) -> str:
 def _structured(head: bytes) -> bool:
     """Whether other readers are for it: JSON, or lines of the same few columns."""
     first = [line for line in head.removeprefix(b"\xef\xbb\xbf").split(b"\n")[:20] if line.strip()][:2]
+    if any(RECORD.match(line) for line in head.split(b"\n")[:20]):
+        return True
     if not first or re.match(rb"\s*(?:\{\s*(?:\"|$)|\[\s*(?:[{\"\]]|$))", first[0]):
         return True
     header = re.fullmatch(rb"#?\s*[\"\w./@() -]+(?:[,;\t][\"\w./@():% -]*)+\s*", first[0])
@@ -87,7 +110,7 @@ class Console:
     def items(self, lines: Iterable[str]) -> Iterator[Row | Event]:
         """What the lines say."""
         for line in lines:
-            for part in COLOUR.sub("", line).rstrip("\r").split("\r"):
+            for part in REDRAWN.split(COLOUR.sub("", line).rstrip("\r")):
                 yield from self._part(part)
 
     def last(self, assembler: Assembler) -> None:
@@ -98,6 +121,7 @@ class Console:
             assembler.note(f"{name} was printed with too few digits to tell a small value from 0; 0 is left out")
 
     def _part(self, line: str) -> Iterator[Row | Event]:
+        line = line[:LONGEST]
         if not line.strip() or line.startswith("wandb: ") or self.last_words.take(line):
             return
         if SETTINGS.search(line):
@@ -160,7 +184,7 @@ class Console:
             return
         if printed.has("step", "epoch"):
             self._counters, self._totals, self._split = {}, {}, ""
-        belongs = near or (bool(self._split) and printed.has("batch"))  # to what was said above
+        belongs = near or (printed.has("batch") and bool(self._split or self._counters))  # to what was said above
         here = said if said is not None else self._split if belongs else ""
         leads = recognise(printed.measures()[0])
         if counted or belongs or here or leads.role == "loss":

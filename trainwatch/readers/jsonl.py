@@ -16,17 +16,19 @@ from typing import Any
 
 import orjson
 
-from trainwatch.channels import SPLITS, recognise
-from trainwatch.following import GrowingText
-from trainwatch.foreign import Assembler, Row
+from trainwatch.foreign.assembly import Assembler
+from trainwatch.foreign.channels import SPLITS, recognise
+from trainwatch.foreign.counters import Row
+from trainwatch.foreign.following import GrowingText
 from trainwatch.run import Event
-from trainwatch.schema import KINDS
+from trainwatch.schema import RECORD
 
 NAME = "JSON lines"
 
 DEEPEST = 8  # levels of nesting that are looked into
 LONGEST = 4 << 20  # characters of one object that goes over many lines
 SPLIT_KEYS = ("mode", "split", "phase", "stage", "subset")  # mmdetection writes {"mode": "val", ...}
+BLANK = " \t\r\n,[]\0\ufeff"
 DECODER = json.JSONDecoder()
 
 
@@ -35,7 +37,7 @@ def sniff(path: Path, head: bytes) -> bool:  # noqa: ARG001  (by content)
     text = head.decode(errors="replace").lstrip("\ufeff \r\n\t\0")
     if not re.match(r"\{\s*[\"}]", text) or '"log_history"' in text:
         return False
-    if re.match(r'\{[^\n]{0,4096}"kind"\s*:\s*"(?:' + "|".join(KINDS) + ')"', text):
+    if any(RECORD.match(line) for line in head.split(b"\n")[:20]):
         return False
     lines = Objects()
     rows = [row for row in lines.items(text.split("\n")) if isinstance(row, Row)]
@@ -52,8 +54,9 @@ class Objects:
     """Lines in, rows out."""
 
     broken: int = 0
-    config: dict[str, Any] = field(default_factory=dict)
-    _open: str = ""  # of an object that goes over many lines
+    _open: list[str] = field(default_factory=list)  # the lines of an object that goes on
+    _depth: int = 0  # braces that are open in them
+    _size: int = 0  # characters in them
 
     def items(self, lines: list[str]) -> Iterator[Row | Event]:
         """What the lines say."""
@@ -65,52 +68,60 @@ class Objects:
 
     def last(self, assembler: Assembler) -> None:
         """What could not be read."""
-        assembler.config |= self.config
-        self.broken += bool(self._open.strip())
+        self.broken += bool(self._open)
         if self.broken and assembler.runs:
-            assembler.note(f"skipped {self.broken:,} line{'s' * (self.broken > 1)} that are no JSON objects")
+            assembler.note(f"skipped {self.broken:,} line{'s' * (self.broken > 1)} that hold no whole JSON object")
 
     def _records(self, line: str) -> Iterator[dict[str, Any]]:
         """The objects that end on this line."""
-        if not self._open:
-            try:
-                record = orjson.loads(line)
-            except orjson.JSONDecodeError:
-                record = None
-            if isinstance(record, dict):
-                yield record
+        if line.startswith("{") or not self._open:
+            whole = _whole(line)
+            if whole is not None:
+                self.broken += bool(self._open)  # what was open was cut off
+                self._close()
+                yield whole
                 return
-        text = f"{self._open}{line}\n".lstrip(" \t\r\n,[]\0\ufeff")
+        if not line.strip(BLANK):
+            return
+        self._open.append(line)
+        self._depth += line.count("{") - line.count("}")
+        self._size += len(line)
+        if self._depth <= 0:
+            yield from self._several("\n".join(self._close()))
+        elif self._size > LONGEST:
+            self.broken += 1
+            self._close()
+
+    def _close(self) -> list[str]:
+        lines, self._open, self._depth, self._size = self._open, [], 0, 0
+        return lines
+
+    def _several(self, text: str) -> Iterator[dict[str, Any]]:
+        """Objects one behind the other, as Python's json reads them: bare NaN and Infinity are numbers."""
+        text = text.lstrip(BLANK)
         while text.startswith("{"):
             try:
                 record, end = DECODER.raw_decode(text)
-            except (ValueError, RecursionError) as error:
-                text = self._unfinished(text, error)
+            except (ValueError, RecursionError):
                 break
-            if isinstance(record, dict):
-                yield record
-            text = text[end:].lstrip(" \t\r\n,]")
-        if text.strip() and not text.startswith("{"):
-            self.broken += 1
-            text = ""
-        self._open = text
-
-    def _unfinished(self, text: str, error: Exception) -> str:
-        """An object that may go on below; one that is broken is passed over."""
-        at_end = isinstance(error, json.JSONDecodeError) and error.pos >= len(text.rstrip()) - 1
-        unclosed = "Unterminated string" in str(error) and text.count("\n") == 1
-        if len(text) < LONGEST and (at_end or text.rstrip().endswith((",", "{", "["))) and not unclosed:
-            return text
-        self.broken += 1
-        return ""
+            yield record
+            text = text[end:].lstrip(BLANK)
+        self.broken += bool(text)
 
     def _row(self, record: Mapping[str, Any]) -> Row | None:
         values = dict(flattened(record))
         said = next((record[key] for key in SPLIT_KEYS if isinstance(record.get(key), str)), "")
         split = SPLITS.get(said.lower(), "")
-        if not any(recognise(name).role != "measure" for name in values):
-            return None if not split else Row(values, split)
-        return Row(values, split)
+        known = split or any(recognise(name).role != "measure" for name in values)
+        return Row(values, split) if known else None
+
+
+def _whole(line: str) -> dict[str, Any] | None:
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    return record if isinstance(record, dict) else None
 
 
 def flattened(record: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, float]]:

@@ -6,18 +6,18 @@ leaves it, waits for its rest. Scalars are read in both forms: ``simple_value``,
 
 from __future__ import annotations
 
+import struct
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from operator import attrgetter
 from pathlib import Path
-from struct import error as StructError
-from struct import iter_unpack
 from typing import NamedTuple
 
-from trainwatch.foreign import Assembler, Row
-from trainwatch.protobuf import BYTES, WireError, double, fields, signed, single
+from trainwatch.foreign.assembly import Assembler
+from trainwatch.foreign.counters import Row
+from trainwatch.foreign.protobuf import BYTES, WireError, fields, signed, single
 from trainwatch.run import Run
 
 NAME = "TensorBoard event file"
@@ -38,7 +38,12 @@ class Point(NamedTuple):
 
 def sniff(path: Path, head: bytes) -> bool:  # noqa: ARG001  (by content)
     """The first record says which version of the format follows."""
-    return head[FRAME:FRAME + 64].find(b"brain.Event:") >= 0 and int.from_bytes(head[:8], "little") < 1024
+    return head[FRAME : FRAME + 64].find(b"brain.Event:") >= 0 and int.from_bytes(head[:8], "little") < 1024
+
+
+def leads(path: Path) -> bool:
+    """Whether the file is the first of its folder's: it stands for the run."""
+    return path == min(path.parent.glob("*tfevents*"), default=path)
 
 
 @dataclass
@@ -72,7 +77,7 @@ class EventFile:
     def _record(self, payload: bytes) -> Iterator[Point]:
         try:
             yield from scalars(payload)
-        except (WireError, StructError, TypeError):
+        except (WireError, struct.error, TypeError):
             self.broken = f"is damaged at byte {self.offset:,}: what follows is not read"
 
 
@@ -111,7 +116,7 @@ def _element(tensor: bytes) -> float | None:
     content = parts.get(4) or parts.get(single_field)
     if not form or not isinstance(content, bytes):
         return None
-    numbers = list(iter_unpack(form, content))
+    numbers = list(struct.iter_unpack(form, content))
     return float(numbers[0][0]) if len(numbers) == 1 else None
 
 
@@ -142,8 +147,11 @@ class EventFolder:
         news = False
         for path in sorted(self.path.parent.glob("*tfevents*")):
             points = list(self.files.setdefault(path, EventFile(path)).points())
-            self._assembler.add(_rows(points))
-            news = news or bool(points)
+            if points:
+                self._assembler.add(_rows(points))
+                news = True
+        if not news:
+            self._assembler.add(())
         if self.runs:
             self.runs[-1].touched = max(path.stat().st_mtime for path in self.files)
         return news
@@ -193,7 +201,7 @@ def _one_clock(points: list[Point]) -> list[Point]:
     reached, found = 0, []
     for point in points:
         if point.tag in slow:
-            point = point._replace(step=reached)  # noqa: PLW2901
+            point = point._replace(step=reached)
         else:
             reached = point.step
         found.append(point)

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from trainwatch.foreign import Assembler, Row
+from trainwatch.foreign.assembly import Assembler
+from trainwatch.foreign.counters import Row
 from trainwatch.readers import ReadError
 from trainwatch.run import Run
 
@@ -54,6 +55,7 @@ class TrainerState:
         state = self._state()
         assembler.name = _run_name(self.path)
         assembler.add(_rows(state))
+        assembler.close()
         assembler.note(FILTERED)
         self.runs = assembler.runs
         self.runs[-1].touched = stat.st_mtime
@@ -87,7 +89,7 @@ def _rows(state: dict[str, Any]) -> Iterator[Row]:
     for record in history:
         if any(key in record for key in SUMMARY):
             continue
-        numbers = {str(k): float(v) for k, v in record.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+        numbers = {str(name): float(value) for name, value in record.items() if type(value) in (int, float)}
         split = next((name for name in named if any(key.startswith(f"eval_{name}_") for key in numbers)), "")
         if split:
             numbers = {re.sub(rf"^eval_{re.escape(split)}_", "", key): value for key, value in numbers.items()}

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
-from trainwatch.foreign import Assembler, Row
+from trainwatch.foreign.assembly import Assembler
+from trainwatch.foreign.counters import Row
 from trainwatch.lines import TextTail
 from trainwatch.run import Event, Run
 
@@ -48,6 +49,8 @@ class GrowingText:
                 self._begin()
             self._assembler.add(self._lines.items(lines))
             news = True
+        if not news:
+            self._assembler.add(())
         if self.runs:
             self.runs[-1].touched = self.path.stat().st_mtime
         return news

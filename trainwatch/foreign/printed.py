@@ -9,20 +9,20 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from trainwatch.channels import Role, recognise
+from trainwatch.foreign.channels import Role, recognise
 
 LONGEST = 4000  # characters of a line that are looked at: a printed model or a world of addresses is no measurement
 
-COLOUR = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07]*\x07")
+COLOUR = re.compile(r"\x1b\[[0-9;?]{0,32}[ -/]{0,8}[@-~]|\x1b\][^\x07]{0,256}\x07")
 NOISE = re.compile(
     r"\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?\]?"  # dates with a time
     r"|\[?\b\d\d/\d\d \d\d:\d\d:\d\d\]?|\b\d{4}-\d\d-\d\d\b"
     r"|\b(?:\d+:)?\d?\d:\d\d(?:[.,]\d+)?\b(?!\s*[|=])"  # clock times and durations
-    r"|\[?[\w.-]+\.(?:py|cc|cpp|cu|h):\d+(?::\w+)?\]?:?"  # places in source code
-    r"|(?:[\w.-]+:\d+\s+)+(?=(?:DEBUG|INFO|WARN(?:ING)?|ERROR)\b)|\b(?:DEBUG|INFO|WARN(?:ING)?|ERROR)\b(?::\w+)?:?"
+    r"|\[?(?<![\w.-])[\w.-]+\.(?:py|cc|cpp|cu|h):\d+(?::\w+)?\]?:?"  # places in source code
+    r"|(?<![\w.-])(?:[\w.-]+:\d+\s+){1,4}(?=(?:DEBUG|INFO|WARN(?:ING)?|ERROR)\b)|\b(?:DEBUG|INFO|WARN(?:ING)?|ERROR)\b(?::\w+)?:?"
     r"|0x[0-9a-fA-F]+|\[Rank \d+\]"
 )
-REMARK = re.compile(r"\s?\([^()=:]*[A-Za-z][^()=:]*\)(?!:)")
+REMARK = re.compile(r"\s?\((?=[^()]{0,80}[A-Za-z])[^()=:]{1,80}\)(?!:)")
 """``chosen score (higher is better): 2.8``"""
 BARS = (  # a bare `30/173` counts batches: after the epoch, in a progress bar, at the head of a line
     (re.compile(r"(?<=[\]\d])\s*\[\s*(\d+)\s*/\s*(\d+)[^\]]*\]"), r"; batch \1/\2; "),
@@ -33,7 +33,7 @@ BARS = (  # a bare `30/173` counts batches: after the epoch, in a progress bar, 
 NUMBER = r"[-+]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d,])|\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?)"
 WORDS = r"[^\W\d][\w./@%-]*(?: [^\W\d][\w./@%-]*){0,3}"
 PAIR = re.compile(
-    rf"(?<![\w.-])(?P<name>{WORDS}?)['\"]?(?P<sep>\s*[=:：]\s*['\"]?[\[(]*\s*|\s*\[\s*|\s+)"
+    rf"(?<![\w.-])(?P<name>{WORDS}?)['\"]?(?P<sep>\s*[=:\uff1a]\s*['\"]?[\[(]*\s*|\s*\[\s*|\s+)"
     rf"(?P<value>{NUMBER}(?![\w.]*\.\d|-\d|:\d|x)|(?i:[-+]?(?:nan|inf|infinity))(?!\w|\s+[a-z]+ ?:))"
     r"(?:\s*(?:/|\bof\b|\bout of\b)\s*(?P<end>\d+)(?![\w.]))?"
     r"(?:\s?(?:[a-zA-Z]+/[a-zA-Z]+|%|[KMGTBkmgµu]?i?[BbsS]?(?![\w.])))?"

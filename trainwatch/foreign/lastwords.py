@@ -35,7 +35,7 @@ class LastWords:
         """Whether the line belongs to how the process ended."""
         if self._traceback is not None:
             return self._inside(line)
-        if found := TRACEBACK.match(line):
+        if "Traceback" in line and (found := TRACEBACK.match(line)):
             self._traceback, self._before = [line], found["before"]
             return True
         for pattern, kind in SILENT:
@@ -90,5 +90,3 @@ def _signal(message: str) -> str | None:
         except ValueError:
             name = "SIG" + (found[1] or found[2])
     return name
-
-

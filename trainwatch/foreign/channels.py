@@ -26,11 +26,14 @@ SPLITS = {
     "test": "test",
 }
 TRAIN = {"train", "training", "trn"}
-FILLERS = {"avg", "average", "mean", "current", "running", "optim", "optimizer", "global", "num", "n", "value"}
+FILLERS = {"avg", "average", "mean", "current", "running", "optim", "optimizer", "global", "num", "n"}
 SUMMARIES = {"best", "lowest", "highest", "smoothed"}
 """What was best so far is no measurement of this step."""
 
-STEPS = {"step", "steps", "iter", "iters", "iteration", "iterations", "update", "updates", "timesteps", "it"}
+STEPS = {
+    *(("step",), ("steps",), ("iter",), ("iters",), ("iteration",), ("iterations",), ("it",)),
+    *(("update",), ("updates",), ("timesteps",), ("total", "timesteps")),
+}
 BATCHES = {("batch",), ("micro", "step"), ("minibatch",)}
 PLANNED = {("total", "steps"), ("max", "steps"), ("total", "iters")}
 NORMS = {("grad", "norm"), ("total", "grad", "norm"), ("gradient", "norm"), ("gnorm",), ("gradnorm",), ("norm",)}
@@ -69,11 +72,13 @@ def recognise(name: str) -> Reading:
     if low[-2:-1] == ["loss"] and low[-1] == "epoch" and not split:
         split = "train"  # the mean of an epoch beside the loss of its steps
     said = [word for word in words if word.lower() not in SPLITS and word.lower() not in TRAIN]
+    if low[-2:] == ["loss", "value"]:
+        said.pop()
     parts = tuple(word for word in _parts(said) if word not in FILLERS)
     stem = "_".join(said) or "_".join(words) or "value"
     if SUMMARIES.intersection(low) or name.endswith(("__MIN", "__MAX")):
         return Reading("ignored", split, stem)
-    role, total = _role(parts, "".join(said).lower())
+    role, total = _counter(name) or _role(parts, "".join(said).lower())
     return Reading(role, split, _stem(said) if role == "loss" else stem, total)
 
 
@@ -81,16 +86,21 @@ def _parts(words: Iterable[str]) -> list[str]:
     return [part.lower() for word in words for part in PART.findall(word)]
 
 
-def _role(parts: tuple[str, ...], squeezed: str) -> tuple[Role, bool]:
-    """The role of a name without its split, and whether it is the total of the losses."""
+def _counter(name: str) -> tuple[Role, bool] | None:
+    """The role of a counter, which may stand in a folder: ``trainer/global_step``, ``time/total_timesteps``."""
+    words = [word for word in WORD.findall(name.rpartition("/")[2]) if word.lower() not in TRAIN]
+    parts = tuple(part for part in _parts(words) if part not in FILLERS)
     if parts in PLANNED:
         return "planned", False
-    if len(parts) == 1 and parts[0] in STEPS:
+    if parts in STEPS:
         return "step", False
     if parts in (("epoch",), ("epochs",)):
         return "epoch", False
-    if parts in BATCHES:
-        return "batch", False
+    return ("batch", False) if parts in BATCHES else None
+
+
+def _role(parts: tuple[str, ...], squeezed: str) -> tuple[Role, bool]:
+    """The role of a name without its split, and whether it is the total of the losses."""
     if parts[:1] == ("lr",) or parts[-1:] == ("lr",) or ("learning", "rate") in pairwise(parts):
         return "rate", False
     if parts in NORMS:
@@ -107,7 +117,7 @@ def _role(parts: tuple[str, ...], squeezed: str) -> tuple[Role, bool]:
 
 def _stem(words: list[str]) -> str:
     """A component's name: what is left without the word *loss*."""
-    left = [word for word in words if word.lower() not in ("loss", "losses", "value")]
+    left = [word for word in words if word.lower() not in ("loss", "losses")]
     short = [re.sub(r"(?<=[a-z0-9])_?Loss$", "", word) for word in left]
     return "_".join(short) or "_".join(words)
 
