@@ -92,6 +92,7 @@ class TextTail:
     restarts: int = 0
     _tail: LineTail = field(init=False)
     _wide: int = 0  # lines of a UTF-16 file that were handed out
+    _wide_rest: str = ""
 
     def __post_init__(self) -> None:
         self._tail = LineTail(self.path)
@@ -101,7 +102,7 @@ class TextTail:
         with self.path.open("rb") as file:
             mark = file.read(2)
         if mark in (b"\xff\xfe", b"\xfe\xff"):
-            lines = self.path.read_bytes().decode("utf-16", errors="replace").split("\n")[:-1]
+            *lines, self._wide_rest = self.path.read_bytes().decode("utf-16", errors="replace").split("\n")
             new, self._wide = lines[self._wide :], len(lines)
             if new:
                 yield new
@@ -113,4 +114,4 @@ class TextTail:
     def rest(self) -> str:
         """What stands after the last newline, once nothing more will be written."""
         rest, self._tail.remainder = self._tail.remainder, b""
-        return rest.decode(errors="replace")
+        return rest.decode(errors="replace") or self._wide_rest

@@ -121,7 +121,7 @@ class Assembler:
         steps.learn(row, self._last, self._stride, self._epoch)
         step = steps.of(row, self._last)
         losses = {name: value for name, value in values.items() if name == "loss" or name.startswith("loss/")}
-        if steps.by_loss and not losses and (step != self._last or steps.mode == "row"):
+        if steps.by_loss and not losses and not row.rounded and (step != self._last or steps.mode == "row"):
             self._carried |= values
             return
         if step is None:

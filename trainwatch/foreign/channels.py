@@ -37,6 +37,7 @@ STEPS = {
 BATCHES = {("batch",), ("micro", "step"), ("minibatch",)}
 PLANNED = {("total", "steps"), ("max", "steps"), ("total", "iters")}
 NORMS = {("grad", "norm"), ("total", "grad", "norm"), ("gradient", "norm"), ("gnorm",), ("gradnorm",), ("norm",)}
+RATE = re.compile(r"lr\d*")
 SCALES = {("loss", "scale"), ("grad", "scale"), ("amp", "scale"), ("scaler", "scale"), ("scale",)}
 ABOUT_LOSS = {"scale", "scaler", "scaling", "weight", "weights", "coef", "factor", "type", "fn", "function", "window"}
 TOTALS = {("loss",), ("total", "loss"), ("loss", "total"), ("losses",), ("objective",)}
@@ -101,13 +102,15 @@ def _counter(name: str) -> tuple[Role, bool] | None:
 
 def _role(parts: tuple[str, ...], squeezed: str) -> tuple[Role, bool]:
     """The role of a name without its split, and whether it is the total of the losses."""
-    if parts[:1] == ("lr",) or parts[-1:] == ("lr",) or ("learning", "rate") in pairwise(parts):
+    if any(RATE.fullmatch(part) for part in (*parts[:1], *parts[-1:])) or ("learning", "rate") in pairwise(parts):
         return "rate", False
     if parts in NORMS:
         return "norm", False
     if parts in SCALES:
         return "scale", False
     if any(a == "loss" and b in ABOUT_LOSS for a, b in pairwise(parts)):
+        return "measure", False
+    if parts[-1:] in (("ppl",), ("perplexity",)):
         return "measure", False
     without = tuple(part for part in parts if part not in ("step", "epoch"))
     if without in TOTALS:
@@ -145,7 +148,7 @@ class Naming:
     def learn(self, names: Iterable[tuple[str, str]]) -> None:
         """Names that are new, each with the split that its surroundings say (``""`` if none)."""
         new = [pair for pair in dict.fromkeys(names) if pair not in self.places]
-        for split in dict.fromkeys(_split(*pair) for pair in new):
+        for split in sorted({_split(*pair) for pair in new}):  # training first: evaluations are named after it
             self._learn_split(split, [pair for pair in new if _split(*pair) == split])
 
     def _learn_split(self, split: str, new: list[tuple[str, str]]) -> None:
@@ -160,7 +163,9 @@ class Naming:
         if (split, "loss") in self._taken:
             return
         totals = sorted((pair for pair in losses if recognise(pair[0]).total), key=lambda pair: len(pair[0]))
-        alone = losses if len({recognise(pair[0]).stem for pair in losses}) == 1 else []
+        stems = {recognise(pair[0]).stem for pair in losses}
+        part = any(("", f"loss/{clean(stem)}") in self._taken for stem in stems)
+        alone = losses if len(stems) == 1 and not part else []
         for pair in (totals or alone)[:1]:
             self._give(pair, split, "loss")
         for pair in totals[1:] if not split else ():
@@ -186,7 +191,8 @@ def _split(name: str, said: str) -> str:
 
 def _channel(reading: Reading, name: str, split: str) -> str:
     if reading.role == "rate":
-        group = "_".join(part for part in WORD.findall(reading.stem) if part.lower() not in ("lr", "learning", "rate"))
+        words = [word for word in WORD.findall(reading.stem) if word.lower() not in ("learning", "rate")]
+        group = "_".join(word for word in words if not RATE.fullmatch(word.lower()))
         return f"lr/{group or 'main'}"
     if reading.role == "loss":
         return f"loss/{clean(reading.stem)}"

@@ -19,13 +19,14 @@ LIMIT = 2**53
 @dataclass(slots=True)
 class Row:
     """What a line says. ``totals`` has the ends of counters (``Batch 30/173``); ``partial`` is one of the lines of an
-    evaluation that goes on (they are averaged).
+    evaluation that goes on (they are averaged); in a ``rounded`` one a loss stood as 0.00, which is not known to be 0.
     """
 
     values: dict[str, float]
     split: str = ""
     totals: dict[str, float] = field(default_factory=dict)
     partial: bool = False
+    rounded: bool = False
 
     def counter(self, role: str) -> float | None:
         """The reading of a counter, None if the row has none."""
@@ -80,7 +81,7 @@ class Steps:
     def _planned(self, rows: Sequence[Row]) -> int | None:
         """The steps that are planned, as far as the rows say so."""
         if self.mode == "step":
-            ends = (row.planned("step") or row.counter("planned") or row.planned("batch") for row in rows)
+            ends = (row.planned("step") or row.counter("planned") or _alone(row) for row in rows)
             return next((int(end) for end in ends if end), None)
         if self.epochs is None or self.mode == "row":
             return None
@@ -111,6 +112,11 @@ class Steps:
         if self.mode == "epoch":
             return None if epoch is None else int(epoch)
         return last + 1
+
+
+def _alone(row: Row) -> float | None:
+    """The end of a bar that counts the whole training, as no epoch is told beside it."""
+    return row.planned("batch") if row.counter("epoch") is None else None
 
 
 def counted(row: Row) -> bool:

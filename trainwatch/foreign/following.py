@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from trainwatch.foreign.assembly import Assembler
 from trainwatch.foreign.counters import Row
@@ -14,6 +14,8 @@ from trainwatch.run import Event, Run
 
 class Lines(Protocol):
     """Turns the lines of one file into rows and events; remembers what it needs of the lines before."""
+
+    config: dict[str, Any]  # settings that the file told
 
     def items(self, lines: list[str]) -> Iterable[Row | Event]:
         """What the next lines say."""
@@ -47,7 +49,7 @@ class GrowingText:
             if self._tail.restarts != self._restarts:
                 self._restarts = self._tail.restarts
                 self._begin()
-            self._assembler.add(self._lines.items(lines))
+            self._take(lines)
             news = True
         if not news:
             self._assembler.add(())
@@ -55,10 +57,15 @@ class GrowingText:
             self.runs[-1].touched = self.path.stat().st_mtime
         return news
 
+    def _take(self, lines: list[str]) -> None:
+        items = list(self._lines.items(lines))
+        self._assembler.config |= self._lines.config
+        self._assembler.add(items)
+
     def close(self) -> None:
         """Nothing more will be read: judge what stands after the last newline."""
         rest = self._tail.rest()
         if rest.strip():
-            self._assembler.add(self._lines.items([rest]))
+            self._take([rest])
         self._lines.last(self._assembler)
         self._assembler.close()

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from trainwatch.foreign.assembly import Assembler
 from trainwatch.foreign.channels import recognise
@@ -119,6 +120,7 @@ class Table:
     """Lines in, rows out."""
 
     broken: int = 0
+    config: dict[str, Any] = field(default_factory=dict)
     layout: Layout | None = None
     columns: list[str] = field(default_factory=list)
 

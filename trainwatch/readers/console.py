@@ -10,14 +10,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from trainwatch.foreign.assembly import Assembler
 from trainwatch.foreign.channels import recognise
 from trainwatch.foreign.counters import Row
 from trainwatch.foreign.following import GrowingText
 from trainwatch.foreign.lastwords import LastWords
-from trainwatch.foreign.printed import ALONE, COLOUR, LONGEST, Printed, scan
+from trainwatch.foreign.printed import ALONE, COLOUR, LONGEST, Printed, plain, scan
 from trainwatch.run import Event
 from trainwatch.schema import RECORD
 
@@ -43,9 +45,10 @@ OTHERS = {
 }
 """Files that hold names and numbers, and are no logs."""
 EVALUATION = re.compile(
-    r"\b(?:(?P<test>test(?:ing)?)|evaluation|validation|valid|eval|dev|val)\b(?: metrics| set| results?)?\s*:",
+    r"\b(?:(?P<test>test(?:ing)?)|evaluation|validation|valid|eval|dev|val)\b(?: metrics| set| results?)?\s*[:|]",
     re.IGNORECASE,
 )
+MARK = re.compile(r"\[(train|valid|dev|eval|test)\]")
 REDRAWN = re.compile(r"\r|\x08+")
 SECTION = re.compile(r"\b(?P<test>testing)\b|\b(?:evaluating|evaluation|validating|validation)\b", re.IGNORECASE)
 TRAINING = re.compile(r"\btrain(?:ing)?\b", re.IGNORECASE)
@@ -97,7 +100,7 @@ def _measured(row: Row) -> bool:
 class Console:
     """Lines in, rows and events out; what was said on the lines before is remembered."""
 
-    config: dict[str, object] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
     blurred: set[str] = field(default_factory=set)
     last_words: LastWords = field(default_factory=LastWords)
     _counters: dict[str, float] = field(default_factory=dict)  # of a line that had nothing else
@@ -115,7 +118,6 @@ class Console:
 
     def last(self, assembler: Assembler) -> None:
         """The row that was not ended by another line, how it ended, and what could not be known."""
-        assembler.config |= self.config
         assembler.add([*self._end_block(), *self.last_words.events()])
         for name in sorted(self.blurred):
             assembler.note(f"{name} was printed with too few digits to tell a small value from 0; 0 is left out")
@@ -131,12 +133,22 @@ class Console:
         if found := TABLE.fullmatch(line.strip()):
             self._cell(found)
             return
+        if len(marks := list(MARK.finditer(line))) > 1:
+            yield from self._marked(line, marks)
+            return
         printed = scan(line)
         self.blurred.update(printed.blurred)
-        if ALONE.fullmatch(line) and self._in_block(printed):
+        if ALONE.fullmatch(plain(line)) and self._in_block(printed):
             return
         yield from self._end_block()
         yield from self._line(line, printed)
+
+    def _marked(self, line: str, marks: list[re.Match[str]]) -> Iterator[Row]:
+        """``12epoch results: [train] loss=0.5, [valid] loss=0.6``: a row for each part."""
+        yield from self._end_block()
+        for mark, following in zip_longest(marks, marks[1:]):
+            part = line[mark.end() : following.start() if following else len(line)]
+            yield from self._line(line, scan(f"{line[: marks[0].start()]} {mark[1]}: {part}"))
 
     def _settings(self, line: str) -> None:
         if "Namespace(" in line:
@@ -176,7 +188,7 @@ class Console:
 
     def _line(self, line: str, printed: Printed) -> Iterator[Row]:
         counted, near, indented = printed.has("step", "epoch", "batch"), self._near, line[:1].isspace()
-        said = _said(printed.between)
+        said = printed.split or _said(printed.between)
         self._near = False
         if not printed.measures():
             if not (indented and ALONE.fullmatch(line)):  # `  STEPS: 3000` of a printed config opens nothing
@@ -192,8 +204,10 @@ class Console:
             values = {**above, **printed.values}
             if leads.split and " " in printed.measures()[0] and not here:
                 values = _inherit(values, leads.split)
-            partial = belongs and bool(self._split) and printed.has("batch")
-            yield self._said(Row(values, here, {**self._totals, **printed.totals}, partial))
+            partial = bool(here) and printed.has("batch") and not printed.has("step", "epoch")
+            row = Row(values, here, {**self._totals, **printed.totals}, partial)
+            row.rounded = any(recognise(name).role == "loss" for name in printed.blurred)
+            yield self._said(row)
 
     def _open(self, printed: Printed, counted: bool) -> None:
         """A line without a measurement: it may say of what the lines below it are."""

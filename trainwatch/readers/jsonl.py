@@ -54,6 +54,7 @@ class Objects:
     """Lines in, rows out."""
 
     broken: int = 0
+    config: dict[str, Any] = field(default_factory=dict)
     _open: list[str] = field(default_factory=list)  # the lines of an object that goes on
     _depth: int = 0  # braces that are open in them
     _size: int = 0  # characters in them
