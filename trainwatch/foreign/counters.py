@@ -133,7 +133,8 @@ def _mode(rows: Sequence[Row]) -> Mode:
             return "batch" if _within_epochs(counts, epochs) else "step"
     known = [epoch for epoch in epochs if epoch is not None]
     whole = all(epoch == int(epoch) for epoch in known)
-    return "epoch" if _mostly(epochs) and whole and len(set(known)) * 3 > len(known) * 2 else "row"
+    repeated = sum(a == b for a, b in pairwise(known))
+    return "epoch" if _mostly(epochs) and whole and repeated * 3 <= len(known) else "row"
 
 
 def _mostly(values: Sequence[float | None]) -> bool:

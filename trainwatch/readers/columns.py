@@ -37,7 +37,8 @@ def sniff(path: Path, head: bytes) -> bool:  # noqa: ARG001  (by content)
     if layout is None or len(lines) <= layout.headers:
         return False
     rows = [layout.cells(line) for line in lines[layout.headers : layout.headers + 20]]
-    if not all(len(row) == len(layout.names) for row in rows[:-1] or rows):
+    fitting = sum(len(row) == len(layout.names) for row in rows)
+    if fitting * 2 < len(rows):
         return False
     filled = [cell for row in rows for cell in row if cell.strip().lower() not in EMPTY]
     numbers = sum(bool(NUMBER.fullmatch(_dotted(cell, layout.delimiter))) for cell in filled)
@@ -62,15 +63,20 @@ class Layout:
         if head.startswith("#"):
             described = [line for line in comments if len(_split(line.lstrip("# "), _delimiter(line))) > 1]
             head = described[0].lstrip("# ") if described else ""
-            return cls._named(head, len(comments)) if head else None
+            rows = lines[len(comments) : len(comments) + 1]
+            layout = cls._named(head, len(comments), rows) if head else None
+            if layout is not None and rows:
+                layout.names = layout.names[: len(layout.cells(rows[0]))]  # DeepXDE names metrics where it has none
+            return layout
         if all(NUMBER.fullmatch(cell) for cell in _split(head, _delimiter(head))):
             return cls._counted(lines)
-        return cls._named(head, 1)
+        return cls._named(head, 1, lines[:1])
 
     @classmethod
-    def _named(cls, head: str, headers: int) -> Layout | None:
-        delimiter = _delimiter(head)
-        names = [name.strip().strip("\"'") for name in _split(head, delimiter)]
+    def _named(cls, head: str, headers: int, rows: list[str]) -> Layout | None:
+        """A header, and rows that may be parted otherwise than it."""
+        names = [name.strip().strip("\"'") for name in _split(head, _delimiter(head))]
+        delimiter = _delimiter((rows or [head])[0])
         while names and not names[-1]:
             names.pop()  # a delimiter stands behind every cell
         roles = {recognise(name).role for name in names}
