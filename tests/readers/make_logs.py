@@ -1,7 +1,7 @@
 """Writes the logs in ``tests/data/logs`` with the writers that people really use, and what they must be read as.
 
 Run by hand where those are installed: ``KERAS_BACKEND=torch python tests/readers/make_logs.py``. It needs keras,
-lightning, stable-baselines3, tensorboard, torch, tqdm and transformers; the tests need none of them.
+lightning, stable-baselines3, tensorboard, torch, tqdm, transformers and wandb; the tests need none of them.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import math
 import shutil
 import tempfile
 import warnings
+import zlib
 from pathlib import Path
 
 FOLDER = Path(__file__).parents[1] / "data" / "logs"
@@ -179,11 +180,60 @@ def progress_bar():
     truth("tqdm.log", "train", step=range(1, 61), loss=(float(f"{loss(step):.4f}") for step in range(1, 61)))
 
 
+def _bytes_field(number, value):
+    size, head = len(value), bytearray([*_varint(number << 3 | 2)])
+    return bytes(head) + bytes(_varint(size)) + value
+
+
+def _varint(value):
+    while value > 127:
+        yield value & 127 | 128
+        value >>= 7
+    yield value
+
+
+def _strip_host(source, target):
+    """The same run without the machine that it was made on: its environment, its host, its paths."""
+    from trainwatch.foreign.protobuf import fields
+    from trainwatch.foreign.recordlog import RecordLog
+
+    with target.open("wb") as file:
+        file.write(source.read_bytes()[:7])
+        for record in RecordLog(source).records():
+            for number, wire, value in fields(record):
+                if number == 17:  # the run: its id, config and name
+                    kept = [(inner, part) for inner, _, part in fields(value) if inner in (1, 4, 8)]
+                    value = b"".join(_bytes_field(inner, part) for inner, part in kept)
+                if number in (2, 17, 18) and wire == 2:
+                    payload = _bytes_field(number, value)
+                    sum_ = zlib.crc32(payload, zlib.crc32(b"\x01"))
+                    assert file.tell() % 32768 + 7 + len(payload) <= 32768  # one block is enough here
+                    file.write(sum_.to_bytes(4, "little") + len(payload).to_bytes(2, "little") + b"\x01" + payload)
+
+
+def weights_and_biases():
+    import wandb
+
+    with tempfile.TemporaryDirectory() as scratch:
+        settings = wandb.Settings(mode="offline", silent=True, console="off", disable_git=True, x_disable_stats=True)
+        config = {"lr": 0.1, "model": {"layers": 3}}
+        run = wandb.init(project="p", name="a name", dir=scratch, config=config, settings=settings)
+        for step in STEPS:
+            validation = {"val/loss": 1.5} if step % 100 == 0 else {}
+            training = {"train/loss": loss(step), "train/grad_norm": norm(step), "lr": rate(step)}
+            run.log({**training, **validation}, step=step)
+        run.finish()
+        [file] = Path(scratch).rglob("*.wandb")
+        _strip_host(file, FOLDER / "run-a1b2c3d4.wandb")
+    truth("run-a1b2c3d4.wandb", "train", step=STEPS, loss=map(loss, STEPS), grad_norm=map(norm, STEPS))
+    truth("run-a1b2c3d4.wandb", "eval:validation", step=EVALS, loss=(1.5, 1.5, 1.5))
+
+
 def main():
     warnings.simplefilter("ignore")
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
-    for write in (hugging_face, lightning, tensorboard, keras, stable_baselines, progress_bar):
+    for write in (hugging_face, lightning, tensorboard, keras, stable_baselines, progress_bar, weights_and_biases):
         write()
     (FOLDER / "truth.json").write_text(json.dumps(TRUTH, indent=1))
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import shutil
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from trainwatch.foreign.recordlog import RecordLog
 from trainwatch.readers import ReadError, find, open_run, read, read_all, readers
 
 LOGS = Path(__file__).parents[1] / "data" / "logs"
@@ -25,6 +27,7 @@ FORMATS = {
     "keras.csv": "columns (CSV, TSV)",
     "keras.log": "console output",
     "lightning/metrics.csv": "columns (CSV, TSV)",
+    "run-a1b2c3d4.wandb": "W&B run file",
     "tensorboard_simple/events.out.tfevents.1700000000.host.1.0": "TensorBoard event file",
     "tensorboard_tensor/events.out.tfevents.1700000000.host.1.0": "TensorBoard event file",
     "tqdm.log": "console output",
@@ -105,7 +108,9 @@ def rows(run):
 TEXTS = [name for name in FILES if FORMATS[name] in ("console output", "columns (CSV, TSV)", "JSON lines")]
 
 
-@pytest.mark.parametrize("name", [*TEXTS, "tensorboard_simple/events.out.tfevents.1700000000.host.1.0"])
+@pytest.mark.parametrize(
+    "name", [*TEXTS, "run-a1b2c3d4.wandb", "tensorboard_simple/events.out.tfevents.1700000000.host.1.0"]
+)
 def test_a_growing_file_becomes_what_the_whole_one_is(tmp_path, name):
     """Cut anywhere, also in the middle of a line or a record."""
     whole = (LOGS / name).read_bytes()
@@ -148,6 +153,39 @@ def test_a_trainer_state_is_read_again_with_the_next_checkpoint(tmp_path):
     assert source.poll()
     assert source.runs[-1].last_step == 300
     assert any("logging_nan_inf_filter" in note for note in source.runs[-1].notes)
+
+
+def test_a_wandb_file_tells_name_config_and_end(tmp_path):
+    """An exit record is the last word; a file without one is alive, or was killed."""
+    whole = (LOGS / "run-a1b2c3d4.wandb").read_bytes()
+    run = read(LOGS / "run-a1b2c3d4.wandb")
+    assert (run.name, run.header.config) == ("a name", {"lr": 0.1, "model": {"layers": 3}})
+    assert run.status() == "finished"
+    path = tmp_path / "run-x.wandb"
+    path.write_bytes(whole[:-40])
+    assert read(path).status(now=2e10) == "killed"
+
+
+def test_records_go_over_blocks(tmp_path):
+    """A record of a hundred thousand bytes has a first, middle and last parts; a damaged one ends the reading."""
+
+    def framed(payload, room):
+        parts = [payload[:room], *(payload[at : at + 32761] for at in range(room, len(payload), 32761))]
+        for index, part in enumerate(parts):
+            kind = bytes([2 if index == 0 else 4 if index == len(parts) - 1 else 3])
+            yield (
+                zlib.crc32(part, zlib.crc32(kind)).to_bytes(4, "little") + len(part).to_bytes(2, "little") + kind + part
+            )
+
+    payload = bytes(range(256)) * 400
+    path = tmp_path / "long.wandb"
+    path.write_bytes(b":W&B\xe1\xbe\0" + b"".join(framed(payload, 32768 - 14)))
+    assert list(RecordLog(path).records()) == [payload]
+    broken = bytearray(path.read_bytes())
+    broken[50_000] ^= 1
+    path.write_bytes(broken)
+    log = RecordLog(path)
+    assert (list(log.records()), "damaged" in log.broken) == ([], True)
 
 
 def test_event_files_of_one_folder_are_one_run(tmp_path):

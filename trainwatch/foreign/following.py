@@ -53,8 +53,8 @@ class GrowingText:
             news = True
         if not news:
             self._assembler.add(())
-        if self.runs:
-            self.runs[-1].touched = self.path.stat().st_mtime
+        for run in self.runs:
+            run.touched = self.path.stat().st_mtime
         return news
 
     def _take(self, lines: list[str]) -> None:

@@ -152,8 +152,8 @@ class EventFolder:
                 news = True
         if not news:
             self._assembler.add(())
-        if self.runs:
-            self.runs[-1].touched = max(path.stat().st_mtime for path in self.files)
+        for run in self.runs:
+            run.touched = max(path.stat().st_mtime for path in self.files)
         return news
 
     def close(self) -> None:
