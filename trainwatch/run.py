@@ -72,6 +72,7 @@ class Run:
     ranks: dict[int, Run] = field(default_factory=dict)
     begins: list[int] = field(default_factory=list)  # for each header the first training row after it
     nth: int = 1  # of the runs in its file
+    named: dict[str, str] = field(default_factory=dict)  # of a foreign log: its names, and the channels they became
     tells_end: bool = True  # whether its writer leaves an end record; of other logs silence says nothing
     _journal: list[_Segment] = field(default_factory=list)
 

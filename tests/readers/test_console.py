@@ -2,11 +2,12 @@
 
 # ruff: noqa: E501  (a printed line is as long as its trainer prints it)
 import math
+import os
 
 import pytest
 
 from trainwatch.foreign.printed import scan
-from trainwatch.readers import ReadError, read, read_all
+from trainwatch.readers import ReadError, open_run, read, read_all
 
 nan = math.nan
 FAMILIES = {
@@ -398,3 +399,16 @@ def test_hostile_lines_are_no_hang(tmp_path, text):
     path = tmp_path / "train.log"
     path.write_text(f"step 1 loss 2.5\n{text}\nstep 2 loss 1.5\n")
     assert read(path).train["loss"].tolist() == [2.5, 1.5]
+
+
+def test_last_words_of_a_file_that_nobody_writes_any_more(tmp_path):
+    """Whoever only follows it learns of the end too."""
+    path = tmp_path / "train.log"
+    path.write_text(f"step 1 loss 2.5\n{TRACE}ValueError: bad")
+    source = open_run(path)
+    source.poll()
+    assert source.runs[-1].end is None
+    os.utime(path, (1e9, 1e9))
+    source.poll()
+    assert source.runs[-1].status() == "failed"
+    assert source.runs[-1].end["exception"]["message"] == "bad"

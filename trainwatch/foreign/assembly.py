@@ -8,7 +8,7 @@ what was trained, and a log in which several trainings stand behind each other i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -37,10 +37,10 @@ class _Waiting:
 class Assembler:
     """Puts the rows of one log together; ``runs`` grows with every :meth:`add`."""
 
-    def __init__(self, source: Path, format_: str, *, chosen: Mapping[str, str] | None = None) -> None:
+    def __init__(self, source: Path, format_: str) -> None:
         self.source, self.format = source, format_
         self.runs: list[Run] = []
-        self.naming = Naming(chosen or {})
+        self.naming = Naming()
         self.config: dict[str, Any] = {}
         self.name = source.stem
         self._steps: Steps | None = None
@@ -65,6 +65,8 @@ class Assembler:
             else:
                 self._event(item)
         self._flush(wait=bool(items))
+        if rows and (self.runs or self._waiting):
+            self.run().named = self.naming.explained()
 
     def run(self) -> Run:
         """The newest run."""

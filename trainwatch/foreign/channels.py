@@ -7,7 +7,7 @@ Nothing is known of a foreign log but its names and their company. :func:`recogn
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
@@ -136,12 +136,8 @@ class Place:
 
 @dataclass
 class Naming:
-    """The names of one log and their channels; a name keeps the channel that it was given first.
+    """The names of one log and their channels; a name keeps the channel that it was given first."""
 
-    ``chosen`` maps names of the log to channels, and goes before every guess: ``{"dev_loss": "validation:loss"}``.
-    """
-
-    chosen: Mapping[str, str] = field(default_factory=dict)
     places: dict[tuple[str, str], Place] = field(default_factory=dict)
     _taken: set[tuple[str, str]] = field(default_factory=set)
 
@@ -172,17 +168,24 @@ class Naming:
             self._give(pair, "train", "loss")  # the mean of an epoch, or of an evaluation on training data
 
     def _give(self, pair: tuple[str, str], split: str, channel: str) -> None:
-        if pair[0] in self.chosen:
-            split, _, channel = self.chosen[pair[0]].rpartition(":")
         shared = recognise(pair[0]).role in ("epoch", "rate", "norm", "scale")  # `Epoch` and `epoch` of one log
         if (split, channel) in self._taken and not shared:
             channel = f"{channel.partition('/')[0]}/{clean(pair[0])}"
+            while (split, channel) in self._taken:
+                channel += "_"
         self._taken.add((split, channel))
         self.places[pair] = Place(split, channel, recognise(pair[0]).role)
 
-    def explain(self) -> list[str]:
-        """The guess, one sentence a name."""
-        return [f"{name} is {split or 'train'}:{place.channel}" for (name, split), place in self.places.items()]
+    def explained(self) -> dict[str, str]:
+        """The guess: for each name its channel, with the split before it where it is no training."""
+        told = {name: place for (name, _), place in self.places.items() if place.role not in HIDDEN}
+        return {
+            name: f"{place.split}:{place.channel}" if place.split else place.channel for name, place in told.items()
+        }
+
+
+HIDDEN = ("batch", "planned", "ignored")
+"""Roles of names that become no channel."""
 
 
 def _split(name: str, said: str) -> str:

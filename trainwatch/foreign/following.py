@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,7 +10,7 @@ from typing import Any, Protocol
 from trainwatch.foreign.assembly import Assembler
 from trainwatch.foreign.counters import Row
 from trainwatch.lines import TextTail
-from trainwatch.run import Event, Run
+from trainwatch.run import DEAD_SECONDS, Event, Run
 
 
 class Lines(Protocol):
@@ -35,7 +36,7 @@ class GrowingText:
         self._begin()
 
     def _begin(self) -> None:
-        self._lines, self._assembler = self._kind(), Assembler(self.path, self.format)
+        self._lines, self._assembler, self._ended = self._kind(), Assembler(self.path, self.format), False
 
     @property
     def runs(self) -> list[Run]:
@@ -51,10 +52,13 @@ class GrowingText:
                 self._begin()
             self._take(lines)
             news = True
-        if not news:
+        touched = self.path.stat().st_mtime
+        if time.time() - touched > DEAD_SECONDS:
+            self._end()
+        elif not news:
             self._assembler.add(())
         for run in self.runs:
-            run.touched = self.path.stat().st_mtime
+            run.touched = touched
         return news
 
     def _take(self, lines: list[str]) -> None:
@@ -62,10 +66,17 @@ class GrowingText:
         self._assembler.config |= self._lines.config
         self._assembler.add(items)
 
-    def close(self) -> None:
-        """Nothing more will be read: judge what stands after the last newline."""
+    def _end(self) -> None:
+        """Nothing was written for a while: what stands after the last newline counts, and the last words are said."""
+        if self._ended:
+            return
+        self._ended = True
         rest = self._tail.rest()
         if rest.strip():
             self._take([rest])
         self._lines.last(self._assembler)
         self._assembler.close()
+
+    def close(self) -> None:
+        """Nothing more will be read."""
+        self._end()
