@@ -6,6 +6,7 @@ leaves it, waits for its rest. Scalars are read in both forms: ``simple_value``,
 
 from __future__ import annotations
 
+import re
 import struct
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -17,13 +18,19 @@ from typing import NamedTuple
 
 from trainwatch.foreign.assembly import Assembler
 from trainwatch.foreign.counters import Row
-from trainwatch.foreign.protobuf import BYTES, WireError, fields, signed, single
+from trainwatch.foreign.protobuf import BYTES, WireError, fields, signed, single, varint
 from trainwatch.run import Run
 
 NAME = "TensorBoard event file"
 
 FRAME = 12  # bytes before the payload: its length and a checksum of that; four more of a checksum stand behind it
-LARGEST = 64 << 20  # bytes of a record: more is no scalar
+BLOCK = 16 << 20  # bytes that are read at once
+LARGEST = 8 << 20  # bytes of a record: more is no scalar
+USUAL = re.compile(
+    rb"\t.{8}(?:\x10([\x80-\xff]*[\0-\x7f]))?\*[\x80-\xff]?[\0-\x7f]\n[\0-\x7f]\n([\0-\x7f])(.{1,127})\x15(.{4})",
+    re.DOTALL,
+)
+"""Time, step, and one scalar with a tag of less than 128 bytes: nine records in ten look so, and are read at once."""
 PLACEHOLDERS = {"hp_metric"}  # Lightning writes -1 there
 FORMS = {1: ("<f", 5), 2: ("<d", 6)}  # of a tensor's numbers, by dtype: form, and the field of single values
 
@@ -58,31 +65,48 @@ class EventFile:
         """The scalars that were written since the last call. Raises OSError."""
         with self.path.open("rb") as file:
             size = file.seek(0, 2)
-            file.seek(self.offset)
             while not self.broken and self.offset + FRAME + 4 <= size:
-                length = int.from_bytes(file.read(FRAME)[:8], "little")
-                if length > size - self.offset - FRAME - 4:
-                    self._cut(length)
+                file.seek(self.offset)
+                before = self.offset
+                yield from self._block(file.read(BLOCK), size)
+                if self.offset == before:
                     return
-                if length > LARGEST:
-                    file.seek(length + 4, 1)
-                else:
-                    yield from self._record(file.read(length + 4)[:-4])
-                self.offset += FRAME + length + 4
 
-    def _cut(self, length: int) -> None:
-        if length > 1 << 40:
-            self.broken = f"is damaged at byte {self.offset:,}: what follows is not read"
+    def _block(self, block: bytes, size: int) -> Iterator[Point]:
+        """The scalars of the whole records in a block; one that is too large for it holds no scalar."""
+        at = 0
+        while not self.broken and at + FRAME + 4 <= len(block):
+            length = int.from_bytes(block[at : at + 8], "little")
+            end = at + FRAME + length + 4
+            if length > LARGEST:
+                if self.offset + end > size:
+                    self.broken = self._damaged(at) if length > 1 << 40 else ""
+                    break
+                self.offset += end
+                return
+            if end > len(block):
+                break
+            yield from self._record(block[at + FRAME : end - 4])
+            at = end
+        self.offset += at
+
+    def _damaged(self, at: int = 0) -> str:
+        return f"is damaged at byte {self.offset + at:,}: what follows is not read"
 
     def _record(self, payload: bytes) -> Iterator[Point]:
         try:
             yield from scalars(payload)
         except (WireError, struct.error, TypeError):
-            self.broken = f"is damaged at byte {self.offset:,}: what follows is not read"
+            self.broken = self._damaged()
 
 
 def scalars(payload: bytes) -> list[Point]:
     """The scalars of one event. Raises WireError, TypeError or struct.error where it is none."""
+    usual = USUAL.fullmatch(payload)
+    if usual is not None and usual[2][0] == len(usual[3]) and len(payload) < 128:
+        tag = usual[3].decode(errors="replace")
+        step = signed(varint(usual[1], 0)[0]) if usual[1] else 0
+        return [] if tag in PLACEHOLDERS else [Point(step, tag, single(usual[4]))]
     step, summaries = 0, []
     for number, wire, value in fields(payload):
         if number == 2 and isinstance(value, int):
