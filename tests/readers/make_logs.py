@@ -1,14 +1,16 @@
 """Writes the logs in ``tests/data/logs`` with the writers that people really use, and what they must be read as.
 
 Run by hand where those are installed: ``KERAS_BACKEND=torch python tests/readers/make_logs.py``. It needs keras,
-lightning, stable-baselines3, tensorboard, torch, tqdm, transformers and wandb; the tests need none of them.
+lightning, stable-baselines3, tensorboard, torch, tqdm, trackio, transformers and wandb; the tests need none of them.
 """
 
 import contextlib
 import io
 import json
 import math
+import os
 import shutil
+import sqlite3
 import tempfile
 import warnings
 import zlib
@@ -229,11 +231,43 @@ def weights_and_biases():
     truth("run-a1b2c3d4.wandb", "eval:validation", step=EVALS, loss=(1.5, 1.5, 1.5))
 
 
+def trackio():
+    with tempfile.TemporaryDirectory() as scratch:
+        os.environ["TRACKIO_DIR"] = scratch
+        import trackio
+
+        for name in ("first", "second"):
+            trackio.init(project="project", name=name, config={"lr": 0.1}, auto_log_gpu=False, auto_log_cpu=False)
+            for step in STEPS:
+                validation = {"val/loss": 1.5} if step % 100 == 0 else {}
+                trackio.log({"train/loss": loss(step), "grad_norm": norm(step), **validation}, step=step)
+            trackio.finish()
+        shutil.copy(Path(scratch) / "project.db", FOLDER / "trackio.db")
+    with contextlib.closing(sqlite3.connect(FOLDER / "trackio.db")) as database:
+        kept = "'metrics', 'configs'"
+        tables = database.execute(
+            f"SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%' AND name NOT IN ({kept})"
+        ).fetchall()
+        database.executescript("".join(f"DROP TABLE {name};" for (name,) in tables))
+        database.executescript("PRAGMA journal_mode=DELETE; VACUUM;")
+    truth("trackio.db", "train", step=STEPS, loss=map(loss, STEPS), grad_norm=map(norm, STEPS))
+    truth("trackio.db", "eval:validation", step=EVALS, loss=(1.5, 1.5, 1.5))
+
+
 def main():
     warnings.simplefilter("ignore")
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
-    for write in (hugging_face, lightning, tensorboard, keras, stable_baselines, progress_bar, weights_and_biases):
+    for write in (
+        hugging_face,
+        lightning,
+        tensorboard,
+        keras,
+        stable_baselines,
+        progress_bar,
+        weights_and_biases,
+        trackio,
+    ):
         write()
     (FOLDER / "truth.json").write_text(json.dumps(TRUTH, indent=1))
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import shutil
+import sqlite3
 import zlib
 from pathlib import Path
 
@@ -31,6 +32,7 @@ FORMATS = {
     "tensorboard_simple/events.out.tfevents.1700000000.host.1.0": "TensorBoard event file",
     "tensorboard_tensor/events.out.tfevents.1700000000.host.1.0": "TensorBoard event file",
     "tqdm.log": "console output",
+    "trackio.db": "Trackio database",
 }
 RECORDED = b'{"kind": "run", "schema": 1, "run": "ours", "id": "a"}\n{"kind": "step", "step": 1, "loss": 1.0}\n'
 
@@ -164,6 +166,29 @@ def test_a_wandb_file_tells_name_config_and_end(tmp_path):
     path = tmp_path / "run-x.wandb"
     path.write_bytes(whole[:-40])
     assert read(path).status(now=2e10) == "killed"
+
+
+def test_a_trackio_database_has_several_runs(tmp_path):
+    """Each with its name and config; rows that come later are added; nothing is written."""
+    path = tmp_path / "trackio.db"
+    shutil.copy(LOGS / "trackio.db", path)
+    before = path.read_bytes()
+    source = open_run(path)
+    assert source.poll()
+    assert not source.poll()
+    assert [(run.name, run.train.size, run.header.config) for run in source.runs] == [
+        ("first", 30, {"lr": 0.1}),
+        ("second", 30, {"lr": 0.1}),
+    ]
+    assert path.read_bytes() == before
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute(
+            "INSERT INTO metrics (run_id, timestamp, run_name, step, metrics)"
+            " SELECT run_id, timestamp, run_name, 310, metrics FROM metrics WHERE run_name = 'first' LIMIT 1"
+        )
+    assert source.poll()
+    source.close()
+    assert source.runs[0].last_step == 310
 
 
 def test_records_go_over_blocks(tmp_path):

@@ -7,7 +7,6 @@ numbers that were written as text (``"loss": "9.5"``, ``"NaN"``).
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,12 +19,12 @@ from trainwatch.foreign.assembly import Assembler
 from trainwatch.foreign.channels import SPLITS, recognise
 from trainwatch.foreign.counters import Row
 from trainwatch.foreign.following import GrowingText
+from trainwatch.foreign.numbers import flattened
 from trainwatch.run import Event
 from trainwatch.schema import RECORD
 
 NAME = "JSON lines"
 
-DEEPEST = 8  # levels of nesting that are looked into
 LONGEST = 4 << 20  # characters of one object that goes over many lines
 SPLIT_KEYS = ("mode", "split", "phase", "stage", "subset")  # mmdetection writes {"mode": "val", ...}
 BLANK = " \t\r\n,[]\0\ufeff"
@@ -123,33 +122,6 @@ def _whole(line: str) -> dict[str, Any] | None:
     except orjson.JSONDecodeError:
         return None
     return record if isinstance(record, dict) else None
-
-
-def flattened(record: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, float]]:
-    """Every number in an object under its path; a bool is no number."""
-    for key, value in record.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and depth < DEEPEST:
-            yield from flattened(value, f"{name}/", depth + 1)
-        elif (number := as_number(value)) is not None:
-            yield name, number
-
-
-def as_number(value: Any) -> float | None:
-    """A number, also one that was written as text."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, int | float):
-        try:
-            return float(value)
-        except OverflowError:
-            return math.inf if value > 0 else -math.inf
-    if isinstance(value, str) and re.fullmatch(r"\s*[-+]?(?:[\d.]+(?:[eE][-+]?\d+)?|(?i:nan|inf|infinity))\s*", value):
-        try:
-            return float(value)
-        except ValueError:
-            return None
-    return None
 
 
 def open_file(path: Path) -> GrowingText:
