@@ -249,6 +249,31 @@ def test_encodings_and_line_ends(tmp_path, encoding, newline):
     assert read(path).train["loss"].tolist() == [2.5, 1.5, 1.25]
 
 
+CONFIG = '{\n  "epochs": 3,\n  "lr": 0.1,\n  "loss_weight": 2.0\n}\n'
+SOURCE = """import torch
+class Settings:
+    num_iterations : int = 5100 # number of iterations to run
+    val_loss_every : int = 125 # every how many steps to evaluate val loss? 0 for only at the end
+for step in range(10):
+    print(f"step:{step} loss:{loss:.4f}")
+    if step % 10 == 0: loss = loss + 1
+"""
+
+
+@pytest.mark.parametrize(
+    "before", [CONFIG, SOURCE, "Loading data, please wait\nThis takes a while, really\n", "1 2\nhello\n"]
+)
+def test_what_stands_before_the_log(tmp_path, before):
+    """A config in JSON, the training's own source, prose with commas: none of them makes it another format."""
+    path = tmp_path / "train.log"
+    path.write_text(before + "".join(f"step {step} loss {1 / step}\n" for step in range(1, 31)))
+    run = read(path)
+    assert run.format == "console output"
+    assert written(run, "train", "loss") == [(step, 1 / step) for step in range(1, 31)]
+    assert run.components() == []
+    assert not [name for name in run.eval.channels if name.startswith("loss")]
+
+
 NO_MEASUREMENT = [
     "  STEPS: (60000, 80000)",
     "    (dropout_layer): Dropout(p = 0.1, axes=())",

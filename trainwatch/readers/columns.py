@@ -7,11 +7,9 @@ DeepXDE, and files of two columns without any header: a step and a loss.
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,106 +17,15 @@ from trainwatch.foreign.assembly import Assembler
 from trainwatch.foreign.channels import recognise
 from trainwatch.foreign.counters import Row
 from trainwatch.foreign.following import GrowingText
+from trainwatch.foreign.layout import EXPORT, NUMBER, Layout, dotted
 from trainwatch.run import Event
 
 NAME = "columns (CSV, TSV)"
 
-NUMBER = re.compile(r"\s*[-+]?(?:(?:\d+\.?\d*|\.\d+)(?:[eEdD][-+]?\d+)?|(?i:nan|inf|infinity))\s*")
-EMPTY = {"", "-", "none", "null", "na", "n/a"}
-EXPORT = re.compile(r"(?P<run>.+) - (?P<name>[^-]+?)(?:__(?:MIN|MAX))?")
-
 
 def sniff(path: Path, head: bytes) -> bool:  # noqa: ARG001  (by content)
     """A header of names with a counter or a loss over rows of as many numbers; or rows of numbers that count up."""
-    if b"\0" in head:
-        return False
-    lines = [line for line in head.decode(errors="replace").lstrip("\ufeff").splitlines()[:60] if line.strip()]
-    layout = Layout.of(lines)
-    if layout is None or len(lines) <= layout.headers:
-        return False
-    rows = [layout.cells(line) for line in lines[layout.headers : layout.headers + 20]]
-    fitting = sum(len(row) == len(layout.names) for row in rows)
-    if fitting * 2 < len(rows):
-        return False
-    filled = [cell for row in rows for cell in row if cell.strip().lower() not in EMPTY]
-    numbers = sum(bool(NUMBER.fullmatch(_dotted(cell, layout.delimiter))) for cell in filled)
-    return bool(filled) and numbers * 2 > len(filled)
-
-
-@dataclass
-class Layout:
-    """How a file is laid out: its delimiter (``None`` is white space), its names, and the lines of its header."""
-
-    delimiter: str | None
-    names: list[str]
-    headers: int
-
-    @classmethod
-    def of(cls, lines: list[str]) -> Layout | None:
-        """The layout that the first lines show, None if they are no columns."""
-        if not lines:
-            return None
-        comments = [line for line in lines if line.lstrip().startswith("#")]
-        head = lines[0].strip()
-        if head.startswith("#"):
-            described = [line for line in comments if len(_split(line.lstrip("# "), _delimiter(line))) > 1]
-            head = described[0].lstrip("# ") if described else ""
-            rows = lines[len(comments) : len(comments) + 1]
-            layout = cls._named(head, len(comments), rows) if head else None
-            if layout is not None and rows:
-                layout.names = layout.names[: len(layout.cells(rows[0]))]  # DeepXDE names metrics where it has none
-            return layout
-        if all(NUMBER.fullmatch(cell) for cell in _split(head, _delimiter(head))):
-            return cls._counted(lines)
-        return cls._named(head, 1, lines[:1])
-
-    @classmethod
-    def _named(cls, head: str, headers: int, rows: list[str]) -> Layout | None:
-        """A header, and rows that may be parted otherwise than it."""
-        names = [name.strip().strip("\"'") for name in _split(head, _delimiter(head))]
-        delimiter = _delimiter((rows or [head])[0])
-        while names and not names[-1]:
-            names.pop()  # a delimiter stands behind every cell
-        roles = {recognise(name).role for name in names}
-        known = roles & {"step", "epoch", "batch", "loss"} or any(EXPORT.fullmatch(name) for name in names)
-        words = all(len(name) < 200 and not re.search(r"[{}=\[\]<>]", name) for name in names)
-        return cls(delimiter, names, headers) if len(names) > 1 and known and words else None
-
-    @classmethod
-    def _counted(cls, lines: list[str]) -> Layout | None:
-        """Two columns of numbers, the first of which counts up."""
-        delimiter = _delimiter(lines[0])
-        rows = [_split(line, delimiter) for line in lines[:20]]
-        first = [row[0] for row in rows if len(row) == 2 and NUMBER.fullmatch(row[0])]
-        counts = [float(cell) for cell in first]
-        rises = all(b > a for a, b in pairwise(counts))
-        whole = all(count == int(count) for count in counts)
-        fits = len(first) == len(rows) > 2 and rises and whole
-        return cls(delimiter, ["step", "loss"], 0) if fits else None
-
-    def cells(self, line: str) -> list[str]:
-        """The cells of one row."""
-        cells = _split(line, self.delimiter)
-        return cells[:-1] if len(cells) == len(self.names) + 1 and not cells[-1].strip() else cells
-
-
-def _delimiter(line: str) -> str | None:
-    return next((sign for sign in ("\t", ";", ",") if sign in line), None)
-
-
-def _split(line: str, delimiter: str | None) -> list[str]:
-    if delimiter is None:
-        return line.split()
-    try:
-        cells = next(csv.reader([line], delimiter=delimiter), [])
-    except csv.Error:  # a cell of more than 131,072 characters
-        return []
-    return cells
-
-
-def _dotted(cell: str, delimiter: str | None) -> str:
-    """Where cells are parted by semicolons, a comma is a decimal point."""
-    return cell.replace(",", ".") if delimiter == ";" else cell
+    return Layout.seen(head) is not None
 
 
 @dataclass
@@ -152,7 +59,7 @@ class Table:
             return
         values = {}
         for name, cell in zip(self.columns, cells, strict=True):
-            written = _dotted(cell.strip(), layout.delimiter)
+            written = dotted(cell.strip(), layout.delimiter)
             if name and NUMBER.fullmatch(written):
                 values[name] = float(re.sub(r"[dD](?=[-+\d])", "e", written))
         if values:

@@ -19,6 +19,7 @@ from trainwatch.foreign.channels import recognise
 from trainwatch.foreign.counters import Row
 from trainwatch.foreign.following import GrowingText
 from trainwatch.foreign.lastwords import LastWords
+from trainwatch.foreign.layout import Layout, is_json
 from trainwatch.foreign.printed import ALONE, COLOUR, LONGEST, Printed, plain, scan
 from trainwatch.run import Event
 from trainwatch.schema import RECORD
@@ -77,15 +78,10 @@ def _decoded(path: Path) -> str:
 
 
 def _structured(head: bytes) -> bool:
-    """Whether other readers are for it: JSON, or lines of the same few columns."""
-    first = [line for line in head.removeprefix(b"\xef\xbb\xbf").split(b"\n")[:20] if line.strip()][:2]
-    if any(RECORD.match(line) for line in head.split(b"\n")[:20]):
+    """Whether other readers are for it: records of our own, JSON, or columns."""
+    if any(RECORD.match(line) for line in head.split(b"\n")[:20]) or re.match(rb"\s*\[\s*(?:[{\"\]]|$)", head):
         return True
-    if not first or re.match(rb"\s*(?:\{\s*(?:\"|$)|\[\s*(?:[{\"\]]|$))", first[0]):
-        return True
-    header = re.fullmatch(rb"#?\s*[\"\w./@() -]+(?:[,;\t][\"\w./@():% -]*)+\s*", first[0])
-    numbers = [line for line in first if re.fullmatch(rb"\s*[-+\d.eE]+(?:\s+[-+.\deEnaif]+)+\s*", line)]
-    return bool(header and len(first) > 1 and re.fullmatch(rb"[^=]*", first[1])) or bool(numbers)
+    return is_json(head) or Layout.seen(head) is not None
 
 
 def _measured(row: Row) -> bool:

@@ -7,7 +7,6 @@ numbers that were written as text (``"loss": "9.5"``, ``"NaN"``).
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from trainwatch.foreign.assembly import Assembler
 from trainwatch.foreign.channels import SPLITS, recognise
 from trainwatch.foreign.counters import Row
 from trainwatch.foreign.following import GrowingText
+from trainwatch.foreign.layout import is_json
 from trainwatch.foreign.numbers import flattened
 from trainwatch.run import Event
 from trainwatch.schema import RECORD
@@ -33,13 +33,12 @@ DECODER = json.JSONDecoder()
 
 def sniff(path: Path, head: bytes) -> bool:  # noqa: ARG001  (by content)
     """Its first objects have a counter or a loss, and no kind of our own format."""
-    text = head.decode(errors="replace").lstrip("\ufeff \r\n\t\0")
-    if not re.match(r"\{\s*[\"}]", text) or '"log_history"' in text:
+    if not is_json(head) or b'"log_history"' in head or b'"best_model_checkpoint"' in head:
         return False
     if any(RECORD.match(line) for line in head.split(b"\n")[:20]):
         return False
     lines = Objects()
-    rows = [row for row in lines.items(text.split("\n")) if isinstance(row, Row)]
+    rows = [row for row in lines.items(head.decode(errors="replace").split("\n")) if isinstance(row, Row)]
     return any(_tells(row) for row in rows)
 
 
