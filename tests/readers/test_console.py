@@ -4,6 +4,7 @@
 import math
 import os
 
+import numpy as np
 import pytest
 
 from trainwatch.foreign.printed import scan
@@ -381,6 +382,16 @@ def test_a_step_back_is_a_resume(tmp_path):
     [run] = read_all(path)
     assert run.header.resumed_from == 50
     assert run.train.step[run.train.live].tolist() == list(range(10, 160, 10))
+
+
+def test_two_writers_in_one_file_are_no_endless_resumes(tmp_path):
+    """A counter that goes back at every other line is left as it stands, for step-reset to tell."""
+    path = tmp_path / "train.log"
+    path.write_text("".join(f"step {step + back} loss 0.5\n" for step in range(100, 400, 10) for back in (0, -45)))
+    *others, run = read_all(path)
+    assert len(others) < 5
+    assert len(run.headers) < 25
+    assert (np.diff(run.train.step[run.train.live]) < 0).any()
 
 
 def test_settings_and_plan_belong_to_the_header(tmp_path):

@@ -22,6 +22,8 @@ from trainwatch.run import Event, Run
 from trainwatch.schema import NONFINITE
 from trainwatch.table import TableName
 
+RESUMES = 20  # of one run: more steps back than that are two writers in one file, and the rows say so themselves
+
 
 @dataclass
 class _Waiting:
@@ -144,6 +146,8 @@ class Assembler:
         """The counter went back: another training begins, or the same is taken up from a checkpoint."""
         self._flush()
         if step > self._first + self._stride:
+            if len(self.run().headers) > RESUMES:
+                return
             self.run().add_header({**self.run().header.raw, "resumed_from": max(step - self._stride, 0)})
             return
         planned = self._steps.epochs if self._steps else None
