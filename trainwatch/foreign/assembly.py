@@ -48,7 +48,7 @@ class Assembler:
         self._steps: Steps | None = None
         self._waiting: list[_Waiting] = []
         self._carried: dict[str, float] = {}
-        self._last, self._first, self._stride, self._epoch = -1, 0, 1, -1.0
+        self._last, self._first, self._stride, self._epoch = -1, 0, 0, -1.0
 
     def add(self, items: Iterable[Row | Event]) -> None:
         """What was read next, in file order. What the counters mean is decided on the first rows that come.
@@ -137,7 +137,7 @@ class Assembler:
         elif self._last < 0:
             self._first = step
         if step > self._last >= 0:
-            self._stride = step - self._last
+            self._stride = min(self._stride or step - self._last, step - self._last)
         self._last, self._epoch = step, row.counter("epoch") or 0.0
         self._wait("train", step, "", self._carried | values, average=False)
         self._carried = {}
@@ -145,7 +145,7 @@ class Assembler:
     def _fell(self, step: int) -> None:
         """The counter went back: another training begins, or the same is taken up from a checkpoint."""
         self._flush()
-        if step > self._first + self._stride:
+        if step > self._first:
             if len(self.run().headers) > RESUMES:
                 return
             self.run().add_header({**self.run().header.raw, "resumed_from": max(step - self._stride, 0)})
