@@ -112,6 +112,9 @@ def check(
     format_: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.text,
     fail_on: Annotated[FailOn, typer.Option(help="Exit with 1 from this severity on.")] = FailOn.warning,
     set_: Set = None,
+    explain_channels: Annotated[
+        bool, typer.Option("--explain-channels", help="Say what each name in a log was taken for.")
+    ] = False,
 ) -> None:
     """Diagnose runs: the root cause first, the evidence under it, and the config patch that cures it.
 
@@ -120,6 +123,7 @@ def check(
     \b
     Examples:    trainwatch check logs/exp1.jsonl
                  trainwatch check logs --format json | jq '.runs[].root_cause.rule'
+                 trainwatch check slurm-1234.out --explain-channels
                  trainwatch check a.jsonl --set aggressive-ramp.growth=5 --fail-on critical
     """
     from trainwatch import judge
@@ -127,6 +131,8 @@ def check(
 
     judged, unread = _judge(paths, judge.settings(set_ or ()))
     _print_check(format_, judged, unread)
+    if explain_channels:
+        _explain(judged)
     broken = _complain([*unread, *(wording.broke(item.diagnosis) for item in judged if item.diagnosis.failed)])
     raise typer.Exit(2 if broken else int(_fails(judged, fail_on)))
 
@@ -302,6 +308,16 @@ def _print_check(format_: Format, judged: list[Judged], unread: list[str]) -> No
         print("\n".join(markdown.diagnosis(item.diagnosis, item.run.header.total_steps) for item in judged), end="")
     else:
         terminal.show_all(terminal.console(), [(item.diagnosis, item.run.header.total_steps) for item in judged])
+
+
+def _explain(judged: list[Judged]) -> None:
+    """What the names of each log were taken for; on stderr, so that a report in JSON stays one."""
+    from trainwatch.text.wording import clean
+
+    for item in judged:
+        print(f"{clean(item.run.name)}: read as {item.run.format}", file=sys.stderr)
+        for name, channel in item.run.named.items():
+            print(f"  {clean(name)} -> {clean(channel)}", file=sys.stderr)
 
 
 def _fails(judged: list[Judged], fail_on: FailOn) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -79,3 +79,39 @@ class LineTail:
         self.offset = self.number = 0
         self.remainder, self._skipping = b"", False
         self.restarts += 1
+
+
+@dataclass
+class TextTail:
+    """The same as text: UTF-8, or UTF-16 where the file begins with its mark (PowerShell's ``>`` writes that).
+
+    ``number`` and ``restarts`` are those of :class:`LineTail`. A byte that is no UTF-8 becomes a replacement sign.
+    """
+
+    path: Path
+    restarts: int = 0
+    _tail: LineTail = field(init=False)
+    _wide: int = 0  # lines of a UTF-16 file that were handed out
+    _wide_rest: str = ""
+
+    def __post_init__(self) -> None:
+        self._tail = LineTail(self.path)
+
+    def poll(self) -> Iterator[list[str]]:
+        """The lines that were completed since the last call, block by block. Raises OSError."""
+        with self.path.open("rb") as file:
+            mark = file.read(2)
+        if mark in (b"\xff\xfe", b"\xfe\xff"):
+            *lines, self._wide_rest = self.path.read_bytes().decode("utf-16", errors="replace").split("\n")
+            new, self._wide = lines[self._wide :], len(lines)
+            if new:
+                yield new
+            return
+        for block in self._tail.poll():
+            self.restarts = self._tail.restarts
+            yield [line.decode(errors="replace").removeprefix("\ufeff") for line in block]
+
+    def rest(self) -> str:
+        """What stands after the last newline, once nothing more will be written."""
+        rest, self._tail.remainder = self._tail.remainder, b""
+        return rest.decode(errors="replace") or self._wide_rest

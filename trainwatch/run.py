@@ -72,6 +72,8 @@ class Run:
     ranks: dict[int, Run] = field(default_factory=dict)
     begins: list[int] = field(default_factory=list)  # for each header the first training row after it
     nth: int = 1  # of the runs in its file
+    named: dict[str, str] = field(default_factory=dict)  # of a foreign log: its names, and the channels they became
+    tells_end: bool = True  # whether its writer leaves an end record; of other logs silence says nothing
     _journal: list[_Segment] = field(default_factory=list)
 
     @property
@@ -195,6 +197,8 @@ class Run:
         if alive is None:
             alive = now - self.touched <= max(patience, HEARTBEATS_MISSED * HEARTBEAT_SECONDS)
         if not alive:
+            if not self.tells_end:
+                return "finished" if self.train.size or self.eval.size else "never-started"
             return "killed" if self.train.size else "never-started"
         return "stalled" if self.idle(now) > patience else "running"
 

@@ -32,6 +32,11 @@ KINDS: Final[dict[str, str]] = {
     "end": "the run's last word: finished, stopped or failed",
 }
 
+RECORD: Final = re.compile(
+    rb'^[\s\0\xef\xbb\xbf]*\{.{0,4096}?"kind"\s*:\s*"(?:' + "|".join(KINDS).encode() + rb')"', re.MULTILINE
+)
+"""A line of a run file; a reader of another format leaves a file with one among its first lines alone."""
+
 NAME: Final = re.compile(r"[A-Za-z0-9_.-]+")
 """What one part of a channel's name may consist of; parts are joined by ``/``, pairs by ``~``."""
 

@@ -79,7 +79,7 @@ def open_run(path: Path) -> Source:
     raise ReadError(f"{path}: {_looks_like(head)}, which none of the readers knows ({tried}); {_REMEDY}")
 
 
-_REMEDY = "give a file that trainwatch.Recorder wrote, or a folder of such files."
+_REMEDY = "give a run file, the log of a training, or a folder of them."
 
 
 def _head(path: Path) -> bytes:
@@ -112,14 +112,17 @@ def _looks_like(head: bytes) -> str:
     if re.match(rb'\s*\[\s*([\[{"\]]|-?[\d.]+\s*[,\]])', head):
         return "this is a JSON array, not one JSON object a line"
     if head.lstrip().startswith(b"{"):
-        return "these are JSON objects without the 'kind' of a run file"
+        return "these are JSON objects without a step, an epoch or a loss"
     return "this is binary data" if b"\0" in head else "this is text of another format"
 
 
 def read_all(path: str | Path) -> list[Run]:
     """Every run in the file at ``path``, oldest first, ranks joined. Raises ReadError."""
     source = open_run(Path(path))
-    source.poll()
+    try:
+        source.poll()
+    except OSError as error:
+        raise ReadError(f"{path}: cannot be read ({error.strerror}); was it moved or deleted?") from None
     source.close()
     if not source.runs:
         raise ReadError(f"{path}: holds no readable run; its first line should be a record of kind 'run'.")
@@ -132,7 +135,11 @@ def read(path: str | Path) -> Run:
 
 
 def find(folder: Path) -> Iterator[Path]:
-    """Every file below ``folder`` that a reader knows, by path; ranks above 0 belong to their rank 0."""
+    """Every file below ``folder`` that a reader knows, by path; each run once.
+
+    Ranks above 0 belong to their rank 0; a reader of runs that lie in several files says by ``leads(path)`` which of
+    them stands for the run.
+    """
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder).parts
         if any(HIDDEN.search(part) for part in inside) or RANK_FILE.search(path.name) or not path.is_file():
@@ -141,5 +148,10 @@ def find(folder: Path) -> Iterator[Path]:
             head = _head(path)
         except ReadError:
             continue
-        if any(reader.sniff(path, head) for reader in readers()):
+        known = next((reader for reader in readers() if reader.sniff(path, head)), None)
+        if known is not None and getattr(known, "leads", _alone)(path):
             yield path
+
+
+def _alone(path: Path) -> bool:  # noqa: ARG001
+    return True

@@ -19,7 +19,7 @@ from trainwatch.header import number
 from trainwatch.lines import LineTail
 from trainwatch.readers import ReadError
 from trainwatch.run import Run
-from trainwatch.schema import KINDS, NONFINITE, VERSION
+from trainwatch.schema import NONFINITE, RECORD, VERSION
 from trainwatch.table import TableName
 
 NAME = "trainwatch run file"
@@ -38,11 +38,7 @@ FAULTS = {
 
 def sniff(path: Path, head: bytes) -> bool:  # noqa: ARG001  (some readers go by the file's name)
     """A JSON object with one of our kinds stands in one of the first lines."""
-    for line in head.split(b"\n")[:20]:
-        found = re.match(rb'[\s\0\xef\xbb\xbf]*\{.{0,4096}?"kind"\s*:\s*"(\w+)"', line, re.DOTALL)
-        if found and found.group(1).decode() in KINDS:
-            return True
-    return False
+    return any(RECORD.match(line) for line in head.split(b"\n")[:20])
 
 
 class RunFile:

@@ -1,0 +1,276 @@
+"""Writes the logs in ``tests/data/logs`` with the writers that people really use, and what they must be read as.
+
+Run by hand where those are installed: ``KERAS_BACKEND=torch python tests/readers/make_logs.py``. It needs keras,
+lightning, stable-baselines3, tensorboard, torch, tqdm, trackio, transformers and wandb; the tests need none of them.
+"""
+
+import contextlib
+import io
+import json
+import math
+import os
+import shutil
+import sqlite3
+import tempfile
+import warnings
+import zlib
+from pathlib import Path
+
+FOLDER = Path(__file__).parents[1] / "data" / "logs"
+STEPS = range(10, 310, 10)
+EVALS = (100, 200, 300)
+TRUTH = {}
+
+
+def loss(step):
+    return 0.5 + 4.0 * math.exp(-step / 100)
+
+
+def norm(step):
+    return math.nan if step == 150 else math.inf if step == 160 else 1.0 + 1 / step
+
+
+def rate(step):
+    return 1e-3 * (1 - step / 400)
+
+
+def truth(name, table, **columns):
+    columns = {key: list(values) for key, values in columns.items()}
+    named = {
+        key: [value if math.isfinite(value) else str(value) for value in values] for key, values in columns.items()
+    }
+    TRUTH.setdefault(name, {})[table] = named
+
+
+def hugging_face():
+    from transformers import TrainerState
+    from transformers.trainer_callback import PrinterCallback
+
+    history = []
+    for step in STEPS:
+        history.append(
+            {
+                "loss": loss(step),
+                "grad_norm": norm(step),
+                "learning_rate": rate(step),
+                "epoch": step / 100,
+                "step": step,
+            }
+        )
+        if step % 100 == 0:
+            for name in ("near", "far"):
+                figures = {f"eval_{name}_loss": loss(step) + len(name), f"eval_{name}_runtime": 0.5}
+                history.append({**figures, f"eval_{name}_accuracy": step / 1000, "epoch": step / 100, "step": step})
+    history.append({"train_loss": 1.25, "train_runtime": 60.0, "total_flos": 1e9, "epoch": 3.0, "step": 300})
+    folder = FOLDER / "hugging_face" / "checkpoint-300"
+    folder.mkdir(parents=True)
+    state = TrainerState(epoch=3.0, global_step=300, max_steps=400, num_train_epochs=4, log_history=history)
+    state.save_to_json(str(folder / "trainer_state.json"))
+    name = "hugging_face/checkpoint-300/trainer_state.json"
+    truth(name, "train", step=STEPS, loss=map(loss, STEPS), grad_norm=map(norm, STEPS), **{"lr/main": map(rate, STEPS)})
+    for split in ("near", "far"):
+        truth(name, f"eval:{split}", step=EVALS, loss=(loss(step) + len(split) for step in EVALS))
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        for row in history[:-1]:
+            PrinterCallback().on_log(None, type("State", (), {"is_local_process_zero": True}), None, logs=dict(row))
+    (FOLDER / "hugging_face.log").write_text(printed.getvalue())
+    truth("hugging_face.log", "train", step=STEPS, loss=(float(f"{loss(step):.4g}") for step in STEPS))
+
+
+def lightning():
+    from lightning.pytorch.loggers import CSVLogger
+
+    with tempfile.TemporaryDirectory() as scratch:
+        logger = CSVLogger(scratch, name="lightning", version=0)
+        for step in STEPS:
+            logger.log_metrics({"train_loss_step": loss(step), "grad_norm": norm(step), "epoch": step // 100}, step)
+            if step % 100 == 0:
+                logger.log_metrics({"val_loss": loss(step) + 1, "val_acc": step / 1000, "epoch": step // 100}, step)
+                logger.log_metrics({"train_loss_epoch": loss(step) + 0.1, "epoch": step // 100}, step)
+        logger.save()
+        (FOLDER / "lightning").mkdir()
+        shutil.copy(Path(logger.log_dir) / "metrics.csv", FOLDER / "lightning" / "metrics.csv")
+    truth("lightning/metrics.csv", "train", step=STEPS, loss=map(loss, STEPS), grad_norm=map(norm, STEPS))
+    validated = {"step": EVALS, "loss": (loss(s) + 1 for s in EVALS)}
+    truth("lightning/metrics.csv", "eval:validation", **validated)
+    truth("lightning/metrics.csv", "eval:train", step=EVALS, loss=(loss(s) + 0.1 for s in EVALS))
+
+
+def tensorboard():
+    import numpy as np
+    from torch.utils.tensorboard import SummaryWriter
+
+    single = [float(np.float32(loss(step))) for step in STEPS]
+    for style in ("simple", "tensor"):
+        folder = FOLDER / f"tensorboard_{style}"
+        writer = SummaryWriter(str(folder))
+        for step in STEPS:
+            writer.add_scalar("Loss/train", loss(step), step, new_style=style == "tensor")
+            writer.add_scalar("grad_norm", norm(step), step, new_style=style == "tensor")
+            if step % 100 == 0:
+                writer.add_scalar("Loss/val", loss(step), step, new_style=style == "tensor")
+        writer.add_scalar("hp_metric", -1, 0)
+        writer.add_text("config", "lr: 1e-3")
+        writer.close()
+        [file] = folder.iterdir()
+        file.rename(folder / "events.out.tfevents.1700000000.host.1.0")
+        name = f"tensorboard_{style}/events.out.tfevents.1700000000.host.1.0"
+        norms = [float(np.float32(norm(step))) for step in STEPS]
+        truth(name, "train", step=STEPS, loss=single, grad_norm=norms)
+        truth(
+            name,
+            "eval:validation",
+            step=EVALS,
+            loss=[v for s, v in zip(STEPS, single, strict=True) if s % 100 == 0],
+        )
+
+
+def keras():
+    import keras
+    import numpy as np
+
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(1)])
+    model.compile(optimizer="sgd", loss="mse", metrics=["mae"])
+    inputs = np.random.default_rng(0).standard_normal((64, 4))
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        done = model.fit(
+            inputs,
+            inputs.sum(1, keepdims=True),
+            batch_size=16,
+            epochs=5,
+            validation_split=0.25,
+            callbacks=[keras.callbacks.CSVLogger(str(FOLDER / "keras.csv"))],
+        )
+    (FOLDER / "keras.log").write_text(printed.getvalue())
+    truth("keras.csv", "train", step=range(5), loss=done.history["loss"])
+    truth("keras.csv", "eval:validation", step=range(5), loss=done.history["val_loss"])
+
+
+def stable_baselines():
+    from stable_baselines3.common.logger import Logger, make_output_format
+
+    with tempfile.TemporaryDirectory() as scratch:
+        formats = [make_output_format(kind, scratch) for kind in ("csv", "json", "log")]
+        logger = Logger(scratch, formats)
+        for step in STEPS:
+            logger.record("time/total_timesteps", step)
+            logger.record("rollout/ep_rew_mean", step / 100)
+            logger.record("train/policy_gradient_loss", -loss(step) / 100)
+            logger.record("train/value_loss", round(loss(step), 2))
+            logger.record("train/loss", round(loss(step), 1))
+            logger.dump(step)
+        logger.close()
+        for name in ("progress.csv", "progress.json", "log.txt"):
+            shutil.copy(Path(scratch) / name, FOLDER / f"baselines_{name}")
+    for name in ("progress.csv", "progress.json", "log.txt"):
+        values = {"loss": (round(loss(s), 1) for s in STEPS), "loss/value": (round(loss(s), 2) for s in STEPS)}
+        truth(f"baselines_{name}", "train", step=STEPS, **values)
+
+
+def progress_bar():
+    from tqdm import tqdm
+
+    printed = io.StringIO()
+    for epoch in range(3):
+        bar = tqdm(range(20), desc=f"Epoch {epoch}", file=printed, mininterval=0, ncols=100)
+        for batch in bar:
+            bar.set_postfix(loss=f"{loss(20 * epoch + batch + 1):.4f}", refresh=False)
+    (FOLDER / "tqdm.log").write_text(printed.getvalue())
+    truth("tqdm.log", "train", step=range(1, 61), loss=(float(f"{loss(step):.4f}") for step in range(1, 61)))
+
+
+def _bytes_field(number, value):
+    size, head = len(value), bytearray([*_varint(number << 3 | 2)])
+    return bytes(head) + bytes(_varint(size)) + value
+
+
+def _varint(value):
+    while value > 127:
+        yield value & 127 | 128
+        value >>= 7
+    yield value
+
+
+def _strip_host(source, target):
+    """The same run without the machine that it was made on: its environment, its host, its paths."""
+    from trainwatch.foreign.protobuf import fields
+    from trainwatch.foreign.recordlog import RecordLog
+
+    with target.open("wb") as file:
+        file.write(source.read_bytes()[:7])
+        for record in RecordLog(source).records():
+            for number, wire, value in fields(record):
+                if number == 17:  # the run: its id, config and name
+                    kept = [(inner, part) for inner, _, part in fields(value) if inner in (1, 4, 8)]
+                    value = b"".join(_bytes_field(inner, part) for inner, part in kept)
+                if number in (2, 17, 18) and wire == 2:
+                    payload = _bytes_field(number, value)
+                    sum_ = zlib.crc32(payload, zlib.crc32(b"\x01"))
+                    assert file.tell() % 32768 + 7 + len(payload) <= 32768  # one block is enough here
+                    file.write(sum_.to_bytes(4, "little") + len(payload).to_bytes(2, "little") + b"\x01" + payload)
+
+
+def weights_and_biases():
+    import wandb
+
+    with tempfile.TemporaryDirectory() as scratch:
+        settings = wandb.Settings(mode="offline", silent=True, console="off", disable_git=True, x_disable_stats=True)
+        config = {"lr": 0.1, "model": {"layers": 3}}
+        run = wandb.init(project="p", name="a name", dir=scratch, config=config, settings=settings)
+        for step in STEPS:
+            validation = {"val/loss": 1.5} if step % 100 == 0 else {}
+            training = {"train/loss": loss(step), "train/grad_norm": norm(step), "lr": rate(step)}
+            run.log({**training, **validation}, step=step)
+        run.finish()
+        [file] = Path(scratch).rglob("*.wandb")
+        _strip_host(file, FOLDER / "run-a1b2c3d4.wandb")
+    truth("run-a1b2c3d4.wandb", "train", step=STEPS, loss=map(loss, STEPS), grad_norm=map(norm, STEPS))
+    truth("run-a1b2c3d4.wandb", "eval:validation", step=EVALS, loss=(1.5, 1.5, 1.5))
+
+
+def trackio():
+    with tempfile.TemporaryDirectory() as scratch:
+        os.environ["TRACKIO_DIR"] = scratch
+        import trackio
+
+        for name in ("first", "second"):
+            trackio.init(project="project", name=name, config={"lr": 0.1}, auto_log_gpu=False, auto_log_cpu=False)
+            for step in STEPS:
+                validation = {"val/loss": 1.5} if step % 100 == 0 else {}
+                trackio.log({"train/loss": loss(step), "grad_norm": norm(step), **validation}, step=step)
+            trackio.finish()
+        shutil.copy(Path(scratch) / "project.db", FOLDER / "trackio.db")
+    with contextlib.closing(sqlite3.connect(FOLDER / "trackio.db")) as database:
+        kept = "'metrics', 'configs'"
+        tables = database.execute(
+            f"SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%' AND name NOT IN ({kept})"
+        ).fetchall()
+        database.executescript("".join(f"DROP TABLE {name};" for (name,) in tables))
+        database.executescript("PRAGMA journal_mode=DELETE; VACUUM;")
+    truth("trackio.db", "train", step=STEPS, loss=map(loss, STEPS), grad_norm=map(norm, STEPS))
+    truth("trackio.db", "eval:validation", step=EVALS, loss=(1.5, 1.5, 1.5))
+
+
+def main():
+    warnings.simplefilter("ignore")
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    FOLDER.mkdir(parents=True)
+    for write in (
+        hugging_face,
+        lightning,
+        tensorboard,
+        keras,
+        stable_baselines,
+        progress_bar,
+        weights_and_biases,
+        trackio,
+    ):
+        write()
+    (FOLDER / "truth.json").write_text(json.dumps(TRUTH, indent=1))
+
+
+if __name__ == "__main__":
+    main()

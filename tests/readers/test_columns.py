@@ -1,0 +1,109 @@
+"""Columns of text: each layout that a trainer leaves, and what is none."""
+# ruff: noqa: E501
+
+import pytest
+
+from trainwatch.readers import ReadError, read, read_all
+
+LAYOUTS = {
+    "Ultralytics": (
+        "                  epoch,         train/box_loss,         train/cls_loss,   metrics/mAP50(B),         val/box_loss,                 lr/pg0\n"
+        "                      1,                 1.25,                   3.5,              0.25,                  1.5,                0.003\n"
+        "                      2,                 1.125,                  2.5,              0.5,                   1.25,               0.006\n",
+        {"loss/box": [(1, 1.25), (2, 1.125)], "loss/cls": [(1, 3.5), (2, 2.5)], "lr/pg0": [(1, 0.003), (2, 0.006)]},
+        {"loss/box": [(1, 1.5), (2, 1.25)], "metric/mAP50_B": [(1, 0.25), (2, 0.5)]},
+    ),
+    "Lightning": (
+        "epoch,step,train_loss,val_loss\n0,49,0.5,\n0,99,0.25,\n0,99,,0.75\n1,149,0.125,\n",
+        {"loss": [(49, 0.5), (99, 0.25), (149, 0.125)]},
+        {"loss": [(99, 0.75)]},
+    ),
+    "TSV": ("step\tloss\tdev_loss\n1\t2.5\t2.75\n2\tnan\tinf\n", {"loss": [(1, 2.5)]}, {"loss": [(1, 2.75)]}),
+    "decimal commas": ("step;loss;lr\n1;2,5;1e-3\n2;1,25;1e-3\n", {"loss": [(1, 2.5), (2, 1.25)]}, {}),
+    "DeePMD": (
+        "#  step      rmse_val    rmse_trn    lr\n# If there is no available reference data, rmse_*_{val,trn} will print nan\n"
+        "      0      1.50e+01    1.25e+01    1.0e-03\n    100      1.00e+00    5.00e-01    9.0e-04\n",
+        {"lr/main": [(0, 0.001), (100, 0.0009)]},
+        {"metric/rmse": [(0, 15.0), (100, 1.0)]},
+    ),
+    "DeepXDE": (
+        "# step, loss_train, loss_test, metrics_test\n0.000000000000000000e+00 2.5e+00 2.75e+00\n1.000000000000000000e+03 5.0e-01 7.5e-01\n",
+        {"loss": [(0, 2.5), (1000, 0.5)]},
+        {"loss": [(0, 2.75), (1000, 0.75)]},
+    ),
+    "two columns": ("1 8.5\n2 7.5\n3 7.25\n4 7.0\n", {"loss": [(1, 8.5), (2, 7.5), (3, 7.25), (4, 7.0)]}, {}),
+    "export of W&B": (
+        '"Step","run 7 - lm_loss","run 7 - lm_loss__MIN","run 7 - lm_loss__MAX"\n"4","12.5","12.5","12.5"\n"52","9.5","9.5","9.5"\n',
+        {"loss": [(4, 12.5), (52, 9.5)]},
+        {},
+    ),
+    "a header that was written again": (
+        "step,loss\n1,2.5\n2,2.0\nstep,loss\n3,1.5\n",
+        {"loss": [(1, 2.5), (2, 2.0), (3, 1.5)]},
+        {},
+    ),
+}
+
+
+def curve(run, channel, table):
+    rows = run.table(table)
+    return [
+        (step, value) for step, value in zip(rows.step.tolist(), rows[channel].tolist(), strict=True) if value == value
+    ]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_each_layout(tmp_path, layout):
+    """Steps, losses and evaluations."""
+    text, train, evaluated = LAYOUTS[layout]
+    path = tmp_path / "results.csv"
+    path.write_text(text)
+    run = read(path)
+    assert run.format == "columns (CSV, TSV)"
+    for table, expected in (("train", train), ("eval", evaluated)):
+        for channel, values in expected.items():
+            assert curve(run, channel, table) == values, (table, channel)
+
+
+def test_non_finite_cells_are_kept(tmp_path):
+    """nan and inf are values; an empty cell is none."""
+    path = tmp_path / "log.tsv"
+    path.write_text("step\tloss\tdev_loss\n1\t2.5\t\n2\tnan\t-inf\n3\tInfinity\t1.0\n")
+    run = read(path)
+    assert run.train.codes("loss").tolist() == [0, 1, 2]
+    assert run.eval.codes("loss").tolist() == [3, 0]
+
+
+def test_rows_of_another_width_are_counted(tmp_path):
+    """A torn line, a warning that was printed into the file."""
+    path = tmp_path / "log.csv"
+    path.write_text("step,loss,lr\n1,2.5,0.1\nWarning, something\n2,1.5,0.1\n3,1.")
+    run = read(path)
+    assert curve(run, "loss", "train") == [(1, 2.5), (2, 1.5)]
+    assert any("skipped 2 lines" in note for note in run.notes)
+
+
+def test_epochs_that_begin_again_are_another_run(tmp_path):
+    """Keras' CSVLogger with append=True."""
+    path = tmp_path / "log.csv"
+    path.write_text("epoch,loss\n" + "".join(f"{e},{1 / (e + 1)}\n" for e in (*range(5), *range(8))))
+    assert [(run.nth, run.train.size) for run in read_all(path)] == [(1, 5), (2, 8)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "name,age\nx,3\ny,4\n",
+        "a b c\n1 2 3\n4 5 6\n",
+        "1 2\n1 3\n1 4\n",
+        "a,b\n",
+        "step,loss\nx,y\nz,w\n",
+        "1,2\n3,4\n",
+    ],
+)
+def test_tables_that_are_no_logs(tmp_path, text):
+    """No counter and no loss, or no numbers."""
+    path = tmp_path / "table.csv"
+    path.write_text(text)
+    with pytest.raises(ReadError):
+        read(path)

@@ -1,0 +1,450 @@
+"""What trainings print, family by family: the counters, losses and evaluations on the lines, and nothing else."""
+
+# ruff: noqa: E501  (a printed line is as long as its trainer prints it)
+import math
+import os
+
+import numpy as np
+import pytest
+
+from trainwatch.foreign.printed import scan
+from trainwatch.readers import ReadError, open_run, read, read_all
+
+nan = math.nan
+FAMILIES = {
+    "megatron": (
+        """
+ iteration   100/  500 | consumed samples:  800 | elapsed time per iteration (ms): 123.4 | learning rate: 1.000E-04 | lm loss: 6.700000E+00 | moe loss: 1.0E-02 | loss scale: 1.0 | grad norm: 1.200 | number of skipped iterations:   0 | number of nan iterations:   0 |
+ iteration   200/  500 | consumed samples: 1600 | elapsed time per iteration (ms): 120.4 | learning rate: 2.000E-04 | lm loss: 5.700000E+00 | moe loss: 1.1E-02 | loss scale: 1.0 | grad norm: nan | number of skipped iterations:   0 | number of nan iterations:   1 |
+-----------------------------------------------------------------------------------------------
+ validation loss at iteration 200 | lm loss value: 5.500000E+00 | lm loss PPL: 2.446919E+02 |
+""",
+        {
+            "loss/lm": [(100, 6.7), (200, 5.7)],
+            "loss/moe": [(100, 0.01), (200, 0.011)],
+            "grad_norm": [(100, 1.2), (200, nan)],
+        },
+        {"loss/lm": [(200, 5.5)], "metric/lm_loss_PPL": [(200, 244.6919)]},
+    ),
+    "nanoGPT": (
+        """
+tokens per iteration will be: 491,520
+number of parameters: 10.65M
+step 0: train loss 4.2874, val loss 4.2823
+iter 0: loss 4.2664, time 1234.56ms, mfu -100.00%
+iter 10: loss 3.1423, time 12.34ms, mfu 30.12%
+step 10: train loss 2.5, val loss 2.6
+""",
+        {"loss": [(0, 4.2664), (10, 3.1423)]},
+        {"loss": [(0, 4.2874), (0, 4.2823), (10, 2.5), (10, 2.6)]},
+    ),
+    "modded-nanogpt": (
+        """
+step:1/1750 train_time:100ms step_avg:nanms
+step:125/1750 val_loss:4.6 train_time:11000ms step_avg:95.1ms
+step:250/1750 val_loss:4.1 train_time:22000ms step_avg:95.2ms
+""",
+        {},
+        {"loss": [(125, 4.6), (250, 4.1)]},
+    ),
+    "llm.c": (
+        """
+step    1/18865 | loss 10.9 (+nanz)| norm 23.2 (+nanz)| lr 8.57e-07 | 3056.36 ms | 42.6% bf16 MFU | 171545 tok/s
+step    2/18865 | loss 10.8 (+1.20z)| norm 22.2 (+0.1z)| lr 1.71e-06 | 3056.36 ms | 42.6% bf16 MFU | 171545 tok/s
+val loss 10.7
+""",
+        {"loss": [(1, 10.9), (2, 10.8)], "grad_norm": [(1, 23.2), (2, 22.2)], "lr/main": [(1, 8.57e-7), (2, 1.71e-6)]},
+        {"loss": [(2, 10.7)]},
+    ),
+    "torchtitan": (
+        "[titan] 2024-10-30 12:00:00,000 - root - INFO - \x1b[31mstep:  1  \x1b[32mloss: 12.2442  \x1b[33mmemory: 27.4GiB\x1b[39m\n"
+        "[titan] 2024-10-30 12:00:09,000 - root - INFO - \x1b[31mstep: 10  \x1b[32mloss: 11.0  \x1b[38;2;180;60;0mgrad_norm:  2.5\x1b[39m\n",
+        {"loss": [(1, 12.2442), (10, 11.0)], "grad_norm": [(10, 2.5)]},
+        {},
+    ),
+    "nanochat": (
+        """
+step 00000/21400 (0.00%) | loss: 11.090355 | grad norm: 0.5 | lrm: 1.00 | dt: 16213.1ms | tok/sec: 32,337 | mfu: 3.1
+step 00001/21400 (0.00%) | loss: 10.8 | grad norm: 0.4 | lrm: 1.00 | dt: 500.1ms | tok/sec: 1,048,576 | mfu: 48.1
+Step 00250 | Validation bpb: 1.1
+""",
+        {"loss": [(0, 11.090355), (1, 10.8)], "logged/tok_sec": [(0, 32337), (1, 1048576)]},
+        {"metric/bpb": [(250, 1.1)]},
+    ),
+    "OLMo": (
+        """
+2025-01-01 12:00:00.000\thost:0\tolmo_core.train.callbacks.console_logger:86\tINFO\t[step=1/1000,epoch=1,eta=1:00:00]
+    optim/LR (group 0)=2.000E-06
+    optim/total grad norm=15.25
+    train/CE loss=10.5
+    train/PPL=36,315.50
+2025-01-01 12:00:10.000\thost:0\tolmo_core.train.callbacks.console_logger:86\tINFO\t[step=2/1000,epoch=1,eta=1:00:00]
+    optim/LR (group 0)=4.000E-06
+    train/CE loss=10.25
+""",
+        {"loss": [(1, 10.5), (2, 10.25)], "grad_norm": [(1, 15.25)], "logged/train_PPL": [(1, 36315.5)]},
+        {},
+    ),
+    "fairseq": (
+        """
+2020-03-20 12:00:00 | INFO | train_inner | epoch 001:    100 / 5000 loss=9.5, nll_loss=9.3, ppl=630.3, num_updates=100, lr=1.25e-05, gnorm=2.5
+2020-03-20 12:00:00 | INFO | train_inner | epoch 001:    200 / 5000 loss=8.5, nll_loss=8.3, ppl=315.2, num_updates=200, lr=2.5e-05, gnorm=2.1
+2020-03-20 12:00:00 | INFO | valid | epoch 001 | valid on 'valid' subset | loss 8.2 | nll_loss 8 | ppl 256 | num_updates 200
+""",
+        {"loss": [(100, 9.5), (200, 8.5)], "loss/nll": [(100, 9.3), (200, 8.3)], "grad_norm": [(100, 2.5), (200, 2.1)]},
+        {"loss": [(200, 8.2)], "loss/nll": [(200, 8.0)]},
+    ),
+    "mmdetection": (
+        """
+2021-06-01 12:00:00,000 - mmdet - INFO - Epoch [1][50/730]\tlr: 1.978e-03, eta: 1 day, 0:00:00, time: 0.5, loss_cls: 1.5, loss: 2.3
+2021-06-01 12:00:30,000 - mmdet - INFO - Epoch [1][100/730]\tlr: 3.978e-03, eta: 1 day, 0:00:00, time: 0.5, loss_cls: 1.2, loss: 1.9
+2021-06-01 13:00:00,000 - mmdet - INFO - Epoch(val) [1][5000]\tbbox_mAP: 0.2, bbox_mAP_50: 0.4
+2021-06-01 13:01:30,000 - mmdet - INFO - Epoch [2][50/730]\tlr: 3.978e-03, eta: 1 day, 0:00:00, time: 0.5, loss_cls: 1.1, loss: 1.7
+""",
+        {"loss": [(50, 2.3), (100, 1.9), (780, 1.7)], "loss/cls": [(50, 1.5), (100, 1.2), (780, 1.1)]},
+        {"metric/bbox_mAP": [(100, 0.2)]},
+    ),
+    "detectron2": (
+        """
+[11/16 02:58:06 d2.engine.train_loop]: Starting training from iteration 0
+[11/16 02:58:20 d2.utils.events]:  eta: 10:15:10  iter: 19  total_loss: 5.5  loss_cls: 4.5  loss_box_reg: 0.25  time: 0.41  data_time: 0.01  lr: 0.0001  max_mem: 2600M
+[11/16 02:58:30 d2.utils.events]:  eta: 10:15:00  iter: 39  total_loss: 4.5  loss_cls: 3.5  loss_box_reg: 0.24  time: 0.41  data_time: 0.01  lr: 0.0002  max_mem: 2600M
+""",
+        {"loss": [(19, 5.5), (39, 4.5)], "loss/cls": [(19, 4.5), (39, 3.5)], "loss/box_reg": [(19, 0.25), (39, 0.24)]},
+        {},
+    ),
+    "ESPnet": (
+        """
+[gpu01] 2021-01-01 00:00:00,000 (trainer:678) INFO: 1epoch:train:1-100batch: loss_ctc=150.5, acc=0.1, loss=108.3, optim0_lr0=2.5e-06
+[gpu01] 2021-01-01 00:01:00,000 (trainer:678) INFO: 1epoch:train:101-200batch: loss_ctc=140.5, acc=0.2, loss=98.3, optim0_lr0=5.0e-06
+[gpu01] 2021-01-01 00:02:00,000 (trainer:328) INFO: 1epoch results: [train] loss_ctc=145.0, loss=103.0, [valid] loss_ctc=120.0, loss=85.0
+""",
+        {"loss": [(100, 108.3), (200, 98.3)], "loss/ctc": [(100, 150.5), (200, 140.5)]},
+        {"loss": [(200, 103.0), (200, 85.0)]},
+    ),
+    "GluonCV": (
+        """
+[Epoch 0][Batch 99], Speed: 108.251 samples/sec, ObjLoss=415.712, BoxScaleLoss=6.285
+[Epoch 0][Batch 199], Speed: 91.973 samples/sec, ObjLoss=215.614, BoxScaleLoss=4.974
+[Epoch 0] Training cost: 554.457, ObjLoss=200.5, BoxScaleLoss=4.5
+[Epoch 0] Validation:
+tvmonitor=0.25
+mAP=0.125
+[Epoch 1][Batch 99], Speed: 108.251 samples/sec, ObjLoss=15.5, BoxScaleLoss=2.5
+""",
+        {
+            "loss/Obj": [(99, 415.712), (199, 215.614), (398, 15.5)],
+            "loss/BoxScale": [(99, 6.285), (199, 4.974), (398, 2.5)],
+        },
+        {"loss/Obj": [(199, 200.5)], "metric/mAP": [(199, 0.125)], "metric/tvmonitor": [(199, 0.25)]},
+    ),
+    "GluonNLP": (
+        """
+[Epoch 0 Batch 30/60] avg loss 0.0138693, throughput 2.46541K wps
+[Epoch 0 Batch 60/60] avg loss 0.0128693, throughput 2.46541K wps
+[Epoch 0] train avg loss 0.0133, dev acc 0.7959, dev avg loss 0.75, throughput 2.85245K wps
+[Epoch 1 Batch 30/60] avg loss 0.0118693, throughput 2.46541K wps
+Test loss 0.5, test acc 0.7580
+""",
+        {"loss": [(30, 0.0138693), (60, 0.0128693), (90, 0.0118693)]},
+        {"loss": [(60, 0.0133), (60, 0.75), (90, 0.5)], "metric/acc": [(60, 0.7959), (90, 0.758)]},
+    ),
+    "evaluations that share a key with training": (
+        """
+[Epoch 1 Batch 10/20] loss=0.75, lr=0.0000005
+[Epoch 1 Batch 20/20] loss=0.5, lr=0.0000010
+Now we are doing evaluation on dev with gpu(0).
+[Batch 10/33] loss=1.0
+[Batch 20/33] loss=2.0
+validation metrics:mcc:0.6043
+[Epoch 2 Batch 10/20] loss=0.25, lr=0.0000010
+""",
+        {"loss": [(10, 0.75), (20, 0.5), (30, 0.25)]},
+        {"loss": [(20, 1.5)], "metric/mcc": [(20, 0.6043)]},
+    ),
+    "torchvision": (
+        """
+Epoch: [0][   0/5005]\tTime  8.5 ( 8.5)\tData  7.1 ( 7.1)\tLoss 6.97e+00 (6.97e+00)\tAcc@1   0.00 (  0.00)
+Epoch: [0][  10/5005]\tTime  0.5 ( 1.5)\tData  0.1 ( 0.9)\tLoss 6.90e+00 (6.95e+00)\tAcc@1   0.39 (  0.10)
+Test: [  0/196]\tTime  5.5 ( 5.5)\tLoss 4.50e+00 (4.50e+00)\tAcc@1  10.00 ( 10.00)
+Test: [ 10/196]\tTime  5.5 ( 5.5)\tLoss 5.50e+00 (5.00e+00)\tAcc@1  12.00 ( 11.00)
+Epoch: [1][   0/5005]\tTime  8.5 ( 8.5)\tData  7.1 ( 7.1)\tLoss 4.97e+00 (4.97e+00)\tAcc@1   9.00 (  9.00)
+""",
+        {"loss": [(0, 6.97), (10, 6.9), (5005, 4.97)]},
+        {"loss": [(10, 5.0)], "metric/Acc_1": [(10, 11.0)]},
+    ),
+    "PyTorch's MNIST": (
+        """
+Train Epoch: 1 [0/60000 (0%)]\tLoss: 2.300039
+Train Epoch: 1 [640/60000 (1%)]\tLoss: 1.213470
+
+Test set: Average loss: 0.0480, Accuracy: 9841/10000 (98%)
+
+Train Epoch: 2 [0/60000 (0%)]\tLoss: 0.200039
+""",
+        {"loss": [(0, 2.300039), (640, 1.21347), (60000, 0.200039)]},
+        {"loss": [(640, 0.048)], "metric/Accuracy": [(640, 0.9841)]},
+    ),
+    "Hugging Face": (
+        """
+{'loss': 2.5, 'grad_norm': 1.5, 'learning_rate': 5e-05, 'epoch': 0.1}
+  5%|#         | 10/200 [00:10<03:10,  1.00it/s]{'loss': 2.25, 'grad_norm': nan, 'learning_rate': 4.9e-05, 'epoch': 0.2}
+{'eval_loss': 2.1, 'eval_runtime': 3.5, 'epoch': 0.2}
+""",
+        {"loss": [(0, 2.5), (1, 2.25)], "grad_norm": [(0, 1.5), (1, nan)], "epoch": [(0, 0.1), (1, 0.2)]},
+        {"loss": [(1, 2.1)]},
+    ),
+    "DeepSpeed-Chat": (
+        """
+[2023-04-18 01:46:52,554] [INFO] [logging.py:96:log_dist] [Rank 0] step=10, skipped=0, lr=[9.5e-06, 9.5e-06], mom=[(0.9, 0.95), (0.9, 0.95)]
+epoch: 0|step: 0|ppo_ep: 1|act_loss: 0.125|cri_loss: 0.25|unsuper_loss: 0.0
+average reward score: 0.5
+epoch: 0|step: 1|ppo_ep: 1|act_loss: -0.125|cri_loss: 0.24|unsuper_loss: 0.0
+""",
+        {
+            "loss/act": [(0, 0.125), (1, -0.125)],
+            "loss/cri": [(0, 0.25), (1, 0.24)],
+            "loss/unsuper": [(0, 0.0), (1, 0.0)],
+            "lr/main": [(0, 9.5e-6)],
+        },
+        {},
+    ),
+    "Chinese": (
+        "\u7b2c1\u8f6e \u8bad\u7ec3\u635f\u5931: 2.5 \u9a8c\u8bc1\u635f\u5931: 2.6\n\u7b2c2\u8f6e \u8bad\u7ec3\u635f\u5931\uff1a2.25 \u9a8c\u8bc1\u635f\u5931\uff1a2.4\n",
+        {"loss": [(1, 2.5), (2, 2.25)]},
+        {"loss": [(1, 2.6), (2, 2.4)]},
+    ),
+    "nothing but a loss": ("loss: 2.5\nloss: 2.25\nloss: nan\n", {"loss": [(0, 2.5), (1, 2.25), (2, nan)]}, {}),
+}
+
+
+def written(run, table, channel):
+    """Steps and values of a channel; NaN where NaN was printed."""
+    rows = run.table(table)
+    codes = rows.codes(channel)
+    values = zip(rows.step.tolist(), rows[channel].tolist(), codes.tolist(), strict=True)
+    return [(step, value) for step, value, code in values if code or not math.isnan(value)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_family_is_read_with_its_steps_and_components(tmp_path, family):
+    """Values to the last printed digit; a NaN stays one; what was evaluated is no training."""
+    text, train, evaluated = FAMILIES[family]
+    path = tmp_path / "train.log"
+    path.write_text(text, encoding="utf-8")
+    run = read(path)
+    assert run.format == "console output"
+    for table, expected in (("train", train), ("eval", evaluated)):
+        for channel, values in expected.items():
+            assert repr(written(run, table, channel)) == repr([(s, float(v)) for s, v in values]), (table, channel)
+    losses = {name for name in run.train.channels if name == "loss" or name.startswith("loss/")}
+    assert losses == {name for name in train if name == "loss" or name.startswith("loss/")}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_encodings_and_line_ends(tmp_path, encoding, newline):
+    """PowerShell writes UTF-16 with a mark, Windows CRLF."""
+    path = tmp_path / "train.log"
+    path.write_bytes(f"step 1 loss 2.5{newline}step 2 loss 1.5{newline}step 3 loss 1.25".encode(encoding))
+    assert read(path).train["loss"].tolist() == [2.5, 1.5, 1.25]
+
+
+CONFIG = '{\n  "epochs": 3,\n  "lr": 0.1,\n  "loss_weight": 2.0\n}\n'
+SOURCE = """import torch
+class Settings:
+    num_iterations : int = 5100 # number of iterations to run
+    val_loss_every : int = 125 # every how many steps to evaluate val loss? 0 for only at the end
+for step in range(10):
+    print(f"step:{step} loss:{loss:.4f}")
+    if step % 10 == 0: loss = loss + 1
+"""
+
+
+@pytest.mark.parametrize(
+    "before", [CONFIG, SOURCE, "Loading data, please wait\nThis takes a while, really\n", "1 2\nhello\n"]
+)
+def test_what_stands_before_the_log(tmp_path, before):
+    """A config in JSON, the training's own source, prose with commas: none of them makes it another format."""
+    path = tmp_path / "train.log"
+    path.write_text(before + "".join(f"step {step} loss {1 / step}\n" for step in range(1, 31)))
+    run = read(path)
+    assert run.format == "console output"
+    assert written(run, "train", "loss") == [(step, 1 / step) for step in range(1, 31)]
+    assert run.components() == []
+    assert not [name for name in run.eval.channels if name.startswith("loss")]
+
+
+NO_MEASUREMENT = [
+    "  STEPS: (60000, 80000)",
+    "    (dropout_layer): Dropout(p = 0.1, axes=())",
+    "cmd = deepspeed main.py --learning_rate 9.65e-6 --num_train_epochs 16",
+    "loss = F.cross_entropy(logits, targets)  # step 3",
+    "[deepspeed] OVERFLOW! Rank 0 Skipping step. Attempted loss scale: 65536, reducing to 32768",
+    "wandb:   train/loss 0.5",
+    "def loss(step=3):",
+    "step_avg:nanms",
+]
+
+
+@pytest.mark.parametrize("line", NO_MEASUREMENT)
+def test_lines_that_are_no_measurement(tmp_path, line):
+    """Settings, printed models, source code and summaries add no row and no component."""
+    path = tmp_path / "train.log"
+    path.write_text(f"{line}\nstep 1 loss 2.5\n{line}\nstep 2 loss 1.5\n{line}\n")
+    run = read(path)
+    assert run.train.step.tolist() == [1, 2]
+    assert run.train["loss"].tolist() == [2.5, 1.5]
+    assert run.eval.size == 0
+    assert not [name for name in run.train.channels if name.startswith("loss/")]
+
+
+def test_a_rounded_zero_is_not_known_to_be_zero(tmp_path):
+    """0.00 is less than 0.005, and 0.0 is what Python prints of a zero."""
+    path = tmp_path / "train.log"
+    path.write_text("step 1 loss 0.5 lr 0.00\nstep 2 loss 0.00 lr 0.01\nstep 3 loss 0.0 lr 0.01\n")
+    run = read(path)
+    assert written(run, "train", "loss") == [(1, 0.5), (3, 0.0)]
+    assert written(run, "train", "lr/main") == [(2, 0.01), (3, 0.01)]
+    assert sum("too few digits" in note for note in run.notes) == 2
+
+
+TRACE = 'Traceback (most recent call last):\n  File "train.py", line 3, in <module>\n    step()\n'
+ENDS = {
+    f"{TRACE}torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB\n": ("failed", "OutOfMemoryError"),
+    f"[rank0]: {TRACE.replace(chr(10), chr(10) + '[rank0]: ')}ValueError: bad\n": ("failed", "ValueError"),
+    f"{TRACE}KeyboardInterrupt\n": ("stopped", "KeyboardInterrupt"),
+    f"{TRACE}torch.distributed.elastic.multiprocessing.api.SignalException: Process 7 got signal: 15\n": (
+        "stopped",
+        "SIGTERM",
+    ),
+    "slurmstepd: error: *** JOB 1 ON n CANCELLED AT 2024-01-01T00:00:00 DUE TO TIME LIMIT ***\n": (
+        "stopped",
+        "SIGTERM: time limit",
+    ),
+    "slurmstepd: error: Detected 1 oom-kill event(s) in StepId=1.batch.\n": ("failed", "OutOfMemoryKill"),
+    "Killed\n": ("failed", "Killed"),
+    "Segmentation fault (core dumped)\n": ("failed", "SegmentationFault"),
+    f"{TRACE}ValueError: caught\nstep 3 loss 1.0\n": ("finished", None),
+    "": ("finished", None),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_last_words(tmp_path, end):
+    """A traceback after which steps came was survived."""
+    path = tmp_path / "train.log"
+    path.write_text(f"step 1 loss 2.5\nstep 2 loss 1.5\n{end}")
+    run = read(path)
+    status, reason = ENDS[end]
+    assert run.status(now=run.touched + 1e6) == status
+    assert (run.end or {}).get("reason") == reason
+
+
+def test_a_run_that_never_started_is_a_run(tmp_path):
+    """A traceback alone is worth a diagnosis."""
+    path = tmp_path / "train.log"
+    path.write_text(f"{TRACE}ModuleNotFoundError: No module named 'apex'\n")
+    run = read(path)
+    assert (run.train.size, run.status()) == (0, "failed")
+    assert run.end["exception"]["message"] == "No module named 'apex'"
+
+
+def log(epochs, batches=4, last=None):
+    lines = [
+        f"[Epoch {e} Batch {b}/{batches}] loss {1 / (e * batches + b):.6f}"
+        for e in epochs
+        for b in range(1, batches + 1)
+    ]
+    return "\n".join(lines[:last]) + "\n"
+
+
+def test_several_trainings_in_one_file_are_several_runs(tmp_path):
+    """One that begins anew in the middle was appended."""
+    path = tmp_path / "train.log"
+    path.write_text(log(range(3), last=6) + log(range(3)))
+    runs = read_all(path)
+    assert [(run.nth, run.train.size, run.first_step, run.last_step) for run in runs] == [(1, 6, 1, 6), (2, 12, 1, 12)]
+
+
+def test_folds_are_runs_and_no_restart(tmp_path):
+    """Trainings that all go to the same end follow each other by plan."""
+    path = tmp_path / "train.log"
+    path.write_text(log(range(3)) * 4)
+    assert [run.nth for run in read_all(path)] == [1, 1, 1, 1]
+
+
+def test_a_step_back_is_a_resume(tmp_path):
+    """The rows after the checkpoint are superseded."""
+    path = tmp_path / "train.log"
+    steps = [*range(10, 110, 10), *range(60, 160, 10)]
+    path.write_text("".join(f"step {step} loss {step / 1000}\n" for step in steps))
+    [run] = read_all(path)
+    assert run.header.resumed_from == 50
+    assert run.train.step[run.train.live].tolist() == list(range(10, 160, 10))
+
+
+def test_two_writers_in_one_file_are_no_endless_resumes(tmp_path):
+    """A counter that goes back at every other line is left as it stands, for step-reset to tell."""
+    path = tmp_path / "train.log"
+    path.write_text("".join(f"step {step + back} loss 0.5\n" for step in range(100, 400, 10) for back in (0, -45)))
+    *others, run = read_all(path)
+    assert len(others) < 5
+    assert len(run.headers) < 25
+    assert (np.diff(run.train.step[run.train.live]) < 0).any()
+
+
+def test_settings_and_plan_belong_to_the_header(tmp_path):
+    """What argparse prints is the config; a counter's end is the plan."""
+    path = tmp_path / "train.log"
+    path.write_text("Namespace(lr=0.1, name='x y', amp=True, seed=3)\nstep 1/500 loss 2.5\nstep 2/500 loss 2.0\n")
+    header = read(path).header
+    assert (header.total_steps, header.config) == (500, {"lr": 0.1, "name": "x y", "amp": True, "seed": 3})
+
+
+def test_text_without_a_measurement_is_refused(tmp_path):
+    """A README is no log."""
+    path = tmp_path / "notes.txt"
+    path.write_text("We trained for 3 epochs and it took 4 hours.\nSee version 1.2.3 of 2024-01-01.\n")
+    with pytest.raises(ReadError, match="text of another format"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "values"),
+    [
+        ("12:00:01.5 loss=1e-3", {"loss": 0.001}),
+        ("train.py:123 loss: .5", {"loss": 0.5}),
+        ("version 1.2.3, loss -inf", {"loss": -math.inf}),
+        ("eta: 1:02:03 loss 1,234.5", {"loss": 1234.5}),
+        ("loss=0x7f", {}),
+        ("score (higher is better) : 2", {"score": 2.0}),
+    ],
+)
+def test_what_looks_like_a_number_and_is_none(line, values):
+    """Clock times, versions, addresses, places in the source."""
+    assert scan(line).values == values
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "text", ["a" * 10**6, "(" * 10**5, "a:1 " * 10**5, "\x1b]" * 10**5, "[1/2" * 10**5, "x=" * 10**5]
+)
+def test_hostile_lines_are_no_hang(tmp_path, text):
+    """No pattern goes back over what it has seen."""
+    path = tmp_path / "train.log"
+    path.write_text(f"step 1 loss 2.5\n{text}\nstep 2 loss 1.5\n")
+    assert read(path).train["loss"].tolist() == [2.5, 1.5]
+
+
+def test_last_words_of_a_file_that_nobody_writes_any_more(tmp_path):
+    """Whoever only follows it learns of the end too."""
+    path = tmp_path / "train.log"
+    path.write_text(f"step 1 loss 2.5\n{TRACE}ValueError: bad")
+    source = open_run(path)
+    source.poll()
+    assert source.runs[-1].end is None
+    os.utime(path, (1e9, 1e9))
+    source.poll()
+    assert source.runs[-1].status() == "failed"
+    assert source.runs[-1].end["exception"]["message"] == "bad"

@@ -1,0 +1,1 @@
+"""What the readers of other people's logs share: names, counters, printed lines, last words, rows."""

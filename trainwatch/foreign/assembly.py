@@ -1,0 +1,205 @@
+"""Rows of somebody else's log become a :class:`Run`, the same that our own recorder's file becomes.
+
+A reader of a foreign format only says what stands on a line: names, values, and the split that the surroundings tell.
+Here the names get their channels, the counters become one step that only goes up, what was evaluated is parted from
+what was trained, and a log in which several trainings stand behind each other is taken apart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainwatch.foreign.channels import Naming
+from trainwatch.foreign.counters import Row, Steps, counted, trained
+from trainwatch.run import Event, Run
+from trainwatch.schema import NONFINITE
+from trainwatch.table import TableName
+
+RESUMES = 20  # of one run: more steps back than that are two writers in one file, and the rows say so themselves
+
+
+@dataclass
+class _Waiting:
+    """Values of one step, or of one evaluation, that may come on several lines."""
+
+    table: TableName
+    step: int
+    split: str = ""
+    values: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)  # of lines that were averaged
+
+
+class Assembler:
+    """Puts the rows of one log together; ``runs`` grows with every :meth:`add`."""
+
+    def __init__(self, source: Path, format_: str) -> None:
+        self.source, self.format = source, format_
+        self.runs: list[Run] = []
+        self.naming = Naming()
+        self.config: dict[str, Any] = {}
+        self.name = source.stem
+        self._steps: Steps | None = None
+        self._waiting: list[_Waiting] = []
+        self._carried: dict[str, float] = {}
+        self._last, self._first, self._stride, self._epoch = -1, 0, 0, -1.0
+
+    def add(self, items: Iterable[Row | Event]) -> None:
+        """What was read next, in file order. What the counters mean is decided on the first rows that come.
+
+        The last row waits for values of its step that are still to come, until nothing new was read.
+        """
+        items = list(items)
+        rows = [item for item in items if isinstance(item, Row)]
+        for some in ([row for row in rows if counted(row)], rows):  # a setting's name must not take a measurement's
+            self.naming.learn((name, row.split) for row in some for name in row.values)
+        if self._steps is None and any(trained(row) for row in rows):
+            self._steps = Steps.seen(rows)
+        for item in items:
+            if isinstance(item, Row):
+                self._row(item)
+            else:
+                self._event(item)
+        self._flush(wait=bool(items))
+        if rows and (self.runs or self._waiting):
+            self.run().named = self.naming.explained()
+
+    def run(self) -> Run:
+        """The newest run."""
+        if not self.runs:
+            self._begin()
+        return self.runs[-1]
+
+    def note(self, said: str) -> None:
+        """Something to know of how the log was read."""
+        self.run().notes.append(said)
+
+    def close(self) -> None:
+        """Nothing more comes. Trainings of one file that all ended at the same step are folds, not a restart."""
+        self._flush()
+        ends = {run.last_step for run in self.runs}
+        if len(self.runs) > 2 and len(ends) == 1:
+            for run in self.runs:
+                run.nth = 1
+
+    def _begin(self) -> None:
+        run = Run(self.source, format=self.format, tells_end=False)
+        self.runs.append(run)
+        total = self._steps.total if self._steps else None
+        header = {"run": self.name, "total_steps": total, "config": self.config}
+        run.add_header({"kind": "run"} | {key: value for key, value in header.items() if value})
+
+    def _event(self, event: Event) -> None:
+        self._flush()
+        self.run().add_event(event)
+
+    def _row(self, row: Row) -> None:
+        here: dict[str, dict[str, float]] = {}
+        for name, value in row.values.items():
+            place = self.naming.places[name, row.split]
+            if place.role not in ("step", "batch", "planned", "ignored"):
+                here.setdefault(place.split, {})[place.channel] = value
+        training = here.pop("", {})
+        if set(training) - {"epoch"}:
+            self._training(row, training)
+        for split, values in here.items():
+            values.pop("epoch", None)
+            self._evaluation(split, values, partial=row.partial, step=self._own_step(row))
+
+    def _own_step(self, row: Row) -> int:
+        """The step of an evaluation: its own where it counts steps as the training does, else the last one."""
+        mode = self._steps.mode if self._steps else "none"
+        said = row.counter("step") if mode in ("step", "none") else None
+        if said is None and mode in ("epoch", "none"):
+            said = row.counter("epoch")
+        return max(self._last, 0) if said is None else int(said)
+
+    def _training(self, row: Row, values: dict[str, float]) -> None:
+        steps = self._steps or Steps()
+        steps.learn(row, self._last, self._stride, self._epoch)
+        step = steps.of(row, self._last)
+        losses = {name: value for name, value in values.items() if name == "loss" or name.startswith("loss/")}
+        if steps.by_loss and not losses and not row.rounded and (step != self._last or steps.mode == "row"):
+            self._carried |= values
+            return
+        if step is None:
+            if losses and self._last >= 0:
+                self._evaluation("train", losses, partial=False, step=self._last)
+            return
+        if step < self._last:
+            self._fell(step)
+        elif self._last < 0:
+            self._first = step
+        if step > self._last >= 0:
+            self._stride = min(self._stride or step - self._last, step - self._last)
+        self._last, self._epoch = step, row.counter("epoch") or 0.0
+        self._wait("train", step, "", self._carried | values, average=False)
+        self._carried = {}
+
+    def _fell(self, step: int) -> None:
+        """The counter went back: another training begins, or the same is taken up from a checkpoint."""
+        self._flush()
+        if step > self._first:
+            if len(self.run().headers) > RESUMES:
+                return
+            self.run().add_header({**self.run().header.raw, "resumed_from": max(step - self._stride, 0)})
+            return
+        planned = self._steps.epochs if self._steps else None
+        complete = planned is not None and self._epoch + 1 >= planned
+        count = len(self.runs) + 1
+        self._begin()
+        if complete:
+            self.runs[-1].notes.append(f"training {count} of several in {self.source.name}, each to its end")
+        else:
+            self.runs[-1].nth = count
+            self.runs[-1].notes.append(f"run {count} of several that were written into {self.source.name}")
+        self._first, self._last = step, -1
+
+    def _evaluation(self, split: str, values: dict[str, float], *, partial: bool, step: int) -> None:
+        if values:
+            self._wait("eval", step, split, values, average=partial)
+
+    def _wait(self, table: TableName, step: int, split: str, values: dict[str, float], *, average: bool) -> None:
+        """Values of the same step that come line by line are one row; a value that comes again begins the next."""
+        last = self._waiting[-1] if self._waiting else None
+        if last == _Waiting(table, step, split, values) and not average:
+            return  # the same line again: a progress bar that was drawn anew, or another process of the same run
+        same = last is not None and (last.table, last.step, last.split) == (table, step, split)
+        if last is None or not same or (not average and last.values.keys() & values.keys()):
+            last = _Waiting(table, step, split)
+            self._waiting.append(last)
+        for name, value in values.items():
+            count = last.counts.get(name, 0)
+            last.values[name] = (last.values.get(name, 0.0) * count + value) / (count + 1) if count else value
+            if average:
+                last.counts[name] = count + 1
+
+    def _flush(self, *, wait: bool = False) -> None:
+        """Rows with the same names are stored together; the last one may ``wait``."""
+        ready, self._waiting = (self._waiting[:-1], self._waiting[-1:]) if wait else (self._waiting, [])
+        for _, group in groupby(ready, key=lambda item: (item.table, tuple(item.values))):
+            self._append(list(group))
+
+    def _append(self, group: list[_Waiting]) -> None:
+        run, table = self.run(), group[0].table
+        names = list(group[0].values)
+        matrix = np.array([[item.values[name] for name in names] for item in group], dtype=np.float64)
+        finite = np.where(np.isfinite(matrix), matrix, np.nan)
+        columns = {name: finite[:, index] for index, name in enumerate(names)}
+        first = run.add_rows(table, np.array([item.step for item in group], dtype=np.int64), columns)
+        run.records += len(group)
+        for row, index in np.argwhere(~np.isfinite(matrix)):
+            run.table(table).mark(first + int(row), names[index], _code(matrix[row, index]))
+        for row, item in enumerate(group):
+            if item.split:
+                run.table(table).text.setdefault("split", {})[first + row] = item.split
+
+
+def _code(value: float) -> int:
+    return NONFINITE["nan" if math.isnan(value) else "inf" if value > 0 else "-inf"]

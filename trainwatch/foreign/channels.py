@@ -1,0 +1,211 @@
+"""What the names in somebody else's log mean: losses, their components, validation, learning rate, norms, counters.
+
+Nothing is known of a foreign log but its names and their company. :func:`recognise` reads one name by itself;
+:class:`Naming` looks at all names of a log and gives each the channel that our own recorder would have written.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import pairwise
+from typing import Literal
+
+Role = Literal["step", "epoch", "batch", "planned", "rate", "norm", "scale", "loss", "measure", "ignored"]
+
+SPLITS = {
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "dev": "validation",
+    "eval": "validation",
+    "evaluation": "validation",
+    "metrics": "validation",  # StyleGAN's folder of figures that only an evaluation gives
+    "test": "test",
+}
+TRAIN = {"train", "training", "trn"}
+FILLERS = {"avg", "average", "mean", "current", "running", "optim", "optimizer", "global", "num", "n"}
+SUMMARIES = {"best", "lowest", "highest", "smoothed"}
+"""What was best so far is no measurement of this step."""
+
+STEPS = {
+    *(("step",), ("steps",), ("iter",), ("iters",), ("iteration",), ("iterations",), ("it",)),
+    *(("update",), ("updates",), ("timesteps",), ("total", "timesteps")),
+}
+BATCHES = {("batch",), ("micro", "step"), ("minibatch",)}
+PLANNED = {("total", "steps"), ("max", "steps"), ("total", "iters")}
+NORMS = {("grad", "norm"), ("total", "grad", "norm"), ("gradient", "norm"), ("gnorm",), ("gradnorm",), ("norm",)}
+RATE = re.compile(r"lr\d*")
+SCALES = {("loss", "scale"), ("grad", "scale"), ("amp", "scale"), ("scaler", "scale"), ("scale",)}
+ABOUT_LOSS = {"scale", "scaler", "scaling", "weight", "weights", "coef", "factor", "type", "fn", "function", "window"}
+TOTALS = {("loss",), ("total", "loss"), ("loss", "total"), ("losses",), ("objective",)}
+LOSS = re.compile(r"loss|crossentropy|smoothl1|\wl[12]$|focal|hinge|huber|triplet|elbo")
+LOSSES = {"ce", "bce", "nll", "kl", "kld", "ctc", "conf", "penalty"}
+"""Names that losses have without saying so, whole words of them."""
+
+PART = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+\d*|[A-Z]+\d*|\d+")
+WORD = re.compile(r"[A-Za-z0-9]+")
+EFFORT = re.compile(r"(?i)time|elapsed|runtime|speed|throughput|per_second|samples?/s|wps|\beta\b|memory")
+"""What an evaluation cost is no figure of its merit."""
+UNFIT = re.compile(r"[^A-Za-z0-9_.-]+")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One name by itself: its role, the split it says (``""`` for training), and what is left of it as a stem."""
+
+    role: Role
+    split: str
+    stem: str
+    total: bool = False
+
+
+@lru_cache(maxsize=4096)
+def recognise(name: str) -> Reading:
+    """What a name says without any company."""
+    words = WORD.findall(name)
+    low = [word.lower() for word in words]
+    split = next((SPLITS[word] for word in low if word in SPLITS), "")
+    if split and TRAIN.intersection(low):
+        split = "train"  # "train_eval/loss"
+    if low[-2:-1] == ["loss"] and low[-1] == "epoch" and not split:
+        split = "train"  # the mean of an epoch beside the loss of its steps
+    said = [word for word in words if word.lower() not in SPLITS and word.lower() not in TRAIN]
+    if low[-2:] == ["loss", "value"]:
+        said.pop()
+    parts = tuple(word for word in _parts(said) if word not in FILLERS)
+    stem = "_".join(said) or "_".join(words) or "value"
+    if SUMMARIES.intersection(low) or name.endswith(("__MIN", "__MAX")):
+        return Reading("ignored", split, stem)
+    role, total = _counter(name) or _role(parts, "".join(said).lower())
+    return Reading(role, split, _stem(said) if role == "loss" else stem, total)
+
+
+def _parts(words: Iterable[str]) -> list[str]:
+    return [part.lower() for word in words for part in PART.findall(word)]
+
+
+def _counter(name: str) -> tuple[Role, bool] | None:
+    """The role of a counter, which may stand in a folder: ``trainer/global_step``, ``time/total_timesteps``."""
+    words = [word for word in WORD.findall(name.rpartition("/")[2]) if word.lower() not in TRAIN]
+    parts = tuple(part for part in _parts(words) if part not in FILLERS)
+    if parts in PLANNED:
+        return "planned", False
+    if parts in STEPS:
+        return "step", False
+    if parts in (("epoch",), ("epochs",)):
+        return "epoch", False
+    return ("batch", False) if parts in BATCHES else None
+
+
+def _role(parts: tuple[str, ...], squeezed: str) -> tuple[Role, bool]:
+    """The role of a name without its split, and whether it is the total of the losses."""
+    if any(RATE.fullmatch(part) for part in (*parts[:1], *parts[-1:])) or ("learning", "rate") in pairwise(parts):
+        return "rate", False
+    if parts in NORMS:
+        return "norm", False
+    if parts in SCALES:
+        return "scale", False
+    if any(a == "loss" and b in ABOUT_LOSS for a, b in pairwise(parts)):
+        return "measure", False
+    if parts[-1:] in (("ppl",), ("perplexity",)):
+        return "measure", False
+    without = tuple(part for part in parts if part not in ("step", "epoch"))
+    if without in TOTALS:
+        return "loss", True
+    return ("loss", False) if LOSS.search(squeezed) or LOSSES.intersection(parts) else ("measure", False)
+
+
+def _stem(words: list[str]) -> str:
+    """A component's name: what is left without the word *loss*."""
+    left = [word for word in words if word.lower() not in ("loss", "losses")]
+    short = [re.sub(r"(?<=[a-z0-9])_?Loss$", "", word) for word in left]
+    return "_".join(short) or "_".join(words)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a value goes: ``split`` is empty for training, and the table then ``train``, else ``eval``."""
+
+    split: str
+    channel: str
+    role: Role
+
+
+@dataclass
+class Naming:
+    """The names of one log and their channels; a name keeps the channel that it was given first."""
+
+    places: dict[tuple[str, str], Place] = field(default_factory=dict)
+    _taken: set[tuple[str, str]] = field(default_factory=set)
+
+    def learn(self, names: Iterable[tuple[str, str]]) -> None:
+        """Names that are new, each with the split that its surroundings say (``""`` if none)."""
+        new = [pair for pair in dict.fromkeys(names) if pair not in self.places]
+        for split in sorted({_split(*pair) for pair in new}):  # training first: evaluations are named after it
+            self._learn_split(split, [pair for pair in new if _split(*pair) == split])
+
+    def _learn_split(self, split: str, new: list[tuple[str, str]]) -> None:
+        losses = [pair for pair in new if recognise(pair[0]).role == "loss"]
+        self._total(split, losses)
+        for pair in new:
+            if pair not in self.places:
+                self._give(pair, split, _channel(recognise(pair[0]), pair[0], split))
+
+    def _total(self, split: str, losses: list[tuple[str, str]]) -> None:
+        """Which loss is the whole: the one that says so, else the only one there is."""
+        if (split, "loss") in self._taken:
+            return
+        totals = sorted((pair for pair in losses if recognise(pair[0]).total), key=lambda pair: len(pair[0]))
+        stems = {recognise(pair[0]).stem for pair in losses}
+        part = any(("", f"loss/{clean(stem)}") in self._taken for stem in stems)
+        alone = losses if len(stems) == 1 and not part else []
+        for pair in (totals or alone)[:1]:
+            self._give(pair, split, "loss")
+        for pair in totals[1:] if not split else ():
+            self._give(pair, "train", "loss")  # the mean of an epoch, or of an evaluation on training data
+
+    def _give(self, pair: tuple[str, str], split: str, channel: str) -> None:
+        shared = recognise(pair[0]).role in ("epoch", "rate", "norm", "scale")  # `Epoch` and `epoch` of one log
+        if (split, channel) in self._taken and not shared:
+            channel = f"{channel.partition('/')[0]}/{clean(pair[0])}"
+            while (split, channel) in self._taken:
+                channel += "_"
+        self._taken.add((split, channel))
+        self.places[pair] = Place(split, channel, recognise(pair[0]).role)
+
+    def explained(self) -> dict[str, str]:
+        """The guess: for each name its channel, with the split before it where it is no training."""
+        told = {name: place for (name, _), place in self.places.items() if place.role not in HIDDEN}
+        return {
+            name: f"{place.split}:{place.channel}" if place.split else place.channel for name, place in told.items()
+        }
+
+
+HIDDEN = ("batch", "planned", "ignored")
+"""Roles of names that become no channel."""
+
+
+def _split(name: str, said: str) -> str:
+    return said or recognise(name).split
+
+
+def _channel(reading: Reading, name: str, split: str) -> str:
+    if reading.role == "rate":
+        words = [word for word in WORD.findall(reading.stem) if word.lower() not in ("learning", "rate")]
+        group = "_".join(word for word in words if not RATE.fullmatch(word.lower()))
+        return f"lr/{group or 'main'}"
+    if reading.role == "loss":
+        return f"loss/{clean(reading.stem)}"
+    fixed = {"norm": "grad_norm", "scale": "amp/scale", "epoch": "epoch"}
+    if reading.role in fixed and (not split or reading.role == "epoch"):
+        return fixed[reading.role]
+    merit = split and not EFFORT.search(name)
+    return f"metric/{clean(reading.stem)}" if merit else f"logged/{clean(name)}"
+
+
+def clean(name: str) -> str:
+    """A name as one part of a channel's name may be."""
+    return UNFIT.sub("_", name).strip("_") or "value"

@@ -1,0 +1,164 @@
+"""The counters of somebody else's log become one step: steps, batches within epochs, epochs, or nothing but rows."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Literal
+
+from trainwatch.foreign.channels import recognise
+
+Mode = Literal["step", "batch", "epoch", "row"]
+
+LIMIT = 2**53
+
+
+@dataclass(slots=True)
+class Row:
+    """What a line says. ``totals`` has the ends of counters (``Batch 30/173``); ``partial`` is one of the lines of an
+    evaluation that goes on (they are averaged); in a ``rounded`` one a loss stood as 0.00, which is not known to be 0.
+    """
+
+    values: dict[str, float]
+    split: str = ""
+    totals: dict[str, float] = field(default_factory=dict)
+    partial: bool = False
+    rounded: bool = False
+
+    def counter(self, role: str) -> float | None:
+        """The reading of a counter, None if the row has none."""
+        found = (self.values[name] for name in self.values if recognise(name).role == role)
+        return next((value for value in found if math.isfinite(value) and 0 <= value < LIMIT), None)
+
+    def planned(self, role: str) -> float | None:
+        """Where a counter is to end, None if the row does not say."""
+        ends = (end for name, end in self.totals.items() if recognise(name).role == role)
+        return next((end for end in ends if 0 < end < LIMIT), None)
+
+
+COUNTERS = ("step", "epoch", "batch", "planned", "ignored")
+
+
+def trained(row: Row) -> list[str]:
+    """The names in a row that tell of training."""
+    if row.split:
+        return []
+    read = ((name, recognise(name)) for name in row.values)
+    return [name for name, reading in read if not reading.split and reading.role not in COUNTERS]
+
+
+@dataclass
+class Steps:
+    """Turns a log's counters into one step. What the counters mean is seen from how they move."""
+
+    mode: Mode = "row"
+    by_loss: bool = False  # only rows with a loss count; others tell something of the next one
+    length: float = 0.0  # batches of an epoch
+    epochs: float | None = None  # that are planned
+    counted_from: int = 0  # the first epoch's number
+    total: int | None = None  # steps that are planned
+
+    @classmethod
+    def seen(cls, rows: Sequence[Row]) -> Steps:
+        """How the counters of a log move in its first rows."""
+        training = [row for row in rows if trained(row)]
+        clocked = [row for row in training if counted(row)] or training
+        with_loss = [row for row in clocked if any(recognise(name).role == "loss" for name in trained(row))]
+        chosen = with_loss or clocked
+        steps = cls(_mode(chosen), by_loss=bool(with_loss))
+        planned = [end for row in rows if (end := row.planned("epoch"))]
+        steps.epochs = planned[0] if planned else None
+        first = next((epoch for row in chosen if (epoch := row.counter("epoch")) is not None), 0.0)
+        steps.counted_from = int(first == 1)
+        if steps.mode == "batch":
+            steps.length = _epoch_length(chosen)
+        steps.total = steps._planned(chosen)
+        return steps
+
+    def _planned(self, rows: Sequence[Row]) -> int | None:
+        """The steps that are planned, as far as the rows say so."""
+        if self.mode == "step":
+            ends = (row.planned("step") or row.counter("planned") or _alone(row) for row in rows)
+            return next((int(end) for end in ends if end), None)
+        if self.epochs is None or self.mode == "row":
+            return None
+        return int(self.epochs * (self.length if self.mode == "batch" else 1))
+
+    def learn(self, row: Row, last: int, stride: int, epoch: float) -> None:
+        """A counter that falls where the epoch rises counts within epochs; a live log shows that late."""
+        now = row.counter("epoch")
+        if self.mode != "step" or now is None or now <= epoch or last < 0:
+            return
+        reached = self.of(row, last)
+        if reached is not None and reached < last:
+            self.mode = "batch"
+            self.length = row.planned("batch") or row.planned("step") or last + stride
+
+    def of(self, row: Row, last: int) -> int | None:
+        """The step of a training row, None if the row tells of more than one step (the mean of an epoch)."""
+        step, epoch, batch = row.counter("step"), row.counter("epoch"), row.counter("batch")
+        if self.mode == "step":
+            value = step if step is not None else batch
+            return None if value is None else int(value)
+        if self.mode == "batch":
+            within = batch if batch is not None else step
+            if within is None or epoch is None:
+                return None
+            reached = (math.floor(epoch) - self.counted_from) * self.length + within
+            return int(reached) if 0 <= reached < LIMIT else None
+        if self.mode == "epoch":
+            return None if epoch is None else int(epoch)
+        return last + 1
+
+
+def _alone(row: Row) -> float | None:
+    """The end of a bar that counts the whole training, as no epoch is told beside it."""
+    return row.planned("batch") if row.counter("epoch") is None else None
+
+
+def counted(row: Row) -> bool:
+    """Whether a row says when it was."""
+    return any(row.counter(role) is not None for role in ("step", "batch", "epoch"))
+
+
+def _mode(rows: Sequence[Row]) -> Mode:
+    steps = [row.counter("step") for row in rows]
+    epochs = [row.counter("epoch") for row in rows]
+    batches = [row.counter("batch") for row in rows]
+    for counts in (steps, batches):
+        if _mostly(counts):
+            return "batch" if _within_epochs(counts, epochs) else "step"
+    known = [epoch for epoch in epochs if epoch is not None]
+    whole = all(epoch == int(epoch) for epoch in known)
+    repeated = sum(a == b for a, b in pairwise(known))
+    return "epoch" if _mostly(epochs) and whole and repeated * 3 <= len(known) else "row"
+
+
+def _mostly(values: Sequence[float | None]) -> bool:
+    return sum(value is not None for value in values) * 2 > len(values)
+
+
+def _within_epochs(steps: Sequence[float | None], epochs: Sequence[float | None]) -> bool:
+    """Whether a counter falls where the epoch rises, and nearly nowhere else."""
+    pairs = [(s, e) for s, e in zip(steps, epochs, strict=True) if s is not None and e is not None]
+    falls = [(a, b) for a, b in pairwise(pairs) if b[0] < a[0] or (b[0] == a[0] and b[1] > a[1])]
+    return bool(falls) and sum(b[1] > a[1] for a, b in falls) * 2 > len(falls)
+
+
+def _epoch_length(rows: Sequence[Row]) -> float:
+    """Batches of an epoch: as the log says, else one stride beyond the last that was ever printed."""
+    said = Counter(end for row in rows if (end := row.planned("batch") or row.planned("step")))
+    if said:
+        return said.most_common(1)[0][0]
+    batches = [value for row in rows if (value := _within(row)) is not None]
+    strides = Counter(b - a for a, b in pairwise(batches) if b > a)
+    stride = strides.most_common(1)[0][0] if strides else 1.0
+    return max(batches, default=0.0) + stride
+
+
+def _within(row: Row) -> float | None:
+    batch = row.counter("batch")
+    return batch if batch is not None else row.counter("step")

@@ -1,0 +1,87 @@
+"""Columns of text: CSV and TSV with a header, and the files of numbers that physics codes write.
+
+Keras' CSVLogger, Ultralytics' results.csv (padded headers), Lightning's metrics.csv (sparse rows), progress.csv of RL
+baselines, exports of W&B (a column a run, with its minimum and maximum), NequIP, DeePMD (``# step rmse_val ...``) and
+DeepXDE, and files of two columns without any header: a step and a loss.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trainwatch.foreign.assembly import Assembler
+from trainwatch.foreign.channels import recognise
+from trainwatch.foreign.counters import Row
+from trainwatch.foreign.following import GrowingText
+from trainwatch.foreign.layout import EXPORT, NUMBER, Layout, dotted
+from trainwatch.run import Event
+
+NAME = "columns (CSV, TSV)"
+
+
+def sniff(path: Path, head: bytes) -> bool:  # noqa: ARG001  (by content)
+    """A header of names with a counter or a loss over rows of as many numbers; or rows of numbers that count up."""
+    return Layout.seen(head) is not None
+
+
+@dataclass
+class Table:
+    """Lines in, rows out."""
+
+    broken: int = 0
+    config: dict[str, Any] = field(default_factory=dict)
+    layout: Layout | None = None
+    columns: list[str] = field(default_factory=list)
+
+    def items(self, lines: list[str]) -> Iterator[Row | Event]:
+        """What the lines say."""
+        lines = [line.rstrip("\r").lstrip("\ufeff") for line in lines]
+        if self.layout is None:
+            lines = [line for line in lines if line.strip()]
+            self.layout = Layout.of(lines)
+            if self.layout is None:
+                return
+            lines = lines[self.layout.headers :]
+            self.columns = _own_names(self.layout.names)
+        for line in lines:
+            if line.strip() and not line.lstrip().startswith("#"):
+                yield from self._row(self.layout.cells(line), self.layout)
+
+    def _row(self, cells: list[str], layout: Layout) -> Iterator[Row]:
+        if [cell.strip() for cell in cells] == layout.names:
+            return  # the header again: a second process appended to the file
+        if len(cells) != len(layout.names):
+            self.broken += 1
+            return
+        values = {}
+        for name, cell in zip(self.columns, cells, strict=True):
+            written = dotted(cell.strip(), layout.delimiter)
+            if name and NUMBER.fullmatch(written):
+                values[name] = float(re.sub(r"[dD](?=[-+\d])", "e", written))
+        if values:
+            yield Row(values)
+
+    def last(self, assembler: Assembler) -> None:
+        """What could not be read."""
+        if self.broken and assembler.runs:
+            assembler.note(f"skipped {self.broken:,} line{'s' * (self.broken > 1)} with another number of cells")
+
+
+def _own_names(names: list[str]) -> list[str]:
+    """Columns of an export without their run's name, which all of them share; "" for the bounds beside a value."""
+    exported = {name: EXPORT.fullmatch(name) for name in names}
+    runs = {found["run"] for found in exported.values() if found}
+    others = [name for name, found in exported.items() if found is None]
+    if len(runs) != 1 or any(recognise(name).role not in ("step", "epoch") for name in others):
+        return names
+    own = {name: found["name"] if found else name for name, found in exported.items()}
+    return ["" if name.endswith(("__MIN", "__MAX")) else own[name] for name in names]
+
+
+def open_file(path: Path) -> GrowingText:
+    """The columns at ``path``, nothing read yet."""
+    return GrowingText(path, NAME, Table)

@@ -1,0 +1,243 @@
+"""What a training printed: the console's text, of any trainer that prints names and numbers.
+
+Most print a counter and values on one line; some a counter on one line and the values below it, one a line (OLMo) or as
+a table (Stable Baselines). Around them stands everything else that a terminal shows, and at the end perhaps why it
+stopped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from trainwatch.foreign.assembly import Assembler
+from trainwatch.foreign.channels import recognise
+from trainwatch.foreign.counters import Row
+from trainwatch.foreign.following import GrowingText
+from trainwatch.foreign.lastwords import LastWords
+from trainwatch.foreign.layout import Layout, is_json
+from trainwatch.foreign.printed import ALONE, COLOUR, LONGEST, Printed, plain, scan
+from trainwatch.run import Event
+from trainwatch.schema import RECORD
+
+NAME = "console output"
+
+PEEK = 1 << 20  # bytes in which the first measurement must stand: a large config and a large model are printed before
+LOGS = {".log", ".out", ".err", ".txt", ""}
+OTHERS = {
+    ".py",
+    ".md",
+    ".rst",
+    ".yaml",
+    ".yml",
+    ".toml",
+    ".cfg",
+    ".ini",
+    ".html",
+    ".js",
+    ".css",
+    ".ipynb",
+    ".sh",
+    ".csv",
+}
+"""Files that hold names and numbers, and are no logs."""
+EVALUATION = re.compile(
+    r"\b(?:(?P<test>test(?:ing)?)|evaluation|validation|valid|eval|dev|val)\b(?: metrics| set| results?)?\s*[:|]",
+    re.IGNORECASE,
+)
+MARK = re.compile(r"\[(train|valid|dev|eval|test)\]")
+REDRAWN = re.compile(r"\r|\x08+")
+SECTION = re.compile(r"\b(?P<test>testing)\b|\b(?:evaluating|evaluation|validating|validation)\b", re.IGNORECASE)
+TRAINING = re.compile(r"\btrain(?:ing)?\b", re.IGNORECASE)
+SETTINGS = re.compile(r"\b(?:Namespace|Config|Arguments|TrainConfig)\(|^\s*(?:#|def |class |import |return\b)")
+SETTING = re.compile(r"(\w+)=('[^']*'|-?[\d.]+(?:e-?\d+)?|True|False|None)")
+TABLE = re.compile(r"\|\s*(?P<name>[\w./ -]+?)\s*\|\s*(?P<value>[-+\w.]*)\s*\|")
+
+
+def sniff(path: Path, head: bytes) -> bool:
+    """Text in which a measurement or a traceback stands, and that is neither JSON lines nor columns."""
+    if b"\0" in head and not head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return False
+    if path.suffix.lower() in OTHERS or _structured(head):
+        return False
+    text = _decoded(path) if path.suffix.lower() in LOGS else head.decode(errors="replace")
+    lines = Console()
+    found = (item for item in lines.items(text.split("\n")) if isinstance(item, Row))
+    return any(_measured(row) for row in found) or lines.last_words.exception is not None
+
+
+def _decoded(path: Path) -> str:
+    with path.open("rb") as file:
+        block = file.read(PEEK)
+    wide = block.startswith((b"\xff\xfe", b"\xfe\xff"))
+    return block.decode("utf-16" if wide else "utf-8", errors="replace")
+
+
+def _structured(head: bytes) -> bool:
+    """Whether other readers are for it: records of our own, JSON, or columns."""
+    if any(RECORD.match(line) for line in head.split(b"\n")[:20]) or re.match(rb"\s*\[\s*(?:[{\"\]]|$)", head):
+        return True
+    return is_json(head) or Layout.seen(head) is not None
+
+
+def _measured(row: Row) -> bool:
+    read = [recognise(name) for name in row.values]
+    if any(reading.role in ("loss", "norm", "rate") for reading in read):
+        return True
+    counted = any(reading.role in ("step", "epoch") for reading in read)
+    return counted and (bool(row.split) or any(reading.split and reading.role == "measure" for reading in read))
+
+
+@dataclass
+class Console:
+    """Lines in, rows and events out; what was said on the lines before is remembered."""
+
+    config: dict[str, Any] = field(default_factory=dict)
+    blurred: set[str] = field(default_factory=set)
+    last_words: LastWords = field(default_factory=LastWords)
+    _counters: dict[str, float] = field(default_factory=dict)  # of a line that had nothing else
+    _totals: dict[str, float] = field(default_factory=dict)
+    _split: str = ""  # of the section that the lines stand in
+    _block: Row | None = None
+    _near: bool = False  # the line before counted, or belongs to what was counted
+    _table: str = ""  # heading inside a table
+
+    def items(self, lines: Iterable[str]) -> Iterator[Row | Event]:
+        """What the lines say."""
+        for line in lines:
+            for part in REDRAWN.split(COLOUR.sub("", line).rstrip("\r")):
+                yield from self._part(part)
+
+    def last(self, assembler: Assembler) -> None:
+        """The row that was not ended by another line, how it ended, and what could not be known."""
+        assembler.add([*self._end_block(), *self.last_words.events()])
+        for name in sorted(self.blurred):
+            assembler.note(f"{name} was printed with too few digits to tell a small value from 0; 0 is left out")
+
+    def _part(self, line: str) -> Iterator[Row | Event]:
+        line = line[:LONGEST]
+        if not line.strip() or line.startswith("wandb: ") or self.last_words.take(line):
+            return
+        if SETTINGS.search(line):
+            self._near = False
+            self._settings(line)
+            return
+        if found := TABLE.fullmatch(line.strip()):
+            self._cell(found)
+            return
+        if len(marks := list(MARK.finditer(line))) > 1:
+            yield from self._marked(line, marks)
+            return
+        printed = scan(line)
+        self.blurred.update(printed.blurred)
+        if ALONE.fullmatch(plain(line)) and self._in_block(printed):
+            return
+        yield from self._end_block()
+        yield from self._line(line, printed)
+
+    def _marked(self, line: str, marks: list[re.Match[str]]) -> Iterator[Row]:
+        """``12epoch results: [train] loss=0.5, [valid] loss=0.6``: a row for each part."""
+        yield from self._end_block()
+        for mark, following in zip_longest(marks, marks[1:]):
+            part = line[mark.end() : following.start() if following else len(line)]
+            yield from self._line(line, scan(f"{line[: marks[0].start()]} {mark[1]}: {part}"))
+
+    def _settings(self, line: str) -> None:
+        if "Namespace(" in line:
+            for name, value in SETTING.findall(line):
+                self.config.setdefault(name, _setting(value))
+
+    def _cell(self, cell: re.Match[str]) -> None:
+        """A line of a table: ``| rollout/ |  |`` is a heading, ``|  ep_len_mean | 20 |`` stands under it."""
+        if self._block is None:
+            self._block = Row({})
+        try:
+            value = float(cell["value"])
+        except ValueError:
+            self._table = cell["name"] if cell["name"].endswith("/") else ""
+            return
+        self._block.values[f"{self._table}{cell['name']}"] = value
+
+    def _in_block(self, printed: Printed) -> bool:
+        """One name and one number: it belongs to what was counted on a line above."""
+        if not printed.measures() or not self._near:
+            return False
+        if self._block is None:
+            self._block = Row(dict(self._counters), self._split, dict(self._totals))
+        for name in printed.measures():
+            self._block.values.setdefault(name, printed.values[name])
+        return True
+
+    def _end_block(self) -> Iterator[Row]:
+        block, self._block, self._table = self._block, None, ""
+        if block is not None and block.values:
+            yield self._said(block)
+
+    def _said(self, row: Row) -> Row:
+        if row.counter("step") is not None or row.counter("epoch") is not None or row.counter("batch") is not None:
+            self.last_words.went_on()
+        return row
+
+    def _line(self, line: str, printed: Printed) -> Iterator[Row]:
+        counted, near, indented = printed.has("step", "epoch", "batch"), self._near, line[:1].isspace()
+        said = printed.split or _said(printed.between)
+        self._near = False
+        if not printed.measures():
+            if not (indented and ALONE.fullmatch(line)):  # `  STEPS: 3000` of a printed config opens nothing
+                self._open(printed, counted)
+            return
+        if printed.has("step", "epoch"):
+            self._counters, self._totals, self._split = {}, {}, ""
+        belongs = near or (printed.has("batch") and bool(self._split or self._counters))  # to what was said above
+        here = said if said is not None else self._split if belongs else ""
+        leads = recognise(printed.measures()[0])
+        if counted or belongs or here or leads.role == "loss":
+            above = self._counters if belongs or here else {}
+            values = {**above, **printed.values}
+            if leads.split and " " in printed.measures()[0] and not here:
+                values = _inherit(values, leads.split)
+            partial = bool(here) and printed.has("batch") and not printed.has("step", "epoch")
+            row = Row(values, here, {**self._totals, **printed.totals}, partial)
+            row.rounded = any(recognise(name).role == "loss" for name in printed.blurred)
+            yield self._said(row)
+
+    def _open(self, printed: Printed, counted: bool) -> None:
+        """A line without a measurement: it may say of what the lines below it are."""
+        section = _said(printed.between, SECTION)
+        if counted:
+            self._counters, self._totals, self._split, self._near = printed.values, printed.totals, section or "", True
+        elif section is not None:
+            self._split, self._near = section, True
+
+
+def _said(between: str, words: re.Pattern[str] = EVALUATION) -> str | None:
+    """The split that a line's own words say; None if they say nothing."""
+    if found := words.search(between):
+        return "test" if found["test"] else "validation"
+    return "" if TRAINING.search(between) else None
+
+
+def _inherit(values: dict[str, float], split: str) -> dict[str, float]:
+    """``validation pixAcc: 0.9, mIoU: 0.6``: the second is of the validation too."""
+    return {
+        f"{split} {name}" if recognise(name).role == "measure" and not recognise(name).split else name: value
+        for name, value in values.items()
+    }
+
+
+def _setting(value: str) -> object:
+    if value in ("True", "False", "None"):
+        return {"True": True, "False": False, "None": None}[value]
+    try:
+        return int(value) if value.lstrip("-").isdigit() else float(value)
+    except ValueError:
+        return value.strip("'")
+
+
+def open_file(path: Path) -> GrowingText:
+    """The text at ``path``, nothing read yet."""
+    return GrowingText(path, NAME, Console)
