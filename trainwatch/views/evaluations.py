@@ -37,8 +37,10 @@ def losses(chunk: Chunk) -> list[str]:
 
 
 def direction(name: str) -> int:
-    """1 if more of a metric is better, -1 if less is, 0 if its name does not say."""
-    return 1 if UP.search(name) else -1 if DOWN.search(name) or name == "loss" or name.startswith("loss/") else 0
+    """1 if more of a metric is better, -1 if less is (``err_top1`` among them), 0 if its name does not say."""
+    if name == "loss" or name.startswith("loss/") or DOWN.search(name):
+        return -1
+    return 1 if UP.search(name) else 0
 
 
 def scatter(values: Floats) -> float:
