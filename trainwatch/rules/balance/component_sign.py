@@ -34,9 +34,9 @@ class ComponentSign(OfCourse):
         A component with a negative weight whose raw value rises to three times what it was, while its contribution
         outgrows all others: a warning, and critical from a hundred times on. Or one whose raw value a bound keeps from
         rising: a declared task that stays where it began, while its gradient runs against that of a task which is
-        learned (a cosine below -0.5 in the mean; turned round, both would agree): a warning. Or, at any weight, a contribution that
-        has fallen far below 0, a hundred times beyond where it began and ten times the others, and is still falling,
-        or a thousand times, whatever its role.
+        learned (a cosine below -0.5 in the mean; turned round, both would agree): a warning. Or, at any weight, a
+        contribution that has fallen far below 0, a hundred times beyond where it began and ten times the others, and
+        is still falling, or a thousand times, whatever its role.
         A negative weight that does neither, or is meant (an entropy bonus, a reward), is an info; but no
         regulariser is meant to rise a thousandfold.
 
@@ -124,12 +124,13 @@ class ComponentSign(OfCourse):
         grows = times >= self.growth and (rises or times >= self.grave) and leads
         turned = self._turned(name, course, there) if not (runaway or grows) else ""
         sick = runaway or (grows and not self._meant(name, course)) or bool(turned)
+        undoes = f", and its gradient undoes that of {turned}" if turned else ""
         told = f"The {name} loss has the weight {weight[there][-1] if there.any() else -1.0:,.4g}, so it is maximised"
         return self.finding(
             ("critical" if times >= self.grave else "warning") if sick else "info",
             f"component:{name}",
             (first, course.steps(0, len(course) - 1)[1]),
-            f"{told}: it went from {start:,.4g} to {now:,.4g}{f', and its gradient undoes that of {turned}' * bool(turned)}.",
+            f"{told}: it went from {start:,.4g} to {now:,.4g}{undoes}.",
             over=bool(np.isfinite(weight[-1]) and weight[-1] >= 0),
             evidence={"start": start, "now": now, "contribution": -part},
             advice=f"Turn the sign of the {name} weight." if sick else f"If it is not meant, turn {name}'s sign.",

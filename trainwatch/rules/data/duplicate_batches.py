@@ -176,8 +176,8 @@ def _recent(run: Run, rows: int, channel: str) -> dict[int, float]:
 
 
 def _batches_of(run: Run) -> float | None:
-    """How many batches of an epoch a log can show: by the declared size of the set, where a row tells one of each step's
-    micro-batches; else by how the epochs were counted.
+    """How many batches of an epoch a log can show: by the declared size of the set, where a row tells one micro-batch
+    of its step; else by how the epochs were counted.
     """
     horizon = mapping(run.header.raw.get("horizon"))
     samples, size = number(horizon.get("samples")), number(horizon.get("batch_size"))

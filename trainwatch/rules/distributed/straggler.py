@@ -92,8 +92,9 @@ class Straggler(Rule):
         times = blocks["computed"][known, 0] * own.max(axis=0) / np.median(others, axis=0)
         bar = np.where(times >= self.times, self.part, self.told)
         culprit = np.where((excess >= bar) & (_steadily(rows, slowest) >= self.steady), slowest, -1)
-        columns = {"step": blocks["step"][known, 0], "last": blocks["step"][known, -1], "excess": excess, "times": times}
-        columns |= {"own": own.max(axis=0), "others": np.median(others, axis=0), "whole": whole}
+        columns = {"step": blocks["step"][known, 0], "last": blocks["step"][known, -1]}
+        columns |= {"excess": excess, "times": times, "whole": whole}
+        columns |= {"own": own.max(axis=0), "others": np.median(others, axis=0)}
         for index in sorted({*culprit[culprit >= 0].tolist(), *(ranks.index(rank) for rank in self._slow)}):
             streak = self._slow.setdefault(ranks[index], Streak(self.blocks))
             if streak.push(culprit == index, columns):
