@@ -30,8 +30,8 @@ class GeneralisationGap(Rule):
         merit has either; or if the training loss leaves room for few mistakes (each costs ln 2 at least) and
         validation's accuracy is 50 points below that. Above 0.5 nat an info. A loss that is no cross-entropy
         has no absolute measure: twice the training loss is an info; a warning, if training is left with less than a
-        tenth of it, while validation keeps more than half of what training began with, and finds no new best. So is
-        a total of several tasks judged, where both were within twice of each other at the first evaluation.
+        tenth of a declared loss, while validation keeps more than half of what training began with, and finds no new
+        best. So is a total of several tasks judged, if both were within twice of each other at the first evaluation.
 
     Why it matters:
         What was learned of the training data does not carry over. More steps widen the gap and bring nothing.
@@ -83,6 +83,7 @@ class GeneralisationGap(Rule):
             metrics = [other for other in courses if other.split == course.split and other.name.startswith("metric/")]
             better, heart = any(metric.improved(1.0) for metric in metrics), self._by_heart(pairs, metrics)
             same = comparable(course, run) or _of_tasks(course, run)
+            heart |= bool(run.header.components) and self._learns_nothing_else(pairs) and not better
             finding = self._judge(pairs, better, heart, _in_nats(course, run)) if same else None
             widest = found.get(course.subject)
             if finding and (widest is None or float(finding.evidence["gap"]) > float(widest.evidence["gap"])):
@@ -98,6 +99,11 @@ class GeneralisationGap(Rule):
                 return True
         return False
 
+    def _learns_nothing_else(self, course: Course) -> bool:
+        """Whether training is left with next to nothing, validation with most, and no evaluation is better any more."""
+        now, level = course.recent(course.value, self.evaluations), course.recent(course.train, self.evaluations)
+        return bool(0 < level < self.left * now and now > self.kept * course.train[0] and not course.improved(1.0))
+
     def _judge(self, course: Course, better: bool, heart: bool, nats: bool) -> Finding | None:
         value, train, gaps = course.value, course.train, course.value - course.train
         first = sorted((abs(value[0]), abs(train[0])))
@@ -107,11 +113,9 @@ class GeneralisationGap(Rule):
         stale = int(np.argmin(value)) < len(value) - self.evaluations
         grows = gap > gaps[0] + 0.5 * self.large and gap > 8 * scatter(value)
         sick = gap > self.large and grows and (heart or (stale and not better))
-        now = course.recent(value, self.evaluations)
-        by_heart = 0 < level < self.left * now and now > self.kept * train[0] and not (better or course.improved(1.0))
-        severity: Severity = "warning" if (sick if nats else by_heart) else "info"
+        severity: Severity = "warning" if (sick if nats else heart) else "info"
         bar = self.notable if nats else (self.times - 1) * level
-        if not nats and not (by_heart or (level > 0.01 * train[0] > 0 and _grows_apart(gaps, value))):
+        if not nats and not (heart or (level > 0.01 * train[0] > 0 and _grows_apart(gaps, value))):
             return None
         if gap <= bar or gaps[-self.evaluations :].min() <= bar:
             return None
@@ -137,7 +141,7 @@ def _of_tasks(course: Course, run: Run) -> bool:
     parts = [name.removeprefix("loss/") for name in run.train.channels if name.startswith("loss/")]
     alone = not any(name.startswith("loss/") for name in run.eval.channels)
     roles = Roles.of(run.header)
-    return course.name == "loss" and alone and all(roles.task(name) for name in parts)
+    return course.name == "loss" and alone and bool(parts) and all(roles.task(name) for name in parts)
 
 
 def _grows_apart(gaps: Floats, value: Floats) -> bool:

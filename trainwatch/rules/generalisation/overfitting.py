@@ -82,8 +82,7 @@ class Overfitting(Rule):
     gained_back: float = 0.15  # of what was gained since the first evaluation
     by_heart: float = 0.5  # of that; training that has gained so much since the best gained it on its own set alone
     scatters: float = 8.0  # standard deviations of one evaluation: 1 in 3,000 converged, noisy runs comes to it
-    scatters_halved: float = 4.0  # of the same, where the training loss has halved: the scatter of a few evaluations is
-    # known badly, a curve's bend counts to it, and a healthy run whose training gains so much gains in validation too
+    scatters_halved: float = 4.0  # of them, where training has halved: the turn of a curve of a few is no scatter
     halved: float = 0.5  # of the training loss at the best evaluation
     progress: float = 0.02  # of what was gained since the first evaluation: the bar for losses that end near 0
     evaluations: int = 3  # averaged, all of them after the best one: a single bad one is noise
@@ -194,9 +193,9 @@ class Overfitting(Rule):
 
     def _rises(self, course: Course, train: float) -> bool:
         """Whether the last evaluations are worse than the best one by more than the run's own scatter."""
+        halved = 0 < train < self.halved * course.best_train
         scatter = max(self._bend(course.values), self._jitter(course.values[-course.since_best - 1 :]))
         gained = abs(course.first - course.best)
-        halved = 0 < train < self.halved * course.best_train
         bar = max((self.scatters_halved if halved else self.scatters) * scatter, self.progress * gained)
         risen = fmean(course.recent) - course.best
         by_heart = course.best_train - train > self.by_heart * gained

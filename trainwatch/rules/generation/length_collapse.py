@@ -131,7 +131,8 @@ class LengthCollapse(Rule):
         inside = low <= mean <= high
         short = mean < (self.short * low if low > 0 else self.empty)
         short |= grown and mean * rows < self.less * total
-        (best, then), self._length = self._best, mean
+        best, then = self._best = self._best if self._now > self._best[0] else (self._best[0], mean)
+        self._length = mean
         short |= not self._data and mean < self.less * then and self._now - best > self.worse * abs(best)
         alike = spread <= self.alike * (high - low) and inside and np.isfinite(high) and high - low >= 2 and not short
         for kind, bad in (
