@@ -122,3 +122,9 @@ def test_a_cause_that_is_seen_in_samples_explains_what_every_row_shows(ratio, ru
     assert found.root_cause is not None
     assert (found.root_cause.rule, found.root_cause.first_step) == (rule, 1)
     assert "loss-stuck" in {finding.rule for finding in found.findings if finding.key in found.explained}
+
+
+def test_a_boundary_lies_a_step_before_what_comes_with_it():
+    """However short the run is: the stage begins at step 52, its weight is seen in row 53."""
+    ramp, shock = finding("aggressive-ramp", 53, "warning"), finding("curriculum-shock", 52, "warning")
+    assert root_cause([shock, ramp]) == (ramp, frozenset({shock.key}))

@@ -94,7 +94,8 @@ def conclude(run: Run, engine: Engine) -> Diagnosis:
 
 LINGER = 0.05  # of the run; and
 LINGER_STEPS = 20  # what is over explains nothing that begins later than this after its end
-EARLY = 0.01  # of the run: an effect may be dated so much before its cause (by a boundary, or the sample before it)
+EARLY, EARLY_STEPS = 0.01, 1  # of the run; an effect may be dated so much before its cause: by a boundary, or the
+# sample before it. A boundary is the step before the first row behind it, however short the run is
 
 
 def root_cause(findings: Sequence[Finding]) -> tuple[Finding | None, frozenset[tuple[str, str, int]]]:
@@ -130,7 +131,7 @@ def _explained_by(cause: Finding, findings: Sequence[Finding]) -> set[tuple[str,
     """Keys of all findings that follow from ``cause``, directly or through others that are no infos."""
     known = catalogue()
     linger = max(LINGER_STEPS, LINGER * max(finding.last_step for finding in findings))
-    early = EARLY * max(finding.last_step for finding in findings)
+    early = max(EARLY_STEPS, EARLY * max(finding.last_step for finding in findings))
     reached: set[tuple[str, str, int]] = set()
     waiting = [cause]
     while waiting:

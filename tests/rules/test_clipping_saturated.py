@@ -50,3 +50,20 @@ def test_a_norm_near_its_limit_is_no_news(seed, make_run, judge):
     """How large models begin; and a run that is clipped in every second step."""
     for norm in ((1 + 2 * np.exp(-ROW / 50)) * noise(seed) ** 0.3, 5 * noise(seed) ** 8):
         assert judge(make_run({"grad_norm": norm, "loss": np.ones(N)}, header=LIMIT), RULE) == []
+
+
+def test_a_limit_that_nobody_means_is_told_though_the_loss_falls(make_run, judge):
+    """From the first rows on, and in a log of thirteen; not where the norm is as small, nor for a while only."""
+    slip, falls = {"max_grad_norm": 1e-6, "total_steps": N}, 3 * np.exp(-ROW / 100)
+    for rows in (N, 13):
+        (finding,) = judge(make_run({"grad_norm": noise()[:rows], "loss": falls[:rows]}, header=slip), RULE)
+        assert (finding.severity, finding.first_step, finding.state) == ("warning", 1, "active")
+    for norm in (1e-5 * noise(), np.where(ROW < 100, 1e-7, 1.0) * noise()):
+        assert judge(make_run({"grad_norm": norm, "loss": falls}, header=slip), RULE) == []
+
+
+@pytest.mark.parametrize(("total", "count"), [(120, 1), (10 * N, 0)])
+def test_half_of_the_planned_steps_is_time_enough_to_learn(total, count, make_run, judge):
+    """A short run that stands still; of a long one it is too early to say."""
+    columns = {"grad_norm": 500 * noise()[:120], "loss": 2 + 0.01 * noise(1)[:120]}
+    assert len(judge(make_run(columns, header=LIMIT | {"total_steps": total}), RULE)) == count

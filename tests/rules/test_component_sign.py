@@ -86,3 +86,19 @@ def test_a_regulariser_with_its_sign_lost(depth, count, make_run, judge):
     raw = -0.1 * (depth / 0.1) ** np.minimum(ROW / 100, 1.0)
     header = {"components": {"kl": {"role": "regulariser"}, "a": {"role": "task"}}}
     assert len(judge(make_run(columns("kl", raw, np.full(N, 0.3)), header=header), RULE)) == count
+
+
+@pytest.mark.parametrize(
+    ("cosine", "raw", "role", "severity"),
+    [
+        (-0.8, np.full(N, 0.87), "task", "warning"),  # an overlap's loss, whose bound is 1
+        (0.7, 0.1 + 0.8 * (1 - np.exp(-ROW / 40)), "task", "info"),  # a score, that is sought and found
+        (-0.8, np.full(N, 0.87), "regulariser", "info"),
+    ],
+)
+def test_a_bounded_task_that_is_maximised(cosine, raw, role, severity, make_run, judge):
+    """It cannot grow; but turned round its gradient would agree with that of the task which it undoes."""
+    header = {"components": {"dice": {"role": role}, "a": {"role": "task"}}}
+    more = {"grad_cosine/a~dice": cosine + 0.05 * np.random.default_rng(1).standard_normal(N)}
+    (finding,) = judge(make_run(columns("dice", raw, np.full(N, -1.0)) | more, header=header), RULE)
+    assert (finding.severity, finding.first_step) == (severity, 1)

@@ -99,3 +99,11 @@ def test_one_batch_where_whole_epochs_are_counted(rows, alarms, make_run, judge)
     """An epoch of 24 rows has more than one batch; an epoch a row is the whole set at once."""
     epoch = (np.arange(ROWS) // rows).astype(float)
     assert len(judge(make_run({"data/fingerprint": np.full(ROWS, 5.0), "epoch": epoch}), RULE)) == alarms
+
+
+@pytest.mark.parametrize(("accumulation", "alarms"), [(2, 0), (1, 1)])
+def test_a_row_shows_one_micro_batch_of_its_step(accumulation, alarms, make_run, judge):
+    """Four batches, two a step: only two of them are ever seen."""
+    batches = np.tile(prints(np.random.default_rng(0), 2), ROWS)[:ROWS]
+    header = {"horizon": {"samples": 128, "batch_size": 32, "accumulation": accumulation}}
+    assert len(judge(make_run({"data/fingerprint": batches}, header=header), RULE)) == alarms

@@ -70,3 +70,16 @@ def test_what_is_learnt_by_heart_is_named_though_validation_improves(right, seve
     train = 0.003 + 1.9 * np.exp(-STEPS / 100)
     (found,) = judge(make_run({"loss": train}, evals=evals(values, **accuracy)), RULE)
     assert found.severity == severity
+
+
+@pytest.mark.parametrize(("end", "severities"), [(1.3, ["warning"]), (0.3, ["info"])])
+def test_by_heart_in_another_unit(make_run, judge, end, severities):
+    """Training is left with a fiftieth, validation with most of what there was; or with a little, as is usual."""
+    values = np.maximum(TRAIN[99::100] + 0.1, end) + 0.003 * np.random.default_rng(0).standard_normal(20)
+    train = TRAIN - 0.03
+    for header, columns in (({"components": {"a": {"unit": "m"}}}, {"loss": train}), (
+        {"components": {name: {"unit": "", "role": "task"} for name in "ab"}},
+        {"loss": train, "loss/a": train / 2, "loss/b": train / 2},
+    )):  # fmt: skip
+        found = judge(make_run(columns, header=header, evals=evals(values)), RULE)
+        assert [one.severity for one in found] == severities

@@ -78,3 +78,31 @@ def test_a_single_row_is_enough_where_the_next_is_not_finite(make_run, judge):
         for row in range(101, 120):
             run.train.mark(row, "loss", 1)
         assert [(f.severity, f.first_step) for f in judge(run, RULE)] == [(severity, 101) for severity in told]
+
+
+@pytest.mark.parametrize(
+    ("weights", "norm", "header", "severities"),
+    [
+        (390.0, 40.0, None, ["warning"]),
+        (390.0, 40.0, {"max_grad_norm": 1.0}, []),  # a step of any length is cut
+        (390.0, 0.6, None, []),  # many weights
+        (30.0, 40.0, None, []),
+    ],
+)
+def test_a_gradient_that_was_too_steep_from_the_start(weights, norm, header, severities, make_run, judge):
+    """Nothing grows; but a ten-thousandth of the weights is worth the whole loss."""
+    columns = healthy(2)
+    columns["loss"] = columns["loss"].clip(1.0)
+    columns["grad_norm"] *= norm
+    columns["weight_norm/all"] = np.where(np.arange(N) % 50 == 0, weights, np.nan)
+    found = judge(make_run(columns, header=header), RULE)
+    assert [(one.severity, one.first_step) for one in found] == [(severity, 1) for severity in severities]
+
+
+def test_who_learns_all_the_same_copes_with_it(make_run, judge):
+    """A quarter of the loss is left: worth knowing."""
+    columns = healthy(2)
+    columns["loss"] *= np.exp(-np.arange(N) / 100)
+    columns["grad_norm"] *= 40
+    columns["weight_norm/all"] = np.full(N, 390.0)
+    assert [one.severity for one in judge(make_run(columns), RULE)] == ["info"]

@@ -87,3 +87,17 @@ def test_outputs_that_stay_far_below_the_mean_of_the_data(length, alarms, play, 
         if step % 10 == 0:
             records.append({"kind": "sample", "step": step, "quality/length_mean": length, "quality/length_std": 5})
     assert len([finding for finding in judge(play(records), "length-collapse") if finding.rank]) == alarms
+
+
+@pytest.mark.parametrize(("worst", "alarms"), [(9.0, 1), (0.85, 0)])
+def test_outputs_that_were_longer_when_validation_was_at_its_best(worst, alarms, play, judge):
+    """No lengths of the data; from 5 tokens to 2. Where validation is as good as ever, they may be."""
+    records = [{"kind": "run", "total_steps": 100}]
+    for step in range(10, 101, 10):
+        late = step > 40
+        records.append({"kind": "step", "step": step, "loss": 1.0 - step / 200})
+        records.append({"kind": "eval", "step": step, "split": "validation", "loss": worst if late else 0.8})
+        length = 2.0 if late else 5.0
+        records.append({"kind": "sample", "step": step, "quality/length_mean": length, "quality/length_std": 0.5})
+    found = judge(play(records), RULE)
+    assert [(finding.severity, finding.first_step) for finding in found] == [("warning", 50)] * alarms

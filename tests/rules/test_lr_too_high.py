@@ -65,3 +65,11 @@ def test_a_step_that_doubles_all_weights_and_ends_the_learning(make_run, judge):
     assert (
         judge(make_run(run_of(ratio, flat()) | norm | {"weight_norm/b": np.where(SAMPLED, 90.0, np.nan)}), RULE) == []
     )
+
+
+@pytest.mark.parametrize(("end", "count"), [(1.55, 1), (0.4, 0)])
+def test_weights_that_are_swept_to_where_nothing_is_learned(end, count, make_run, judge):
+    """The loss rises by a fifth only, and stands still for the rest of the run; where it comes down, all is well."""
+    loss = np.where(ROW < 20, np.where(ROW > 5, 3.0, 2.5), np.where(end > 1, end, 2.5 * np.exp(-ROW / 60)))
+    norm = {"weight_norm/main": np.where(SAMPLED, np.where(ROW < 20, 30.0, 350.0), np.nan)}
+    assert len(judge(make_run(run_of(0.01, loss * (flat() / 2.3) ** 0.2) | norm), RULE)) == count

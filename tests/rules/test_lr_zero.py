@@ -55,3 +55,10 @@ def test_one_optimiser_of_several(make_run, judge):
     assert (finding.severity, finding.subject, finding.first_step) == ("warning", "group:generator", 1)
     assert judge(make_run(columns | {"update_ratio/generator.0": 1e-9 * sampled}), RULE) == []
     assert judge(make_run({name.replace(".0", ""): values for name, values in columns.items()}), RULE) == []
+
+
+def test_a_warm_up_that_begins_at_nothing_is_not_where_the_idle_rows_begin(make_run, judge):
+    """The schedule ends early: it is dated by its end, and its cause may be found before it."""
+    rate = np.where(ROW < 100, 1e-3 * np.minimum(ROW / 20, 1.0), 0.0)
+    (finding,) = judge(make_run({"lr/main": rate, "loss": flat()}), RULE)
+    assert (finding.severity, finding.first_step) == ("warning", 101)

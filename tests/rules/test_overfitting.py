@@ -152,3 +152,14 @@ def test_a_rise_of_two_per_cent_counts_where_training_gains_alone(end, alarms, m
     train = np.interp(STEPS, [1, 800, 2000], [2.0, 1.0, end])
     values = np.concatenate([1.4 - 0.05 * np.arange(8), 1.05 + 0.0022 * np.arange(1, 13)])
     assert len(judge(make_run({"loss": train}, evals=evals(values)), "overfitting")) == alarms
+
+
+@pytest.mark.parametrize(("end", "count"), [(0.04, 1), (0.25, 0)])
+def test_three_evaluations_are_enough_where_training_has_halved(make_run, judge, end, count):
+    """A curve that bends is no scatter. Where training gains little, a few evaluations prove nothing."""
+    steps = np.arange(1, 121)
+    train = np.interp(steps, (1, 60, 120), (1.4, 0.27, end))
+    run = make_run({"loss": train}, evals=[
+        {"step": 20 * (i + 1), "split": "valid", "loss": v} for i, v in enumerate((1.2, 1.1, 1.06, 1.15, 1.21, 1.24))
+    ])  # fmt: skip
+    assert len(judge(run, "overfitting")) == count

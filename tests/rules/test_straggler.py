@@ -79,3 +79,22 @@ def test_a_rank_that_computes_several_times_as_long(times, severity, make_run, j
     runs[0].ranks = dict(enumerate(runs[1:], 1))
     (finding,) = judge(runs[0], RULE)
     assert (finding.severity, finding.subject) == (severity, "rank:1")
+
+
+@pytest.mark.parametrize(("times", "count"), [(3.0, 1), (1.5, 0)])
+def test_what_is_recorded_as_computing_may_be_a_small_part_of_the_step(times, count, make_run, judge):
+    """Seven per cent of the step, by a rank that needs three times as long; by half more it is chance's."""
+    random = np.random.default_rng(0)
+    usual = 0.007 / (times - 1)
+    runs = [
+        make_run(
+            {
+                "time/compute": (times if rank == 1 else 1) * usual * np.exp(0.1 * random.standard_normal(N)),
+                "time/step": np.full(N, 0.1),
+            },
+            header={"world_size": 2, "rank": rank},
+        )
+        for rank in range(2)
+    ]
+    runs[0].ranks = {1: runs[1]}
+    assert [(f.severity, f.subject) for f in judge(runs[0], RULE)] == [("warning", "rank:1")] * count

@@ -41,7 +41,7 @@ HEALTHY = (
 SICK = (
     *("scheduler-per-micro-batch", "divided-twice", "resume-restarts-schedule", "resume-repeats-data"),
     *("repeating-text", "short-answers", "invalid-answers", "exploding-recurrence", "tiny-clip", "nan-filtered-log"),
-    *("train-set-as-validation", "labels-break", "too-little-data", "rate-too-high", "missing-zero-grad"),
+    *("labels-break", "too-little-data", "rate-too-high", "missing-zero-grad"),
 )
 TWINS = {
     "divided-twice": "z-loss",
@@ -383,22 +383,12 @@ def missing_zero_grad(parts: Parts) -> int:
     return mistakes.missing_zero_grad(parts)
 
 
-def validated_on_training(parts: Parts, known: int = 60, often: int = 8) -> int:
-    """The first sums are validated on; and the data was made by appending, so those stand in the training set often."""
-    first, rest = part(0, known), part(known, TRAINING - (often - 1) * known)
-    joined = {name: torch.cat([values] * often + [rest[name]]) for name, values in first.items()}
-    parts.batches = shuffled(joined, BATCH, parts.seed)
-    parts.evaluation = Evaluation(20, measured(first))
-    return 1
-
-
 OWN: dict[str, mistakes.Mistake] = {
     "repeating-text": repeating_text,
     "short-answers": short_answers,
     "invalid-answers": invalid_answers,
     "exploding-recurrence": exploding_recurrence,
     "nan-filtered-log": nan_filtered_log,
-    "train-set-as-validation": validated_on_training,
     "missing-zero-grad": missing_zero_grad,
     "rate-too-high": partial(mistakes.rate_too_high, by=30.0),
     "tiny-clip": partial(mistakes.tiny_clip, by=1e-6),

@@ -12,7 +12,7 @@ import numpy as np
 from trainwatch.rule import Findings
 from trainwatch.run import Run
 from trainwatch.schema import Finding
-from trainwatch.stats import noise
+from trainwatch.stats import Bools, noise
 from trainwatch.table import Chunk
 from trainwatch.views.components import Course, OfCourse
 from trainwatch.views.games import opponent
@@ -32,9 +32,11 @@ class ComponentSign(OfCourse):
 
     What it sees:
         A component with a negative weight whose raw value rises to three times what it was, while its contribution
-        outgrows all others: a warning, and critical from a hundred times on. Or, at any weight, a contribution that
-        has fallen far below 0, a hundred times beyond where it began and ten times the others, and is still falling,
-        or a thousand times, whatever its role.
+        outgrows all others: a warning, and critical from a hundred times on. Or one whose raw value a bound keeps from
+        rising: a declared task that stays where it began, while its gradient runs against that of a task which is
+        learned (a cosine below -0.5 in the mean; turned round, both would agree): a warning. Or, at any weight, a
+        contribution that has fallen far below 0, a hundred times beyond where it began and ten times the others, and
+        is still falling, or a thousand times, whatever its role.
         A negative weight that does neither, or is meant (an entropy bonus, a reward), is an info; but no
         regulariser is meant to rise a thousandfold.
 
@@ -53,12 +55,16 @@ class ComponentSign(OfCourse):
         Kendall et al., "Multi-Task Learning Using Uncertainty" (2018): a log-variance without a floor does this.
     """
 
+    kinds: ClassVar[tuple[str, ...]] = ("loss/", "weight/", "grad_cosine/", "param_cosine/")
     needs: ClassVar[tuple[str, ...]] = ("loss/<component>",)
-    wants: ClassVar[tuple[str, ...]] = ("weight/<component>", "run:components")
+    wants: ClassVar[tuple[str, ...]] = (
+        *("weight/<component>", "run:components"),
+        "grad_cosine/<a>~<b>|param_cosine/<a>~<b>",
+    )
     causes: ClassVar[tuple[str, ...]] = (
         *("component-divergence", "loss-divergence", "gradient-explosion", "weight-growth", "loss-scale-imbalance"),
         *("gradient-dominance", "non-finite-loss", "clipping-saturated", "curriculum-weight-drift", "loss-spike"),
-        *("aggressive-ramp", "gradient-spike", "non-finite-gradient", "non-finite-weights"),
+        *("aggressive-ramp", "gradient-spike", "non-finite-gradient", "non-finite-weights", "gradient-conflict"),
     )
 
     growth: float = 3.0  # x the first level: rewards and similarities in health come to a bound before
@@ -67,6 +73,8 @@ class ComponentSign(OfCourse):
     bonus: float = 0.1  # of the others together: less is a term meant to be small
     depth: float = 100.0  # x its first level, below 0: densities of a few nats go to minus a few dozen
     leads: float = 10.0  # x the others together, below 0
+    against: float = -0.5  # cosine: half of what a task's step gains is undone; a score that is sought goes with it
+    probes: int = 5  # of a cosine: one batch proves nothing
 
     _negative: dict[str, int] = field(default_factory=dict, init=False)  # the first step with a negative weight
 
@@ -114,18 +122,34 @@ class ComponentSign(OfCourse):
         counts = part > self.bonus * _others(name, course, few) and not _sought(name)
         runaway = times >= self.runaway and rises and counts
         grows = times >= self.growth and (rises or times >= self.grave) and leads
-        sick = runaway or (grows and not self._meant(name, course))
+        turned = self._turned(name, course, there) if not (runaway or grows) else ""
+        sick = runaway or (grows and not self._meant(name, course)) or bool(turned)
+        undoes = f", and its gradient undoes that of {turned}" if turned else ""
         told = f"The {name} loss has the weight {weight[there][-1] if there.any() else -1.0:,.4g}, so it is maximised"
         return self.finding(
             ("critical" if times >= self.grave else "warning") if sick else "info",
             f"component:{name}",
             (first, course.steps(0, len(course) - 1)[1]),
-            f"{told}: it went from {start:,.4g} to {now:,.4g}.",
+            f"{told}: it went from {start:,.4g} to {now:,.4g}{undoes}.",
             over=bool(np.isfinite(weight[-1]) and weight[-1] >= 0),
             evidence={"start": start, "now": now, "contribution": -part},
             advice=f"Turn the sign of the {name} weight." if sick else f"If it is not meant, turn {name}'s sign.",
             confidence=0.9 if sick else 0.7,
         )
+
+    def _turned(self, name: str, course: Course, there: Bools) -> str:
+        """The learned task that a declared task of negative weight, which is not learned, runs against."""
+        if not course.roles.task(name) or opponent(name) or course.learned(name):
+            return ""
+        for channel in course.columns:
+            kind, _, pair = channel.partition("/")
+            if kind.endswith("_cosine") and name in pair.split("~"):
+                (other,) = [one for one in pair.split("~") if one != name] or [name]
+                cosine = course[channel][there & np.isfinite(course[channel])]
+                task = other in course.names and not course.roles.aside(other) and course.learned(other)
+                if task and len(cosine) >= self.probes and cosine.mean() < self.against:
+                    return other
+        return ""
 
     def _endless(self, name: str, course: Course) -> Findings:
         """A contribution that falls, and falls on, far below 0."""

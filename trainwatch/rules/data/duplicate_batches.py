@@ -176,11 +176,13 @@ def _recent(run: Run, rows: int, channel: str) -> dict[int, float]:
 
 
 def _batches_of(run: Run) -> float | None:
-    """How many batches an epoch has: by the declared size of the set, else by how the epochs were counted."""
+    """How many batches of an epoch a log can show: by the declared size of the set, where a row tells one micro-batch
+    of its step; else by how the epochs were counted.
+    """
     horizon = mapping(run.header.raw.get("horizon"))
     samples, size = number(horizon.get("samples")), number(horizon.get("batch_size"))
     if samples and size:
-        return samples / size / (number(horizon.get("processes")) or 1)
+        return samples / size / (number(horizon.get("processes")) or 1) / (number(horizon.get("accumulation")) or 1)
     moved = np.diff(run.train["epoch"])
     late = moved[-EPOCH_ROWS:]
     if len(late) and (late > 0).all() and late.max() <= 1.5 * late.min():

@@ -27,7 +27,7 @@ class Straggler(Rule):
         Each rank's own time of a step, before it meets the others: `time/data` and, where it is recorded,
         `time/compute`. In blocks of 20 steps the median of the slowest rank against the median of all others, if it is
         slower in four steps of five and the same rank in 3 blocks in a row: 10 % of the step is an info, 20 % are a
-        warning; so are 10 % where computing is recorded and the rank needs twice the time of the others. The step time
+        warning; so are 5 % where computing is recorded and the rank needs twice the time of the others. The step time
         itself says nothing: synchronous training makes it equal.
 
     Why it matters:
@@ -54,6 +54,7 @@ class Straggler(Rule):
     told: float = 0.1  # of the step: TraceML's first score
     share: float = 0.2  # of the step: its second one
     times: float = 2.0  # x the others, in computing: like machines with like work do not differ so much; waits do
+    part: float = 0.05  # of the step, for such a rank: what is recorded as computing may be its smaller part
     steady: float = 0.8  # of a block's steps in which it is slower than the others' median: chance comes to a half
     blocks: int = 3  # in a row: chance does not pick the same rank three times
 
@@ -88,10 +89,12 @@ class Straggler(Rule):
         slowest = own.argmax(axis=0)
         others = np.sort(own, axis=0)[:-1]
         excess = (own.max(axis=0) - np.median(others, axis=0)) / whole if len(known) else np.empty(0)
-        culprit = np.where((excess >= self.told) & (_steadily(rows, slowest) >= self.steady), slowest, -1)
-        columns = {"step": blocks["step"][known, 0], "last": blocks["step"][known, -1], "excess": excess}
-        columns["times"] = blocks["computed"][known, 0] * own.max(axis=0) / np.median(others, axis=0)
-        columns |= {"own": own.max(axis=0), "others": np.median(others, axis=0), "whole": whole}
+        times = blocks["computed"][known, 0] * own.max(axis=0) / np.median(others, axis=0)
+        bar = np.where(times >= self.times, self.part, self.told)
+        culprit = np.where((excess >= bar) & (_steadily(rows, slowest) >= self.steady), slowest, -1)
+        columns = {"step": blocks["step"][known, 0], "last": blocks["step"][known, -1]}
+        columns |= {"excess": excess, "times": times, "whole": whole}
+        columns |= {"own": own.max(axis=0), "others": np.median(others, axis=0)}
         for index in sorted({*culprit[culprit >= 0].tolist(), *(ranks.index(rank) for rank in self._slow)}):
             streak = self._slow.setdefault(ranks[index], Streak(self.blocks))
             if streak.push(culprit == index, columns):

@@ -12,6 +12,7 @@ from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
 from trainwatch.schema import Finding, Severity
 from trainwatch.table import Chunk, TableName
+from trainwatch.views.components import Roles
 from trainwatch.views.evaluations import Course, Evaluations, Floats, comparable, direction, scatter
 
 ACCURACY = ("metric/acc", "metric/accuracy", "metric/top1")
@@ -28,7 +29,9 @@ class GeneralisationGap(Rule):
         Above 1 nat it is a warning if the gap has grown, validation has found no new best, and no figure of
         merit has either; or if the training loss leaves room for few mistakes (each costs ln 2 at least) and
         validation's accuracy is 50 points below that. Above 0.5 nat an info. A loss that is no cross-entropy
-        has no absolute measure: twice the training loss is an info.
+        has no absolute measure: twice the training loss is an info; a warning, if training is left with less than a
+        tenth of a declared loss, while validation keeps more than half of what training began with, and finds no new
+        best. So is a total of several tasks judged, if both were within twice of each other at the first evaluation.
 
     Why it matters:
         What was learned of the training data does not carry over. More steps widen the gap and bring nothing.
@@ -55,6 +58,8 @@ class GeneralisationGap(Rule):
     notable: float = 0.5  # nat
     times: float = 2.0  # x the training loss, for losses of other units
     room: float = 0.5  # of the answers: half of what training gets right by its loss, validation gets wrong
+    left: float = 0.1  # of the validation loss is left of the training loss: by heart
+    kept: float = 0.5  # of training's first mean is still there in validation: who generalises comes below it
     evaluations: int = 3  # that are averaged: one is noise
     fewest: int = 5  # evaluations in all
     alike: float = 2.0  # x: beyond it at the first evaluation, the two are different quantities
@@ -77,7 +82,9 @@ class GeneralisationGap(Rule):
             pairs = Course(course.split, course.name, *(v[known] for v in (course.step, course.value, course.train)))
             metrics = [other for other in courses if other.split == course.split and other.name.startswith("metric/")]
             better, heart = any(metric.improved(1.0) for metric in metrics), self._by_heart(pairs, metrics)
-            finding = self._judge(pairs, better, heart, _in_nats(course, run)) if comparable(course, run) else None
+            same = comparable(course, run) or _of_tasks(course, run)
+            heart |= bool(run.header.components) and self._learns_nothing_else(pairs) and not better
+            finding = self._judge(pairs, better, heart, _in_nats(course, run)) if same else None
             widest = found.get(course.subject)
             if finding and (widest is None or float(finding.evidence["gap"]) > float(widest.evidence["gap"])):
                 found[course.subject] = finding
@@ -92,6 +99,11 @@ class GeneralisationGap(Rule):
                 return True
         return False
 
+    def _learns_nothing_else(self, course: Course) -> bool:
+        """Whether training is left with next to nothing, validation with most, and no evaluation is better any more."""
+        now, level = course.recent(course.value, self.evaluations), course.recent(course.train, self.evaluations)
+        return bool(0 < level < self.left * now and now > self.kept * course.train[0] and not course.improved(1.0))
+
     def _judge(self, course: Course, better: bool, heart: bool, nats: bool) -> Finding | None:
         value, train, gaps = course.value, course.train, course.value - course.train
         first = sorted((abs(value[0]), abs(train[0])))
@@ -101,14 +113,14 @@ class GeneralisationGap(Rule):
         stale = int(np.argmin(value)) < len(value) - self.evaluations
         grows = gap > gaps[0] + 0.5 * self.large and gap > 8 * scatter(value)
         sick = gap > self.large and grows and (heart or (stale and not better))
-        severity: Severity = "warning" if sick else "info"
+        severity: Severity = "warning" if (sick if nats else heart) else "info"
         bar = self.notable if nats else (self.times - 1) * level
-        if not nats and not (level > 0.01 * train[0] > 0 and _grows_apart(gaps, value)):
+        if not nats and not (heart or (level > 0.01 * train[0] > 0 and _grows_apart(gaps, value))):
             return None
         if gap <= bar or gaps[-self.evaluations :].min() <= bar:
             return None
         since = int(np.flatnonzero(gaps <= bar)[-1]) + 1 if (gaps <= bar).any() else 0
-        return self._finding(course, severity if nats else "info", since, gap, " nat" if nats else "")
+        return self._finding(course, severity, since, gap, " nat" if nats else "")
 
     def _finding(self, course: Course, severity: Severity, since: int, gap: float, unit: str) -> Finding:
         train, now = course.recent(course.train), course.recent(course.value)
@@ -122,6 +134,14 @@ class GeneralisationGap(Rule):
             advice="Add data, augmentation or regularisation, or train for fewer epochs; look at the figure of merit.",
             confidence=0.8 if severity == "warning" else 0.6,
         )
+
+
+def _of_tasks(course: Course, run: Run) -> bool:
+    """Whether it is the only loss that is evaluated, a total of declared tasks alone."""
+    parts = [name.removeprefix("loss/") for name in run.train.channels if name.startswith("loss/")]
+    alone = not any(name.startswith("loss/") for name in run.eval.channels)
+    roles = Roles.of(run.header)
+    return course.name == "loss" and alone and bool(parts) and all(roles.task(name) for name in parts)
 
 
 def _grows_apart(gaps: Floats, value: Floats) -> bool:

@@ -47,7 +47,8 @@ class Overfitting(Rule):
         For each split and loss (the total, and components that are no regularisers), the mean of the last
         evaluations against the best one before: higher by more than 5 % (2 % after five evaluations without a
         new best, if that is a seventh of what validation had gained, or if training has gained half as much since
-        then), and by more than the evaluations scatter among themselves, while the mean training loss of the rows
+        then), and by more than the evaluations scatter among themselves (half as far beyond it will do where the
+        training loss has halved since), while the mean training loss of the rows
         before each evaluation fell, or stayed below validation. A change of the curriculum's stage starts it afresh; so
         does another weight of a component for the total. Not judged: a component of weight 0, and a total that weighs
         its components otherwise than training.
@@ -81,6 +82,8 @@ class Overfitting(Rule):
     gained_back: float = 0.15  # of what was gained since the first evaluation
     by_heart: float = 0.5  # of that; training that has gained so much since the best gained it on its own set alone
     scatters: float = 8.0  # standard deviations of one evaluation: 1 in 3,000 converged, noisy runs comes to it
+    scatters_halved: float = 4.0  # of them, where training has halved: the turn of a curve of a few is no scatter
+    halved: float = 0.5  # of the training loss at the best evaluation
     progress: float = 0.02  # of what was gained since the first evaluation: the bar for losses that end near 0
     evaluations: int = 3  # averaged, all of them after the best one: a single bad one is noise
     fall: float = 0.03  # of the training loss: less than that is standing still
@@ -190,9 +193,10 @@ class Overfitting(Rule):
 
     def _rises(self, course: Course, train: float) -> bool:
         """Whether the last evaluations are worse than the best one by more than the run's own scatter."""
+        halved = 0 < train < self.halved * course.best_train
         scatter = max(self._bend(course.values), self._jitter(course.values[-course.since_best - 1 :]))
         gained = abs(course.first - course.best)
-        bar = max(self.scatters * scatter, self.progress * gained)
+        bar = max((self.scatters_halved if halved else self.scatters) * scatter, self.progress * gained)
         risen = fmean(course.recent) - course.best
         by_heart = course.best_train - train > self.by_heart * gained
         if course.since_best >= self.long and (by_heart or risen > self.gained_back * gained):

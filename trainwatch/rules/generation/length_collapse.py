@@ -14,6 +14,7 @@ from trainwatch.header import Header
 from trainwatch.rule import Findings, Rule
 from trainwatch.schema import Finding
 from trainwatch.table import Chunk, TableName
+from trainwatch.views.evaluations import TRAINING
 from trainwatch.views.outputs import GROWN, Decline, Growth
 
 Floats = NDArray[np.float64]
@@ -29,8 +30,10 @@ class LengthCollapse(Rule):
         The mean length of the sampled outputs is less than half of the shortest training sample (less than one token,
         where lengths of the data are not recorded), for a fifth of the planned steps and three samples at least; or
         less than six tenths of the data's mean, although less than 40 % of the first loss are left; or less than 40 %
-        of the data's mean for half of the planned steps. Three times the longest is a warning where the outputs had
-        been within the data's range, else an info; so is one and the same length for all.
+        of the data's mean for half of the planned steps. Where lengths of the data are not recorded, also less than
+        six tenths of what they were when validation was at its best, if its loss has risen by half since. Three times
+        the longest is a warning where the outputs had been within the data's range, else an info; so is one and the
+        same length for all.
 
     Why it matters:
         The end token has won, or is lost. What is compared with the truth is empty, or cut off by the limit.
@@ -46,11 +49,11 @@ class LengthCollapse(Rule):
         Murray and Chiang, "Correcting Length Bias in Neural Machine Translation" (2018).
     """
 
-    reads: ClassVar[tuple[TableName, ...]] = ("train", "sample")
+    reads: ClassVar[tuple[TableName, ...]] = ("train", "eval", "sample")
     needs: ClassVar[tuple[str, ...]] = ("sample:quality/<name>",)
     wants: ClassVar[tuple[str, ...]] = (
         *("data/<name>/min", "data/<name>/mean", "data/<name>/max"),
-        *("loss", "run:total_steps"),
+        *("loss", "run:total_steps", "eval:loss"),
     )
     causes: ClassVar[tuple[str, ...]] = ("invalid-outputs",)
 
@@ -60,6 +63,7 @@ class LengthCollapse(Rule):
     less: float = 0.6  # of the data's mean length: its own scatter, over a dozen outputs, comes to a tenth
     little: float = 0.4  # of the data's mean length: a young model's outputs are short, and grow in the first half
     half: float = 0.5  # of the planned steps
+    worse: float = 0.5  # of the best validation loss, above it: what was better then is no young model's length
     alike: float = 0.02  # of the data's range, for the standard deviation of lengths
     lasting: float = 0.2  # of the planned steps: a young model ends at once, or never
 
@@ -68,6 +72,9 @@ class LengthCollapse(Rule):
     _mean: tuple[float, int] = field(default=(0.0, 0), init=False)  # of the batches' mean lengths: sum, rows
     _growth: Growth = field(default_factory=Growth, init=False)
     _declines: dict[str, Decline] = field(default_factory=dict, init=False)
+    _length: float = field(default=np.nan, init=False)  # of the last sample
+    _best: tuple[float, float] = field(default=(np.inf, np.nan), init=False)  # validation loss, and the length then
+    _now: float = field(default=np.nan, init=False)  # the last validation loss
 
     def start(self, header: Header) -> Findings:
         """How long the run is meant to be."""
@@ -80,10 +87,20 @@ class LengthCollapse(Rule):
             self._learn(chunk)
             self._growth.push(chunk)
             return
+        if chunk.table == "eval":
+            self._validated(chunk)
+            return
         mean, spread = chunk["quality/length_mean"], chunk["quality/length_std"]
         grown = bool(len(chunk)) and self._growth.sampled() < GROWN
         for row in np.flatnonzero(np.isfinite(mean)):
             yield from self._sample(int(chunk.step[row]), float(mean[row]), float(spread[row]), grown)
+
+    def _validated(self, chunk: Chunk) -> None:
+        """The best evaluation so far, and how long the outputs were then."""
+        for row in np.flatnonzero(np.isfinite(chunk["loss"])).tolist():
+            if chunk.text(row, "split") not in TRAINING:
+                self._now = float(chunk["loss"][row])
+                self._best = min(self._best, (self._now, self._length), key=lambda seen: seen[0])
 
     def _learn(self, chunk: Chunk) -> None:
         """The shortest and the longest that was seen, and the mean of the means."""
@@ -114,6 +131,9 @@ class LengthCollapse(Rule):
         inside = low <= mean <= high
         short = mean < (self.short * low if low > 0 else self.empty)
         short |= grown and mean * rows < self.less * total
+        best, then = self._best = self._best if self._now > self._best[0] else (self._best[0], mean)
+        self._length = mean
+        short |= not self._data and mean < self.less * then and self._now - best > self.worse * abs(best)
         alike = spread <= self.alike * (high - low) and inside and np.isfinite(high) and high - low >= 2 and not short
         for kind, bad in (
             *(("short", short), ("long", mean > self.long * high), ("alike", alike)),
@@ -132,6 +152,9 @@ class LengthCollapse(Rule):
         known, (total, rows) = np.isfinite(high), self._mean
         data = f"the training data's are {low:g} to {high:g} long" if known else "the data's lengths are not recorded"
         data += f", {total / rows:.3g} on average" if known and rows else ""
+        then = self._best[1]
+        if not known and mean < self.less * then:
+            data += f"; when validation was at its best they were {then:.3g} long"
         alarm = kind in ("short", "less") or (kind == "long" and decline.was_good)
         return self.finding(
             "warning" if alarm else "info",

@@ -25,7 +25,9 @@ class ClippingSaturated(Rule):
     What it sees:
         Blocks of twenty rows of which 90 % are clipped, at a median norm of three times the limit and more, five in a
         row. That is how many good runs live, so it is told only where the norm is a hundred times the limit, the run
-        was not resumed into that, and the loss has come down by less than a tenth since it began.
+        was not resumed into that, and the loss has come down by less than a tenth since it began, over two hundred rows
+        or half of the planned steps. A limit of a thousandth and less, that far below the norm in all of the run, is no
+        choice but a slip, and is told whatever the loss does.
 
     Why it matters:
         All gradients have the same length then. With SGD the rate is what the limit makes of it; a component that is a
@@ -53,15 +55,21 @@ class ClippingSaturated(Rule):
     near: float = 3.0  # x the limit: up to there clipped steps are how large models begin, and no news
     far: float = 100.0  # x the limit; the trainer's healthy runs reach 11, recipes with a limit of 0.1 more, but learn
     learned: float = 0.1  # of the loss since it began: what learns at a rate that small, hardly learns
+    half: float = 0.5  # of the planned steps: who has not learned by then has been given the time
+    slip: float = 1e-3  # a limit; recipes go down to 0.01, and Adam's epsilon is what such a gradient leaves a weight
 
     _limit: float = field(default=np.nan, init=False)
     _resumed: bool = field(default=False, init=False)
+    _total: int | None = field(default=None, init=False)
+    _all: bool = field(default=True, init=False)  # every block so far was clipped that far
     _streak: Streak = field(default_factory=lambda: Streak(5), init=False)
 
     def start(self, header: Header) -> Findings:
         """The limit."""
         self._limit = header.max_grad_norm or np.nan
-        self._resumed, self._streak = header.resumed_from is not None, Streak(self.blocks)
+        slip = self._limit <= self.slip * (1 + 1e-9)
+        self._resumed, self._total = header.resumed_from is not None, header.total_steps
+        self._streak = Streak(1 if slip else self.blocks)
         return ()
 
     def update(self, chunk: Chunk) -> Findings:
@@ -80,6 +88,7 @@ class ClippingSaturated(Rule):
         columns: dict[str, Floats] = {"step": steps[:, 0], "last": np.nanmax(steps, axis=1), "share": share}
         columns |= {"norm": norms, "loss": medians(in_blocks(chunk["loss"], self.block))}
         self._streak.push(saturated[judged], {name: values[judged] for name, values in columns.items()})
+        self._all &= bool((saturated & (norms > self.far * self._limit))[judged].all())
         return ()
 
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
@@ -87,23 +96,29 @@ class ClippingSaturated(Rule):
         trial = deepcopy(self)
         if len(rest) >= self.block // 2:
             trial.update(rest)
-        if trial._streak.onset is not None and not (self._resumed or plays(run.train.channels)):
-            yield from trial._judge()
+        if trial._streak.onset is not None:
+            yield from trial._judge(learns_otherwise=self._resumed or plays(run.train.channels))
 
-    def _judge(self) -> Iterator[Finding]:
+    def _judge(self, *, learns_otherwise: bool) -> Iterator[Finding]:
         onset, now = self._streak.onset or self._streak.latest, self._streak.latest
         times = now["norm"] / self._limit
         stands = now["loss"] >= onset["loss"] - self.learned * abs(onset["loss"])
-        if not (times > self.far and stands and self._streak.bad >= 2 * self.blocks):
+        long = self._streak.bad >= 2 * self.blocks or self._lasts(now["last"] - onset["step"])
+        slip = self._streak.rows == 1 and self._all
+        if not (times > self.far and (slip or (stands and long and not learns_otherwise))):
             return
+        cost = "the loss has hardly come down since" if stands else "no such limit is meant"
         yield self.finding(
             "warning",
             "run",
             (int(onset["step"]), int(now["last"])),
             f"Nearly every step is clipped from step {onset['step']:,.0f} on: the norm is {now['norm']:.3g}, at "
-            f"{times:,.3g} times the limit of {self._limit:.3g}, and the loss has hardly come down since.",
+            f"{times:,.3g} times the limit of {self._limit:.3g}, and {cost}.",
             over=self._streak.over,
             evidence={"norm": now["norm"], "share": now["share"], "times": times},
             advice=f"Find what makes the norm so large, or raise the limit to {now['norm']:.2g} and tune the rate.",
             confidence=0.7,
         )
+
+    def _lasts(self, steps: float) -> bool:
+        return self._streak.bad >= self.blocks and steps >= self.half * (self._total or float("inf"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import ClassVar
@@ -33,8 +34,10 @@ class GradientExplosion(Rule):
         the first five rows, where there is none yet), and that stays above the lowest of all so far. It is an alarm if
         the loss is out of its noise in the same rows and gave back half of what it had come down, for twenty rows or
         until a value is not finite. A single row is enough at a hundred times, where the next one is not finite. Else
-        it is worth knowing, if it lasts. A new stage, weight or warm restart begins a new baseline; steps that the
-        gradient scaler skips do not count.
+        it is worth knowing, if it lasts. And a norm that was far too large from the first rows on, in a run that does
+        not clip: above ten, and so large beside weights and loss that a two-thousandth of the weights is worth the
+        whole loss; as long as a quarter of that is left. A new stage, weight or warm restart begins a new baseline;
+        steps that the gradient scaler skips do not count.
 
     Why it matters:
         Steps of that size undo what was learned; without a limit on the norm the weights themselves soon overflow.
@@ -53,7 +56,7 @@ class GradientExplosion(Rule):
 
     block: ClassVar[int] = 20  # rows
     needs: ClassVar[tuple[str, ...]] = ("grad_norm",)
-    wants: ClassVar[tuple[str, ...]] = ("loss",)
+    wants: ClassVar[tuple[str, ...]] = ("loss", "weight_norm/<group>")
     causes: ClassVar[tuple[str, ...]] = (
         *("non-finite-gradient", "non-finite-loss", "non-finite-weights", "loss-divergence", "loss-spike"),
         *("clipping-saturated", "amp-scale-collapse", "weight-growth", "gradient-spike", "hidden-nan"),
@@ -67,6 +70,9 @@ class GradientExplosion(Rule):
     hurt: float = 4.0  # spreads of the loss above its baseline
     given_back: float = 0.5  # of what the loss had come down: a norm that grows out of a small start costs nothing
     hurt_share: float = 0.1  # of the loss: less than that is no damage, however quiet the loss
+    steep: float = 2000.0  # norm x weights / loss, without a unit; of 90 healthy programs none begins above 350
+    large: float = 10.0  # norm at the start; a small loss makes anything look steep beside it
+    mended: float = 0.25  # of the first loss: who has come so far copes with it
 
     _regimes: Regimes = field(default_factory=Regimes, init=False)
     _grown: Streak = field(default_factory=lambda: Streak(5), init=False)
@@ -75,6 +81,10 @@ class GradientExplosion(Rule):
     _lowest: dict[str, float] = field(default_factory=dict, init=False)
     _recent: Floats = field(default_factory=lambda: np.empty(0), init=False)  # norms of the last blocks
     _first_loss: float = field(default=np.nan, init=False)
+    _last_loss: float = field(default=np.nan, init=False)
+    _last_step: int = field(default=0, init=False)
+    _clips: bool = field(default=False, init=False)
+    _steep: dict[str, float] = field(default_factory=dict, init=False)  # how the run began, if it began too steep
     _held: float = field(default=np.nan, init=False)  # whether the last row with a norm was one of those that hurt
     _lost: bool = field(default=False, init=False)  # such a one was followed by a value that is not finite
     _burst: list[dict[str, float]] = field(default_factory=list, init=False)  # the first and last such row, to the last
@@ -83,12 +93,16 @@ class GradientExplosion(Rule):
     def start(self, header: Header) -> Findings:
         """The declared stages."""
         self._regimes.start(header)
+        self._clips = header.max_grad_norm is not None or header.resumed_from is not None
         self._grown, self._hurt, self._long = Streak(self.rows), Streak(self.rows), Streak(self.lasting)
         return ()
 
     def update(self, chunk: Chunk) -> Iterator[Finding]:
         """All rows of all blocks at once, each against the blocks before its own."""
         norm, loss = chunk["grad_norm"], chunk["loss"]
+        self._clips |= bool((chunk["clip"] > 0).any())
+        if not self._lowest:
+            self._steep = self._beginning(chunk)
         begins = self._regimes.begins(chunk) & (np.arange(len(norm)) >= (0 if self._lowest else self.rows))
         fresh = in_blocks(begins.astype(np.float64), self.block).max(axis=1, initial=0.0) > 0  # a warm-up is no restart
         base = {name: np.repeat(values, self.block)[: len(norm)] for name, values in self._before(chunk, fresh).items()}
@@ -107,12 +121,48 @@ class GradientExplosion(Rule):
         self._lost |= bool((carried(self._held, held)[bad] == 1).any())
         self._burst_ends(held, bad, columns)
         self._held = float(carried(self._held, np.append(held, np.nan))[-1])
+        self._last_loss = float(medians(in_blocks(loss, self.block))[-1])
+        self._last_step = int(chunk.step[-1])
         yield from self._verdict(plays(chunk.channels))
 
-    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
-        """The rows that fill no block yet, on a copy."""
+    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
+        """The rows that fill no block yet, on a copy; and how the run began."""
+        trial = deepcopy(self)
         if len(rest) >= self.rows:
-            yield from self.ahead(rest)
+            yield from trial.update(rest)
+        yield from trial._steeply(plays(run.train.channels))
+
+    def _beginning(self, chunk: Chunk) -> dict[str, float]:
+        """Norm, weights and loss of the first rows, where the one is too large for the others."""
+        rows = chunk["grad_norm"][: self.block] > 0
+        norm, loss = chunk["grad_norm"][: self.block][rows], chunk["loss"][: self.block][rows]
+        groups = [chunk[name][: self.block] for name in chunk.channels if name.startswith("weight_norm/")]
+        known = [group[np.isfinite(group)][:1] for group in groups]
+        weights = float(np.sqrt(np.sum(np.square(np.concatenate([np.empty(0), *known])))))
+        if len(norm) < self.rows or not (loss > 0).all():
+            return {}
+        steep = float(np.median(norm / loss)) * weights
+        found = {"step": float(chunk.step[0]), "norm": float(np.median(norm)), "weights": weights, "steep": steep}
+        found["loss"] = float(np.median(loss[: self.rows]))
+        return found if found["norm"] > self.large and steep > self.steep else {}
+
+    def _steeply(self, chasing: bool) -> Findings:
+        """A run that began with a gradient beyond measure, as it stands."""
+        begun = self._steep
+        if not begun or self._clips:
+            return
+        sick = self._last_loss > self.mended * begun["loss"] and not chasing
+        yield self.finding(
+            "warning" if sick else "info",
+            "run",
+            (int(begun["step"]), self._last_step),
+            f"The gradient norm is {begun['norm']:.3g} from the first steps on, with weights of norm "
+            f"{begun['weights']:.3g}, and nothing clips it: {1 / begun['steep']:.1g} of the weights is worth the whole "
+            "loss.",
+            evidence={"norm": begun["norm"], "weights": begun["weights"], "ratio": begun["steep"]},
+            advice="Begin with smaller weights (orthogonal ones in a recurrence), and clip the norm.",
+            confidence=0.7,
+        )
 
     def _burst_ends(self, held: Floats, bad: Bools, columns: dict[str, Floats]) -> None:
         """Where rows that hurt lead straight to the first value that is not finite, however few they are."""

@@ -12,7 +12,7 @@ from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
 from trainwatch.schedule import MOST
 from trainwatch.schema import Finding
-from trainwatch.stats import Floats, History, fall, noise, running_medians
+from trainwatch.stats import Floats, History, fall, median, noise, running_medians
 from trainwatch.table import Chunk
 from trainwatch.views.games import plays
 
@@ -27,8 +27,8 @@ class LrTooHigh(Rule):
         down; or above 0.1 in any sample, where the loss rises tenfold or ends in a value that is not finite, or where
         all weights together are twice as large in the next sample and the loss never comes down. Or weights that from
         one sample to the next grew fivefold, by more than 0.1 of their norm a step, while the loss stood at a quarter
-        above its first value and more. Where the goal itself moves (rewards, adversaries) it is an info, unless the
-        weights grew so.
+        above its first value and more, or at a tenth above it and then stood still, at more than half of it, for the
+        rest of the run. Where the goal itself moves (rewards, adversaries) it is an info, unless the weights grew so.
 
     Why it matters:
         About 1e-3 is usual. Steps that rewrite the weights jump over every minimum; what looks like a hard task or
@@ -60,6 +60,7 @@ class LrTooHigh(Rule):
     blown: float = 10.0  # x the first loss: the run is lost, and one sample is proof enough
     leap: float = 5.0  # x, what the weights grew by between two samples; healthy ones come to 2.3 in fifty steps
     hurt: float = 0.25  # of the first loss, above it: what begins at 0 leaps too, and the loss comes down
+    hurt_stuck: float = 0.1  # of the first loss, above it, where hardly anything is learned after such a leap
     sigmas: float = 3.0  # of the loss's noise, above its first value as well
     rows: int = 3  # of the loss, in their median: more than a spike
     doubled: float = 2.0  # x all weights together, from a sample that is too high to the next; healthy ones come to 1.4
@@ -121,11 +122,16 @@ class LrTooHigh(Rule):
                     peak = running_medians(whole["loss"][begin : end + self.rows], self.rows)
                     best = np.nanmin(running_medians(whole["loss"][: begin + 1], self.rows), initial=first)
                     learnt = first - best > self.back * abs(first)  # with this rate: then something else came
-                    bar = max(self.hurt * abs(first), self.sigmas * noise(whole["loss"][: end + 1]))
+                    hurt = self.hurt_stuck if self._stands(whole["loss"][end:], first, len(whole)) else self.hurt
+                    bar = max(hurt * abs(first), self.sigmas * noise(whole["loss"][: end + 1]))
                     if not learnt and np.nanmax(peak, initial=-np.inf) - first > bar:
                         worst = max(worst or (0.0, "", 0, 0), (float(times[index]), name, begin, end))
         if worst:
             yield self._swept(whole, *worst, first)
+
+    def _stands(self, after: Floats, first: float, rows: int) -> bool:
+        """Whether the rest of the run, at least half of it, takes hardly anything from a loss that is mostly there."""
+        return 2 * len(after) >= rows and fall(after) <= self.hurt_stuck and median(after) > self.back * abs(first)
 
     def _grew(self, norms: Floats) -> bool:
         known = norms[np.isfinite(norms) & (norms > 0)]

@@ -112,7 +112,7 @@ class LrZero(Rule):
         if not sick and not last:
             return
         after = np.flatnonzero(known & ~zero)
-        onset = at[0] if sick or not len(after) else at[at > after[-1]][0]
+        onset = at[at > after[-1]][0] if last and len(after) else at[0]  # a warm-up began at 0 by plan
         yield self.finding(
             "critical" if share == 1 else "warning" if sick else "info",
             "run",
