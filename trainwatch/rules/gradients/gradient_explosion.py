@@ -56,7 +56,7 @@ class GradientExplosion(Rule):
     wants: ClassVar[tuple[str, ...]] = ("loss",)
     causes: ClassVar[tuple[str, ...]] = (
         *("non-finite-gradient", "non-finite-loss", "non-finite-weights", "loss-divergence", "loss-spike"),
-        *("clipping-saturated", "amp-scale-collapse", "weight-growth", "gradient-spike", "hidden-nan"),
+        *("clipping-saturated", "amp-scale-collapse", "gradient-spike", "hidden-nan"),
     )
 
     growth: float = 10.0  # x the baseline, in five rows in a row; ten public runs of language models come to 2.2

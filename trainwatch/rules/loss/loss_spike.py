@@ -79,7 +79,7 @@ class LossSpike(Rule):
     needs: ClassVar[tuple[str, ...]] = ("loss",)
     wants: ClassVar[tuple[str, ...]] = ("grad_norm", "stage")
     causes: ClassVar[tuple[str, ...]] = (
-        *("loss-divergence", "overtraining", "dead-module", "weight-growth", "non-finite-loss"),
+        *("loss-divergence", "overtraining", "dead-module", "non-finite-loss"),
     )
 
     far: float = 8.0  # spreads above the level: noise with moderate tails comes there once in 10,000 rows
