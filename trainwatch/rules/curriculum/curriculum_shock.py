@@ -66,6 +66,7 @@ class CurriculumShock(Rule):
     undone: float = 1.5  # of the progress so far: the run is worse off than when it began
     learned: float = 0.25  # of the first level, that came down: less is no progress to speak of
     sigmas: float = 6.0  # of the noise before: of hundreds of boundaries and components none is reached by chance
+    doubts: float = 3.0  # standard errors of the progress, where all of it and more is lost again
     back: float = 0.25  # of the progress so far: nearer to the old level than that, it is over
     fewest: int = 5  # rows: a median of fewer is no level, so shorter stages are not judged
     window: int = 20  # rows of a level
@@ -149,9 +150,9 @@ class CurriculumShock(Rule):
         progress, sigma = first - before, max(noise(values), float(spreads(values[None], np.array([before]))[0]))
         if progress > self.sigmas * sigma:
             return Level(before, progress, self.given_back * progress)
-        doubt = self.sigmas * 1.2533 * 2**0.5 * sigma / len(values) ** 0.5  # of a difference of medians
-        if progress > max(doubt, self.learned * abs(first)):
-            return Level(before, progress, max(self.undone * progress, doubt))
+        doubt = 1.2533 * 2**0.5 * sigma / len(values) ** 0.5  # of a difference of medians
+        if progress > max(self.doubts * doubt, self.learned * abs(first)):
+            return Level(before, progress, max(self.undone * progress, self.sigmas * doubt))
         return None
 
     def _compare(self, table: Table, row: int, stage: int, quarter: int) -> Iterator[Finding]:

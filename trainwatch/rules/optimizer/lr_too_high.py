@@ -24,8 +24,8 @@ class LrTooHigh(Rule):
     What it sees:
         The update ratio (norm of the update over norm of the weights) of some group above 0.1 in the median of three
         and more samples, while the loss ends no lower than it began, or gave back more than half of what it had come
-        down; or above 0.1 in any sample, where the loss rises tenfold before the next one that is below and ends so, or
-        in a value that is not finite; or where all weights together are twice as large in the next sample and the loss
+        down; or above 0.1 in any sample, where the loss stands at ten times its first by the next one and at the end,
+        or is not finite; or where all weights together are twice as large in the next sample and the loss
         never comes down. Or weights that from
         one sample to the next grew fivefold, by more than 0.1 of their norm a step, while the loss stood at a quarter
         above its first value and more. Where the goal itself moves (rewards, adversaries) it is an info, unless the
@@ -99,17 +99,17 @@ class LrTooHigh(Rule):
         yield from swept
 
     def _blew(self, whole: Chunk, name: str, first: float) -> float:
-        """The highest ratio since which, and before the next that is low, the loss rose beyond measure; 0 for none.
+        """The highest ratio at whose next sample the loss was beyond measure; 0 for none.
 
-        The first steps of RMSprop and of a schedule without warm-up are large in health: what the loss did long after
-        is not of them.
+        The first steps of RMSprop and of a schedule without warm-up are large in health, and may cost a row or two:
+        what the loss did long after is not of them.
         """
         values, loss = whole[name], whole["loss"]
         at = np.flatnonzero(np.isfinite(values))
         beyond = (whole.nonfinite("loss") > 0) | (loss > first + (self.blown - 1) * abs(first))
         ends = [*(at[1:] + 1).tolist(), len(loss)]
-        found = [float(values[row]) for row, end in zip(at.tolist(), ends, strict=True) if beyond[row:end].any()]
-        return max(found, default=0.0)
+        stands = [2 * int(beyond[max(0, end - self.rows) : end].sum()) > min(self.rows, end) for end in ends]
+        return max(values[at[stands]].tolist(), default=0.0)
 
     def _doubled(self, whole: Chunk, series: dict[str, Floats]) -> bool:
         """Whether a sample that is too high was followed by one in which all weights together are twice as large."""
