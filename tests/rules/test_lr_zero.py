@@ -55,3 +55,12 @@ def test_one_optimiser_of_several(make_run, judge):
     assert (finding.severity, finding.subject, finding.first_step) == ("warning", "group:generator", 1)
     assert judge(make_run(columns | {"update_ratio/generator.0": 1e-9 * sampled}), RULE) == []
     assert judge(make_run({name.replace(".0", ""): values for name, values in columns.items()}), RULE) == []
+
+
+def test_steps_that_the_scaler_skips_are_none_of_a_warm_up(make_run, judge):
+    """Sixteen of the first twenty rows stand at the warm-up's beginning; a rate that stays at 0 is no warm-up."""
+    skipped = np.maximum(ROW - 15, 0)
+    columns = {"lr/a": np.minimum(skipped / 50, 1), "applied": skipped, "loss": flat()}
+    assert judge(make_run({name: values[:20] for name, values in columns.items()}, end=None), RULE) == []
+    (finding,) = judge(make_run(columns | {"lr/a": ZERO}), RULE)
+    assert finding.severity == "critical"

@@ -60,7 +60,7 @@ class LossScaleImbalance(Rule):
     What it sees:
         The contribution (weight x raw value) of the largest component against the sum of the others, as medians over
         blocks of rows: 3,256,742 beside 3.75. It is an alarm if that component also owns nearly the whole gradient; if
-        it has nine tenths of it and thirty times the others' sum; if it has four fifths of it, a hundred times the
+        it has nine tenths of it and thirty times the others' sum, and not all of them improve; if it has four fifths of it, a hundred times the
         others' sum, and none of them improves; or, where no gradients are
         recorded, if it is a thousand times the others while these stand at values of 1 and more and none of them
         improves. Else it is worth knowing, no more. Not among the others: components of weight 0, of a tiny or negative
@@ -266,7 +266,8 @@ class LossScaleImbalance(Rule):
         ease = HYSTERESIS if alarm else 1.0
         if np.isfinite(episode.share):
             owned = 1 - episode.share < (1 - self.owned_share) / ease and ratio > ease * self.warning_ratio
-            owned |= 1 - episode.share < (1 - self.loud_share) / ease and ratio > ease * self.loud_ratio
+            loud = 1 - episode.share < (1 - self.loud_share) / ease and ratio > ease * self.loud_ratio
+            owned |= loud and not all(self._improves(episode, name, 10) for name in episode.others)
             leads = 1 - episode.share < (1 - self.leads_share) / ease and ratio > ease * self.critical_ratio
             starve = leads and not any(self._improves(episode, name, 10) for name in episode.others)
             return (owned or starve) and (episode.blocks >= 2 or self._final)

@@ -156,7 +156,9 @@ class StaleData(Rule):
                 inside = (asked.least >= asked.low[old]) & (asked.most <= asked.high[old])
                 wider = (width > (1 + self.wider) * width[old]) & (asked.low <= asked.low[old])
                 wider &= asked.high >= asked.high[old]
-                left = np.flatnonzero(~(inside & wider)[old + 1 :])  # what came after the first that is not so is another
+                left = np.flatnonzero(
+                    ~(inside & wider)[old + 1 :]
+                )  # what came after the first that is not so is another
                 end = old + 1 + int(left[0]) if len(left) else len(width)
                 begun = np.flatnonzero(asked.rows[old + 1 : end])
                 if not said and len(begun) and asked.rows[old + 1 : end].sum() >= self.fewest:

@@ -31,9 +31,10 @@ class DuplicateBatches(Rule):
     What it sees:
         Rows whose `data/fingerprint` was seen a few rows before, in many rows of every stretch of the run,
         while new batches go on coming: A A A A B B B B, one A from each of four workers. Across ranks: the same
-        fingerprint at the same step. Or nothing but the same four batches at most, each 25 times over: where there are
-        known to be more (by `horizon` or `epoch`; because others came before; because the data are what the policy
-        that is trained goes through), or where two to four come round in one order.
+        fingerprint at the same step. Or nothing but the same sixteen batches at most, eight times over, of a training
+        set that is known to have four times as many and more (`horizon`, or `epoch`). Where that is not known: the same
+        four batches at most, 25 times over, if others came before, if the data are what the policy that is trained goes
+        through, or if two to four come round in one order.
 
     Why it matters:
         The run costs as much as it was planned to and learns from a part of it: four workers that read the same stream
@@ -64,7 +65,11 @@ class DuplicateBatches(Rule):
     far: int = 64  # rows in which a batch was not seen, for it to be new: small sets come round sooner
     few: int = 4  # batches that are all there is: what is not called a data set
     passes: int = 25  # over those few; so often no batch comes by chance
-    blocks: int = 5  # of 20 rows, in a row: 100 rows outlast the seam of two epochs and a stray repeat
+    several: int = 16  # batches, where the set is known to be
+    larger: float = 4.0  # x as large: a set of a handful is another sickness; then
+    turns: int = 8  # over those are enough
+    blocks: int = 3  # of 20 rows, in a row: the seam of two epochs and a stray repeat are in two
+    shared: int = 5  # steps that two ranks have both written
     agree: float = 0.5  # of the steps that two ranks share: batches of their own agree in none
     ranks_rows: int = 200  # last rows of each rank that are compared
 
@@ -103,22 +108,23 @@ class DuplicateBatches(Rule):
 
     def _stuck(self, run: Run) -> Finding | None:
         """The last rows hold a few batches over and over, and the set is larger, or nobody says how large it is."""
-        table = run.train
-        prints = table.column(CHANNEL, max(0, table.size - self.few * self.passes), table.size)
-        counts = [self._distinct(prints[-number * self.passes :]) for number in range(1, self.few + 1)]
-        few = [number for number, count in enumerate(counts, 1) if count <= number and number * self.passes <= len(prints)]
-        if not few:
+        table, most = run.train, self.turns * self.several
+        prints = table.column(CHANNEL, max(0, table.size - most), table.size)
+        if self._distinct(prints[-self.passes :]) > self.several:
+            return None  # every healthy run
+        declared = _batches_of(run)
+        batches, rows = self._stretch(prints, declared is not None)
+        if not batches:
             return None
-        batches, declared = counts[few[0] - 1], _batches_of(run)
-        prints = prints[-few[0] * self.passes :]
-        stride = max(1.0, float(np.median(np.diff(table.step[-len(prints) :]))))  # of each n-th step the others are unseen
+        prints = prints[-rows:]
+        stride = max(1.0, float(np.median(np.diff(table.step[-rows:]))))  # of each n-th step the others are unseen
         round_in_order = not (prints[batches:] != prints[:-batches]).any()
         everything = table.column(CHANNEL, 0, table.size)
         others = everything[np.isfinite(everything) & ~np.isin(everything, prints)]
         more = plays(table.channels) or len(np.unique(others)) > batches  # than these few
         if declared is None and not more and (batches == 1 or not round_in_order or stride > 1):
             return None  # the whole set at once, or a small one that is shuffled
-        if declared is not None and declared < 2 * batches * (stride if round_in_order else 1):
+        if declared is not None and declared < self.larger * batches * (stride if round_in_order else 1):
             return None
         known = "" if declared is None else f", of {declared:,.0f} that the training set has"
         return self.finding(
@@ -130,6 +136,14 @@ class DuplicateBatches(Rule):
             advice="See whether the sampler advances and the loader shuffles: iter(loader) in the loop begins anew.",
             confidence=0.6 if declared is None else 0.9,
         )
+
+    def _stretch(self, prints: Floats, known: bool) -> tuple[int, int]:
+        """How few batches the last rows hold, and how many rows those are; 0 and 0 where it is not so."""
+        for few in range(1, (self.several if known else self.few) + 1):
+            rows = max(self.passes, self.turns * few) if known else self.passes * few
+            if rows <= len(prints) and (count := self._distinct(prints[-rows:])) <= few:
+                return count, rows
+        return 0, 0
 
     @staticmethod
     def _distinct(prints: Floats) -> int:
@@ -155,7 +169,7 @@ class DuplicateBatches(Rule):
         """In which share of the steps that both have it this rank has what rank 0 has, and not the same all along."""
         mine, other = (_recent(table, self.ranks_rows, channel) for table in (run, run.ranks[rank]))
         common = mine.keys() & other.keys()
-        if len(common) < self.blocks or len({mine[step] for step in common}) == 1:
+        if len(common) < self.shared or len({mine[step] for step in common}) == 1:
             return 0.0
         return sum(mine[step] == other[step] for step in common) / len(common)
 

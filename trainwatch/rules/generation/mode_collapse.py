@@ -92,7 +92,11 @@ class ModeCollapse(Rule):
         """Since how many evaluations the loss of each split is above its best."""
         for row, loss in enumerate(chunk["loss"].tolist()):
             split = str(chunk.text(row, "split") or "validation")
-            if np.isfinite(loss) and split not in TRAINING and (split in self._validated or len(self._validated) < MOST):
+            if (
+                np.isfinite(loss)
+                and split not in TRAINING
+                and (split in self._validated or len(self._validated) < MOST)
+            ):
                 best, above = self._validated.get(split, (loss, 0))
                 above = above + 1 if loss > best + self.worse * abs(best) else 0
                 self._validated[split] = min(best, loss), above
@@ -113,9 +117,9 @@ class ModeCollapse(Rule):
 
     def _finding(self, diversity: float) -> Finding:
         decline = self._decline
-        grave = diversity < self.lost and self._total and decline.lasts(self._total, self.grave)
         fell = self._best >= self.diverse
-        sick = fell or self._plays or self._risen
+        sure, sick = fell or self._plays, fell or self._plays or self._risen
+        grave = sure and diversity < self.lost and self._total and decline.lasts(self._total, self.grave)
         before = f"; they had been {self._best:.0%}" if fell else f"; they never were more than {self._best:.0%}"
         return self.finding(
             ("critical" if grave else "warning") if sick else "info",
@@ -125,7 +129,7 @@ class ModeCollapse(Rule):
             f"{decline.first:,}{before}.",
             evidence={"diversity": diversity, "best": self._best, "samples": decline.rows},
             advice=self._advice(fell),
-            confidence=0.9 if sick else 0.6,
+            confidence=0.9 if sure else 0.7 if sick else 0.6,
         )
 
     def _advice(self, fell: bool) -> str:

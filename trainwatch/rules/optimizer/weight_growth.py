@@ -112,7 +112,7 @@ class WeightGrowth(Rule):
         """Whether the updates between any two samples went along the weights, and not across."""
         if not (values > 0).all() or not values[-1] > self.itself * values[0]:
             return False
-        went = np.fmax(ratio[1:], ratio[:-1]) * np.diff(step)  # in norms of the weights; a first step may be of rate 0
+        went = (ratio[1:] + ratio[:-1]) / 2 * np.diff(step)  # in norms of the weights
         return bool((np.diff(np.log(values)) > self.along * went).all() and np.isfinite(went).all() and went.all())
 
     def _finding(self, whole: Chunk, name: str, norms: tuple[float, float], series: dict[str, Floats]) -> Finding:
