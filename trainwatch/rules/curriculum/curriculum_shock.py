@@ -35,11 +35,11 @@ class CurriculumShock(Rule):
     """A loss jumps at a stage's boundary and has not come back by half of the stage.
 
     What it sees:
-        The raw loss of every task that has a weight on both sides of the boundary, or the total where no
-        components are recorded and no weights change; and the gradient's norm. Before the boundary, at a quarter and at
-        half of the stage, each as a median of up to 20 rows. A shock gave back more than half of all that the run had
-        learned by then, far beyond the noise of a row, and kept it; or half as much again as was learned, beyond the
-        noise of the medians; or it left a norm ten times as large.
+        The raw loss of every task that has a weight on both sides of the boundary, or the total where no components are
+        recorded and no weights change; and the gradient's norm. Before the boundary, at a quarter and at half of the
+        stage, each as a median of up to 20 rows. A shock gave back more than half of all that the run had learned by
+        then, far beyond the noise of a row, and kept it; or half as much again as was learned, beyond the noise of the
+        medians; or it left a norm ten times as large.
 
     Why it matters:
         A stage that is too hard at once undoes the stages before it: the steps spent on them are lost, and so is the

@@ -41,10 +41,10 @@ class StaleData(Rule):
     """The data that comes out of the loader is not the data that the stage asks for.
 
     What it sees:
-        `data/<name>/min`, `mean` and `max` of each batch against the range that the declared stage gives that
-        name. In blocks of rows: most batches, for longer than a loader's queue lasts. It says whether they
-        would fit an earlier stage. Or the stages after one whose batches filled its range have wider ranges, and not
-        one of their batches, forty and more together, makes use of that.
+        `data/<name>/min`, `mean` and `max` of each batch against the range that the declared stage gives that name. In
+        blocks of rows: most batches, for longer than a loader's queue lasts. It says whether they would fit an earlier
+        stage. Or the stages after one whose batches filled its range have wider ranges, and not one of their batches,
+        forty and more together, makes use of that.
 
     Why it matters:
         Workers hold a copy of the dataset object. A stage that is set in the main process never reaches them:

@@ -29,11 +29,11 @@ class DuplicateBatches(Rule):
     """The same batch is trained on again and again, while others are still new.
 
     What it sees:
-        Rows whose `data/fingerprint` was seen a few rows before, in many rows of every stretch of the run,
-        while new batches go on coming: A A A A B B B B, one A from each of four workers. Across ranks: the same
-        fingerprint at the same step. Or nothing but the same sixteen batches at most, eight times over, of a training
-        set that is known to have four times as many and more (`horizon`, or `epoch`). Where that is not known: the same
-        four batches at most, 25 times over, if others came before, if the data are what the policy that is trained goes
+        Rows whose `data/fingerprint` was seen a few rows before, in many rows of every stretch of the run, while new
+        batches go on coming: A A A A B B B B, one A from each of four workers. Across ranks: the same fingerprint at
+        the same step. Or nothing but the same sixteen batches at most, eight times over, of a training set that is
+        known to have four times as many and more (`horizon`, or `epoch`). Where that is not known: the same four
+        batches at most, 25 times over, if others came before, if the data are what the policy that is trained goes
         through, or if two to four come round in one order.
 
     Why it matters:
@@ -46,9 +46,10 @@ class DuplicateBatches(Rule):
 
     When it is wrong:
         An epoch that begins anew in the same order (also where only each n-th step is logged), a set of a few batches
-        that is shuffled or declared, and training on the whole set at once are left alone: there nothing new comes. Ranks that share one batch on
-        purpose (tensor or pipeline parallel) are an info, unless the header's horizon says that each of them
-        has its own samples, or they hold the whole model each: the same `param_hash`, and all parameters.
+        that is shuffled or declared, and training on the whole set at once are left alone: there nothing new comes.
+        Ranks that share one batch on purpose (tensor or pipeline parallel) are an info, unless the header's horizon
+        says that each of them has its own samples, or they hold the whole model each: the same `param_hash`, and all
+        parameters.
 
     References:
         StackOverflow 67180955 and PyTorch's notes on IterableDataset: every worker yields the whole stream

@@ -28,7 +28,8 @@ class MaskedOut(Rule):
 
     What it sees:
         `data/masked/<component>`, the share of positions that do not count, above 90 % for five blocks of 20 rows, or
-        in all rows of a run that has fewer and half of its steps behind it; what is left is what the component learns from.
+        in all rows of a run that has fewer and half of its steps behind it; what is left is what the component learns
+        from.
 
     Why it matters:
         The loss is a mean over what the mask leaves: it looks as always while a tenth of the batch, or nothing, trains.
