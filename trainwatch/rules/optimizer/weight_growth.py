@@ -24,11 +24,11 @@ class WeightGrowth(Rule):
     What it sees:
         A group's weight norm at ten times what it was at first, and still growing at least as fast as the steps go:
         from the middle of the run to its end by half and more. Four times are enough where it grows by the same factor
-        from each sample to the next, as only what feeds on itself does; or where the growth from each sample to the
-        next makes up the best part of all that the updates did (`update_ratio`), which are made to turn the weights and
-        not to blow them up. It is an alarm where the loss has not come down since the norm had doubled, or the norm is
-        a thousand times what it was; else an info. Where the goal itself moves (rewards, adversaries) it takes all of
-        this at once.
+        from each sample to the next, as only what feeds on itself does; six times where the growth from each sample to
+        the next makes up the best part of all that the updates did (`update_ratio`), which are made to turn the weights
+        and not to blow them up. It is an alarm where the loss has not come down since the norm had doubled, or the norm
+        is a thousand times what it was; else an info. Where the goal itself moves (rewards, adversaries) it takes all
+        of this at once.
 
     Why it matters:
         Logits and activations grow with the weights until they saturate or overflow, and the effective learning rate
@@ -61,6 +61,7 @@ class WeightGrowth(Rule):
     itself: float = 4.0  # x, in the four samples and more in which it feeds on itself
     steady: float = 0.7  # of the mean growth in logarithms, from each sample to the next: steps added up come to 0.5
     late: float = 1.15  # x from three quarters of the run to its end; the same growth comes to that
+    blown: float = 6.0  # x, where the updates went along the weights; healthy ones come to 5 in few samples
     along: float = 0.4  # of the updates' length, between any two samples: from some sample on healthy ones come to 0.3
     fewest: int = 3  # samples, where the updates tell what the growth is of
     going: float = 1.5  # x from the middle of the run to its end; a growth as the root of the steps comes to 1.41
@@ -110,7 +111,7 @@ class WeightGrowth(Rule):
 
     def _along(self, values: Floats, ratio: Floats, step: Floats) -> bool:
         """Whether the updates between any two samples went along the weights, and not across."""
-        if not (values > 0).all() or not values[-1] > self.itself * values[0]:
+        if not (values > 0).all() or not values[-1] > self.blown * values[0]:
             return False
         went = (ratio[1:] + ratio[:-1]) / 2 * np.diff(step)  # in norms of the weights
         return bool((np.diff(np.log(values)) > self.along * went).all() and np.isfinite(went).all() and went.all())
