@@ -571,7 +571,7 @@ _ALL = (
         "generator-collapse",
         "the generator gives one and the same sample",
         ("mode-collapse",),
-        ("component-divergence", "gradient-vanishing", "loss-zero", *WORSE, *GRADIENTS),
+        ("component-divergence", "gradient-vanishing", "loss-zero", *WORSE, *GRADIENTS, *GENERAL),
         "weaken the discriminator, or penalise its gradient",
     ),
     Kind(

@@ -75,3 +75,13 @@ def test_counts_that_are_none_do_not_count(make_run, judge):
         make_run(rows | {"step": np.arange(first + 1, first + 21)}, end=None, onto=run)
         engine.feed(run)
     assert [finding for finding in engine.findings(run) if finding.rule == RULE] == [whole]
+
+
+def test_small_batches_in_many_rows(make_run, judge):
+    """Six hundred samples of two classes are enough; an even draw is none."""
+    random = np.random.default_rng(0)
+    rare = random.binomial(6, 0.02, 100).astype(float)
+    (found,) = judge(make_run({"data/class/a": 6 - rare, "data/class/b": rare}), RULE)
+    assert found.rank > 0
+    even = random.binomial(6, 0.5, 100).astype(float)
+    assert judge(make_run({"data/class/a": 6 - even, "data/class/b": even}), RULE) == []

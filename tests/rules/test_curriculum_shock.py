@@ -78,3 +78,15 @@ def test_a_regulariser_without_a_role_may_jump(make_run, judge):
     weights = ({"kl": 1.0}, {"kl": 1.0})
     run = make_run({"loss/kl": falling(0, 2.2, 0.0005)}, header=head(weights, components={"kl": {"unit": "nat"}}))
     assert judge(run, "curriculum-shock") == []
+
+
+@pytest.mark.parametrize(("jump", "alarms"), [(0.8, 1), (0.3, 0)])
+def test_a_start_that_is_undone_within_the_noise_of_a_row(jump, alarms, make_run, judge):
+    """The medians tell what no row does: all that was learned is lost, and as much again; not where less is."""
+    step = np.arange(1, 121)
+    noise = 0.09 * np.random.default_rng(0).standard_normal(120)
+    loss = 0.3 + 0.6 * np.exp(-step / 12) + (step > 60) * jump + noise
+    plan = head()
+    plan["total_steps"], plan["curriculum"]["stages"][1]["start"] = 120, 60
+    found = judge(make_run({"loss/a": loss}, header=plan), "curriculum-shock")
+    assert [(one.severity, one.first_step) for one in found] == [("warning", 60)] * alarms

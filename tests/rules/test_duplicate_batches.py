@@ -107,3 +107,26 @@ def test_a_row_shows_one_micro_batch_of_its_step(accumulation, alarms, make_run,
     batches = np.tile(prints(np.random.default_rng(0), 2), ROWS)[:ROWS]
     header = {"horizon": {"samples": 128, "batch_size": 32, "accumulation": accumulation}}
     assert len(judge(make_run({"data/fingerprint": batches}, header=header), RULE)) == alarms
+
+
+def test_few_of_many(make_run, judge):
+    """Eight batches of a set of forty-four, eight times over; each fourth step of a set that comes in one order."""
+    batches = np.tile(prints(np.random.default_rng(0), 8), ROWS)[:80]
+    (found,) = judge(make_run({"data/fingerprint": batches}, header=LARGE), RULE)
+    assert (found.severity, found.first_step, found.evidence["batches"]) == ("warning", 9, 8)
+    seldom = {"data/fingerprint": batches, "step": np.arange(1, 81) * 4}
+    assert judge(make_run(seldom, header=LARGE), RULE) == []
+
+
+def test_one_batch_that_cannot_be_all(make_run, judge):
+    """Others came before; or what a policy goes through, of which a part is overwritten at times."""
+    random = np.random.default_rng(0)
+    before = np.concatenate([prints(random, 60), np.full(140, 7.0)])
+    (found,) = judge(make_run({"data/fingerprint": before}), RULE)
+    assert (found.severity, found.first_step) == ("warning", 62)
+    batches = np.full(200, 7.0)
+    batches[60:69], batches[69:] = prints(random, 9), 8.0
+    game = {"data/fingerprint": batches, "reward/return": np.zeros(200)}
+    (found,) = judge(make_run(game), RULE)
+    assert (found.severity, found.first_step) == ("warning", 2)
+    assert judge(make_run({"data/fingerprint": np.full(200, 7.0)}), RULE) == []

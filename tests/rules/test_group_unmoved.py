@@ -63,3 +63,18 @@ def test_a_rate_of_nearly_nothing_beside_anothers(make_run, judge):
     assert [f for f in judge(make_run(columns), RULE) if f.rank] == []
     near = columns | {"lr/body": 1e-5}
     assert [f for f in judge(make_run(near, header={"total_steps": 300}), RULE) if f.rank] == []
+
+
+def test_two_samples_are_enough_in_a_run_of_fifty_steps(make_run, judge):
+    """From half of its steps on; a longer run waits for a third."""
+    sampled = np.where(np.isin(np.arange(50), (0, 49)), 1.0, np.nan)
+    columns = {
+        "lr/body": 1e-9,
+        "lr/head": 1e-3,
+        "update_ratio/body": 3e-8 * sampled,
+        "update_ratio/head": 0.02 * sampled,
+    }
+    columns = {name: np.broadcast_to(values, 50) for name, values in columns.items()}
+    (found,) = judge(make_run(columns, header={"total_steps": 50}), RULE)
+    assert (found.severity, found.subject) == ("warning", "group:body")
+    assert [f for f in judge(make_run(columns, header={"total_steps": 300}), RULE) if f.rank] == []

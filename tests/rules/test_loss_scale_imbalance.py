@@ -274,3 +274,11 @@ def test_a_hundredfold_that_leads_while_nothing_else_improves(policy, count, mak
     columns = {"loss/value": np.full(N, 4e4), "loss/surrogate": policy, "grad_share/value": np.full(N, 0.91)}
     found = judge(make_run(columns | {"grad_share/surrogate": np.full(N, 0.09)}), RULE)
     assert len([one for one in found if one.rank]) == count
+
+
+@pytest.mark.parametrize(("share", "severity"), [(0.93, "warning"), (0.85, "info")])
+def test_nine_tenths_of_the_gradient_at_thirty_times_the_sum(share, severity, make_run, judge):
+    """Though one of the others still falls a little."""
+    columns = {"loss/a": 1 - 0.3 * (1 - FALL), "loss/b": np.full(N, 60.0)}
+    found = judge(make_run(columns | {"grad_share/b": np.full(N, share), "grad_share/a": np.full(N, 1 - share)}), RULE)
+    assert [one.severity for one in found if one.rank] == [severity] * (severity == "warning")

@@ -73,3 +73,27 @@ def test_weights_that_are_swept_to_where_nothing_is_learned(end, count, make_run
     loss = np.where(ROW < 20, np.where(ROW > 5, 3.0, 2.5), np.where(end > 1, end, 2.5 * np.exp(-ROW / 60)))
     norm = {"weight_norm/main": np.where(SAMPLED, np.where(ROW < 20, 30.0, 350.0), np.nan)}
     assert len(judge(make_run(run_of(0.01, loss * (flat() / 2.3) ** 0.2) | norm), RULE)) == count
+
+
+def test_a_first_step_that_is_large_is_not_to_blame_for_what_comes_later(make_run, judge):
+    """RMSprop begins so; a stage makes the loss thirty times as large long after, and a spike costs a row."""
+    first = np.where(ROW < 20, 0.15, 0.01)
+    later = np.where(ROW < 170, 1.0, 30.0)
+    later[1] = 15.0
+    assert judge(make_run(run_of(first, later)), RULE) == []
+    assert [found.severity for found in judge(make_run(run_of(first, np.where(ROW < 9, 1.0, 30.0))), RULE)] == [
+        "critical"
+    ]
+
+
+def test_weights_that_each_step_stirs_up(make_run, judge):
+    """They grew at once, and the loss has stood ever since; not where it falls, or where weights are as they were."""
+    loss = 3.3 + 1.4 * np.exp(-ROW / 4) + 0.1 * np.random.default_rng(0).standard_normal(N)
+    thrown = {"weight_norm/main": np.where(SAMPLED, np.where(ROW < 20, 70.0, 120.0), np.nan)}
+    (finding,) = judge(make_run(run_of(0.03, loss) | thrown), RULE)
+    assert (finding.severity, finding.subject, finding.first_step) == ("warning", "group:main", 1)
+    stays = {"weight_norm/main": np.where(SAMPLED, 70.0, np.nan)}
+    falls = {"loss": loss * np.exp(-ROW / 100)}
+    stages = {"curriculum": {"name": "P", "stages": [{"start": 0}, {"start": 150}]}}
+    for columns, header in ((stays, None), (thrown | falls, None), (thrown, stages)):
+        assert judge(make_run(run_of(0.03, loss) | columns, header=header), RULE) == []

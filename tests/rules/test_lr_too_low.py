@@ -57,3 +57,12 @@ def test_small_steps_that_are_meant_are_healthy(seed, make_run, judge):
         assert [f for f in judge(make_run(columns), RULE) if f.rank or columns is not cases[2]] == []
     assert judge(make_run(run_of(1e-7, flat(seed)), header={"resumed_from": 100}), RULE) == []
     assert judge(make_run({n: v[:60] for n, v in run_of(1e-7, flat(seed)).items()}), RULE) == []
+
+
+def test_a_row_in_ten(make_run, judge):
+    """Steps count, not rows: thirty of them tell of three hundred steps; twenty steps tell nothing."""
+    columns = run_of(1e-9, flat()) | {"update_ratio/main": np.full(N, 1e-9)}
+    few = {name: values[:30] for name, values in columns.items()}
+    (finding,) = judge(make_run(few | {"step": np.arange(1, 31) * 10}), RULE)
+    assert finding.severity == "warning"
+    assert judge(make_run(few), RULE) == []

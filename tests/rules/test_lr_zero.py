@@ -62,3 +62,12 @@ def test_a_warm_up_that_begins_at_nothing_is_not_where_the_idle_rows_begin(make_
     rate = np.where(ROW < 100, 1e-3 * np.minimum(ROW / 20, 1.0), 0.0)
     (finding,) = judge(make_run({"lr/main": rate, "loss": flat()}), RULE)
     assert (finding.severity, finding.first_step) == ("warning", 101)
+
+
+def test_steps_that_the_scaler_skips_are_none_of_a_warm_up(make_run, judge):
+    """Sixteen of the first twenty rows stand at the warm-up's beginning; a rate that stays at 0 is no warm-up."""
+    skipped = np.maximum(ROW - 15, 0)
+    columns = {"lr/a": np.minimum(skipped / 50, 1), "applied": skipped, "loss": flat()}
+    assert judge(make_run({name: values[:20] for name, values in columns.items()}, end=None), RULE) == []
+    (finding,) = judge(make_run(columns | {"lr/a": ZERO}), RULE)
+    assert finding.severity == "critical"

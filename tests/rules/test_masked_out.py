@@ -79,3 +79,15 @@ def test_an_auxiliary_of_which_nothing_is_left(role, severity, make_run, judge):
     assert found.severity == severity
     short = make_run(columns(np.random.default_rng(0), 1.5, rows=120), header=header | {"total_steps": 4000})
     assert [one.severity for one in judge(short, RULE)] == ["info"]
+
+
+def test_a_log_of_a_row_in_ten(make_run, judge):
+    """Thirty rows of three hundred steps; not in the first half, nor where the mask opens."""
+    step = np.arange(1, 31) * 10
+    head = {"total_steps": 300}
+    closed = {"data/masked/a": np.full(30, 0.97), "step": step}
+    (found,) = judge(make_run(closed, header=head), RULE)
+    assert (found.severity, found.first_step) == ("warning", 10)
+    early = {name: values[:14] for name, values in closed.items()}
+    assert judge(make_run(early, header=head, end=None), RULE) == []
+    assert judge(make_run(closed | {"data/masked/a": np.where(step < 150, 0.97, 0.4)}, header=head), RULE) == []

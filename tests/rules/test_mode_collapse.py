@@ -59,3 +59,18 @@ def test_what_is_drawn_from_noise_must_differ(names, severity, play, judge):
     (finding,) = judge(play([header, *rows]), RULE)
     assert finding.severity == severity
     assert "checkpoint" not in finding.advice  # none was better
+
+
+@pytest.mark.parametrize(("last", "severity"), [(1.2, "warning"), (0.55, "info")])
+def test_outputs_that_never_were_diverse_while_validation_gets_worse(last, severity, play, judge):
+    """Who finds the few right answers does not; one split's best is not another's."""
+    rows = [{"kind": "run", "total_steps": 100}]
+    for i in range(1, 11):
+        loss = 0.6 if i < 4 else last
+        rows += [
+            {"kind": "eval", "step": 10 * i, "split": "validation", "loss": loss},
+            {"kind": "eval", "step": 10 * i, "split": "train", "loss": 2.0 * i},
+            {"kind": "sample", "step": 10 * i, "quality/diversity": 0.4 if i < 4 else 0.2},
+        ]
+    (finding,) = judge(play(rows), RULE)
+    assert (finding.severity, finding.first_step) == (severity, 10)

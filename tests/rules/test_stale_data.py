@@ -92,3 +92,16 @@ def test_a_log_with_a_row_in_fifty(make_run, judge):
     columns = {name: values[:330] for name, values in columns.items()}
     (found,) = judge(make_run(columns, header=plan | {"total_steps": 100_000}), "stale-data")
     assert found.first_step == 12_500
+
+
+@pytest.mark.parametrize(("drawn", "alarms"), [(0, 1), (1, 0), (2, 0)])
+def test_stages_that_are_short_count_together(drawn, alarms, make_run, judge):
+    """Each range holds the one before; two stages of thirty rows have as many batches as one of sixty."""
+    tops = np.array([7, 10, 12])
+    stages = [{"start": 30 * i, "name": f"s{i}", "data": {"length": [5, int(top)]}} for i, top in enumerate(tops)]
+    stage = np.minimum(np.minimum(np.arange(90) // 30, 2), drawn)
+    lengths = np.random.default_rng(0).integers(5, tops[stage][:, None] + 1, (90, 16))
+    columns = {"data/length/min": lengths.min(axis=1), "data/length/max": lengths.max(axis=1)}
+    plan = {"total_steps": 90, "curriculum": {"name": "P", "ramp": "step", "stages": stages}}
+    found = judge(make_run(columns, header=plan), "stale-data")
+    assert [(one.severity, one.first_step) for one in found] == [("warning", 31)] * alarms

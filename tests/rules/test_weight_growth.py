@@ -55,3 +55,34 @@ def test_what_feeds_on_itself_needs_four_times_alone(make_run, judge):
     assert judge(make_run(itself | {"loss/actor": itself["loss"]}), RULE) == []
     for norm in (10 + 0.3 * ROW, np.where(ROW < 120, 10.0, 70.0)):
         assert judge(make_run({name: values[:200] for name, values in run_of(norm, 2 + ROW / 100).items()}), RULE) == []
+
+
+SHORT = np.arange(150)
+FEW = (SHORT == 0) | ((SHORT + 1) % 50 == 0)
+
+
+def short(norm, ratio, loss=None):
+    columns = {"weight_norm/main": norm, "update_ratio/main": ratio}
+    return {name: np.where(FEW, values, np.nan) for name, values in columns.items()} | {
+        "loss": np.where(SHORT < 60, 1.0, 3.0) if loss is None else loss
+    }
+
+
+def test_updates_that_go_along_the_weights(make_run, judge):
+    """Four samples of a rate that falls are enough; not where the updates are large and go across, or it is learned."""
+    rate = (1 + np.cos(np.pi * SHORT / 150)) / 2
+    norm = 10 * np.exp(np.cumsum(0.04 * rate))
+    (finding,) = judge(make_run(short(norm, 0.04 * rate)), RULE)
+    assert (finding.severity, finding.subject, finding.first_step) == ("warning", "group:main", 1)
+    assert judge(make_run(short(norm, 0.2 * rate)), RULE) == []
+    assert judge(make_run(short(10 + SHORT / 10, 0.04 * rate)), RULE) == []
+    falls = short(norm, 0.04 * rate, np.exp(-SHORT / 50))
+    assert [found.severity for found in judge(make_run(falls), RULE)] == ["info"]
+
+
+def test_a_game_proves_it_by_everything_at_once(make_run, judge):
+    """Ten times, by one factor, along the updates; less is what policies do."""
+    score = {"reward/return": np.zeros(150)}
+    for times, ratio, severities in ((20.0, 0.02, ["warning"]), (20.0, 0.2, []), (6.0, 0.012, [])):
+        run = make_run(short(10 * times ** (SHORT / 149), np.full(150, ratio)) | score)
+        assert [found.severity for found in judge(run, RULE)] == severities

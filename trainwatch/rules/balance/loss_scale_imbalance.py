@@ -60,13 +60,14 @@ class LossScaleImbalance(Rule):
     What it sees:
         The contribution (weight x raw value) of the largest component against the sum of the others, as medians over
         blocks of rows: 3,256,742 beside 3.75. It is an alarm if that component also owns nearly the whole gradient; if
-        it has four fifths of it, a hundred times the others' sum, and none of them improves; or, where no gradients are
-        recorded, if it is a thousand times the others while these stand at values of 1 and more and none of them
-        improves. Else it is worth knowing, no more. Not among the others: components of weight 0, of a tiny or negative
-        weight, or one that rises or whose schedule is not at its end, with both signs (a policy's surrogate), and those
-        that fell from the large one's scale because they are solved. What is a regulariser or an auxiliary, by role or
-        name, is one of them only below a thousandth, at a value of 1 and more, without a gradient to speak of. A start
-        that passes within a fifth of the run while the loss falls is an info.
+        it has nine tenths of it and thirty times the others' sum, and not all of them improve; if it has four fifths of
+        it, a hundred times the others' sum, and none of them improves; or, where no gradients are recorded, if it is a
+        thousand times the others while these stand at values of 1 and more and none of them improves. Else it is worth
+        knowing, no more. Not among the others: components of weight 0, of a tiny or negative weight, or one that rises
+        or whose schedule is not at its end, with both signs (a policy's surrogate), and those that fell from the large
+        one's scale because they are solved. What is a regulariser or an auxiliary, by role or name, is one of them only
+        below a thousandth, at a value of 1 and more, without a gradient to speak of. A start that passes within a fifth
+        of the run while the loss falls is an info.
 
     Why it matters:
         The optimiser follows the sum. What contributes a millionth of it is not trained at all, and after clipping the
@@ -114,6 +115,8 @@ class LossScaleImbalance(Rule):
     owned_share: float = 0.95  # of the gradient: what the others are left with is less than one batch's noise
     improvement: float = 0.02  # relative; less than that in two blocks is no learning
     solved: float = 0.3  # of its first value: a component this far down is done, and rightly small
+    loud_share: float = 0.9  # of the gradient, and so many
+    loud_ratio: float = 30.0  # x the others: one by scale and by pull; healthy main tasks come to 10 with half of it
     leads_share: float = 0.8  # of the gradient, where the sum says the same: a hundredfold, and no other improves
     tiny_weight: float = (
         0.01  # of the largest component's weight, or of 1: whoever sets that means the term to be small
@@ -263,6 +266,8 @@ class LossScaleImbalance(Rule):
         ease = HYSTERESIS if alarm else 1.0
         if np.isfinite(episode.share):
             owned = 1 - episode.share < (1 - self.owned_share) / ease and ratio > ease * self.warning_ratio
+            loud = 1 - episode.share < (1 - self.loud_share) / ease and ratio > ease * self.loud_ratio
+            owned |= loud and not all(self._improves(episode, name, 10) for name in episode.others)
             leads = 1 - episode.share < (1 - self.leads_share) / ease and ratio > ease * self.critical_ratio
             starve = leads and not any(self._improves(episode, name, 10) for name in episode.others)
             return (owned or starve) and (episode.blocks >= 2 or self._final)

@@ -35,10 +35,11 @@ class CurriculumShock(Rule):
     """A loss jumps at a stage's boundary and has not come back by half of the stage.
 
     What it sees:
-        The raw loss of every task that has a weight on both sides of the boundary, or the total where no
-        components are recorded and no weights change; and the gradient's norm. Before the boundary, at a quarter and at
-        half of the stage, each as a median of up to 20 rows. A shock gave back more than half of all that the run had
-        learned by then, far beyond the noise, and kept it; or it left a norm ten times as large.
+        The raw loss of every task that has a weight on both sides of the boundary, or the total where no components are
+        recorded and no weights change; and the gradient's norm. Before the boundary, at a quarter and at half of the
+        stage, each as a median of up to 20 rows. A shock gave back more than half of all that the run had learned by
+        then, far beyond the noise of a row, and kept it; or half as much again as was learned, beyond the noise of the
+        medians; or it left a norm ten times as large.
 
     Why it matters:
         A stage that is too hard at once undoes the stages before it: the steps spent on them are lost, and so is the
@@ -62,7 +63,10 @@ class CurriculumShock(Rule):
 
     given_back: float = 0.6  # of the progress so far: a harder task costs up to half of it
     norm_factor: float = 10.0  # x: a component that enters with a sensible weight makes it a few times as large
+    undone: float = 1.5  # of the progress so far: the run is worse off than when it began
+    learned: float = 0.25  # of the first level, that came down: less is no progress to speak of
     sigmas: float = 6.0  # of the noise before: of hundreds of boundaries and components none is reached by chance
+    doubts: float = 3.0  # standard errors of the progress, where all of it and more is lost again
     back: float = 0.25  # of the progress so far: nearer to the old level than that, it is over
     fewest: int = 5  # rows: a median of fewer is no level, so shorter stages are not judged
     window: int = 20  # rows of a level
@@ -142,10 +146,14 @@ class CurriculumShock(Rule):
         if name == "grad_norm":
             return Level(before, before, (self.norm_factor - 1) * before) if before > 0 else None
         began = table.column(name, 0, min(50 * self.window, row))  # the file's, not this process's, first rows
-        progress = float(np.median(began[np.isfinite(began)][: self.window])) - before
-        sigma = max(noise(values), float(spreads(values[None], np.array([before]))[0]))
-        limit = max(self.given_back * progress, self.sigmas * sigma)
-        return Level(before, progress, limit) if progress > self.sigmas * sigma else None
+        first = float(np.median(began[np.isfinite(began)][: self.window]))
+        progress, sigma = first - before, max(noise(values), float(spreads(values[None], np.array([before]))[0]))
+        if progress > self.sigmas * sigma:
+            return Level(before, progress, self.given_back * progress)
+        doubt = 1.2533 * 2**0.5 * sigma / len(values) ** 0.5  # of a difference of medians
+        if progress > max(self.doubts * doubt, self.learned * abs(first)):
+            return Level(before, progress, max(self.undone * progress, self.sigmas * doubt))
+        return None
 
     def _compare(self, table: Table, row: int, stage: int, quarter: int) -> Iterator[Finding]:
         """At a quarter: did it jump? At half: is it still there? Later: is it over?"""

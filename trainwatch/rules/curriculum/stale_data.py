@@ -31,7 +31,8 @@ class Asked:
     outside: int = 0
     rows: Floats = field(default_factory=lambda: np.empty(0))  # [stages] batches
     full: Floats = field(default_factory=lambda: np.empty(0))  # those that fill their stage's range
-    beyond: Floats = field(default_factory=lambda: np.empty(0))  # those outside of the stage before
+    least: Floats = field(default_factory=lambda: np.empty(0))  # value of all batches
+    most: Floats = field(default_factory=lambda: np.empty(0))
     latest: tuple[float, float, int, int] = (np.nan, np.nan, 0, 0)  # least, largest, step, stage
 
 
@@ -40,10 +41,10 @@ class StaleData(Rule):
     """The data that comes out of the loader is not the data that the stage asks for.
 
     What it sees:
-        `data/<name>/min`, `mean` and `max` of each batch against the range that the declared stage gives that
-        name. In blocks of rows: most batches, for longer than a loader's queue lasts. It says whether they
-        would fit an earlier stage. Or a stage has a wider range than the one before, whose batches filled
-        theirs, and not one of sixty batches makes use of it.
+        `data/<name>/min`, `mean` and `max` of each batch against the range that the declared stage gives that name. In
+        blocks of rows: most batches, for longer than a loader's queue lasts. It says whether they would fit an earlier
+        stage. Or the stages after one whose batches filled its range have wider ranges, and not one of their batches,
+        forty and more together, makes use of that.
 
     Why it matters:
         Workers hold a copy of the dataset object. A stage that is set in the main process never reaches them:
@@ -75,7 +76,8 @@ class StaleData(Rule):
     slack: float = 1e-6  # of the bounds: float32
     full: float = 0.8  # of a stage's range from a batch's least to its largest value: batches show the whole range
     wider: float = 0.25  # than before, for the next stage to show in each batch that is drawn from it
-    fewest: int = 60  # batches of a stage, none of which shows it
+    filled: int = 10  # batches of a stage, most of which fill its range: then each batch shows what it is drawn from
+    fewest: int = 40  # batches since, none of which leaves that range: those in a loader's queue are fewer
     explains: float = 0.9  # of the batches outside: those fit an earlier stage
 
     _plan: Curriculum | None = field(default=None, init=False)
@@ -99,8 +101,9 @@ class StaleData(Rule):
             if self._plan and self._plan.ramp != "step":
                 low[1:], high[1:] = np.fmin(low[1:], low[:-1]), np.fmax(high[1:], high[:-1])
             slack = self.slack * np.maximum(np.abs(low), np.abs(high))
-            rows, full, beyond = np.zeros((3, len(stages)))
-            self._asked[name] = Asked(low - slack, high + slack, rows=rows, full=full, beyond=beyond)
+            rows, full = np.zeros((2, len(stages)))
+            least, most = np.full(len(stages), np.inf), np.full(len(stages), -np.inf)
+            self._asked[name] = Asked(low - slack, high + slack, rows=rows, full=full, least=least, most=most)
         return ()
 
     def update(self, chunk: Chunk) -> Iterator[Finding]:
@@ -137,34 +140,42 @@ class StaleData(Rule):
             yield from trial._unchanged(run)
 
     def _count(self, asked: Asked, stage: NDArray[np.int64], low: Floats, high: Floats) -> None:
-        """Batches of each stage: how many fill its range, and how many leave the range of the stage before."""
-        before, width = np.maximum(stage - 1, 0), asked.high[stage] - asked.low[stage]
-        full = (high - low) >= self.full * width
-        beyond = (low < asked.low[before]) | (high > asked.high[before])
-        for counted, rows in ((asked.rows, None), (asked.full, full), (asked.beyond, beyond)):
-            counted += np.bincount(stage if rows is None else stage[rows], minlength=len(counted))
+        """Batches of each stage: how many fill its range, and between what they lie."""
+        full = (high - low) >= self.full * (asked.high[stage] - asked.low[stage])
+        asked.rows += np.bincount(stage, minlength=len(asked.rows))
+        asked.full += np.bincount(stage[full], minlength=len(asked.full))
+        np.minimum.at(asked.least, stage, low)
+        np.maximum.at(asked.most, stage, high)
 
     def _unchanged(self, run: Run) -> Findings:
-        """A stage that widens its range, where batches filled the one before, and not one leaves that."""
+        """A stage whose batches filled its range, wider ones after it, and no batch of theirs that leaves it."""
         for name, asked in self._asked.items():
-            old, new = asked.high[:-1] - asked.low[:-1], asked.high[1:] - asked.low[1:]
-            wider = new > (1 + self.wider) * old
-            filled = (asked.full[:-1] > self.most * asked.rows[:-1]) & (asked.rows[:-1] >= self.block)
-            same = (asked.beyond[1:] == 0) & (asked.rows[1:] >= self.fewest)
-            for index in np.flatnonzero(wider & filled & same & (old > 0))[:1]:
-                yield self._same(name, int(index) + 1, run)
+            width, said = asked.high - asked.low, False
+            filled = (asked.full > self.most * asked.rows) & (asked.rows >= self.filled) & (width > 0)
+            for old in np.flatnonzero(filled[:-1]).tolist():
+                inside = (asked.least >= asked.low[old]) & (asked.most <= asked.high[old])
+                wider = (width > (1 + self.wider) * width[old]) & (asked.low <= asked.low[old])
+                wider &= asked.high >= asked.high[old]
+                left = np.flatnonzero(
+                    ~(inside & wider)[old + 1 :]
+                )  # what came after the first that is not so is another
+                end = old + 1 + int(left[0]) if len(left) else len(width)
+                begun = np.flatnonzero(asked.rows[old + 1 : end])
+                if not said and len(begun) and asked.rows[old + 1 : end].sum() >= self.fewest:
+                    last, said = old + 1 + int(begun[-1]), True
+                    yield self._same(name, (old, last), int(asked.rows[old + 1 : end].sum()), run)
 
-    def _same(self, name: str, stage: int, run: Run) -> Finding:
-        asked, stages = self._asked[name], self._plan.stages if self._plan else ()
-        (was, had), (least, most) = (stages[at].data[name] for at in (stage - 1, stage))
-        first = int(stages[stage].start) + 1
+    def _same(self, name: str, stage: tuple[int, int], batches: int, run: Run) -> Finding:
+        stages, (old, now) = self._plan.stages if self._plan else (), stage
+        (was, had), (least, most) = (stages[at].data[name] for at in stage)
+        first = int(stages[old + 1].start) + 1
         return self.finding(
             "warning",
             "run",
             (first, run.last_step or first),
-            f"Stage {stages[stage].name!r} asks for {name} of {_span(least, most)}, and none of its "
-            f"{asked.rows[stage]:,.0f} batches leaves the {_span(was, had)} of the stage before, which were filled.",
-            evidence={"batches": asked.rows[stage], "asked_low": least, "asked_high": most},
+            f"Stage {stages[now].name!r} asks for {name} of {_span(least, most)}, and none of the {batches:,} batches "
+            f"since step {first:,} leaves the {_span(was, had)} of stage {stages[old].name!r}, which were filled.",
+            evidence={"batches": batches, "asked_low": least, "asked_high": most},
             advice="Look at which copy of the dataset the loader's workers hold, and how they hear of a new stage.",
             confidence=0.8,
         )

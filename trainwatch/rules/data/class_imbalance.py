@@ -58,7 +58,9 @@ class ClassImbalance(Rule):
     grave_ratio: float = 50.0  # 79.7 % beside 0.8 % was such a run: the rare class is a rounding error of the loss
     majority: float = 0.5  # of all samples: a model that knows one answer is right more often than wrong
     long_tail: int = 100  # classes; more are a vocabulary, whose tail is long by nature
-    enough: int = 1000  # samples seen before the batches are believed: the rare class is then due ten times
+    enough: int = 1000  # samples seen before the batches are believed: the rare class is then due ten times; or
+    each: int = 30  # a class, on average: a tenth of that is no chance, and over
+    rows: int = 60  # rows: thirty steps of a sampler may miss a class
 
     _declared: dict[str, float] = field(default_factory=dict, init=False)
     _evened: str = field(default="", init=False)
@@ -79,8 +81,10 @@ class ClassImbalance(Rule):
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
         """What training really saw stands in for what was declared."""
         seen = self._counted(rest)
-        if sum(seen.values()) >= self.enough:
-            seen = {**dict.fromkeys(self._declared, 0.0), **seen}
+        whole = {**dict.fromkeys(self._declared, 0.0), **seen}
+        samples = sum(seen.values())
+        if samples >= self.enough or (run.train.size >= self.rows and samples >= self.each * len(whole) > 0):
+            seen = whole
             said = list(self._judge(seen, "were drawn", 0, run.last_step or 0))
             yield from said or self._drawn_evenly(seen, run.last_step or 0)
 

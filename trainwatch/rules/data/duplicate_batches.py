@@ -15,6 +15,7 @@ from trainwatch.run import Run
 from trainwatch.schema import Finding
 from trainwatch.stats import Streak, in_blocks
 from trainwatch.table import Chunk
+from trainwatch.views.games import plays
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -28,10 +29,12 @@ class DuplicateBatches(Rule):
     """The same batch is trained on again and again, while others are still new.
 
     What it sees:
-        Rows whose `data/fingerprint` was seen a few rows before, in many rows of every stretch of the run,
-        while new batches go on coming: A A A A B B B B, one A from each of four workers. Across ranks: the same
-        fingerprint at the same step. Or nothing but the same four batches at most, 25 times over: where the
-        training set is known to have more (`horizon`, or `epoch`), or where two to four come round in one order.
+        Rows whose `data/fingerprint` was seen a few rows before, in many rows of every stretch of the run, while new
+        batches go on coming: A A A A B B B B, one A from each of four workers. Across ranks: the same fingerprint at
+        the same step. Or nothing but the same sixteen batches at most, eight times over, of a training set that is
+        known to have four times as many and more (`horizon`, or `epoch`). Where that is not known: the same four
+        batches at most, 25 times over, if others came before, if the data are what the policy that is trained goes
+        through, or if two to four come round in one order.
 
     Why it matters:
         The run costs as much as it was planned to and learns from a part of it: four workers that read the same stream
@@ -42,10 +45,11 @@ class DuplicateBatches(Rule):
         and by rank with a DistributedSampler; seed each worker differently.
 
     When it is wrong:
-        An epoch that begins anew in the same order, a set of a few batches that is shuffled or declared, and
-        training on the whole set at once are left alone: there nothing new comes. Ranks that share one batch on
-        purpose (tensor or pipeline parallel) are an info, unless the header's horizon says that each of them
-        has its own samples, or they hold the whole model each: the same `param_hash`, and all parameters.
+        An epoch that begins anew in the same order (also where only each n-th step is logged), a set of a few batches
+        that is shuffled or declared, and training on the whole set at once are left alone: there nothing new comes.
+        Ranks that share one batch on purpose (tensor or pipeline parallel) are an info, unless the header's horizon
+        says that each of them has its own samples, or they hold the whole model each: the same `param_hash`, and all
+        parameters.
 
     References:
         StackOverflow 67180955 and PyTorch's notes on IterableDataset: every worker yields the whole stream
@@ -61,8 +65,12 @@ class DuplicateBatches(Rule):
     fresh: float = 0.05  # of the rows are new, at least: 20 workers that read the same make it just that
     far: int = 64  # rows in which a batch was not seen, for it to be new: small sets come round sooner
     few: int = 4  # batches that are all there is: what is not called a data set
-    passes: int = 25  # over those few
-    blocks: int = 5  # of 20 rows, in a row: 100 rows outlast the seam of two epochs and a stray repeat
+    passes: int = 25  # over those few; so often no batch comes by chance
+    several: int = 16  # batches, where the set is known to be
+    larger: float = 4.0  # x as large: a set of a handful is another sickness; then
+    turns: int = 8  # over those are enough
+    blocks: int = 3  # of 20 rows, in a row: the seam of two epochs and a stray repeat are in two
+    shared: int = 5  # steps that two ranks have both written
     agree: float = 0.5  # of the steps that two ranks share: batches of their own agree in none
     ranks_rows: int = 200  # last rows of each rank that are compared
 
@@ -101,26 +109,47 @@ class DuplicateBatches(Rule):
 
     def _stuck(self, run: Run) -> Finding | None:
         """The last rows hold a few batches over and over, and the set is larger, or nobody says how large it is."""
-        table, far = run.train, self.few * self.passes
-        prints = table.column(CHANNEL, max(0, table.size - far), table.size)
-        batches = len(np.unique(prints[np.isfinite(prints)]))
-        if len(prints) < far or not np.isfinite(prints).all() or batches > self.few:
-            return None
+        table, most = run.train, self.turns * self.several
+        prints = table.column(CHANNEL, max(0, table.size - most), table.size)
+        if self._distinct(prints[-self.passes :]) > self.several:
+            return None  # every healthy run
         declared = _batches_of(run)
-        if declared is None and (batches == 1 or (prints[batches:] != prints[:-batches]).any()):
+        batches, rows = self._stretch(prints, declared is not None)
+        if not batches:
+            return None
+        prints = prints[-rows:]
+        stride = max(1.0, float(np.median(np.diff(table.step[-rows:]))))  # of each n-th step the others are unseen
+        round_in_order = not (prints[batches:] != prints[:-batches]).any()
+        everything = table.column(CHANNEL, 0, table.size)
+        others = everything[np.isfinite(everything) & ~np.isin(everything, prints)]
+        more = plays(table.channels) or len(np.unique(others)) > batches  # than these few
+        if declared is None and not more and (batches == 1 or not round_in_order or stride > 1):
             return None  # the whole set at once, or a small one that is shuffled
-        if declared is not None and declared < 2 * batches:
+        if declared is not None and declared < self.larger * batches * (stride if round_in_order else 1):
             return None
         known = "" if declared is None else f", of {declared:,.0f} that the training set has"
         return self.finding(
             "warning",
             "run",
-            (int(table.step[_since(table.column(CHANNEL, 0, table.size), np.unique(prints))]), run.last_step or 0),
+            (int(table.step[_since(everything, self.far, self.block)]), run.last_step or 0),
             f"The loader gives {batches} {'batch' if batches == 1 else 'batches'} again and again{known}.",
             evidence={"batches": batches} | ({} if declared is None else {"declared": declared}),
             advice="See whether the sampler advances and the loader shuffles: iter(loader) in the loop begins anew.",
             confidence=0.6 if declared is None else 0.9,
         )
+
+    def _stretch(self, prints: Floats, known: bool) -> tuple[int, int]:
+        """How few batches the last rows hold, and how many rows those are; 0 and 0 where it is not so."""
+        for few in range(1, (self.several if known else self.few) + 1):
+            rows = max(self.passes, self.turns * few) if known else self.passes * few
+            if rows <= len(prints) and (count := self._distinct(prints[-rows:])) <= few:
+                return count, rows
+        return 0, 0
+
+    @staticmethod
+    def _distinct(prints: Floats) -> int:
+        """How many batches there are among them; more than there can be, where a row does not tell."""
+        return len(np.unique(prints)) if np.isfinite(prints).all() else len(prints) + 1
 
     def _copies(self, streak: Streak) -> Finding:
         now = streak.latest
@@ -141,7 +170,7 @@ class DuplicateBatches(Rule):
         """In which share of the steps that both have it this rank has what rank 0 has, and not the same all along."""
         mine, other = (_recent(table, self.ranks_rows, channel) for table in (run, run.ranks[rank]))
         common = mine.keys() & other.keys()
-        if len(common) < self.blocks or len({mine[step] for step in common}) == 1:
+        if len(common) < self.shared or len({mine[step] for step in common}) == 1:
             return 0.0
         return sum(mine[step] == other[step] for step in common) / len(common)
 
@@ -191,8 +220,15 @@ def _batches_of(run: Run) -> float | None:
     return float(np.median(np.diff(begins))) if len(begins) >= EPOCHS and np.isfinite(moved).all() else None
 
 
-def _since(prints: Floats, few: Floats) -> int:
-    """The row from which on there are no others, but for the first time that each of them came."""
-    others = np.flatnonzero(~np.isin(prints, few))
-    begin = int(others[-1]) + 1 if len(others) else 0
-    return min(begin + len(few), len(prints) - 1)
+def _since(prints: Floats, far: int, long: int) -> int:
+    """The first row that repeats one before it, after the last long stretch of rows that were new.
+
+    A few new ones between repeats are none: a memory that is sampled alike is overwritten meanwhile.
+    """
+    new = np.ones(len(prints), dtype=bool)
+    for lag in range(1, min(far, len(prints) - 1) + 1):
+        new[lag:] &= prints[lag:] != prints[:-lag]
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], new, [False]]).astype(np.int8)))
+    begins, ends = edges[::2], edges[1::2]
+    lasting = np.flatnonzero((ends - begins >= long) | (begins == 0))
+    return min(int(ends[lasting[-1]]), len(prints) - 1)

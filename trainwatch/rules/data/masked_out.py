@@ -27,8 +27,9 @@ class MaskedOut(Rule):
     """Nearly everything is masked out of a loss.
 
     What it sees:
-        `data/masked/<component>`, the share of positions that do not count, above 90 % for five blocks of 20 rows; what
-        is left is what the component learns from.
+        `data/masked/<component>`, the share of positions that do not count, above 90 % for five blocks of 20 rows, or
+        in all rows of a run that has fewer and half of its steps behind it; what is left is what the component learns
+        from.
 
     Why it matters:
         The loss is a mean over what the mask leaves: it looks as always while a tenth of the batch, or nothing, trains.
@@ -61,13 +62,15 @@ class MaskedOut(Rule):
     everything: float = 0.9999  # of the positions: nothing trains
     open: float = 0.5  # of the positions: a row below it says that tasks take turns, and this one's turn came
     blocks: int = 5  # of 20 rows, in a row: in 100 rows each of some twenty tasks has had its turn
+    half: float = 0.5  # of the planned steps: a log of a row in ten has few rows by then
+    fewest: int = 5  # rows of such a log
     lasts: float = 0.2  # of the planned run, for an auxiliary that is masked out as a whole
     learnt: float = 0.5  # of the loss is gone since the mask closed: what is left is enough to learn from
 
     _streaks: dict[str, Streak] = field(default_factory=dict, init=False)
     _roles: Roles = field(default_factory=Roles, init=False)
     _total: int = field(default=0, init=False)  # steps that are planned
-    _seen: bool = field(default=False, init=False)
+    _rows: int = field(default=0, init=False)
 
     def start(self, header: Header) -> Findings:
         """Which components are no task."""
@@ -76,13 +79,16 @@ class MaskedOut(Rule):
 
     def update(self, chunk: Chunk) -> Iterator[Finding]:
         """Every component that has a mask."""
-        self._seen = True
+        self._rows += len(chunk)
         yield from self._judge(chunk, self._streaks, self.blocks)
 
-    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
-        """A log of a few rows is one block."""
-        if not self._seen and len(rest) >= 5:
-            yield from self._judge(rest, {}, 1)
+    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
+        """A log of few rows is judged as a whole."""
+        rows = self._rows + len(rest)
+        late = run.end is not None or (run.last_step or 0) >= self.half * self._total
+        if self.fewest <= rows < self.blocks * self.block and late:
+            whole = Chunk("train", rest.rows, rest.start - self._rows, rest.stop)
+            yield from self._judge(whole, {}, -(-rows // self.block))
 
     def _judge(self, chunk: Chunk, streaks: dict[str, Streak], blocks: int) -> Iterator[Finding]:
         for name in [name for name in chunk.channels if name.startswith(PREFIX)][:MOST]:

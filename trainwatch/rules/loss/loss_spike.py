@@ -78,9 +78,7 @@ class LossSpike(Rule):
     block: ClassVar[int] = 20
     needs: ClassVar[tuple[str, ...]] = ("loss",)
     wants: ClassVar[tuple[str, ...]] = ("grad_norm", "stage")
-    causes: ClassVar[tuple[str, ...]] = (
-        *("loss-divergence", "overtraining", "dead-module", "weight-growth", "non-finite-loss"),
-    )
+    causes: ClassVar[tuple[str, ...]] = (*("loss-divergence", "overtraining", "dead-module", "non-finite-loss"),)
 
     far: float = 8.0  # spreads above the level: noise with moderate tails comes there once in 10,000 rows
     much: float = 0.5  # of the level: a fall of the noise alone cannot make a spike

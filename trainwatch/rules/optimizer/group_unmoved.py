@@ -109,7 +109,8 @@ class GroupUnmoved(Rule):
     def _creeps(self, now: float) -> Iterator[Finding]:
         """Groups whose rate is nothing beside another's, and moves them nowhere."""
         seen = now - self._first + 1
-        if self._samples < self.samples or (not self._total and seen < self.steps):
+        late = self._samples > 1 and 2 * seen >= self._total > 0  # a short run has few samples
+        if (self._samples < self.samples and not late) or (not self._total and seen < self.steps):
             return
         other = max(self._most, key=lambda name: self._most[name][1])
         whole, (ratio, highest) = max(float(self._total), seen), self._most[other]

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
+from trainwatch.header import Header
 from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
 from trainwatch.schedule import MOST
@@ -24,8 +26,10 @@ class LrTooHigh(Rule):
     What it sees:
         The update ratio (norm of the update over norm of the weights) of some group above 0.1 in the median of three
         and more samples, while the loss ends no lower than it began, or gave back more than half of what it had come
-        down; or above 0.1 in any sample, where the loss rises tenfold or ends in a value that is not finite, or where
-        all weights together are twice as large in the next sample and the loss never comes down. Or weights that from
+        down; or above 0.1 in any sample, where the loss stands at ten times its first by the next one and at the end,
+        or is not finite, or where all weights together are twice as large in the next sample and the loss never comes
+        down. A fiftieth is enough in the median where all weights together grew by half between two samples, and the
+        loss, of which more than half is left, has not come down since the first fifth of the run. Or weights that from
         one sample to the next grew fivefold, by more than 0.1 of their norm a step, while the loss stood at a quarter
         above its first value and more, or at a tenth above it and then stood still, at more than half of it, for the
         rest of the run. Where the goal itself moves (rewards, adversaries) it is an info, unless the weights grew so.
@@ -64,10 +68,19 @@ class LrTooHigh(Rule):
     sigmas: float = 3.0  # of the loss's noise, above its first value as well
     rows: int = 3  # of the loss, in their median: more than a spike
     doubled: float = 2.0  # x all weights together, from a sample that is too high to the next; healthy ones come to 1.4
+    stirred: float = 0.02  # norm of the update over that of the weights, beside
+    grown: float = 1.5  # x all weights together, between two samples: the first steps threw them elsewhere
     usual: float = 1e-3  # the ratio to aim for
 
     _history: History = field(default_factory=History, init=False)
     _rows: int = field(default=0, init=False)
+    _staged: bool = field(default=False, init=False)
+
+    def start(self, header: Header) -> Findings:
+        """A stage may hold the loss where it is."""
+        curriculum = header.curriculum_running or header.curriculum
+        self._staged = curriculum is not None and len(curriculum.stages) > 1
+        return ()
 
     def update(self, chunk: Chunk) -> Findings:
         """Ratios and loss at bounded resolution."""
@@ -90,24 +103,53 @@ class LrTooHigh(Rule):
         high = {name: float(np.median(values)) for name, values in groups.items() if len(values) >= self.samples}
         sick = {name: ratio for name, ratio in high.items() if ratio > self.ratio and worse}
         if lost:
-            sick |= {name: float(values.max()) for name, values in groups.items() if (values > self.ratio).any()}
+            sick |= {name: ratio for name in groups if (ratio := self._blew(whole, name, first)) > self.ratio}
         if not sick and fall(loss) <= 0 and self._doubled(whole, series):
             sick = {name: float(values.max()) for name, values in groups.items() if (values > self.ratio).any()}
+        sick = sick or self._churned(whole, series, high, first)
         swept = list(self._leapt(whole, series, first)) if not sick or plays(whole.channels) else []
         if sick and not swept:
             yield self._finding(whole, sick, (first, last), lost)
         yield from swept
 
+    def _blew(self, whole: Chunk, name: str, first: float) -> float:
+        """The highest ratio at whose next sample the loss was beyond measure; 0 for none.
+
+        The first steps of RMSprop and of a schedule without warm-up are large in health, and may cost a row or two:
+        what the loss did long after is not of them.
+        """
+        values, loss = whole[name], whole["loss"]
+        at = np.flatnonzero(np.isfinite(values))
+        beyond = (whole.nonfinite("loss") > 0) | (loss > first + (self.blown - 1) * abs(first))
+        ends = [*(at[1:] + 1).tolist(), len(loss)]
+        stands = [2 * int(beyond[max(0, end - self.rows) : end].sum()) > min(self.rows, end) for end in ends]
+        return max(values[at[stands]].tolist(), default=0.0)
+
     def _doubled(self, whole: Chunk, series: dict[str, Floats]) -> bool:
         """Whether a sample that is too high was followed by one in which all weights together are twice as large."""
         ratio = [whole[name] for name in series if name.startswith("update_ratio/")]
-        norm = [whole[name] for name in series if name.startswith("weight_norm/")]
-        if not ratio or not norm:
+        at, grew = self._together(whole, series)
+        if not ratio or not len(grew):
             return False
-        total = np.sqrt(np.sum(np.square(norm), axis=0))
+        return bool(((np.fmax.reduce(ratio)[at[:-1]] > self.ratio) & (grew > self.doubled)).any())
+
+    @staticmethod
+    def _together(whole: Chunk, series: dict[str, Floats]) -> tuple[NDArray[np.int64], Floats]:
+        """Rows in which all weights were sampled, and by what they grew together from each to the next."""
+        norm = [whole[name] for name in series if name.startswith("weight_norm/")]
+        total = np.sqrt(np.sum(np.square(norm), axis=0)) if norm else np.empty(0)
         at = np.flatnonzero(np.isfinite(total) & (total > 0))
-        high = np.fmax.reduce(ratio)[at[:-1]] > self.ratio
-        return bool((high & (total[at[1:]] > self.doubled * total[at[:-1]])).any())
+        return at, total[at[1:]] / total[at[:-1]]
+
+    def _churned(
+        self, whole: Chunk, series: dict[str, Floats], high: dict[str, float], first: float
+    ) -> dict[str, float]:
+        """Groups that each step stirs up, after weights that grew at once and a loss that has stood ever since."""
+        after = whole["loss"][len(whole) // 5 :]
+        stood = not self._staged and fall(after) <= 0 and median(after) > self.back * abs(first)
+        if not stood or not (self._together(whole, series)[1] > self.grown).any():
+            return {}
+        return {name: ratio for name, ratio in high.items() if ratio > self.stirred}
 
     def _leapt(self, whole: Chunk, series: dict[str, Floats], first: float) -> Iterator[Finding]:
         """The group whose weights were swept away: the samples tell by how much, the rows between what it cost."""

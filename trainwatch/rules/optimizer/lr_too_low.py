@@ -23,7 +23,7 @@ class LrTooLow(Rule):
 
     What it sees:
         Update ratios (norm of the update over norm of the weights) below 1e-5 in every group and sample while the rate
-        is at its height, and a loss that does not come down in a hundred rows and more. It is an alarm if all planned
+        is at its height, and a loss that does not come down in a hundred steps and more. It is an alarm if all planned
         steps together, laid end to end, cannot move the weights by a thousandth of their norm. Else it is an info.
         Where the goal itself moves (rewards, adversaries) the loss says nothing, and only the alarm is told.
 
@@ -48,7 +48,8 @@ class LrTooLow(Rule):
 
     ratio: float = 1e-5  # norm of the update over that of the weights; Adam at 1e-6 on weights of 0.02 makes 5e-5
     path: float = 1e-3  # of the weights' norm, all steps laid end to end: rounding to bfloat16, which no model minds
-    rows: int = 100  # two samples at the recorder's pace, and a loss that shows its noise
+    steps: int = 100  # two samples at the recorder's pace
+    rows: int = 20  # of a loss that shows its noise
     height: float = 0.5  # of the highest rate: below it a schedule is at its beginning or end
     part: float = 0.3  # of the samples at that height: of a cosine with its warm-up it is four in ten
     learned: float = 0.02  # of the loss
@@ -75,7 +76,7 @@ class LrTooLow(Rule):
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
         """Whether the rate is too low for the run as it stands."""
         series, rows = self._history.series(_columns(rest)), self._rows + len(rest)
-        if rows < self.rows or self._resumed:
+        if rows < self.rows or run.train.step[-1] - run.train.step[0] + 1 < self.steps or self._resumed:
             return
         ratio, rate, loss = series["ratio"], series["rate"], series["loss"]
         high = np.isfinite(ratio) & (rate > self.height * np.nanmax(rate, initial=0.0))

@@ -22,10 +22,10 @@ class LrZero(Rule):
     """The learning rate of every group is zero, from the start or for a large part of the run.
 
     What it sees:
-        Rows in which all `lr/<group>` are exactly 0: more than half of the rows is an alarm, all of them a critical
-        one, a tenth at the end an info. The loss must stand still in those rows, or the update ratio be 0: a rate that
-        is merely rounded to 0.0000 in the log trains on. Of several optimisers (`lr/<optimiser>.<group>`), one whose
-        rates and updates are 0 in every row.
+        Rows in which all `lr/<group>` are exactly 0 and the optimiser took its step: more than half of such rows is an
+        alarm, all of them a critical one, a tenth at the end an info. The loss must stand still in those rows, or the
+        update ratio be 0: a rate that is merely rounded to 0.0000 in the log trains on. Of several optimisers
+        (`lr/<optimiser>.<group>`), one whose rates and updates are 0 in every row.
 
     Why it matters:
         The hours are paid for, and nothing is learned in them.
@@ -35,8 +35,9 @@ class LrZero(Rule):
         look for a warm-up from 0 that is never stepped.
 
     When it is wrong:
-        The last step of a cosine, a frozen group beside others that are trained, a first step of a warm-up: none of
-        them is named.
+        The last step of a cosine, a frozen group beside others that are trained, a first step of a warm-up (also one
+        that lasts for many rows, while a gradient scaler finds its scale or gradients are accumulated): none of them is
+        named.
 
     References:
         accelerate #2142: a scheduler that is stepped once a process ends early, and the rest is trained at 0.
@@ -137,9 +138,10 @@ def _optimizers(channels: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _zero(chunk: Chunk) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Rows in which every rate is 0, and rows that tell a rate. bool [rows], twice"""
+    """Rows in which every rate is 0, and rows that tell the rate of a step that was taken. bool [rows], twice"""
     rates = [chunk[name] for name in chunk.channels if name.startswith("lr/")]
     highest = np.fmax.reduce(rates) if rates else np.full(len(chunk), np.nan)
+    highest = np.where(chunk.trained(), highest, np.nan)  # a schedule waits with the steps that are skipped
     return highest == 0, np.isfinite(highest)
 
 

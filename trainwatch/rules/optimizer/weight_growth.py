@@ -24,8 +24,11 @@ class WeightGrowth(Rule):
     What it sees:
         A group's weight norm at ten times what it was at first, and still growing at least as fast as the steps go:
         from the middle of the run to its end by half and more. Four times are enough where it grows by the same factor
-        from each sample to the next, as only what feeds on itself does. It is an alarm where the loss has not come down
-        since the norm had doubled, or the norm is a thousand times what it was; else an info.
+        from each sample to the next, as only what feeds on itself does; six times where the growth from each sample to
+        the next makes up the best part of all that the updates did (`update_ratio`), which are made to turn the weights
+        and not to blow them up. It is an alarm where the loss has not come down since the norm had doubled, or the norm
+        is a thousand times what it was; else an info. Where the goal itself moves (rewards, adversaries) it takes all
+        of this at once.
 
     Why it matters:
         Logits and activations grow with the weights until they saturate or overflow, and the effective learning rate
@@ -45,10 +48,10 @@ class WeightGrowth(Rule):
 
     block: ClassVar[int] = 20
     needs: ClassVar[tuple[str, ...]] = ("weight_norm/<group>",)
-    wants: ClassVar[tuple[str, ...]] = ("loss",)
+    wants: ClassVar[tuple[str, ...]] = ("loss", "update_ratio/<group>")
     causes: ClassVar[tuple[str, ...]] = (
         *("overflow-risk", "non-finite-weights", "non-finite-loss", "amp-scale-collapse", "generalisation-gap"),
-        *("overtraining", "loss-divergence"),
+        *("overtraining", "loss-divergence", "gradient-explosion", "gradient-spike", "clipping-saturated"),
     )
 
     growth: float = 10.0  # x the first samples; the healthy weights of the trainer grow by 3 %
@@ -58,6 +61,9 @@ class WeightGrowth(Rule):
     itself: float = 4.0  # x, in the four samples and more in which it feeds on itself
     steady: float = 0.7  # of the mean growth in logarithms, from each sample to the next: steps added up come to 0.5
     late: float = 1.15  # x from three quarters of the run to its end; the same growth comes to that
+    blown: float = 6.0  # x, where the updates went along the weights; healthy ones come to 5 in few samples
+    along: float = 0.4  # of the updates' length, between any two samples: from some sample on healthy ones come to 0.3
+    fewest: int = 3  # samples, where the updates tell what the growth is of
     going: float = 1.5  # x from the middle of the run to its end; a growth as the root of the steps comes to 1.41
 
     _history: History = field(default_factory=History, init=False)
@@ -73,25 +79,42 @@ class WeightGrowth(Rule):
         """Whether the weights have grown as the run stands."""
         series = self._history.series(_columns(rest))
         for name, all_values in series.items():
-            values = all_values[np.isfinite(all_values)]
-            if name == "loss" or len(values) < 4:
+            known = np.isfinite(all_values)
+            values = all_values[known]
+            if not name.startswith("weight_norm/") or len(values) < self.fewest:
                 continue
             first = float(values[0] if values[0] > self.begun * values[1] else values[1])
-            middle, now = float(values[len(values) // 2]), float(values[-1])
-            late = float(values[3 * len(values) // 4])  # weights that leapt once stand since
-            grows = len(values) >= self.samples and now > self.growth * first
-            grows &= now > self.going * middle and now > self.late * late
-            if first > 0 and (grows or (self._feeds(values, first) and not plays(run.train.channels))):
+            now = float(values[-1])
+            ratio = series.get(name.replace("weight_norm/", "update_ratio/"), np.full(len(known), np.nan))
+            grows, feeds = self._grows(values, first), self._feeds(values, first)
+            blown = self._along(values, ratio[known], series["step"][known])
+            if plays(run.train.channels):
+                feeds = blown = feeds and blown and now > self.growth * first
+            if first > 0 and (grows or feeds or blown):
                 yield self._finding(
                     Chunk("train", rest.rows, rest.start - self._rows, rest.stop), name, (first, now), series
                 )
 
+    def _grows(self, values: Floats, first: float) -> bool:
+        """Whether a norm is far above its first, and grows no slower than it did."""
+        middle, now = float(values[len(values) // 2]), float(values[-1])
+        late = float(values[3 * len(values) // 4])  # weights that leapt once stand since
+        grows = len(values) >= self.samples and now > self.growth * first
+        return bool(grows and now > self.going * middle and now > self.late * late)
+
     def _feeds(self, values: Floats, first: float) -> bool:
         """Whether a norm grows by the same factor all along."""
-        if not values[-1] > self.itself * first or values[0] != first:
+        if len(values) < 4 or not values[-1] > self.itself * first or values[0] != first:
             return False
         grows = np.diff(np.log(values))
         return bool(grows.min() >= self.steady * grows.mean())
+
+    def _along(self, values: Floats, ratio: Floats, step: Floats) -> bool:
+        """Whether the updates between any two samples went along the weights, and not across."""
+        if not (values > 0).all() or not values[-1] > self.blown * values[0]:
+            return False
+        went = (ratio[1:] + ratio[:-1]) / 2 * np.diff(step)  # in norms of the weights
+        return bool((np.diff(np.log(values)) > self.along * went).all() and np.isfinite(went).all() and went.all())
 
     def _finding(self, whole: Chunk, name: str, norms: tuple[float, float], series: dict[str, Floats]) -> Finding:
         first, now = norms
@@ -114,5 +137,7 @@ class WeightGrowth(Rule):
 
 
 def _columns(chunk: Chunk) -> dict[str, Floats]:
-    names = [name for name in chunk.channels if name.startswith("weight_norm/")][:MOST]
-    return {"loss": chunk["loss"]} | {name: chunk[name] for name in names}
+    groups = [name.removeprefix("weight_norm/") for name in chunk.channels if name.startswith("weight_norm/")][:MOST]
+    names = [f"{kind}/{group}" for group in groups for kind in ("weight_norm", "update_ratio")]
+    columns = {"step": chunk.step.astype(np.float64), "loss": chunk["loss"]}
+    return columns | {name: chunk[name] for name in names}
