@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -225,11 +225,11 @@ def measured(stages: Stages) -> Callable[[nn.Module], Channels]:
     return measure
 
 
-def follow(parts: Parts, stages: Stages, at: Callable[[int], int] = int) -> None:
-    """Let the loop run these stages; `at` is where it believes to be."""
-    parts.weights = lambda applied: dict(stages[index(stages, at(applied))]["weights"])
-    parts.extras = [lambda step, batch: {"stage": index(stages, at(step - 1)), **of_radius(batch["radius"])}]
-    parts.batches = loader(BATCH, parts.seed, lambda number: stages[index(stages, at(number))]["data"])
+def follow(parts: Parts, stages: Stages) -> None:
+    """Let the loop run these stages."""
+    parts.weights = lambda applied: dict(stages[index(stages, applied)]["weights"])
+    parts.extras = [lambda step, batch: {"stage": index(stages, step - 1), **of_radius(batch["radius"])}]
+    parts.batches = loader(BATCH, parts.seed, lambda number: stages[index(stages, number)]["data"])
 
 
 def of_radius(radius: Tensor) -> Channels:
@@ -240,7 +240,7 @@ def of_radius(radius: Tensor) -> Channels:
 def build(seed: int, variant: str, stages: Stages | None = None, name: str = "") -> Parts:
     """The parts of a healthy variant; `stages` are the curriculum, if it is none of those above."""
     torch.manual_seed(seed)
-    usual = {"one-stage": all_at_once, "batch-2": all_at_once, "small-at-last": small_at_last}
+    usual = dict.fromkeys(("one-stage", "batch-2", "fp16-first-skips"), all_at_once) | {"small-at-last": small_at_last}
     stages = stages or usual.get(variant, large_first)()
     name = name or {1: "all", 2: "large-first"}[len(stages)]
     model, now = Detector(), {"soft": SOFT}
@@ -402,8 +402,8 @@ HEALTHY = (
     *("steps-down", "every-tenth", "loss-only", "noisy-labels"),
 )
 SICK = (
-    *("component-detached", "opposed-components", "clamped-component", "wrong-formula", "loud-entry", "stage-shock"),
-    *("wrong-weights", "stage-stuck", "stale-workers", "unmoved-group", "all-masked", "rare-class", "poisoned-weight"),
+    *("opposed-components", "clamped-component", "wrong-formula", "loud-entry", "stage-shock"),
+    *("wrong-weights", "stale-workers", "unmoved-group", "all-masked", "rare-class", "poisoned-weight"),
     "skips-counted",
 )
 TWINS = {
@@ -462,12 +462,6 @@ def wrong_weights(parts: Parts) -> int:
     return 2
 
 
-def stage_stuck(parts: Parts) -> int:
-    """The stage is asked for with the number of the epoch, and there is never enough of it."""
-    follow(parts, large_first(), lambda applied: applied * BATCH // TRAINING)
-    return SWITCH + 1
-
-
 def stale_workers(parts: Parts) -> int:
     """Weights go on to the next stage; what draws the images holds a copy of the first one's settings."""
     parts.batches = loader(BATCH, parts.seed, lambda number: large_first()[0]["data"])  # noqa: ARG005
@@ -513,13 +507,11 @@ def stage_shock(seed: int) -> Parts:
 
 
 OWN: dict[str, mistakes.Mistake] = {
-    "component-detached": partial(mistakes.component_detached, name="box"),
     "opposed-components": opposed_components,
     "clamped-component": clamped_component,
     "wrong-formula": wrong_formula,
     "loud-entry": loud_entry,
     "wrong-weights": wrong_weights,
-    "stage-stuck": stage_stuck,
     "stale-workers": stale_workers,
     "all-masked": all_masked,
     "rare-class": rare_class,
