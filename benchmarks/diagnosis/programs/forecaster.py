@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -123,8 +123,7 @@ def demand(heavy: bool = False) -> Tensor:
     return torch.from_numpy(((known - known.mean()) / known.std()).astype(np.float32))
 
 
-@dataclass
-class Batch:
+class Batch(NamedTuple):
     """What is known, what comes next, and whose it is."""
 
     past: Tensor
@@ -153,9 +152,9 @@ def loader(setup: Setup, seed: int, number: int = 0) -> Iterator[Batch]:
         if setup.fault == "slow-loader":
             time.sleep(0.03)  # one small file each from a disk that is far away
         if setup.fault == "labels" and number >= BREAK:
-            batch.ahead = batch.ahead.roll(1, 0)
+            batch = batch._replace(ahead=batch.ahead.roll(1, 0))
         if setup.fault == "loud" and number == BREAK:
-            batch.past, batch.ahead = batch.past * 1e3, batch.ahead * 1e3  # a meter that counts in watts
+            batch = batch._replace(past=batch.past * 1e3, ahead=batch.ahead * 1e3)  # a meter that counts in watts
         yield batch
 
 
@@ -292,8 +291,10 @@ def fails(setup: Setup, step: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def fit(setup: Setup, state: State, watch: trainwatch.Recorder, seed: int, first: int, last: int) -> None:
-    """Steps `first` to `last`."""
+def fit(
+    setup: Setup, state: State, watch: trainwatch.Recorder, seed: int, first: int, last: int, keep: int = 0
+) -> list[dict[str, Any]]:
+    """Steps `first` to `last`; returns what there was to save after step `keep`."""
     if setup.log != "loss":
         watch.attach(state.model, state.optimizer)
     if setup.fault == "never":
@@ -301,6 +302,7 @@ def fit(setup: Setup, state: State, watch: trainwatch.Recorder, seed: int, first
     source, epoch = loader(setup, seed, (first - 1) * setup.accumulation), HOMES // (setup.batch * setup.accumulation)
     epoch = min(epoch, HOMES // 8)
     batches, seen = iter(watch.batches(source) if setup.log == "full" else source), []
+    saved: list[dict[str, Any]] = []
     for step in range(first, last + 1):
         seen.append(learn(setup, state, batches, watch))
         if setup.log != "epochs":
@@ -316,6 +318,8 @@ def fit(setup: Setup, state: State, watch: trainwatch.Recorder, seed: int, first
             evaluate(setup, state, watch, step)
         if step % SAVED == 0 and setup.log == "full" and setup.fault != "no-checkpoints":
             watch.checkpoint(f"checkpoints/{step}.pt", step, seconds=0.01)
+        saved = state.saved() if step == keep else saved
+    return saved
 
 
 def header(setup: Setup) -> dict[str, Any]:
@@ -344,9 +348,7 @@ def run(path: Path, setup: Setup, seed: int) -> None:
         return
     half = setup.steps // 2
     with trainwatch.Recorder(path, run="demand", **header(setup)) as watch:
-        fit(setup, state, watch, seed, 1, half)
-        saved = state.saved()
-        fit(setup, state, watch, seed, half + 1, half + 9)
+        saved = fit(setup, state, watch, seed, 1, half + 9, keep=half)
         watch.close("stopped", "SIGTERM")
     after = begin(setup, seed)
     after.load(saved)
