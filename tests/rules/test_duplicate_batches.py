@@ -103,9 +103,9 @@ def test_one_batch_where_whole_epochs_are_counted(rows, alarms, make_run, judge)
 
 @pytest.mark.parametrize(("accumulation", "alarms"), [(2, 0), (1, 1)])
 def test_a_row_shows_one_micro_batch_of_its_step(accumulation, alarms, make_run, judge):
-    """Four batches, two a step: only two of them are ever seen."""
+    """Eight batches, two a step: only four of them can be seen, and two are too near to that."""
     batches = np.tile(prints(np.random.default_rng(0), 2), ROWS)[:ROWS]
-    header = {"horizon": {"samples": 128, "batch_size": 32, "accumulation": accumulation}}
+    header = {"horizon": {"samples": 256, "batch_size": 32, "accumulation": accumulation}}
     assert len(judge(make_run({"data/fingerprint": batches}, header=header), RULE)) == alarms
 
 
