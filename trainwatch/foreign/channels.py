@@ -81,13 +81,18 @@ def told(places: Mapping[str, Place]) -> Iterator[None]:
     """Within it, each of these names means what the user says, to whoever reads a log in this process."""
     before = dict(_TOLD)
     _TOLD.update(places)
-    recognise.cache_clear()
+    _forget()
     try:
         yield
     finally:
         _TOLD.clear()
         _TOLD.update(before)
-        recognise.cache_clear()
+        _forget()
+
+
+def _forget() -> None:
+    recognise.cache_clear()
+    by_role.cache_clear()
 
 
 @lru_cache(maxsize=4096)
@@ -111,6 +116,15 @@ def recognise(name: str) -> Reading:
         return Reading("ignored", split, stem)
     role, total = _counter(name) or _role(parts, "".join(said).lower())
     return Reading(role, split, _stem(said) if role == "loss" else stem, total)
+
+
+@lru_cache(maxsize=1024)
+def by_role(names: tuple[str, ...]) -> dict[Role, list[str]]:
+    """The names that stand together on a line, by their roles."""
+    found: dict[Role, list[str]] = {}
+    for name in names:
+        found.setdefault(recognise(name).role, []).append(name)
+    return found
 
 
 def _parts(words: Iterable[str]) -> list[str]:
