@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,14 @@ RESUMES = 20  # of one run: more steps back than that are two writers in one fil
 NO_CHANNELS = ("step", "batch", "planned", "ignored")
 SHOWING = 200  # rows of a table that show what its counters mean
 FEW = 8  # rows that are not worth a table
+
+
+class About(NamedTuple):
+    """What a tracker says of a run: its name, its settings, and how it ended (None while it goes on)."""
+
+    name: str
+    config: dict[str, Any]
+    end: Event | None = None
 
 
 @dataclass

@@ -6,21 +6,13 @@ import sqlite3
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Protocol
 
-from trainwatch.foreign.assembly import Assembler
+from trainwatch.foreign.assembly import About, Assembler
 from trainwatch.foreign.counters import Row
-from trainwatch.run import Event, Run
+from trainwatch.run import Run
 
 MAGIC = b"SQLite format 3\0"
-
-
-class About(NamedTuple):
-    """What a tracker says of a run: its name, its settings, and how it ended (None while it goes on)."""
-
-    name: str
-    config: dict[str, Any]
-    end: Event | None = None
 
 
 class Tracker(Protocol):
@@ -92,7 +84,8 @@ class RunDatabase:
 
     def _read(self, database: sqlite3.Connection) -> bool:
         grouped: dict[str, list[Row]] = {}
-        for self._last, run, row in self.tracker.news(database, self._last):
+        for number, run, row in self.tracker.news(database, self._last):
+            self._last = number
             grouped.setdefault(run, []).append(row)
         for run in [*self._runs, *(run for run in grouped if run not in self._runs)]:
             about = self.tracker.about(database, run)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import groupby
+from itertools import groupby, pairwise
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -35,5 +35,5 @@ def ordered(series: Iterable[list[Point]]) -> list[Point]:
     """The points of all series, one list a name, by step; by time where a series' own steps go back."""
     lists = list(series)
     points = [point for one in lists for point in one]
-    back = any(b.step < a.step for one in lists for a, b in zip(one, one[1:], strict=False))
+    back = any(b.step < a.step for one in lists for a, b in pairwise(one))
     return sorted(points, key=attrgetter("time", "step") if back else attrgetter("step"))

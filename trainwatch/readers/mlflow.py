@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from trainwatch.foreign.assembly import About
 from trainwatch.foreign.counters import LIMIT, Row
-from trainwatch.foreign.database import About, RunDatabase, columns
+from trainwatch.foreign.database import RunDatabase, columns
 from trainwatch.foreign.points import Point, rows
 from trainwatch.run import Event
 

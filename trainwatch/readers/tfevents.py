@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from trainwatch.foreign.assembly import Assembler
 from trainwatch.foreign.counters import Row
 from trainwatch.foreign.eventlog import FRAME, EventFile, Points, Tags
 from trainwatch.foreign.grid import Grid
+from trainwatch.foreign.points import Point, rows
 from trainwatch.run import Run
 
 NAME = "TensorBoard event file"
@@ -85,15 +85,8 @@ class EventFolder:
 
 def _rows(points: Points, names: list[str]) -> Iterator[Row]:
     """Points of one step that stand together are one row; a tag that comes again begins the next."""
-    columns = (column.tolist() for column in points)
-    for step, group in groupby(zip(*columns, strict=True), key=lambda point: point[0]):
-        values: dict[str, float] = {}
-        for _, tag, value in group:
-            if names[tag] in values:
-                yield Row({"step": float(step), **values})
-                values = {}
-            values[names[tag]] = value
-        yield Row({"step": float(step), **values})
+    columns = zip(points.step.tolist(), points.tag.tolist(), points.value.tolist(), strict=True)
+    return rows(Point(step, names[tag], value) for step, tag, value in columns)
 
 
 def _restarted(points: Points) -> bool:

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from trainwatch.foreign.assembly import About
 from trainwatch.foreign.counters import Row
-from trainwatch.foreign.database import About, RunDatabase, columns
+from trainwatch.foreign.database import RunDatabase, columns
 from trainwatch.foreign.numbers import flattened
 
 NAME = "Trackio database"
