@@ -32,7 +32,7 @@ ARROWS = {  # the longest name that fits a module holds; each may also import it
     "parting": ("run", "table", "header", "stats", "schema"),
     "compare": ("parting", "run", "table", "header", "stats", "diagnosis", "schema"),
     "judge": ("readers", "engine", "diagnosis", "run", "schema"),
-    "errors": ("readers", "engine", "schema"),
+    "errors": ("foreign", "readers", "engine", "schema"),
     "lint": ("run", "header", "stats", "diagnosis", "engine", "schema"),
     "figures": ("run", "table", "header", "schema", "schedule"),
     "export": ("run", "table", "header", "schema"),

@@ -63,6 +63,10 @@ class FailOn(StrEnum):
 
 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="RULE.FIELD=VALUE", help="Change a rule's threshold.")]
+Map = Annotated[
+    list[str] | None,
+    typer.Option("--map", metavar="CHANNEL=NAME", help="Say what a name in a log means: val=dev_loss, none=foo."),
+]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run file.")]
 
 
@@ -87,6 +91,7 @@ def demo(
 @app.command("list", short_help="Every run below a folder, with its state.")
 def list_runs(
     folder: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="Default: logs/, else this folder.")] = None,
+    map_: Map = None,
 ) -> None:
     """Show every run below a folder: state, steps, loss, worst finding, age.
 
@@ -100,7 +105,7 @@ def list_runs(
     folder = folder or _usual_folder()
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; `trainwatch check {folder}` judges it, `list` takes a folder.")
-    judged, unread = _judge([folder], judge.settings())
+    judged, unread = _judge([folder], judge.settings(), map_)
     if judged:
         tables.runs(terminal.console(), [(item.run, item.diagnosis) for item in judged])
     raise typer.Exit(2 if _complain(unread) else 0)
@@ -115,6 +120,7 @@ def check(
     explain_channels: Annotated[
         bool, typer.Option("--explain-channels", help="Say what each name in a log was taken for.")
     ] = False,
+    map_: Map = None,
 ) -> None:
     """Diagnose runs: the root cause first, the evidence under it, and the config patch that cures it.
 
@@ -124,12 +130,13 @@ def check(
     Examples:    trainwatch check logs/exp1.jsonl
                  trainwatch check logs --format json | jq '.runs[].root_cause.rule'
                  trainwatch check slurm-1234.out --explain-channels
+                 trainwatch check slurm-1234.out --map val=dev_loss --map loss/kl=reg
                  trainwatch check a.jsonl --set aggressive-ramp.growth=5 --fail-on critical
     """
     from trainwatch import judge
     from trainwatch.text import wording
 
-    judged, unread = _judge(paths, judge.settings(set_ or ()))
+    judged, unread = _judge(paths, judge.settings(set_ or ()), map_)
     _print_check(format_, judged, unread)
     if explain_channels:
         _explain(judged)
@@ -141,6 +148,7 @@ def check(
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Two run files or more; the first leads.")],
     format_: Annotated[CompareFormat, typer.Option("--format", help="How to print it.")] = CompareFormat.text,
+    map_: Map = None,
 ) -> None:
     """Say what differs between runs, since which step, and which setting did it.
 
@@ -152,10 +160,9 @@ def compare(
     from trainwatch import judge
     from trainwatch.text import tables, terminal, wording
 
-    chosen = judge.settings()
     if len(runs) < 2:
         raise UserError("compare needs at least two runs; `trainwatch check RUN` judges one.")
-    judged = _distinct([_one(path, chosen) for path in runs])
+    judged = _distinct(_each(runs, judge.settings(), map_))
     said = comparison.compare([(item.run, item.diagnosis) for item in judged])
     if format_ is CompareFormat.json:
         _print_json(wording.strict({"version": 1, **said.to_dict()}))
@@ -172,6 +179,7 @@ def report(
         Path | None, typer.Option("--output", "-o", help="An .html or .md file. Default: RUN.html beside the run.")
     ] = None,
     set_: Set = None,
+    map_: Map = None,
 ) -> None:
     """Write the post-mortem: one HTML file that needs no network, or Markdown for a pull request.
 
@@ -182,7 +190,7 @@ def report(
     from trainwatch import judge
     from trainwatch.report import write
 
-    item = _one(run, judge.settings(set_ or ()))
+    [item] = _each([run], judge.settings(set_ or ()), map_)
     target = output or run.with_suffix(".html")
     if target.suffix not in (".html", ".htm", ".md"):
         raise UserError(f"{target}: a report ends in .html or .md, not {target.suffix or 'nothing'!r}; rename it.")
@@ -199,6 +207,7 @@ def export(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="A .parquet or .csv file; without a suffix a folder for TensorBoard.")
     ],
+    map_: Map = None,
 ) -> None:
     """Write a run for other tools: one table as Parquet or CSV, or a folder that TensorBoard opens.
 
@@ -212,7 +221,7 @@ def export(
 
     if output.suffix not in exporting.SUFFIXES:
         raise UserError(f"{output}: exports end in .parquet or .csv, or in nothing for TensorBoard; rename it.")
-    item = _one(run, judge.settings())
+    [item] = _each([run], judge.settings(), map_)
     try:
         exporting.write(item.run, output)
     except ModuleNotFoundError as error:
@@ -229,6 +238,7 @@ def dash(
     folder: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="Default: logs/, else this folder.")] = None,
     port: Annotated[int, typer.Option(help="Port on this machine.", min=0, max=65535)] = 8050,
     open_: Annotated[bool, typer.Option("--open", help="Open a browser on it.")] = False,
+    map_: Map = None,
 ) -> None:
     """Serve the dashboard of a folder of runs on this machine, until Ctrl-C.
 
@@ -237,13 +247,15 @@ def dash(
     Exit codes:  2 it could not be served, 130 stopped with Ctrl-C
     """
     from trainwatch import judge
+    from trainwatch.foreign import channels, mapping
 
     folder = folder or _usual_folder()
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder; give the folder of your run files.")
     dashboard = importlib.import_module("dashboards.app")
     try:
-        dashboard.serve(folder, port=port, open_browser=open_, settings=judge.settings())
+        with channels.told(mapping.places(map_ or ())):
+            dashboard.serve(folder, port=port, open_browser=open_, settings=judge.settings())
     except dashboard.ServeError as error:
         raise UserError(str(error)) from None
 
@@ -270,19 +282,29 @@ def rules(
         raise UserError(f"there is no rule {name!r}{nearest(name, list(known)) or '; `trainwatch rules` lists them.'}")
 
 
-def _judge(paths: Sequence[Path], chosen: Settings) -> tuple[list[Judged], list[str]]:
+def _judge(paths: Sequence[Path], chosen: Settings, mapped: list[str] | None) -> tuple[list[Judged], list[str]]:
+    """Every run in ``paths``, and what could not be read; ``mapped`` names mean what the user says."""
     from trainwatch import judge
+    from trainwatch.foreign import channels, mapping
     from trainwatch.text import terminal
 
-    return judge.judge_all(terminal.progress(list(judge.run_files(paths))), chosen)
+    places = mapping.places(mapped or ())
+    with channels.told(places):
+        judged, unread = judge.judge_all(terminal.progress(list(judge.run_files(paths))), chosen)
+    if judged:
+        mapping.require(places, (name for item in judged for name in item.run.named))
+    return judged, unread
 
 
-def _one(path: Path, chosen: Settings) -> Judged:
-    """The newest run of one file."""
-    judged, unread = _judge([path], chosen)
-    if unread or path.is_dir():
-        raise UserError(unread[0] if unread else f"{path}: is a folder; name one run file in it.")
-    return judged[-1]
+def _each(paths: Sequence[Path], chosen: Settings, mapped: list[str] | None) -> list[Judged]:
+    """The newest run of each file."""
+    for path in paths:
+        if path.is_dir():
+            raise UserError(f"{path}: is a folder; name one run file in it.")
+    judged, unread = _judge(paths, chosen, mapped)
+    if unread:
+        raise UserError(unread[0])
+    return list({item.run.source.absolute(): item for item in judged}.values())
 
 
 def _distinct(judged: list[Judged]) -> list[Judged]:

@@ -8,6 +8,7 @@ from typing import Any
 import typer
 
 from trainwatch.engine import SettingsError, nearest
+from trainwatch.foreign.mapping import MappingError
 from trainwatch.readers import ReadError
 
 EXTRA = {"dash", "dash_ag_grid", "dash_mantine_components", "dashboards", "jinja2", "plotly", "tsdownsample"}
@@ -20,7 +21,7 @@ class UserError(Exception):
 
 def sentence(error: Exception) -> str:
     """The sentence for anything that a command may raise."""
-    if isinstance(error, UserError | SettingsError | ReadError):
+    if isinstance(error, UserError | SettingsError | MappingError | ReadError):
         return str(error)
     if isinstance(error, USAGE):
         return _usage(error)

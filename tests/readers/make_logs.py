@@ -1,7 +1,9 @@
 """Writes the logs in ``tests/data/logs`` with the writers that people really use, and what they must be read as.
 
 Run by hand where those are installed: ``KERAS_BACKEND=torch python tests/readers/make_logs.py``. It needs keras,
-lightning, stable-baselines3, tensorboard, torch, tqdm, trackio, transformers and wandb; the tests need none of them.
+dvclive, lightning, mlflow, pandas with pyarrow, stable-baselines3, swanlab, tensorboard, torch, tqdm, trackio,
+transformers and wandb; the tests need none of them. ``python tests/readers/make_logs.py mlflow dvclive`` writes only
+those, each where its writer is installed, and leaves the others as they lie.
 """
 
 import contextlib
@@ -11,6 +13,7 @@ import math
 import os
 import shutil
 import sqlite3
+import sys
 import tempfile
 import warnings
 import zlib
@@ -88,9 +91,11 @@ def lightning():
             if step % 100 == 0:
                 logger.log_metrics({"val_loss": loss(step) + 1, "val_acc": step / 1000, "epoch": step // 100}, step)
                 logger.log_metrics({"train_loss_epoch": loss(step) + 0.1, "epoch": step // 100}, step)
+        logger.log_hyperparams({"batch_size": 32, "optimizer": {"lr": 0.001}})
         logger.save()
         (FOLDER / "lightning").mkdir()
-        shutil.copy(Path(logger.log_dir) / "metrics.csv", FOLDER / "lightning" / "metrics.csv")
+        for name in ("metrics.csv", "hparams.yaml"):
+            shutil.copy(Path(logger.log_dir) / name, FOLDER / "lightning" / name)
     truth("lightning/metrics.csv", "train", step=STEPS, loss=map(loss, STEPS), grad_norm=map(norm, STEPS))
     validated = {"step": EVALS, "loss": (loss(s) + 1 for s in EVALS)}
     truth("lightning/metrics.csv", "eval:validation", **validated)
@@ -194,8 +199,11 @@ def _varint(value):
     yield value
 
 
-def _strip_host(source, target):
-    """The same run without the machine that it was made on: its environment, its host, its paths."""
+def _strip_host(source, target, start=17, kept=(2, 17, 18), shown=(1, 4, 8)):
+    """The same run without the machine that it was made on: its environment, its host, its paths.
+
+    Of the records only those with the numbers ``kept``, of the one that begins the run only what is ``shown``.
+    """
     from trainwatch.foreign.protobuf import fields
     from trainwatch.foreign.recordlog import RecordLog
 
@@ -203,10 +211,10 @@ def _strip_host(source, target):
         file.write(source.read_bytes()[:7])
         for record in RecordLog(source).records():
             for number, wire, value in fields(record):
-                if number == 17:  # the run: its id, config and name
-                    kept = [(inner, part) for inner, _, part in fields(value) if inner in (1, 4, 8)]
-                    value = b"".join(_bytes_field(inner, part) for inner, part in kept)
-                if number in (2, 17, 18) and wire == 2:
+                if number == start:  # the run: its id, config and name
+                    parts = [(inner, part) for inner, _, part in fields(value) if inner in shown]
+                    value = b"".join(_bytes_field(inner, part) for inner, part in parts)
+                if number in kept and wire == 2:
                     payload = _bytes_field(number, value)
                     sum_ = zlib.crc32(payload, zlib.crc32(b"\x01"))
                     assert file.tell() % 32768 + 7 + len(payload) <= 32768  # one block is enough here
@@ -254,20 +262,128 @@ def trackio():
     truth("trackio.db", "eval:validation", step=EVALS, loss=(1.5, 1.5, 1.5))
 
 
+def _steps(log):
+    for step in STEPS:
+        validation = {"val/loss": 1.5} if step % 100 == 0 else {}
+        log({"train/loss": loss(step), "grad_norm": norm(step), **validation}, step)
+
+
+def _tracked(name):
+    truth(name, "train", step=STEPS, loss=map(loss, STEPS), grad_norm=map(norm, STEPS))
+    truth(name, "eval:validation", step=EVALS, loss=(1.5, 1.5, 1.5))
+
+
+def mlflow():
+    os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
+    import mlflow
+
+    with tempfile.TemporaryDirectory() as scratch:
+        for address in (f"sqlite:///{scratch}/mlflow.db", f"file://{scratch}/mlruns"):
+            mlflow.set_tracking_uri(address)
+            for name in ("first", "second"):
+                with mlflow.start_run(run_name=name):
+                    mlflow.log_params({"lr": 0.1, "layers": 3})
+                    _steps(lambda values, step: mlflow.log_metrics(values, step=step))
+        with contextlib.closing(sqlite3.connect(f"{scratch}/mlflow.db")) as source:
+            kept = [source.execute(f"SELECT sql FROM sqlite_master WHERE name = '{table}'").fetchone()[0]
+                    for table in ("runs", "metrics", "params")]  # fmt: skip
+            with contextlib.closing(sqlite3.connect(FOLDER / "mlflow.db")) as target, target:
+                target.executescript(";".join(kept))
+                for table in ("runs", "metrics", "params"):  # without the tables, and the tags, of no interest here
+                    rows = source.execute(f"SELECT * FROM {table}").fetchall()
+                    target.executemany(f"INSERT INTO {table} VALUES ({','.join('?' * len(rows[0]))})", rows)
+                target.execute("UPDATE runs SET user_id = '', source_name = '', artifact_uri = ''")
+        [experiment] = [folder for folder in Path(scratch, "mlruns").iterdir() if folder.name == "0"]
+        for run in sorted(folder for folder in experiment.iterdir() if folder.is_dir()):
+            said = (run / "meta.yaml").read_text()
+            name = "first" if "run_name: first" in said else "second"
+            target = FOLDER / "mlruns" / "0" / name
+            shutil.copytree(run, target, ignore=shutil.ignore_patterns("tags", "artifacts"))
+            own = [line for line in said.splitlines() if not line.startswith(("artifact_uri", "user_id"))]
+            (target / "meta.yaml").write_text("\n".join(own) + "\n")
+            _tracked(f"mlruns/0/{name}/meta.yaml")
+    _tracked("mlflow.db")
+
+
+def dvclive():
+    from dvclive import Live
+
+    with tempfile.TemporaryDirectory() as scratch:  # in a repository it would start DVC
+        with contextlib.chdir(scratch), Live("dvclive", dvcyaml=None, save_dvc_exp=False) as live:
+            live.log_params({"lr": 0.1})
+
+            def log(values, step):
+                live.step = step
+                for name, value in values.items():
+                    live.log_metric(name, value)
+                live.make_summary()
+
+            _steps(log)
+        shutil.copytree(Path(scratch) / "dvclive", FOLDER / "dvclive", dirs_exist_ok=True)
+    _tracked("dvclive/metrics.json")
+
+
+def swanlab():
+    import swanlab
+
+    with tempfile.TemporaryDirectory() as scratch:
+        config = {"lr": 0.1, "model": {"layers": 3}}
+        swanlab.init(project="p", experiment_name="a name", mode="offline", config=config, logdir=scratch)
+        _steps(lambda values, step: swanlab.log(values, step=step))
+        swanlab.finish()
+        [file] = Path(scratch).rglob("*.swanlab")
+        target = FOLDER / "swanlab"
+        (target / "files").mkdir(parents=True)
+        shutil.copy(file.parent / "files" / "config.yaml", target / "files" / "config.yaml")
+        _strip_host(file, target / "run-a1b2c3d4.swanlab", start=10, kept=(10, 11, 13), shown=(1, 4, 10))
+    _tracked("swanlab/run-a1b2c3d4.swanlab")
+
+
+def parquet():
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    wide, long = [], []
+    for name in ("first", "second"):
+        _steps(lambda values, step, name=name: wide.append({"run_name": name, "step": step, **values}))
+        kind = {"run_id": name, "attribute_type": "float_series"}
+        _steps(
+            lambda values, step, kind=kind: long.extend(
+                {**kind, "attribute_path": key, "step": step, "float_value": value} for key, value in values.items()
+            )
+        )
+        long.append({**kind, "attribute_path": "sys/name", "attribute_type": "string", "string_value": "a name"})
+    for name, rows in (("wide", wide), ("long", long)):
+        columns = {key: [row.get(key) for row in rows] for row in rows for key in row}
+        write_table(pyarrow.table(columns), FOLDER / f"{name}.parquet")
+        _tracked(f"{name}.parquet")
+
+
+WRITERS = (
+    hugging_face,
+    lightning,
+    tensorboard,
+    keras,
+    stable_baselines,
+    progress_bar,
+    weights_and_biases,
+    trackio,
+    mlflow,
+    dvclive,
+    swanlab,
+    parquet,
+)
+
+
 def main():
     warnings.simplefilter("ignore")
-    shutil.rmtree(FOLDER, ignore_errors=True)
-    FOLDER.mkdir(parents=True)
-    for write in (
-        hugging_face,
-        lightning,
-        tensorboard,
-        keras,
-        stable_baselines,
-        progress_bar,
-        weights_and_biases,
-        trackio,
-    ):
+    chosen = [writer for writer in WRITERS if writer.__name__ in sys.argv[1:]]
+    if chosen:
+        TRUTH.update(json.loads((FOLDER / "truth.json").read_text()))
+    else:
+        shutil.rmtree(FOLDER, ignore_errors=True)
+        FOLDER.mkdir(parents=True)
+    for write in chosen or WRITERS:
         write()
     (FOLDER / "truth.json").write_text(json.dumps(TRUTH, indent=1))
 

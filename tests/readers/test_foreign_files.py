@@ -23,17 +23,39 @@ FORMATS = {
     "baselines_log.txt": "console output",
     "baselines_progress.csv": "columns (CSV, TSV)",
     "baselines_progress.json": "JSON lines",
+    "dvclive/metrics.json": "DVCLive folder",
+    "dvclive/params.yaml": None,
+    "dvclive/plots/metrics/grad_norm.tsv": "DVCLive folder",
+    "dvclive/plots/metrics/train/loss.tsv": "DVCLive folder",
+    "dvclive/plots/metrics/val/loss.tsv": "DVCLive folder",
     "hugging_face.log": "console output",
     "hugging_face/checkpoint-300/trainer_state.json": "Hugging Face trainer_state.json",
     "keras.csv": "columns (CSV, TSV)",
     "keras.log": "console output",
     "lightning/metrics.csv": "columns (CSV, TSV)",
+    "lightning/hparams.yaml": None,
+    "long.parquet": "Parquet file",
+    "mlflow.db": "MLflow database",
+    **{
+        f"mlruns/0/{run}/{file}": "MLflow folder" if file == "meta.yaml" else None
+        for run in ("first", "second")
+        for file in (
+            *("meta.yaml", "metrics/grad_norm", "metrics/train/loss", "metrics/val/loss"),
+            *("params/layers", "params/lr"),
+        )
+    },
     "run-a1b2c3d4.wandb": "W&B run file",
+    "swanlab/files/config.yaml": None,
+    "swanlab/run-a1b2c3d4.swanlab": "SwanLab run file",
     "tensorboard_simple/events.out.tfevents.1700000000.host.1.0": "TensorBoard event file",
     "tensorboard_tensor/events.out.tfevents.1700000000.host.1.0": "TensorBoard event file",
     "tqdm.log": "console output",
     "trackio.db": "Trackio database",
+    "wide.parquet": "Parquet file",
 }
+"""How each file is read; None where it belongs to a run, and is none by itself."""
+PARTS = [name for name in FORMATS if "/plots/" in name]
+
 RECORDED = b'{"kind": "run", "schema": 1, "run": "ours", "id": "a"}\n{"kind": "step", "step": 1, "loss": 1.0}\n'
 
 
@@ -78,7 +100,7 @@ def test_one_reader_knows_it_and_no_other(name):
     """Sniffing is exclusive, so that the order of the readers says nothing."""
     path = LOGS / name
     head = path.read_bytes()[: 64 << 10]
-    assert [reader.NAME for reader in readers() if reader.sniff(path, head)] == [FORMATS[name]]
+    assert [reader.NAME for reader in readers() if reader.sniff(path, head)] == [*filter(None, [FORMATS[name]])]
 
 
 def test_a_run_file_is_known_to_its_own_reader_alone(tmp_path):
@@ -91,7 +113,9 @@ def test_a_run_file_is_known_to_its_own_reader_alone(tmp_path):
 
 def test_a_folder_of_all_formats_is_searched():
     """One path a run."""
-    assert sorted(str(path.relative_to(LOGS)) for path in find(LOGS)) == FILES
+    assert sorted(str(path.relative_to(LOGS)) for path in find(LOGS)) == [
+        name for name in FILES if FORMATS[name] and name not in PARTS
+    ]
 
 
 def test_a_foreign_log_is_never_called_killed():
@@ -111,7 +135,13 @@ TEXTS = [name for name in FILES if FORMATS[name] in ("console output", "columns 
 
 
 @pytest.mark.parametrize(
-    "name", [*TEXTS, "run-a1b2c3d4.wandb", "tensorboard_simple/events.out.tfevents.1700000000.host.1.0"]
+    "name",
+    [
+        *TEXTS,
+        "run-a1b2c3d4.wandb",
+        "swanlab/run-a1b2c3d4.swanlab",
+        "tensorboard_simple/events.out.tfevents.1700000000.host.1.0",
+    ],
 )
 def test_a_growing_file_becomes_what_the_whole_one_is(tmp_path, name):
     """Cut anywhere, also in the middle of a line or a record."""
@@ -191,6 +221,68 @@ def test_a_trackio_database_has_several_runs(tmp_path):
     assert source.runs[0].last_step == 310
 
 
+def test_an_mlflow_database_grows_and_ends(tmp_path):
+    """Each run with its name, parameters and status; a NaN is no 0; values that come later are added."""
+    path = tmp_path / "mlflow.db"
+    shutil.copy(LOGS / "mlflow.db", path)
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE runs SET status = 'RUNNING' WHERE name = 'second'")
+    source = open_run(path)
+    assert source.poll()
+    assert not source.poll()
+    assert [(run.name, run.train.size, run.header.config) for run in source.runs] == [
+        ("first", 30, {"lr": 0.1, "layers": 3}),
+        ("second", 30, {"lr": 0.1, "layers": 3}),
+    ]
+    assert [run.status(now=2e10) for run in source.runs] == ["finished", "killed"]
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        second = "(SELECT run_uuid FROM runs WHERE name = 'second')"
+        database.execute(f"INSERT INTO metrics VALUES ('train/loss', 0.25, 0, {second}, 310, 0)")
+        database.execute("UPDATE runs SET status = 'FAILED'")
+    assert source.poll()
+    source.close()
+    assert (source.runs[1].last_step, source.runs[1].status()) == (310, "failed")
+
+
+def test_an_mlflow_folder_is_read_again_when_it_grew(tmp_path):
+    """Its parameters are the config, its status the end."""
+    shutil.copytree(LOGS / "mlruns" / "0" / "first", tmp_path / "run")
+    path = tmp_path / "run" / "meta.yaml"
+    source = open_run(path)
+    assert source.poll()
+    assert not source.poll()
+    (run,) = source.runs
+    assert (run.name, run.header.config, run.status()) == ("first", {"lr": 0.1, "layers": 3}, "finished")
+    with (tmp_path / "run" / "metrics" / "train" / "loss").open("a") as file:
+        file.write("1800000000000 0.25 310\nno metric\n")
+    assert source.poll()
+    assert source.runs[0].last_step == 310
+
+
+def test_dvclive_and_swanlab_tell_their_settings():
+    """From the files beside them."""
+    run = read(LOGS / "dvclive" / "metrics.json")
+    assert (run.name, run.header.config) == ("logs", {"lr": 0.1})
+    run = read(LOGS / "swanlab" / "run-a1b2c3d4.swanlab")
+    assert (run.name, run.header.config, run.status()) == ("a name", {"lr": 0.1, "model": {"layers": 3}}, "finished")
+
+
+def test_lightning_leaves_its_config_beside_the_metrics():
+    """hparams.yaml, plain values alone."""
+    assert read(LOGS / "lightning" / "metrics.csv").header.config == {"batch_size": 32, "optimizer": {"lr": 0.001}}
+
+
+def test_our_own_export_is_read_again(tmp_path):
+    """Training and evaluation apart, NaN and absent too."""
+    from trainwatch.export import write
+
+    run = read(LOGS / "wide.parquet")
+    write(run, tmp_path / "x.parquet")
+    again = read(tmp_path / "x.parquet")
+    for table, name in (("train", "loss"), ("train", "grad_norm"), ("eval:validation", "loss")):
+        assert repr(column(again, table, name)) == repr(column(run, table, name))
+
+
 def test_records_go_over_blocks(tmp_path):
     """A record of a hundred thousand bytes has a first, middle and last parts; a damaged one ends the reading."""
 
@@ -225,7 +317,7 @@ def test_event_files_of_one_folder_are_one_run(tmp_path):
 
 @settings(max_examples=40, deadline=5000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [name for name in FILES if FORMATS[name]])
 def test_damage_is_one_sentence_or_fewer_rows(tmp_path, name, data):
     """Flipped bits, cut ends, bytes put in: never a traceback, never a hang."""
     content = bytearray((LOGS / name).read_bytes())

@@ -12,17 +12,31 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trainwatch.foreign.channels import Naming
-from trainwatch.foreign.counters import Row, Steps, counted, trained
+from trainwatch.foreign.counters import LIMIT, Row, Steps, counted, trained
+from trainwatch.foreign.grid import Grid
 from trainwatch.run import Event, Run
 from trainwatch.schema import NONFINITE
 from trainwatch.table import TableName
 
 RESUMES = 20  # of one run: more steps back than that are two writers in one file, and the rows say so themselves
+
+NO_CHANNELS = ("step", "batch", "planned", "ignored")
+SHOWING = 200  # rows of a table that show what its counters mean
+FEW = 8  # rows that are not worth a table
+
+
+class About(NamedTuple):
+    """What a tracker says of a run: its name, its settings, and how it ended (None while it goes on)."""
+
+    name: str
+    config: dict[str, Any]
+    end: Event | None = None
 
 
 @dataclass
@@ -70,6 +84,49 @@ class Assembler:
         if rows and (self.runs or self._waiting):
             self.run().named = self.naming.explained()
 
+    def add_grid(self, grid: Grid) -> None:
+        """The same for many rows at once. The first ones show how the counters move; the last one waits."""
+        self.naming.learn((name, "") for name in grid.names)
+        size = len(grid.step)
+        begun = int(np.searchsorted(grid.step, self._last, side="right"))
+        if self._steps is None:
+            begun = min(max(begun, SHOWING), size)
+        self.add(grid.rows(0, begun))
+        if begun == size:
+            return
+        if self._steps is None or self._steps.mode != "step":
+            self.add(grid.rows(begun, size))
+            return
+        for start, stop in grid.stretches():
+            self._stretch(grid, max(start, begun), min(stop, size - 1))
+        self.add(grid.rows(size - 1, size))
+
+    def _stretch(self, grid: Grid, start: int, stop: int) -> None:
+        """Rows with the same names written: all at once where they are of training alone."""
+        if start >= stop:
+            return
+        names = [name for name, there in zip(grid.names, grid.written[start], strict=True) if there]
+        places = {name: self.naming.places[name, ""] for name in names}
+        known = {name: place for name, place in places.items() if place.role not in NO_CHANNELS}
+        channels = [place.channel for place in known.values()]
+        steps = self._steps or Steps()
+        lossy = not steps.by_loss or any(name == "loss" or name.startswith("loss/") for name in channels)
+        alone = len(set(channels)) == len(channels) and not any(place.split for place in known.values())
+        if stop - start < FEW or not (alone and lossy and set(channels) - {"epoch"}) or self._carried:
+            for row in grid.rows(start, stop):
+                self._row(row)
+            return
+        self._flush()
+        step, columns = grid.step[start:stop], [grid.names.index(name) for name in known]
+        self._store("train", step, channels, grid.values[start:stop, columns])
+        if self._last < 0:
+            self._first = int(step[0])
+        strides = np.diff(step, prepend=[self._last] if self._last >= 0 else step[:1])
+        self._stride = min([self._stride or LIMIT, *strides[strides > 0].tolist()])
+        self._last = int(step[-1])
+        if "epoch" in channels:
+            self._epoch = grid.row(stop - 1).counter("epoch") or 0.0
+
     def run(self) -> Run:
         """The newest run."""
         if not self.runs:
@@ -103,7 +160,7 @@ class Assembler:
         here: dict[str, dict[str, float]] = {}
         for name, value in row.values.items():
             place = self.naming.places[name, row.split]
-            if place.role not in ("step", "batch", "planned", "ignored"):
+            if place.role not in NO_CHANNELS:
                 here.setdefault(place.split, {})[place.channel] = value
         training = here.pop("", {})
         if set(training) - {"epoch"}:
@@ -187,18 +244,23 @@ class Assembler:
             self._append(list(group))
 
     def _append(self, group: list[_Waiting]) -> None:
-        run, table = self.run(), group[0].table
         names = list(group[0].values)
         matrix = np.array([[item.values[name] for name in names] for item in group], dtype=np.float64)
+        step = np.array([item.step for item in group], dtype=np.int64)
+        first = self._store(group[0].table, step, names, matrix)
+        for row, item in enumerate(group, first):
+            if item.split:
+                self.run().table(item.table).text.setdefault("split", {})[row] = item.split
+
+    def _store(self, table: TableName, step: NDArray[np.int64], names: list[str], matrix: NDArray[np.float64]) -> int:
+        """Rows of the newest run; returns the number of the first."""
+        run = self.run()
         finite = np.where(np.isfinite(matrix), matrix, np.nan)
-        columns = {name: finite[:, index] for index, name in enumerate(names)}
-        first = run.add_rows(table, np.array([item.step for item in group], dtype=np.int64), columns)
-        run.records += len(group)
+        first = run.add_rows(table, step, {name: finite[:, index] for index, name in enumerate(names)})
+        run.records += len(step)
         for row, index in np.argwhere(~np.isfinite(matrix)):
             run.table(table).mark(first + int(row), names[index], _code(matrix[row, index]))
-        for row, item in enumerate(group):
-            if item.split:
-                run.table(table).text.setdefault("split", {})[first + row] = item.split
+        return first
 
 
 def _code(value: float) -> int:

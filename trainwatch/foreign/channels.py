@@ -7,7 +7,8 @@ Nothing is known of a foreign log but its names and their company. :func:`recogn
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
@@ -62,9 +63,43 @@ class Reading:
     total: bool = False
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a value goes: ``split`` is empty for training, and the table then ``train``, else ``eval``."""
+
+    split: str
+    channel: str
+    role: Role
+
+
+_TOLD: dict[str, Place] = {}
+"""Names whose place the user said (:func:`told`): they are not guessed."""
+
+
+@contextmanager
+def told(places: Mapping[str, Place]) -> Iterator[None]:
+    """Within it, each of these names means what the user says, to whoever reads a log in this process."""
+    before = dict(_TOLD)
+    _TOLD.update(places)
+    _forget()
+    try:
+        yield
+    finally:
+        _TOLD.clear()
+        _TOLD.update(before)
+        _forget()
+
+
+def _forget() -> None:
+    recognise.cache_clear()
+    by_role.cache_clear()
+
+
 @lru_cache(maxsize=4096)
 def recognise(name: str) -> Reading:
-    """What a name says without any company."""
+    """What a name says without any company; what the user said of it comes first."""
+    if place := _TOLD.get(name):
+        return Reading(place.role, place.split, place.channel.removeprefix("loss/"), place.channel == "loss")
     words = WORD.findall(name)
     low = [word.lower() for word in words]
     split = next((SPLITS[word] for word in low if word in SPLITS), "")
@@ -81,6 +116,15 @@ def recognise(name: str) -> Reading:
         return Reading("ignored", split, stem)
     role, total = _counter(name) or _role(parts, "".join(said).lower())
     return Reading(role, split, _stem(said) if role == "loss" else stem, total)
+
+
+@lru_cache(maxsize=1024)
+def by_role(names: tuple[str, ...]) -> dict[Role, list[str]]:
+    """The names that stand together on a line, by their roles."""
+    found: dict[Role, list[str]] = {}
+    for name in names:
+        found.setdefault(recognise(name).role, []).append(name)
+    return found
 
 
 def _parts(words: Iterable[str]) -> list[str]:
@@ -125,15 +169,6 @@ def _stem(words: list[str]) -> str:
     return "_".join(short) or "_".join(words)
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a value goes: ``split`` is empty for training, and the table then ``train``, else ``eval``."""
-
-    split: str
-    channel: str
-    role: Role
-
-
 @dataclass
 class Naming:
     """The names of one log and their channels; a name keeps the channel that it was given first."""
@@ -148,7 +183,10 @@ class Naming:
             self._learn_split(split, [pair for pair in new if _split(*pair) == split])
 
     def _learn_split(self, split: str, new: list[tuple[str, str]]) -> None:
-        losses = [pair for pair in new if recognise(pair[0]).role == "loss"]
+        for pair in new:
+            if place := _TOLD.get(pair[0]):
+                self._give(pair, split, place.channel)
+        losses = [pair for pair in new if recognise(pair[0]).role == "loss" and pair[0] not in _TOLD]
         self._total(split, losses)
         for pair in new:
             if pair not in self.places:
@@ -178,9 +216,10 @@ class Naming:
 
     def explained(self) -> dict[str, str]:
         """The guess: for each name its channel, with the split before it where it is no training."""
-        told = {name: place for (name, _), place in self.places.items() if place.role not in HIDDEN}
+        shown = [pair for pair, place in self.places.items() if place.role not in HIDDEN or pair[0] in _TOLD]
+        places = {pair[0]: self.places[pair] for pair in shown}
         return {
-            name: f"{place.split}:{place.channel}" if place.split else place.channel for name, place in told.items()
+            name: f"{place.split}:{place.channel}" if place.split else place.channel for name, place in places.items()
         }
 
 
@@ -189,7 +228,7 @@ HIDDEN = ("batch", "planned", "ignored")
 
 
 def _split(name: str, said: str) -> str:
-    return said or recognise(name).split
+    return (_TOLD[name].split if name in _TOLD else "") or said or recognise(name).split
 
 
 def _channel(reading: Reading, name: str, split: str) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
-from trainwatch.foreign.channels import recognise
+from trainwatch.foreign.channels import Role, by_role, recognise
 
 Mode = Literal["step", "batch", "epoch", "row"]
 
@@ -28,14 +28,16 @@ class Row:
     partial: bool = False
     rounded: bool = False
 
-    def counter(self, role: str) -> float | None:
+    def counter(self, role: Role) -> float | None:
         """The reading of a counter, None if the row has none."""
-        found = (self.values[name] for name in self.values if recognise(name).role == role)
-        return next((value for value in found if math.isfinite(value) and 0 <= value < LIMIT), None)
+        for name in by_role(tuple(self.values)).get(role, ()):
+            if 0 <= self.values[name] < LIMIT:
+                return self.values[name]
+        return None
 
-    def planned(self, role: str) -> float | None:
+    def planned(self, role: Role) -> float | None:
         """Where a counter is to end, None if the row does not say."""
-        ends = (end for name, end in self.totals.items() if recognise(name).role == role)
+        ends = (self.totals[name] for name in by_role(tuple(self.totals)).get(role, ()))
         return next((end for end in ends if 0 < end < LIMIT), None)
 
 
@@ -46,8 +48,13 @@ def trained(row: Row) -> list[str]:
     """The names in a row that tell of training."""
     if row.split:
         return []
-    read = ((name, recognise(name)) for name in row.values)
-    return [name for name, reading in read if not reading.split and reading.role not in COUNTERS]
+    return list(_trained(tuple(row.values)))
+
+
+def _trained(names: tuple[str, ...]) -> Iterator[str]:
+    for role, known in by_role(names).items():
+        if role not in COUNTERS:
+            yield from (name for name in known if not recognise(name).split)
 
 
 @dataclass
@@ -121,7 +128,8 @@ def _alone(row: Row) -> float | None:
 
 def counted(row: Row) -> bool:
     """Whether a row says when it was."""
-    return any(row.counter(role) is not None for role in ("step", "batch", "epoch"))
+    roles: tuple[Role, ...] = ("step", "batch", "epoch")
+    return any(row.counter(role) is not None for role in roles)
 
 
 def _mode(rows: Sequence[Row]) -> Mode:

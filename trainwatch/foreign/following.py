@@ -30,13 +30,14 @@ class Lines(Protocol):
 class GrowingText:
     """A text file as a source: ``runs`` grows with every :meth:`poll`."""
 
-    def __init__(self, path: Path, format_: str, lines: type[Lines]) -> None:
-        self.path, self.format = path, format_
+    def __init__(self, path: Path, format_: str, lines: type[Lines], config: dict[str, Any] | None = None) -> None:
+        self.path, self.format, self.config = path, format_, config or {}
         self._kind, self._tail, self._restarts = lines, TextTail(path), 0
         self._begin()
 
     def _begin(self) -> None:
         self._lines, self._assembler, self._ended = self._kind(), Assembler(self.path, self.format), False
+        self._assembler.config |= self.config
 
     @property
     def runs(self) -> list[Run]:

@@ -20,6 +20,8 @@ SILENT = (  # endings without a traceback
     (re.compile(r"Watchdog caught collective operation timeout"), "DistBackendError"),
     (re.compile(r"^\s*KeyboardInterrupt\s*$|^\^C"), "KeyboardInterrupt"),
 )
+HINT = re.compile(r"slurmstepd|oom|[Oo]f [Mm]emory|^Killed|Segmentation|Watchdog|KeyboardInterrupt|^\^C")
+"""What every silent ending holds: most lines are none, and are asked once."""
 LONGEST = 200  # lines of a traceback that are kept
 
 
@@ -38,7 +40,7 @@ class LastWords:
         if "Traceback" in line and (found := TRACEBACK.match(line)):
             self._traceback, self._before = [line], found["before"]
             return True
-        for pattern, kind in SILENT:
+        for pattern, kind in SILENT if HINT.search(line) else ():
             if pattern.search(line):
                 self._keep(kind, line.strip(), [line])
                 return True

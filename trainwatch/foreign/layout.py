@@ -9,6 +9,7 @@ import csv
 import re
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
+from pathlib import Path
 
 from trainwatch.foreign.channels import recognise
 
@@ -27,6 +28,15 @@ def is_json(head: bytes) -> bool:
     if not lines or not OBJECT.match(lines[0]):
         return False
     return sum(bool(IN_OBJECT.match(line)) for line in lines) * 10 >= len(lines) * 6 or len(lines) == 1
+
+
+def dvclive(path: Path) -> Path | None:
+    """The folder that DVCLive wrote, if the file is one of its metrics or their summary."""
+    for folder in path.absolute().parents:
+        if folder.name == "metrics" and folder.parent.name == "plots" and path.suffix == ".tsv":
+            return folder.parent.parent
+    beside = path.absolute().parent
+    return beside if path.name == "metrics.json" and (beside / "plots" / "metrics").is_dir() else None
 
 
 @dataclass

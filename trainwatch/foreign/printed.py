@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from trainwatch.foreign.channels import Role, recognise
+from trainwatch.foreign.channels import Role, by_role, recognise
 
 LONGEST = 4000  # characters of a line that are looked at: a printed model or a world of addresses is no measurement
 
@@ -56,7 +57,9 @@ PAIR = re.compile(
 ALONE = re.compile(
     rf"[\s|]*(?P<name>[^\W\d][\w./@% -]*?)\s*[=:|]\s*(?P<value>{NUMBER}|(?i:[-+]?(?:nan|inf)))\s*%?[\s|]*"
 )
-"""A line that holds one name and one number: one of a block."""
+DIGIT = re.compile("[0-9]")
+
+COUNTED: tuple[Role, ...] = ("step", "epoch", "batch", "planned")
 
 
 @dataclass
@@ -70,51 +73,135 @@ class Printed:
     """What a counter is of: ``validation loss at iteration 200``."""
     blurred: list[str] = field(default_factory=list)
     """Names of losses and rates whose 0.00 was rounded: they are below the printed digits, and not known to be 0."""
+    alone: bool = False
+    """Whether the line holds one name and one number: one of a block."""
 
     def has(self, *roles: Role) -> bool:
         """Whether one of the names has such a role."""
-        return any(recognise(name).role in roles for name in self.values)
+        known = by_role(tuple(self.values))
+        return any(role in known for role in roles)
 
     def measures(self) -> list[str]:
         """Names that are no counters."""
-        return [name for name in self.values if recognise(name).role not in ("step", "epoch", "batch", "planned")]
+        known = by_role(tuple(self.values))
+        if known.keys().isdisjoint(COUNTED):
+            return list(self.values)
+        counters = {name for role in COUNTED for name in known.get(role, ())}
+        return [name for name in self.values if name not in counters]
 
 
 def plain(line: str) -> str:
     """A line without remarks in brackets, in the field's words."""
-    text = REMARK.sub("", PHASE.sub(r"\2: \1", line[:LONGEST]))
-    if not text.isascii():
+    text = line[:LONGEST]
+    if "(" in text:
+        text = REMARK.sub("", PHASE.sub(r"\2: \1", text))
+    if not line.isascii():
         for pattern, word in SPOKEN:
             text = pattern.sub(word, text)
         text = re.sub(" +", " ", text)
     return text
 
 
+class Said(NamedTuple):
+    """What a line says in text: (name, value, end of a counter) of its pairs, and what stands between them."""
+
+    pairs: list[tuple[str, str, str]]
+    between: str
+    alone: bool
+
+
 def scan(line: str) -> Printed:
     """The names and numbers of a line."""
-    text = NOISE.sub(" ; ", plain(line))
-    for pattern, named in BARS:
-        text = pattern.sub(named, text, count=1)
-    found = Printed()
-    between, position = [], 0
-    for pair in PAIR.finditer(text):
-        between.append(text[position : pair.start()])
-        position = pair.end()
-        _take(found, pair)
-    found.between = " ".join([*between, text[position:]])
+    said = _recalled(line) if line.isascii() and "0x" not in line else _said(line)
+    found = Printed(between=said.between, alone=said.alone)
+    for name, value, end in said.pairs:
+        _take(found, name, value, end)
     return found
 
 
-def _take(found: Printed, pair: re.Match[str]) -> None:
-    name, written = _name(pair["name"]), pair["value"]
-    if name != pair["name"]:
-        found.split = recognise(pair["name"].removesuffix(name)).split
+def _said(line: str) -> Said:
+    whole = plain(line)
+    text = NOISE.sub(" ; ", whole)
+    for pattern, named in BARS:
+        text = pattern.sub(named, text, count=1)
+    pairs, between, position = [], [], 0
+    for pair in PAIR.finditer(text):
+        between.append(text[position : pair.start()])
+        position = pair.end()
+        pairs.append((pair["name"], pair["value"], pair["end"] or ""))
+    return Said(pairs, " ".join([*between, text[position:]]), bool(ALONE.fullmatch(whole)))
+
+
+ZEROS = (
+    *(0x660, 0x6F0, 0x7C0, 0x966, 0x9E6, 0xA66, 0xAE6, 0xB66, 0xBE6, 0xC66, 0xCE6, 0xD66, 0xE50, 0xED0, 0xF20, 0x1040),
+    *(0x1090, 0x17E0, 0x1810, 0x1946, 0x19D0, 0x1A80, 0x1A90, 0x1B50, 0x1BB0, 0x1C40, 0x1C50, 0xA620, 0xA8D0, 0xA900),
+)
+FOREIGN = [chr(zero + digit) for zero in ZEROS for digit in range(10)]
+"""Digits of other scripts: as many as a usual line has, so that each digit of a line can have one for itself."""
+SHAPE = str.maketrans("123456789", "000000000")
+REMEMBERED = 4096  # shapes of lines; a training prints some hundred
+
+Piece = str | slice
+_shapes: dict[str, tuple[list[tuple[Piece, Piece, Piece]], Said] | None] = {}
+
+
+def _recalled(line: str) -> Said:
+    """The same by memory: a line of the same shape, digits aside, was taken apart before."""
+    shape = line.translate(SHAPE)
+    if shape not in _shapes:
+        if len(_shapes) >= REMEMBERED:
+            _shapes.clear()
+        _shapes[shape] = _learned(line)
+    known = _shapes[shape]
+    if known is None:
+        return _said(line)
+    pieces, said = known
+    pairs = [
+        (
+            name if isinstance(name, str) else line[name],
+            value if isinstance(value, str) else line[value],
+            end if isinstance(end, str) else line[end],
+        )
+        for name, value, end in pieces
+    ]
+    return said._replace(pairs=pairs)
+
+
+def _learned(line: str) -> tuple[list[tuple[Piece, Piece, Piece]], Said] | None:
+    """Where the pairs of such a line stand in it; None if that cannot be said.
+
+    The expressions do not know one digit from another. So each digit is replaced by one that stands nowhere else in
+    the line, and wherever a digit then comes out, it tells where it came from.
+    """
+    digits = iter(FOREIGN)
+    marked = DIGIT.sub(lambda _: next(digits, "0"), line)
+    if "0" in marked:
+        return None
+    said = _said(marked)
+    pieces = [tuple(_piece(part, marked) for part in pair) for pair in said.pairs]
+    if any(piece is None for pair in pieces for piece in pair):
+        return None
+    return [(name, value, end) for name, value, end in pieces if name and value and end is not None], said
+
+
+def _piece(part: str, marked: str) -> Piece | None:
+    """Text without a digit as it is; other text as a place in the line."""
+    if part.isascii():
+        return part
+    start = marked.find(part)
+    return None if start < 0 else slice(start, start + len(part))
+
+
+def _take(found: Printed, said: str, written: str, end: str) -> None:
+    name = _name(said)
+    if name != said:
+        found.split = recognise(said.removesuffix(name)).split
     role = recognise(name).role
     value = float(written.replace(",", ""))
-    if role in ("step", "epoch", "batch") and pair["end"]:
-        found.totals[name] = float(pair["end"])
-    if role == "measure" and pair["end"] and re.search("(?i)acc|correct", name):
-        value /= float(pair["end"]) or 1.0  # ``Accuracy: 9841/10000``
+    if role in ("step", "epoch", "batch") and end:
+        found.totals[name] = float(end)
+    if role == "measure" and end and re.search("(?i)acc|correct", name):
+        value /= float(end) or 1.0  # ``Accuracy: 9841/10000``
     if role in ("loss", "rate") and value == 0 and len(written.partition(".")[2]) > 1 and "e" not in written.lower():
         found.blurred.append(name)
     elif name not in found.values:
@@ -123,5 +210,7 @@ def _take(found: Printed, pair: re.Match[str]) -> None:
 
 def _name(said: str) -> str:
     """``iteration`` of ``validation loss at iteration``, ``Epoch`` of ``Beginning of Epoch``."""
+    if " at " not in said and " of " not in said:
+        return said
     last = re.split(r" (?:at|of) ", said)[-1]
     return last if recognise(last).role in ("step", "epoch", "batch") else said

@@ -17,15 +17,16 @@ from trainwatch.foreign.assembly import Assembler
 from trainwatch.foreign.channels import recognise
 from trainwatch.foreign.counters import Row
 from trainwatch.foreign.following import GrowingText
-from trainwatch.foreign.layout import EXPORT, NUMBER, Layout, dotted
+from trainwatch.foreign.layout import EXPORT, NUMBER, Layout, dotted, dvclive
+from trainwatch.foreign.settings import read_settings
 from trainwatch.run import Event
 
 NAME = "columns (CSV, TSV)"
 
 
-def sniff(path: Path, head: bytes) -> bool:  # noqa: ARG001  (by content)
+def sniff(path: Path, head: bytes) -> bool:
     """A header of names with a counter or a loss over rows of as many numbers; or rows of numbers that count up."""
-    return Layout.seen(head) is not None
+    return Layout.seen(head) is not None and dvclive(path) is None
 
 
 @dataclass
@@ -83,5 +84,6 @@ def _own_names(names: list[str]) -> list[str]:
 
 
 def open_file(path: Path) -> GrowingText:
-    """The columns at ``path``, nothing read yet."""
-    return GrowingText(path, NAME, Table)
+    """The columns at ``path``, nothing read yet; Lightning leaves the run's config beside its metrics.csv."""
+    settings = path.with_name("hparams.yaml") if path.name == "metrics.csv" else None
+    return GrowingText(path, NAME, Table, read_settings(settings) if settings else {})

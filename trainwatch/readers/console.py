@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from trainwatch.foreign.counters import Row
 from trainwatch.foreign.following import GrowingText
 from trainwatch.foreign.lastwords import LastWords
 from trainwatch.foreign.layout import Layout, is_json
-from trainwatch.foreign.printed import ALONE, COLOUR, LONGEST, Printed, plain, scan
+from trainwatch.foreign.printed import ALONE, COLOUR, LONGEST, Printed, scan
 from trainwatch.run import Event
 from trainwatch.schema import RECORD
 
@@ -50,6 +51,7 @@ EVALUATION = re.compile(
     re.IGNORECASE,
 )
 MARK = re.compile(r"\[(train|valid|dev|eval|test)\]")
+UNUSUAL = re.compile("[\x1b\r\x08]")
 REDRAWN = re.compile(r"\r|\x08+")
 SECTION = re.compile(r"\b(?P<test>testing)\b|\b(?:evaluating|evaluation|validating|validation)\b", re.IGNORECASE)
 TRAINING = re.compile(r"\btrain(?:ing)?\b", re.IGNORECASE)
@@ -109,6 +111,9 @@ class Console:
     def items(self, lines: Iterable[str]) -> Iterator[Row | Event]:
         """What the lines say."""
         for line in lines:
+            if not UNUSUAL.search(line):
+                yield from self._part(line)
+                continue
             for part in REDRAWN.split(COLOUR.sub("", line).rstrip("\r")):
                 yield from self._part(part)
 
@@ -126,15 +131,15 @@ class Console:
             self._near = False
             self._settings(line)
             return
-        if found := TABLE.fullmatch(line.strip()):
+        if "|" in line and (found := TABLE.fullmatch(line.strip())):
             self._cell(found)
             return
-        if len(marks := list(MARK.finditer(line))) > 1:
+        if "[" in line and len(marks := list(MARK.finditer(line))) > 1:
             yield from self._marked(line, marks)
             return
         printed = scan(line)
         self.blurred.update(printed.blurred)
-        if ALONE.fullmatch(plain(line)) and self._in_block(printed):
+        if printed.alone and self._in_block(printed):
             return
         yield from self._end_block()
         yield from self._line(line, printed)
@@ -214,6 +219,7 @@ class Console:
             self._split, self._near = section, True
 
 
+@lru_cache(maxsize=4096)
 def _said(between: str, words: re.Pattern[str] = EVALUATION) -> str | None:
     """The split that a line's own words say; None if they say nothing."""
     if found := words.search(between):

@@ -18,7 +18,7 @@ from trainwatch.foreign.assembly import Assembler
 from trainwatch.foreign.channels import SPLITS, recognise
 from trainwatch.foreign.counters import Row
 from trainwatch.foreign.following import GrowingText
-from trainwatch.foreign.layout import is_json
+from trainwatch.foreign.layout import dvclive, is_json
 from trainwatch.foreign.numbers import flattened
 from trainwatch.run import Event
 from trainwatch.schema import RECORD
@@ -31,9 +31,9 @@ BLANK = " \t\r\n,[]\0\ufeff"
 DECODER = json.JSONDecoder()
 
 
-def sniff(path: Path, head: bytes) -> bool:  # noqa: ARG001  (by content)
+def sniff(path: Path, head: bytes) -> bool:
     """Its first objects have a counter or a loss, and no kind of our own format."""
-    if not is_json(head) or b'"log_history"' in head or b'"best_model_checkpoint"' in head:
+    if dvclive(path) or not is_json(head) or b'"log_history"' in head or b'"best_model_checkpoint"' in head:
         return False
     if any(RECORD.match(line) for line in head.split(b"\n")[:20]):
         return False
