@@ -21,7 +21,7 @@ from torch.nn import functional
 from benchmarks.diagnosis import mistakes
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, cosine, declared, linear
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 120
 SWITCH = 48
 """The step after which the second stage holds."""

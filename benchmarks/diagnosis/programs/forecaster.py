@@ -27,7 +27,7 @@ from torch.nn import functional
 import trainwatch
 from benchmarks.diagnosis import facts
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 144
 BREAK = 80
 """The step at which mistakes in the middle of a run are made."""

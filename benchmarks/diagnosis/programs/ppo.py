@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from benchmarks.diagnosis import mistakes
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, declared, linear
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 160
 PUCKS, MOMENTS, REUSE = 32, 16, 4
 RATE, DISCOUNT, CLIP = 4e-3, 0.95, 1.0

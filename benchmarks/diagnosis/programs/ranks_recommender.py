@@ -28,7 +28,7 @@ import trainwatch
 from benchmarks.diagnosis import facts
 from trainwatch.schedule import schedule_value
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 90
 VIEWERS, FILMS, GENRES, WIDTH, SEEN, ASKED = 500, 240, 8, 24, 36, 4
 BREAK, ODD = 51, 1

@@ -23,7 +23,7 @@ import trainwatch
 from benchmarks.diagnosis import facts
 from trainwatch.schedule import schedule_value
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 160
 BANDS, BLANK, LONGEST = 12, 10, 56  # LONGEST: frames of an utterance, at most
 TRAINING, VALIDATION = 1600, 96
