@@ -75,7 +75,7 @@ class LossDivergence(CurveRule):
     wants: ClassVar[tuple[str, ...]] = ("lr/<group>", "weight/<component>", "stage")
     causes: ClassVar[tuple[str, ...]] = (
         *("overtraining", "loss-plateau", "mode-collapse", "repetitive-outputs", "non-finite-loss"),
-        *("non-finite-gradient", "hidden-nan"),
+        *("non-finite-gradient", "hidden-nan", "length-collapse", "invalid-outputs"),
     )
 
     given_back: float = 0.4  # of the progress: sharp turns of a healthy schedule give back a third at most
@@ -219,8 +219,8 @@ def _break(loss: Floats) -> tuple[float, float]:
     level = float(np.median(before))
     height, error = now - level, MEDIAN * noise(before) / len(before) ** 0.5
     sharp = np.median(before[-moment:]) < level + height / 4 < now - height / 4 < np.median(after[:moment])
-    *_, third, last = (float(np.median(part)) for part in np.array_split(after, 4))
-    stands = third - last < height / 5
+    _, *middle, last = (float(np.median(part)) for part in np.array_split(after, 4))
+    stands = max(middle) - last < height / 5  # a jump that is being learned away falls on and on
     return level, height if sharp and stands and height > 8 * error else 0.0
 
 
