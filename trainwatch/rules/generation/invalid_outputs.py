@@ -20,7 +20,8 @@ class InvalidOutputs(OutputsRule):
         Less than 95 % of the sampled outputs are valid. A warning where they had been (three samples in a row) and have
         fallen by a tenth more, for a tenth of the planned steps. Outputs that were not valid yet in half of the run are
         an info: a young model's are not. They are a warning if less than 40 % of the first loss are left, and still
-        most of them are not, and hardly more than at first (while the run goes on, no more than at first); or if a quarter of the loss is gone, the planned steps are
+                most of them are not, and hardly more than at first (while the run goes on, no more than at first); or
+        if a quarter of the loss is gone, the planned steps are
         nearly through, and not a single one ever was.
 
     Why it matters:

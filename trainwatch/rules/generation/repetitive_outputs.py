@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -55,6 +56,8 @@ class RepetitiveOutputs(OutputsRule):
     half: float = 0.5  # of the planned steps, for outputs that never were: a young model's repeat themselves
     shortest: float = 4.0  # tokens: in a shorter output a stretch of two is half of it
 
+    _short: int | None = field(default=None, init=False)  # step of the first sample, of outputs too short to tell
+
     def sampled(self, chunk: Chunk, row: int) -> Findings:
         """Only samples that tell it, of outputs that are long enough."""
         run, length, entropy = (
@@ -63,6 +66,7 @@ class RepetitiveOutputs(OutputsRule):
         outputs = chunk.text(row, "outputs")
         echo, phrase = _echo(outputs), _phrases(outputs)
         if length < self.shortest and not echo > self.repeated:
+            self._short = int(chunk.step[row]) if self._short is None else self._short
             return ()
         part = float(np.fmax(np.fmax(phrase, run / max(length, 1.0)), echo))
         if not np.isfinite(part):
@@ -85,7 +89,7 @@ class RepetitiveOutputs(OutputsRule):
         return self.finding(
             "warning" if decline.was_good or stuck else "info",
             "run",
-            (decline.first, decline.last),
+            (decline.first if decline.was_good or self._short is None else self._short, decline.last),
             f"{what} fills {part:.0%} of an average output, in {decline.rows} samplings since step "
             f"{decline.first:,}; {before}.",
             evidence={"repeated": part, "samples": decline.rows} | ({"entropy": entropy} if known else {}),
@@ -97,7 +101,7 @@ class RepetitiveOutputs(OutputsRule):
 def _echo(outputs: Any) -> float:
     """Share of all tokens that are the same as the one before; NaN where there are few."""
     texts = [text[: MOST[1]] for text in outputs[: MOST[0]] if isinstance(text, str | list)] if outputs else []
-    alike = [one == other for text in texts for one, other in zip(text, text[1:], strict=False)]
+    alike = [one == other for text in texts for one, other in pairwise(text)]
     return sum(alike) / len(alike) if len(alike) >= PAIRS else np.nan
 
 
