@@ -48,6 +48,7 @@ class InvalidOutputs(OutputsRule):
     learned: float = 0.75  # of the first loss is left at most: a model that learns something gets something right
 
     _best: float = field(default=0.0, init=False)
+    _since: int | None = field(default=None, init=False)  # step since which most are not valid
 
     def sampled(self, chunk: Chunk, row: int) -> Findings:
         """Only samples that tell it."""
@@ -55,6 +56,8 @@ class InvalidOutputs(OutputsRule):
         if not np.isfinite(validity):
             return ()
         self._best = max(self._best, validity)
+        if validity >= self.mostly or self._since is None:
+            self._since = None if validity >= self.mostly else step
         bad = validity < self.valid - (self.fallen if self._decline.was_good else 0.0)
         return self.follow(
             step, lambda: self._finding(step, validity), good=validity >= self.valid, bad=bad, merit=validity
@@ -70,7 +73,7 @@ class InvalidOutputs(OutputsRule):
         return self.finding(
             "warning" if decline.was_good or stuck else "info",
             "run",
-            (decline.first, decline.last),
+            (self._since if stuck and self._since is not None else decline.first, decline.last),
             f"Only {validity:.0%} of the sampled outputs are valid, in {decline.rows} samplings since step "
             f"{decline.first:,}; {before}.",
             evidence={"validity": validity, "samples": decline.rows},
