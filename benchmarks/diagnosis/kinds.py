@@ -318,7 +318,7 @@ _ALL = (
     Kind(
         "component-scale",
         "one component comes thousands of times larger than the others together",
-        ("loss-scale-imbalance",),
+        ("loss-scale-imbalance", "gradient-dominance"),
         (*LOUD, *GRADIENTS, *WORSE, "mode-collapse", "length-collapse"),
         "bring the components to one scale",
     ),

@@ -53,3 +53,13 @@ def test_not_a_single_valid_output_in_all_the_planned_steps(validity, alarms, pl
         if step % 10 == 0:
             records.append({"kind": "sample", "step": step, "quality/validity": validity})
     assert len([finding for finding in judge(play(records), RULE) if finding.rank]) == alarms
+
+
+def test_outputs_that_get_better_are_waited_for(play, judge):
+    """Though most of the loss is gone, and half of the run is over."""
+    records = [{"kind": "run", "total_steps": 160}]
+    for step in range(1, 126):
+        records.append({"kind": "step", "step": step, "loss": 0.1 + 3 * 0.9**step})
+        if step % 40 == 0:
+            records.append({"kind": "sample", "step": step, "quality/validity": 0.1 * step / 40})
+    assert [finding for finding in judge(play(records), RULE) if finding.rank] == []

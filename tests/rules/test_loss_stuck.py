@@ -99,3 +99,18 @@ def test_who_is_sure_and_right_does_not_guess(make_run, judge):
         ({"loss": flat(40, math.log(2), noise=0.5)}, {"classes": {"a": 1, "b": 1}}),
     ):
         assert {one.severity for one in judge(make_run(columns, header=header, evals=evals), RULE)} <= {"info"}
+
+
+@pytest.mark.parametrize(("error", "alarms"), [(1.0, 1), (0.4, 0)])
+def test_a_rate_of_errors_that_never_left_one(error, alarms, make_run, judge):
+    """What saying nothing costs, while the loss came down to a level and stands."""
+    loss = flat(200, 3.0) + 4 * np.exp(-np.arange(200) / 10)
+    evals = [{"step": 20 * i, "split": "valid", "metric/word_error": error} for i in range(1, 11)]
+    assert len(judge(make_run({"loss": loss}, header={"total_steps": 200}, evals=evals), RULE)) == alarms
+
+
+def test_the_first_step_of_a_warm_up_moves_nothing(make_run, judge):
+    """It is of rate 0; two probes of one row are no proof."""
+    ratio = np.full(40, np.nan)
+    ratio[0] = 0.0
+    assert judge(make_run({"loss": flat(40, 0.5), "update_ratio/a": ratio, "update_ratio/b": ratio}), RULE) == []

@@ -59,3 +59,15 @@ def test_a_phrase_again_and_again(text, alarms, play, judge):
     rows = [{"kind": "sample", "step": 10 * i, "outputs": [text] * 3, **figures} for i in range(1, 13)]
     found = judge(play([{"kind": "run", "total_steps": 120}, *rows]), RULE)
     assert [(one.severity, one.first_step) for one in found] == [("warning", 10)] * alarms
+
+
+@pytest.mark.parametrize(("text", "alarms"), [("888000555111", 1), ("8051805180", 0)])
+def test_what_was_just_said_is_said_again(text, alarms, play, judge):
+    """Each token thrice, by a model that has learned."""
+    records = [{"kind": "run", "total_steps": 100}]
+    for step in range(1, 101):
+        records.append({"kind": "step", "step": step, "loss": 0.1 + 3 * 0.9**step})
+        if step % 10 == 0:
+            quality = {"quality/longest_run": 3, "quality/length_mean": 12.0}
+            records.append({"kind": "sample", "step": step, "outputs": [text] * 8, **quality})
+    assert len([finding for finding in judge(play(records), RULE) if finding.rank]) == alarms

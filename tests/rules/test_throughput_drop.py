@@ -91,3 +91,13 @@ def test_steps_that_take_longer_and_longer(make_run, judge):
         random = np.random.default_rng(seed)
         busy = step_times(random, 300, 0.005) * np.repeat(np.exp(0.4 * random.standard_normal(15)), 20)
         assert {one.severity for one in judge(make_run({"time/step": busy}), RULE)} <= {"info"}
+
+
+def test_what_grows_in_the_second_half_of_a_short_run(make_run, judge):
+    """Ten milliseconds on a busy machine that become ninety; steady ones are nothing."""
+    times = np.random.default_rng(0).uniform(0.002, 0.012, 160)
+    assert judge(make_run({"time/step": times}), RULE) == []
+    times[80:] += np.linspace(0, 0.09, 80)
+    (found,) = judge(make_run({"time/step": times}), RULE)
+    assert found.severity == "warning"
+    assert abs(found.first_step - 81) <= 10

@@ -24,7 +24,9 @@ UNPLANNED = 6  # samples in a row, where nobody knows how long the run is meant 
 BETTER = 2  # samples in a row that end it: one may be luck
 START = 5  # rows: the loss that a run begins with
 GROWN = 0.4  # of that loss: who has come so far is not young any more
-GAIN = 0.4  # of the way from the first bad samples to good ones: it is getting better
+GAIN = 0.4  # of the way from the first bad samples to good ones: it is getting better, even if too late
+SLOW = 0.15  # of it: it is getting better, and the run goes on
+THROUGH = 0.9  # of the planned steps: who is not good by then will not be
 
 
 @dataclass
@@ -33,6 +35,7 @@ class Decline:
 
     was_good: bool = False
     first: int = 0  # step of the first bad sample of those that are not over
+    since: int = 0  # step of the first one after the last sample that was not bad
     last: int = 0
     rows: int = 0  # bad samples since
     told: Finding | None = None
@@ -45,9 +48,10 @@ class Decline:
         """Add a sample; gives back what was told of the decline if it is over with this one."""
         self._good = self._good + 1 if good else 0
         self.was_good |= self._good >= ROWS
-        self._better = 0 if bad else self._better + 1
+        was_better, self._better = self._better > 0, 0 if bad else self._better + 1
         if bad:
             self.first = self.first if self.rows else step
+            self.since = step if self.rows == 0 or was_better else self.since
             self._early, self._late = [*self._early, merit][:ROWS], [*self._late, merit][-ROWS:]
             self.last, self.rows = step, self.rows + 1
         elif self._better == BETTER and self.rows:
@@ -56,10 +60,11 @@ class Decline:
             return told
         return None
 
-    def stands(self, good: float) -> bool:
-        """Whether the last bad samples are little better than the first ones, on the way to ``good`` ones."""
-        early, late = (float(np.mean(some)) if some else good for some in (self._early, self._late))
-        return late - early < GAIN * (good - early)
+    def stands(self, good: float, gain: float) -> bool:
+        """Whether the last bad samples have not come so far from the first ones, of the way to ``good`` ones."""
+        some = max(1, min(ROWS, self.rows // 2))  # so that no sample is both
+        early, late = (float(np.mean(part)) if part else good for part in (self._early[:some], self._late[-some:]))
+        return late - early < gain * (good - early)
 
     def lasts(self, total: int | None, fraction: float) -> bool:
         """Whether it has been bad for a `fraction` of the planned steps, and for some samples in a row."""
@@ -128,6 +133,10 @@ class OutputsRule(Rule):
     def grown(self) -> bool:
         """Whether the model has learned so much that it is not young any more."""
         return self._left < GROWN
+
+    def stands(self, step: int, good: float) -> bool:
+        """Whether the outputs get no better; while the run goes on, any gain is one to wait for."""
+        return self._decline.stands(good, GAIN if step >= THROUGH * (self._total or 0) else SLOW)
 
     def follow(self, step: int, say: Callable[[], Finding], *, good: bool, bad: bool, merit: float) -> Findings:
         """Add a sample to the decline; ``say`` tells of it if it lasts."""

@@ -27,19 +27,20 @@ class Level:
     before: float
     progress: float
     limit: float
-    jumped: bool = False
+    jumped: float = np.nan  # what it was at a quarter of the stage, where that is beyond the limit
 
 
 @dataclass
 class CurriculumShock(Rule):
-    """A loss jumps at a stage's boundary and has not come back by half of the stage.
+    """A loss jumps at a stage's boundary and has not come back by half of the stage, nor is on its way.
 
     What it sees:
         The raw loss of every task that has a weight on both sides of the boundary, or the total where no components are
-        recorded and no weights change; and the gradient's norm. Before the boundary, at a quarter and at half of the
-        stage, each as a median of up to 20 rows. A shock gave back more than half of all that the run had learned by
-        then, far beyond the noise of a row, and kept it; or half as much again as was learned, beyond the noise of the
-        medians; or it left a norm ten times as large.
+        recorded and no weights change; and the gradient's norm. Before the boundary, at a quarter, at half and at three
+        quarters of the stage, each as a median of up to 20 rows. A shock gave back more than half of all that the run
+        had learned by then, far beyond the noise of a row, and kept it; or half as much again as was learned, beyond
+        the noise of the medians; or it left a norm ten times as large. A loss that is coming back at half, and stands
+        lower than where the run began, is given another quarter.
 
     Why it matters:
         A stage that is too hard at once undoes the stages before it: the steps spent on them are lost, and so is the
@@ -67,6 +68,7 @@ class CurriculumShock(Rule):
     learned: float = 0.25  # of the first level, that came down: less is no progress to speak of
     sigmas: float = 6.0  # of the noise before: of hundreds of boundaries and components none is reached by chance
     doubts: float = 3.0  # standard errors of the progress, where all of it and more is lost again
+    mending: float = 0.6  # of the jump is left at half of what it was at a quarter: the next quarter brings it back
     back: float = 0.25  # of the progress so far: nearer to the old level than that, it is over
     fewest: int = 5  # rows: a median of fewer is no level, so shorter stages are not judged
     window: int = 20  # rows of a level
@@ -81,13 +83,13 @@ class CurriculumShock(Rule):
     _open: dict[str, tuple[Finding, Level]] = field(default_factory=dict, init=False)
 
     def start(self, header: Header) -> Findings:
-        """When to look: where a stage begins, and at a quarter and a half of it."""
+        """When to look: where a stage begins, and at each quarter of it."""
         self._plan = header.curriculum_running or header.curriculum
         self._roles = Roles.of(header)
         stages = self._plan.stages[:MOST] if self._plan else ()
         ends = [*(stage.start for stage in stages[1:]), *(min(s.end, header.total_steps or s.end) for s in stages[-1:])]
         for index, (stage, end) in enumerate(zip(stages[1:], ends[1:], strict=True), 1):
-            quarters = [stage.start + quarter * (end - stage.start) / 4 for quarter in (0, 1, 2)]
+            quarters = [stage.start + quarter * (end - stage.start) / 4 for quarter in range(4)]
             if end > stage.start and np.isfinite(end):
                 self._marks += [(at, index, quarter) for quarter, at in enumerate(quarters)]
         return ()
@@ -156,7 +158,7 @@ class CurriculumShock(Rule):
         return None
 
     def _compare(self, table: Table, row: int, stage: int, quarter: int) -> Iterator[Finding]:
-        """At a quarter: did it jump? At half: is it still there? Later: is it over?"""
+        """At a quarter: did it jump? Later: is it still there, and stays? Is it over?"""
         for name, (told, level) in list(self._open.items()):
             now, _ = self._median(table, name, row)
             if now < level.before + self.back * max(level.progress, level.limit):
@@ -166,9 +168,12 @@ class CurriculumShock(Rule):
                 yield self._open[name][0]
         for name, level in self._levels.items():
             now, _ = self._median(table, name, row)
-            if quarter == 1:
-                level.jumped = now > level.before + level.limit
-            elif quarter == 2 and level.jumped and now > level.before + level.limit and name not in self._open:
+            beyond = now > level.before + level.limit
+            if quarter == 1 or not beyond:
+                level.jumped = now if quarter == 1 and beyond else np.nan
+            left = (now - level.before) / (level.jumped - level.before)
+            mends = quarter == 2 and left < self.mending and now < level.before + level.progress
+            if quarter > 1 and np.isfinite(left) and not mends and name not in self._open:
                 self._open[name] = self._finding(name, level, now, stage, int(table.step[row])), level
                 yield self._open[name][0]
 

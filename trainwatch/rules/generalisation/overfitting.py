@@ -50,8 +50,9 @@ class Overfitting(Rule):
         then), and by more than the evaluations scatter among themselves (half as far beyond it will do where the
         training loss has halved since), while the mean training loss of the rows
         before each evaluation fell, or stayed below validation. A change of the curriculum's stage starts it afresh; so
-        does another weight of a component for the total. Not judged: a component of weight 0, and a total that weighs
-        its components otherwise than training.
+        does another weight of a component for the total. Not judged: a component of weight 0, a total that weighs
+        its components otherwise than training, and a stage whose declared data are not those of the last one, for
+        which validation is made.
 
     Why it matters:
         What is learned from here on is the training set. The best model of this run is already on disk, or is
@@ -137,7 +138,7 @@ class Overfitting(Rule):
 
     def _evaluation(self, chunk: Chunk, row: int) -> Findings:
         split = str(chunk.text(row, "split") or "validation")
-        if split in TRAINING or chunk["repeat"][row] > 0:
+        if split in TRAINING or chunk["repeat"][row] > 0 or self._elsewhere():
             return
         present = [name for name in losses(chunk) if np.isfinite(chunk[name][row])]
         raw = {name.removeprefix("loss/"): float(chunk[name][row]) for name in present if name != "loss"}
@@ -161,6 +162,12 @@ class Overfitting(Rule):
                     self._courses[split, name] = Course(value, value, step, train, step, of, [value], weights, [value])
             elif step != course.step and of != course.weights_step:
                 yield from self._follow(split, name, course, (value, train, step, of))
+
+    def _elsewhere(self) -> bool:
+        """Whether the stage trains on other data than the last one, so that validation may get worse by design."""
+        stages = self._curriculum.stages if self._curriculum else ()
+        at = int(np.nan_to_num(self._stage))  # before the first row the first stage holds
+        return bool(stages) and stages[min(max(at, 0), len(stages) - 1)].data != stages[-1].data
 
     def _weighed_otherwise(self, value: float, raw: dict[str, float]) -> bool:
         """Whether a total is another sum of its components than the one that is trained."""

@@ -9,7 +9,7 @@ import numpy as np
 from trainwatch.rule import Findings
 from trainwatch.schema import Finding
 from trainwatch.table import Chunk
-from trainwatch.views.outputs import OutputsRule
+from trainwatch.views.outputs import THROUGH, OutputsRule
 
 
 @dataclass
@@ -20,7 +20,8 @@ class InvalidOutputs(OutputsRule):
         Less than 95 % of the sampled outputs are valid. A warning where they had been (three samples in a row) and have
         fallen by a tenth more, for a tenth of the planned steps. Outputs that were not valid yet in half of the run are
         an info: a young model's are not. They are a warning if less than 40 % of the first loss are left, and still
-        most of them are not, and hardly more than at first; or if a quarter of the loss is gone, the planned steps are
+                most of them are not, and hardly more than at first (while the run goes on, no more than at first); or
+        if a quarter of the loss is gone, the planned steps are
         nearly through, and not a single one ever was.
 
     Why it matters:
@@ -44,10 +45,10 @@ class InvalidOutputs(OutputsRule):
     lasting: float = 0.1  # of the planned steps, for outputs that had been valid: three samples at least, of thirty
     half: float = 0.5  # of the planned steps, for outputs that never were: a young model's are not
     mostly: float = 0.5  # of the outputs: more of them is nearly there
-    through: float = 0.9  # of the planned steps: who is not good by then will not be
     learned: float = 0.75  # of the first loss is left at most: a model that learns something gets something right
 
     _best: float = field(default=0.0, init=False)
+    _since: int | None = field(default=None, init=False)  # step since which most are not valid
 
     def sampled(self, chunk: Chunk, row: int) -> Findings:
         """Only samples that tell it."""
@@ -55,6 +56,8 @@ class InvalidOutputs(OutputsRule):
         if not np.isfinite(validity):
             return ()
         self._best = max(self._best, validity)
+        if validity >= self.mostly or self._since is None:
+            self._since = None if validity >= self.mostly else step
         bad = validity < self.valid - (self.fallen if self._decline.was_good else 0.0)
         return self.follow(
             step, lambda: self._finding(step, validity), good=validity >= self.valid, bad=bad, merit=validity
@@ -62,15 +65,15 @@ class InvalidOutputs(OutputsRule):
 
     def _finding(self, step: int, validity: float) -> Finding:
         decline = self._decline
-        stuck = self.grown and validity < self.mostly and decline.stands(self.valid)
-        never = not self._best and self._left < self.learned and step >= self.through * (self._total or np.inf)
+        stuck = self.grown and validity < self.mostly and self.stands(step, self.valid)
+        never = not self._best and self._left < self.learned and step >= THROUGH * (self._total or np.inf)
         stuck = (stuck or never) and not decline.was_good
         before = f"before, at least {self.valid:.0%} were" if decline.was_good else f"they never held {self.valid:.0%}"
         before += f", though {self._left:.0%} of the first loss are left" if stuck else ""
         return self.finding(
             "warning" if decline.was_good or stuck else "info",
             "run",
-            (decline.first, decline.last),
+            (self._since if stuck and self._since is not None else decline.first, decline.last),
             f"Only {validity:.0%} of the sampled outputs are valid, in {decline.rows} samplings since step "
             f"{decline.first:,}; {before}.",
             evidence={"validity": validity, "samples": decline.rows},

@@ -152,14 +152,15 @@ class LengthCollapse(Rule):
         known, (total, rows) = np.isfinite(high), self._mean
         data = f"the training data's are {low:g} to {high:g} long" if known else "the data's lengths are not recorded"
         data += f", {total / rows:.3g} on average" if known and rows else ""
-        then = self._best[1]
+        then, first = self._best[1], decline.first
         if not known and mean < self.less * then:
+            first = decline.since  # what was short in the beginning was a young model's
             data += f"; when validation was at its best they were {then:.3g} long"
         alarm = kind in ("short", "less") or (kind == "long" and decline.was_good)
         return self.finding(
             "warning" if alarm else "info",
             "run",
-            (decline.first, decline.last),
+            (first, decline.last),
             f"The sampled outputs are {mean:.3g} long on average (standard deviation {spread:.2g}); {data}.",
             evidence={"length_mean": mean, "samples": decline.rows}
             | ({"shortest": low, "longest": high} if known else {}),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,6 +15,7 @@ from trainwatch.table import Chunk
 from trainwatch.views.outputs import OutputsRule
 
 PHRASE = 16  # tokens: longer ones are refrains
+PAIRS = 16  # neighbours, in all outputs together: among fewer, half may be alike by chance
 TIMES = 3  # that a phrase comes in a row: twice happens in any text
 MOST = (32, 1024)  # outputs of a sample that are read, and tokens of each
 
@@ -24,7 +26,8 @@ class RepetitiveOutputs(OutputsRule):
 
     What it sees:
         The longest stretch of one token is more than half of an output's length; or, where the outputs themselves are
-        recorded, that of one short phrase, three times in a row and more. A warning where it had been less than three
+        recorded, that of one short phrase, three times in a row and more, or more than half of all tokens are the same
+        as the one before. A warning where it had been less than three
         tenths (three samples in a row), for a tenth of the planned steps. Outputs that never were better in half of the
         run are an info: a young model says its most common token. They are a warning if it is a phrase (who knows a
         phrase is not young), or if less than 40 % of the first loss are left, and they repeat themselves nearly as much
@@ -53,42 +56,53 @@ class RepetitiveOutputs(OutputsRule):
     half: float = 0.5  # of the planned steps, for outputs that never were: a young model's repeat themselves
     shortest: float = 4.0  # tokens: in a shorter output a stretch of two is half of it
 
+    _short: int | None = field(default=None, init=False)  # step of the first sample, of outputs too short to tell
+
     def sampled(self, chunk: Chunk, row: int) -> Findings:
         """Only samples that tell it, of outputs that are long enough."""
         run, length, entropy = (
             float(chunk[f"quality/{name}"][row]) for name in ("longest_run", "length_mean", "entropy")
         )
-        if length < self.shortest:
+        outputs = chunk.text(row, "outputs")
+        echo, phrase = _echo(outputs), _phrases(outputs)
+        if length < self.shortest and not echo > self.repeated:
+            self._short = int(chunk.step[row]) if self._short is None else self._short
             return ()
-        phrase = _phrases(chunk.text(row, "outputs"))
-        part = float(np.fmax(phrase, run / length))
+        part = float(np.fmax(np.fmax(phrase, run / max(length, 1.0)), echo))
         if not np.isfinite(part):
             return ()
         return self.follow(
             int(chunk.step[row]),
-            lambda: self._finding(part, entropy, phrase=phrase == part),
+            lambda: self._finding(int(chunk.step[row]), part, entropy, phrase=phrase == part),
             good=part < self.varied,
             bad=part > self.repeated,
             merit=-part,
         )
 
-    def _finding(self, part: float, entropy: float, *, phrase: bool) -> Finding:
+    def _finding(self, step: int, part: float, entropy: float, *, phrase: bool) -> Finding:
         decline = self._decline
-        stuck = not decline.was_good and (phrase or (self.grown and decline.stands(-self.varied)))
+        stuck = not decline.was_good and (phrase or (self.grown and self.stands(step, -self.varied)))
         before = "it had been" if decline.was_good else "it never stayed"
         before += f" below {self.varied:.0%}"
         before += f", though {self._left:.0%} of the first loss are left" if stuck and self.grown else ""
-        known, what = np.isfinite(entropy), "One phrase again and again" if phrase else "One token in a row"
+        known, what = np.isfinite(entropy), "One phrase again and again" if phrase else "What was just said"
         return self.finding(
             "warning" if decline.was_good or stuck else "info",
             "run",
-            (decline.first, decline.last),
+            (decline.first if decline.was_good or self._short is None else self._short, decline.last),
             f"{what} fills {part:.0%} of an average output, in {decline.rows} samplings since step "
             f"{decline.first:,}; {before}.",
             evidence={"repeated": part, "samples": decline.rows} | ({"entropy": entropy} if known else {}),
             advice="See whether a loss rewards filling up, and whether the input reaches the decoder at all.",
             confidence=0.9 if decline.was_good else 0.6,
         )
+
+
+def _echo(outputs: Any) -> float:
+    """Share of all tokens that are the same as the one before; NaN where there are few."""
+    texts = [text[: MOST[1]] for text in outputs[: MOST[0]] if isinstance(text, str | list)] if outputs else []
+    alike = [one == other for text in texts for one, other in pairwise(text)]
+    return sum(alike) / len(alike) if len(alike) >= PAIRS else np.nan
 
 
 def _phrases(outputs: Any) -> float:

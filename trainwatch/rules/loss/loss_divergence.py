@@ -33,6 +33,7 @@ class Fall:
     mending: bool  # the last points fall again
     level: float  # before the sharpest rise that stands, and
     height: float  # of that rise; 0 if there is none
+    flat: bool  # nothing of it came back since its first moments
     levels: Floats  # medians of eighths
     error: float  # of such a median
 
@@ -75,7 +76,7 @@ class LossDivergence(CurveRule):
     wants: ClassVar[tuple[str, ...]] = ("lr/<group>", "weight/<component>", "stage")
     causes: ClassVar[tuple[str, ...]] = (
         *("overtraining", "loss-plateau", "mode-collapse", "repetitive-outputs", "non-finite-loss"),
-        *("non-finite-gradient", "hidden-nan"),
+        *("non-finite-gradient", "hidden-nan", "length-collapse", "invalid-outputs"),
     )
 
     given_back: float = 0.4  # of the progress: sharp turns of a healthy schedule give back a third at most
@@ -112,6 +113,7 @@ class LossDivergence(CurveRule):
             kept = fall.least - fall.best < self.given_back * fall.progress
             progress = fall.start - fall.level
             broke = fall.height > min(self.broken * progress, max(fall.level, self.worth * progress))
+            broke &= fall.flat or fall.height > self.given_back * progress  # a small jump may be learned away yet
             gave = not kept and not (fall.mending and fall.now < fall.start)
             return (gave or broke) and fall.steady >= self.steady
         levels, bar = fall.levels, self.clear * fall.error
@@ -184,7 +186,7 @@ def _fall(stage: Points) -> Fall:
     path = float(np.abs(np.diff(down)).sum())
     last, now = smooth[-tail:], float(np.median(smooth[-tail:]))
     height = max(float(smooth[best:].max()) - smooth[best], 1e-300)
-    level, height = _break(stage.loss)
+    level, height, flat = _break(stage.loss)
     sigma = noise(stage.loss[: max(best + 1, len(stage) // 4, 8)])
     return Fall(
         start=start,
@@ -198,6 +200,7 @@ def _fall(stage: Points) -> Fall:
         or float(last[0] - last[-1]) > 0.2 * height,
         level=level,
         height=height,
+        flat=flat,
         levels=np.array([np.median(part) for part in np.array_split(stage.loss, 8)]),
         error=MEDIAN * sigma / max(1, len(stage) // 8) ** 0.5,
     )
@@ -206,8 +209,10 @@ def _fall(stage: Points) -> Fall:
 MEDIAN = 1.25  # x that of a mean: the standard error of a median
 
 
-def _break(loss: Floats) -> tuple[float, float]:
-    """The level before the last rise that came at once and has stood for a quarter of the points, and its height."""
+def _break(loss: Floats) -> tuple[float, float, bool]:
+    """The level before the last rise that came at once and has stood for a quarter of the points, its height, and
+    whether it stood there from the first.
+    """
     quarter, moment = len(loss) // 4, max(5, len(loss) // 20)
     now = float(np.median(loss[-quarter:]))
     smooth = running_median(loss, 5)
@@ -215,13 +220,13 @@ def _break(loss: Floats) -> tuple[float, float]:
     at = int(low[-1]) if len(low) else 0
     before, after = loss[max(0, at - quarter) : at - 1], loss[at + 3 :]
     if len(before) < 2 * moment or len(after) < max(quarter, 4 * moment):
-        return now, 0.0
+        return now, 0.0, False
     level = float(np.median(before))
     height, error = now - level, MEDIAN * noise(before) / len(before) ** 0.5
     sharp = np.median(before[-moment:]) < level + height / 4 < now - height / 4 < np.median(after[:moment])
-    *_, third, last = (float(np.median(part)) for part in np.array_split(after, 4))
+    _, second, third, last = (float(np.median(part)) for part in np.array_split(after, 4))
     stands = third - last < height / 5
-    return level, height if sharp and stands and height > 8 * error else 0.0
+    return level, height if sharp and stands and height > 8 * error else 0.0, second - last < height / 5
 
 
 def _stands(smooth: Floats, best: int, start: float) -> bool:

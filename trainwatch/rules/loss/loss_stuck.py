@@ -22,6 +22,8 @@ SKILL = (
     (re.compile(r"metric/(.*[/_.-])?(auc|auroc|roc_auc)", re.IGNORECASE), 0.5),
 )
 """Figures of which everybody knows what a guess is worth."""
+ERRORS = re.compile(r"metric/(.*[/_.-])?(wer|cer|error|error_rate)", re.IGNORECASE)
+"""Shares of words or letters that are wrong: 1 is what saying nothing costs."""
 
 
 @dataclass
@@ -35,7 +37,7 @@ class LossStuck(CurveRule):
         is the evaluated accuracy). Without a proof it is an info. Or, however the loss went, validation was never
         better than a guess in 80 % of the planned steps, by every figure that tells it: an accuracy and a loss at what
         the declared classes' shares give, an R2 or a correlation of 0, an AUC of a half; or no single answer was ever
-        right, and the loss stands.
+        right, or a rate of errors never left 1, which is what saying nothing costs, and the loss stands.
 
     Why it matters:
         Nothing is learned, however long it runs.
@@ -55,7 +57,9 @@ class LossStuck(CurveRule):
     """
 
     wants: ClassVar[tuple[str, ...]] = ("grad_norm", "update_ratio/<group>", "run:classes|eval:metric/<name>")
-    causes: ClassVar[tuple[str, ...]] = ("loss-plateau", "slow-convergence", "mode-collapse")
+    causes: ClassVar[tuple[str, ...]] = (
+        *("loss-plateau", "slow-convergence", "mode-collapse", "length-collapse", "invalid-outputs"),
+    )
 
     rows: int = 20  # fewer cannot tell a slow start from none
     telling: int = 200  # rows after which a standstill without a proof is worth a word
@@ -111,8 +115,8 @@ class LossStuck(CurveRule):
         if len(norm) >= self.rows and np.mean(norm == 0) > 0.9:
             return "the gradient is exactly 0"
         names = [name for name in run.train.channels if name.startswith("update_ratio/")]
-        ratios = np.concatenate([self._curve.raw(run, name, rest) for name in names]) if names else np.empty(0)
-        if np.isfinite(ratios).sum() >= 2 and np.nanmax(ratios) == 0:
+        ratios = np.array([self._curve.raw(run, name, rest)[1:] for name in names])  # a warm-up's first step is of 0
+        if names and np.isfinite(ratios).any(axis=0).sum() >= 2 and np.nanmax(ratios) == 0:
             return "the parameters do not move"
         return self._chance(run, level, 1.25 * points.noise / len(points) ** 0.5)
 
@@ -148,6 +152,8 @@ class LossStuck(CurveRule):
                     return ""
                 if shares or name not in CHANCE or (values.max() <= self.hardly and self._stands(points)):
                     told.append(f"{name.removeprefix('metric/')} {values.max():.2g} at best")
+            if ERRORS.fullmatch(name) and np.abs(values - 1).max() < self.unskilled and self._stands(points):
+                told.append(f"{name.removeprefix('metric/')} {values.min():.2g} at best")
         losses = run.eval.curve("loss")[1] if "loss" in run.eval else np.empty(0)
         single = sum(name.startswith("loss/") for name in run.train.channels) <= 1
         if shares and single and len(losses) and losses.min() < (1 - self.least) * _entropy(shares):

@@ -46,7 +46,10 @@ class HiddenNan(Rule):
     block: ClassVar[int] = 20
     needs: ClassVar[tuple[str, ...]] = ("loss",)
     wants: ClassVar[tuple[str, ...]] = ("grad_norm|grad_norm_at_step", "amp/skipped|applied")
-    causes: ClassVar[tuple[str, ...]] = ("loss-zero", "loss-stuck", "loss-plateau", "overtraining")
+    causes: ClassVar[tuple[str, ...]] = (
+        *("loss-zero", "loss-stuck", "loss-plateau", "overtraining"),
+        *("non-finite-gradient", "non-finite-weights", "non-finite-loss"),
+    )
 
     rows: int = 5  # in a row; trainproof's number: a scaler's skips and a batch without targets come one by one
     abrupt: float = 0.25  # of the first losses: a loss that sinks to 0 by learning passes below that first

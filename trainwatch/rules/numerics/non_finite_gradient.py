@@ -46,7 +46,7 @@ class NonFiniteGradient(Rule):
 
     needs: ClassVar[tuple[str, ...]] = ("grad_norm|grad_norm/<module>|grad_norm_at_step",)
     wants: ClassVar[tuple[str, ...]] = ("grad_norm/<module>", "loss", "amp/skipped|applied")
-    causes: ClassVar[tuple[str, ...]] = ("non-finite-weights", "non-finite-loss", "loss-zero", "crashed", "hidden-nan")
+    causes: ClassVar[tuple[str, ...]] = ("non-finite-weights", "non-finite-loss", "crashed")
 
     before_rows: int = 20  # a window: a bad loss so shortly before is the cause, so shortly after the effect
     recovered_rows: int = 20  # finite rows after which it is over

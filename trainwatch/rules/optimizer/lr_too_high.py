@@ -70,6 +70,7 @@ class LrTooHigh(Rule):
     doubled: float = 2.0  # x all weights together, from a sample that is too high to the next; healthy ones come to 1.4
     stirred: float = 0.02  # norm of the update over that of the weights, beside
     grown: float = 1.5  # x all weights together, between two samples: the first steps threw them elsewhere
+    swelling: float = 0.6  # of the updates' length went along the weights; a rate that is too high comes to 0.3
     usual: float = 1e-3  # the ratio to aim for
 
     _history: History = field(default_factory=History, init=False)
@@ -149,7 +150,14 @@ class LrTooHigh(Rule):
         stood = not self._staged and fall(after) <= 0 and median(after) > self.back * abs(first)
         if not stood or not (self._together(whole, series)[1] > self.grown).any():
             return {}
-        return {name: ratio for name, ratio in high.items() if ratio > self.stirred}
+        return {n: ratio for n, ratio in high.items() if ratio > self.stirred and not self._swells(whole, n)}
+
+    def _swells(self, whole: Chunk, name: str) -> bool:
+        """Whether the updates only blow the weights up: that is no rate, but a decay of the wrong sign, say."""
+        ratio, norm = whole[name], whole[name.replace("update_ratio/", "weight_norm/")]
+        at = np.flatnonzero(np.isfinite(ratio) & (norm > 0))
+        went = (ratio[at[1:]] + ratio[at[:-1]]) / 2 * np.diff(whole.step[at])
+        return bool(len(at) > 2 and (np.diff(np.log(norm[at])) > self.swelling * went).all())
 
     def _leapt(self, whole: Chunk, series: dict[str, Floats], first: float) -> Iterator[Finding]:
         """The group whose weights were swept away: the samples tell by how much, the rows between what it cost."""

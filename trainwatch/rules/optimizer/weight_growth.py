@@ -26,7 +26,8 @@ class WeightGrowth(Rule):
         from the middle of the run to its end by half and more. Four times are enough where it grows by the same factor
         from each sample to the next, as only what feeds on itself does; six times where the growth from each sample to
         the next makes up the best part of all that the updates did (`update_ratio`), which are made to turn the weights
-        and not to blow them up. It is an alarm where the loss has not come down since the norm had doubled, or the norm
+                and not to blow them up, and four and a half where it is most of that. It is an alarm where the loss
+        has not come down since the norm had doubled, or the norm
         is a thousand times what it was; else an info. Where the goal itself moves (rewards, adversaries) it takes all
         of this at once.
 
@@ -51,6 +52,7 @@ class WeightGrowth(Rule):
     wants: ClassVar[tuple[str, ...]] = ("loss", "update_ratio/<group>")
     causes: ClassVar[tuple[str, ...]] = (
         *("overflow-risk", "non-finite-weights", "non-finite-loss", "amp-scale-collapse", "generalisation-gap"),
+        *("loss-scale-imbalance", "non-finite-gradient", "dead-module", "component-dead"),
         *("overtraining", "loss-divergence", "gradient-explosion", "gradient-spike", "clipping-saturated"),
     )
 
@@ -63,6 +65,8 @@ class WeightGrowth(Rule):
     late: float = 1.15  # x from three quarters of the run to its end; the same growth comes to that
     blown: float = 6.0  # x, where the updates went along the weights; healthy ones come to 5 in few samples
     along: float = 0.4  # of the updates' length, between any two samples: from some sample on healthy ones come to 0.3
+    outright: float = 0.6  # of it, where nearly each update blows the weights up; healthy ones so far come to 3.5 x
+    blown_outright: float = 4.5  # x, then
     fewest: int = 3  # samples, where the updates tell what the growth is of
     going: float = 1.5  # x from the middle of the run to its end; a growth as the root of the steps comes to 1.41
 
@@ -111,10 +115,11 @@ class WeightGrowth(Rule):
 
     def _along(self, values: Floats, ratio: Floats, step: Floats) -> bool:
         """Whether the updates between any two samples went along the weights, and not across."""
-        if not (values > 0).all() or not values[-1] > self.blown * values[0]:
+        if not (values > 0).all() or not values[-1] > self.blown_outright * values[0]:
             return False
+        along = self.along if values[-1] > self.blown * values[0] else self.outright
         went = (ratio[1:] + ratio[:-1]) / 2 * np.diff(step)  # in norms of the weights
-        return bool((np.diff(np.log(values)) > self.along * went).all() and np.isfinite(went).all() and went.all())
+        return bool((np.diff(np.log(values)) > along * went).all() and np.isfinite(went).all() and went.all())
 
     def _finding(self, whole: Chunk, name: str, norms: tuple[float, float], series: dict[str, Floats]) -> Finding:
         first, now = norms

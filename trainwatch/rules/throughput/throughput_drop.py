@@ -34,8 +34,8 @@ class ThroughputDrop(Rule):
         The median `time/step` of each block of 20 steps against the run's own steady state: the median of ten blocks
         after the first, anew at each stage of the curriculum and at each resume. Where `tokens` or `samples` are
         recorded, the time for one of them must have grown as well: longer sequences and larger batches are slower by
-        plan. And steps that have become half as long again little by little, in both halves of the stage: that is no
-        neighbour, and a warning however little is lost by now.
+        plan. And steps that have become half as long again little by little, in both halves of the stage, or three
+        times as long in its second half: that is no neighbour, and a warning however little is lost by now.
 
     Why it matters:
         The run will end later than planned, and something outside the model has changed: a neighbour on the machine, a
@@ -69,6 +69,9 @@ class ThroughputDrop(Rule):
     ordered: float = 0.8  # rank correlation of the blocks' times with their order: neighbours come and go
     clear: float = 6.0  # standard deviations of one block: a busy machine makes any order now and then
     both: float = 0.4  # the same within each half: a drop that stays has none there
+    leapt: float = 3.0  # x: what grows little by little in the second half alone
+    climbing: float = 0.9  # rank correlation, there; a busy machine goes up and down
+    fine: int = 5  # rows of a piece, there: so that short runs have enough of them
     pieces: int = 10  # blocks that show it
     worth: float = 0.01  # of the time so far: less than that, and than half a minute, is not worth a word
 
@@ -76,6 +79,7 @@ class ThroughputDrop(Rule):
     _steady: Floats = field(default_factory=lambda: np.empty((0, 4)), init=False)
     _recent: Floats = field(default_factory=lambda: np.empty((0, 4)), init=False)
     _course: History = field(default_factory=History, init=False)  # of the blocks of the present regime
+    _pieces: History = field(default_factory=History, init=False)  # the same, by pieces of a few rows
     _counts: dict[str, float] = field(default_factory=dict, init=False)
     _lost: float = field(default=0.0, init=False)
     _elapsed: float = field(default=0.0, init=False)
@@ -90,11 +94,16 @@ class ThroughputDrop(Rule):
         """Regime by regime; there are few."""
         self._streak = self._streak or Streak(self.recent)
         costs = self._costs(chunk)
+        pieces, parts = medians(in_blocks(chunk["time/step"], self.fine)), self.block // self.fine
+        steps = chunk.step[:: self.fine].astype(np.float64)
         fresh = np.flatnonzero(in_blocks(self._regimes.begins(chunk).astype(np.float64), self.block).any(axis=1))
         for begin, end in pairwise([0, *fresh[fresh > 0], len(costs)]):
             if begin in fresh:
                 self._steady, self._recent, self._course = np.empty((0, 4)), np.empty((0, 4)), History()
+                self._pieces = History()
             self._course.push(dict(zip(COSTS, costs[begin:end].T, strict=True)))
+            fine = slice(parts * begin, parts * end)
+            self._pieces.push({"seconds": pieces[fine], "step": steps[fine]})
             columns = self._judge(costs[begin:end])
             self._streak.push(columns["ratio"] > 1 / (1 - self.drop), columns)
         return ()
@@ -103,8 +112,12 @@ class ThroughputDrop(Rule):
         """What is lost by now; a part of a block is too few steps to time by."""
         course, drop = self._course.series(), self._drop()
         grave = drop is not None and drop.severity == "warning"
-        if not grave and self._creeps(course) and not plays([*run.train.channels, *run.eval.channels]):
-            drop = self._creeping(course)
+        if not grave and not plays([*run.train.channels, *run.eval.channels]):
+            if self._creeps(course):
+                drop = self._creeping(course, float(course["step"][0]))
+            elif self._climbs(course):
+                pieces = self._pieces.series()
+                drop = self._creeping(course, float(pieces["step"][len(pieces["step"]) // 2]))
         yield from [drop] if drop else []
 
     def _drop(self) -> Finding | None:
@@ -133,12 +146,28 @@ class ThroughputDrop(Rule):
                 return False
         return "seconds" in course
 
-    def _creeping(self, course: Columns) -> Finding:
+    def _climbs(self, course: Columns) -> bool:
+        """Whether steps were alike in the first half, and since then cost more and more."""
+        values = self._pieces.series().get("seconds", np.empty(0))[1:]
+        first, late = np.array_split(values[np.isfinite(values)], 2)
+        if len(late) < self.pieces:
+            return False
+        third = len(late) // 3
+        middle, end = median(late[third:-third]), median(late[-third:])
+        clear = end > max(self.leapt * float(first.max()), middle + self.clear * noise(first))
+        return clear and _order(late) > self.climbing and self._alone(course)
+
+    def _alone(self, course: Columns) -> bool:
+        """Whether what is known of the work did not grow as well."""
+        known = [course[name][np.isfinite(course[name])] for name in COSTS[1:3] if name in course]
+        return all(median(one[-2:]) > self.grown * median(one[: len(one) // 2]) for one in known if len(one) > 3)
+
+    def _creeping(self, course: Columns, onset: float) -> Finding:
         begin, *_, now = (median(part) for part in np.array_split(course["seconds"][1:], 4))
         return self.finding(
             "warning",
             "run",
-            (int(course["step"][0]), int(course["step"][-1])),
+            (int(onset), int(course["step"][-1])),
             f"Each step takes longer than the one before: {begin:.3g} s at first, {now:.3g} s now, and it goes on.",
             evidence={"seconds": now, "steady_seconds": begin, "ratio": now / begin},
             advice="Look for a list, a cache or a graph that grows and is walked through at every step.",
