@@ -9,15 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainwatch.header import Curriculum, Header, mapping, text
-from trainwatch.rule import Findings, Rule
-from trainwatch.run import Run
 from trainwatch.stats import SIGMA, History, carried, fall, in_blocks, median, medians, noise, running_medians
 from trainwatch.table import Chunk
 from trainwatch.views.games import opponent
@@ -221,38 +218,6 @@ class Courses:
         begins = np.array([stage.start for stage in curriculum.stages])
         at = np.where(np.isnan(applied), columns["step"], applied)
         return np.where(np.isnan(recorded), np.searchsorted(begins, at, side="right") - 1.0, recorded)
-
-
-@dataclass
-class OfCourse(Rule):
-    """A rule that judges the course of the components, as it stands when it is asked; ``kinds`` are as of Courses."""
-
-    block: ClassVar[int] = BLOCK
-    kinds: ClassVar[tuple[str, ...]] = ("loss/", "weight/")
-
-    _courses: Courses = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._courses = Courses(self.kinds)
-
-    def start(self, header: Header) -> Findings:
-        """Roles and stages."""
-        self._courses.start(header)
-        return ()
-
-    def update(self, chunk: Chunk) -> Findings:
-        """Nothing is said before the course is asked for."""
-        self._courses.push(chunk)
-        return ()
-
-    def finish(self, run: Run, rest: Chunk) -> Findings:  # noqa: ARG002
-        """The run as it stands."""
-        course = self._courses.course(rest)
-        return self.judge(course) if len(course) else ()  # none in a run that was resumed a moment ago
-
-    def judge(self, course: Course) -> Findings:  # noqa: ARG002
-        """What there is to say of a course."""
-        return ()
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainwatch.header import Header
-from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
 from trainwatch.stats import History, medians, noise
 from trainwatch.table import Chunk
@@ -120,28 +118,6 @@ class Curve:
         for name in [name for name in chunk.channels if name.startswith("lr/")][:MOST]:
             rate = np.fmax(rate, chunk[name])
         return {"step": chunk.step.astype(np.float64), "loss": chunk["loss"], "lr": rate, "regime": regime}
-
-
-@dataclass
-class CurveRule(Rule):
-    """A rule about the curve of the total loss. Rows are only gathered: what it looks for shows in the whole curve."""
-
-    block: ClassVar[int] = 20
-    needs: ClassVar[tuple[str, ...]] = ("loss",)
-
-    _curve: Curve = field(default_factory=Curve, init=False)
-    _resumed: bool = field(default=False, init=False)  # what was learned before is not known here
-
-    def start(self, header: Header) -> Findings:
-        """Stages that are declared."""
-        self._resumed = header.resumed_from is not None
-        self._curve.start(header)
-        return ()
-
-    def update(self, chunk: Chunk) -> Findings:
-        """More of the curve."""
-        self._curve.push(chunk)
-        return ()
 
 
 def wanders(run: Run, points: Points) -> bool:

@@ -8,10 +8,11 @@ from typing import ClassVar
 
 import numpy as np
 
+from trainwatch.bases.course import OfCourse
 from trainwatch.header import Header
 from trainwatch.rule import Findings
 from trainwatch.schema import Finding
-from trainwatch.views.components import Course, OfCourse
+from trainwatch.views.components import Course
 
 
 @dataclass

@@ -9,9 +9,10 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from trainwatch.bases.course import OfCourse
 from trainwatch.schema import Finding
 from trainwatch.stats import median, noise, running_medians
-from trainwatch.views.components import Course, OfCourse, Relapse, relapse
+from trainwatch.views.components import Course, Relapse, relapse
 
 Floats = NDArray[np.float64]
 

@@ -9,9 +9,10 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from trainwatch.bases.course import OfCourse
 from trainwatch.schema import Finding
 from trainwatch.stats import noise
-from trainwatch.views.components import Course, OfCourse
+from trainwatch.views.components import Course
 
 Floats = NDArray[np.float64]
 

@@ -9,12 +9,13 @@ from typing import ClassVar
 
 import numpy as np
 
+from trainwatch.bases.course import OfCourse
 from trainwatch.rule import Findings
 from trainwatch.run import Run
 from trainwatch.schema import Finding
 from trainwatch.stats import Bools, noise
 from trainwatch.table import Chunk
-from trainwatch.views.components import Course, OfCourse
+from trainwatch.views.components import Course
 from trainwatch.views.games import opponent
 
 MEANT = re.compile(

@@ -9,9 +9,10 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from trainwatch.bases.course import OfCourse
 from trainwatch.schema import Finding, Severity
 from trainwatch.stats import median
-from trainwatch.views.components import Course, OfCourse, Relapse, longest, relapse
+from trainwatch.views.components import Course, Relapse, longest, relapse
 
 Floats = NDArray[np.float64]
 

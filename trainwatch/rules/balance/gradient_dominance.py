@@ -8,10 +8,11 @@ from typing import ClassVar
 
 import numpy as np
 
+from trainwatch.bases.course import OfCourse
 from trainwatch.rule import Findings
 from trainwatch.schema import Finding
 from trainwatch.stats import median
-from trainwatch.views.components import Course, OfCourse, Relapse, longest, relapse
+from trainwatch.views.components import Course, Relapse, longest, relapse
 
 
 @dataclass

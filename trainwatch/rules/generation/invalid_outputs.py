@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from trainwatch.bases.outputs import OutputsRule
 from trainwatch.rule import Findings
 from trainwatch.schema import Finding
 from trainwatch.table import Chunk
-from trainwatch.views.outputs import THROUGH, OutputsRule
+from trainwatch.views.outputs import THROUGH
 
 
 @dataclass

@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from trainwatch.bases.outputs import OutputsRule
 from trainwatch.rule import Findings
 from trainwatch.schema import Finding
 from trainwatch.table import Chunk
-from trainwatch.views.outputs import OutputsRule
 
 PHRASE = 16  # tokens: longer ones are refrains
 PAIRS = 16  # neighbours, in all outputs together: among fewer, half may be alike by chance

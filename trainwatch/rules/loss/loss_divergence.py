@@ -9,11 +9,12 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from trainwatch.bases.curve import CurveRule
 from trainwatch.run import Run
 from trainwatch.schema import Finding, Severity
 from trainwatch.stats import noise
 from trainwatch.table import Chunk
-from trainwatch.views.curve import CurveRule, Points, running_median, wanders
+from trainwatch.views.curve import Points, running_median, wanders
 
 Floats = NDArray[np.float64]
 SUPERVISED = ("metric/acc", "metric/accuracy", "metric/top1", "metric/perplexity", "metric/ppl")

@@ -10,11 +10,12 @@ from typing import ClassVar
 
 import numpy as np
 
+from trainwatch.bases.curve import CurveRule
 from trainwatch.header import mapping, number
 from trainwatch.run import Run
 from trainwatch.schema import Finding, Severity
 from trainwatch.table import Chunk
-from trainwatch.views.curve import CurveRule, Points, wanders
+from trainwatch.views.curve import Points, wanders
 
 CHANCE = ("metric/acc", "metric/accuracy", "metric/top1")
 SKILL = (

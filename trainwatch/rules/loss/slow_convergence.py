@@ -9,10 +9,11 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from trainwatch.bases.curve import CurveRule
 from trainwatch.run import Run
 from trainwatch.schema import Finding
 from trainwatch.table import Chunk
-from trainwatch.views.curve import CurveRule, Points, wanders
+from trainwatch.views.curve import Points, wanders
 
 
 @dataclass

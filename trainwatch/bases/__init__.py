@@ -1,0 +1,1 @@
+"""What rules of one kind have in common: what they gather, row by row, before they judge it."""
