@@ -221,7 +221,7 @@ class LossScaleImbalance(Rule):
         moves = block["step"][0] < self._annealed.get(name, 0.0)
         if moves or (len(weights) and weights[-1] > self.annealed * weights[0]):
             return False
-        if _weight(weight) < self.tiny_weight * min(1.0, _weight(here[f"weight/{largest}"])):
+        if _weight(weight) <= self.tiny_weight * min(1.0, _weight(here[f"weight/{largest}"])):
             return False
         if min((values > 0).sum(), (values < 0).sum()) > 0.1 * np.isfinite(values).sum():
             return False

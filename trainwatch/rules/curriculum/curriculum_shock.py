@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from trainwatch.header import Curriculum, Header
 from trainwatch.rule import Findings, Rule
+from trainwatch.run import Run
 from trainwatch.schema import Finding
 from trainwatch.stats import noise, spreads
 from trainwatch.table import Chunk, Table
@@ -40,7 +41,8 @@ class CurriculumShock(Rule):
         quarters of the stage, each as a median of up to 20 rows. A shock gave back more than half of all that the run
         had learned by then, far beyond the noise of a row, and kept it; or half as much again as was learned, beyond
         the noise of the medians; or it left a norm ten times as large. A loss that is coming back at half, and stands
-        lower than where the run began, is given another quarter.
+        lower than where the run began, is given another quarter. Where a validation loss is no worse than before the
+        boundary, nothing was lost: it is an info.
 
     Why it matters:
         A stage that is too hard at once undoes the stages before it: the steps spent on them are lost, and so is the
@@ -70,6 +72,7 @@ class CurriculumShock(Rule):
     doubts: float = 3.0  # standard errors of the progress, where all of it and more is lost again
     mending: float = 0.6  # of the jump is left at half of what it was at a quarter: the next quarter brings it back
     back: float = 0.25  # of the progress so far: nearer to the old level than that, it is over
+    unhurt: float = 1.02  # x the validation loss before the boundary: two evaluations of one model lie within it
     fewest: int = 5  # rows: a median of fewer is no level, so shorter stages are not judged
     window: int = 20  # rows of a level
 
@@ -104,6 +107,20 @@ class CurriculumShock(Rule):
             _, stage, quarter = self._marks.pop(0)
             yield from self._look(chunk.rows, row, stage, quarter)
             self._since = row
+
+    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
+        """What the rows that fill no block add, and what validation says of each shock."""
+        told = {finding.key: finding for finding, _ in self._open.values()}
+        told |= {finding.key: finding for finding in self.ahead(rest)}
+        for finding in told.values():
+            unhurt = finding.state == "active" and self._unhurt(run, finding.first_step)
+            yield replace(finding, severity="info") if unhurt else finding
+
+    def _unhurt(self, run: Run, boundary: int) -> bool:
+        """Whether the newest validation loss is no worse than the last one before the boundary."""
+        step, loss = run.eval.curve("loss")
+        before, since = loss[step <= boundary], loss[step > boundary]
+        return bool(len(before) and len(since) and since[-1] <= before[-1] + (self.unhurt - 1) * abs(before[-1]))
 
     def _look(self, table: Table, row: int, stage: int, quarter: int) -> Iterator[Finding]:
         """Judge what a mark tells: the row is the first one behind it."""
