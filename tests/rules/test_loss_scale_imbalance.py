@@ -43,6 +43,11 @@ HEALTHY = {
     "a KL term that grows from nothing": {"loss/recon": 540 * (0.2 + FALL), "loss/kl": 25 * (1 - FALL) + 1e-3},
     "a z-loss": {"loss/ce": 2 + FALL, "loss/z_loss": np.full(N, 50.0), "weight/z_loss": np.full(N, 1e-4)},
     "a term with a tiny weight": {"loss/ce": 2 + FALL, "loss/extra": np.full(N, 5.0), "weight/extra": np.full(N, 1e-4)},
+    "a hundredth, which somebody has set": {
+        "loss/ce": 5000 * (2 + FALL),
+        "loss/extra": np.full(N, 5.0),
+        "weight/extra": np.full(N, 0.01),
+    },
     "a component that is solved": {"loss/box": 1 + 0 * FALL, "loss/cls": 0.7 * np.exp(-np.arange(N) / 15) + 1e-3},
     "a component of weight 0": {"loss/a": 1 + FALL, "loss/b": np.full(N, 1e6), "weight/b": np.zeros(N)},
     "value loss beside policy loss": {"loss/value": 300 * (1 + FALL), "loss/policy": 0.02 * np.cos(np.arange(N))},
