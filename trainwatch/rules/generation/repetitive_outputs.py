@@ -26,7 +26,7 @@ class RepetitiveOutputs(OutputsRule):
 
     What it sees:
         The longest stretch of one token is more than half of an output's length; or, where the outputs themselves are
-        recorded, that of one short phrase, three times in a row and more, or more than half of all tokens are the same
+        recorded, that of one short phrase, three times in a row and more, or two thirds of all tokens are the same
         as the one before. A warning where it had been less than three
         tenths (three samples in a row), for a tenth of the planned steps. Outputs that never were better in half of the
         run are an info: a young model says its most common token. They are a warning if it is a phrase (who knows a
@@ -54,6 +54,7 @@ class RepetitiveOutputs(OutputsRule):
     repeated: float = 0.5  # of the length in one stretch
     lasting: float = 0.1  # of the planned steps, for outputs that had been better
     half: float = 0.5  # of the planned steps, for outputs that never were: a young model's repeat themselves
+    echoed: float = 0.65  # of the tokens are the same as the one before: doubled letters come to less
     shortest: float = 4.0  # tokens: in a shorter output a stretch of two is half of it
 
     _short: int | None = field(default=None, init=False)  # step of the first sample, of outputs too short to tell
@@ -65,10 +66,10 @@ class RepetitiveOutputs(OutputsRule):
         )
         outputs = chunk.text(row, "outputs")
         echo, phrase = _echo(outputs), _phrases(outputs)
-        if length < self.shortest and not echo > self.repeated:
+        if length < self.shortest:
             self._short = int(chunk.step[row]) if self._short is None else self._short
             return ()
-        part = float(np.fmax(np.fmax(phrase, run / max(length, 1.0)), echo))
+        part = float(np.fmax(np.fmax(phrase, run / length), echo if echo > self.echoed else 0.0))
         if not np.isfinite(part):
             return ()
         return self.follow(
