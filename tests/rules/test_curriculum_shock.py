@@ -92,9 +92,12 @@ def test_a_start_that_is_undone_within_the_noise_of_a_row(jump, alarms, make_run
     assert [(one.severity, one.first_step) for one in found] == [("warning", 60)] * alarms
 
 
-@pytest.mark.parametrize(("after", "severity"), [(0.95, "info"), (2.0, "warning")])
-def test_a_harder_stage_that_costs_validation_nothing(make_run, judge, after, severity):
-    """Its loss is of other data; what was learned is still there."""
-    evals = [{"step": step, "split": "valid", "loss": 1.0 if step <= 400 else after} for step in range(50, 801, 50)]
+@pytest.mark.parametrize(
+    ("first", "after", "severity"), [(2.0, 0.95, "info"), (2.0, 2.0, "warning"), (1.1, 0.95, "warning")]
+)
+def test_a_harder_stage_that_costs_validation_nothing(make_run, judge, first, after, severity):
+    """Its loss is of other data; what was learned is still there. Unless validation never showed it."""
+    values = [*np.linspace(first, 1.0, 8), *[after] * 8]
+    evals = [{"step": 50 * i, "split": "valid", "loss": value} for i, value in enumerate(values, 1)]
     run = make_run({"loss/a": falling(0, 2.2, 0.0005)}, header=head(), evals=evals)
     assert [found.severity for found in judge(run, "curriculum-shock")] == [severity]

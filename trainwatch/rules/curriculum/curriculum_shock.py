@@ -41,8 +41,8 @@ class CurriculumShock(Rule):
         quarters of the stage, each as a median of up to 20 rows. A shock gave back more than half of all that the run
         had learned by then, far beyond the noise of a row, and kept it; or half as much again as was learned, beyond
         the noise of the medians; or it left a norm ten times as large. A loss that is coming back at half, and stands
-        lower than where the run began, is given another quarter. Where a validation loss is no worse than before the
-        boundary, nothing was lost: it is an info.
+        lower than where the run began, is given another quarter. Where a validation loss that had come down is no
+        worse than before the boundary, nothing was lost: it is an info.
 
     Why it matters:
         A stage that is too hard at once undoes the stages before it: the steps spent on them are lost, and so is the
@@ -72,6 +72,7 @@ class CurriculumShock(Rule):
     doubts: float = 3.0  # standard errors of the progress, where all of it and more is lost again
     mending: float = 0.6  # of the jump is left at half of what it was at a quarter: the next quarter brings it back
     back: float = 0.25  # of the progress so far: nearer to the old level than that, it is over
+    shown: float = 0.2  # of the first validation loss, that came down before the boundary: else it shows nothing
     unhurt: float = 1.02  # x the validation loss before the boundary: two evaluations of one model lie within it
     fewest: int = 5  # rows: a median of fewer is no level, so shorter stages are not judged
     window: int = 20  # rows of a level
@@ -117,10 +118,12 @@ class CurriculumShock(Rule):
             yield replace(finding, severity="info") if unhurt else finding
 
     def _unhurt(self, run: Run, boundary: int) -> bool:
-        """Whether the newest validation loss is no worse than the last one before the boundary."""
+        """Whether a validation loss that showed what was learned is no worse now than right before the boundary."""
         step, loss = run.eval.curve("loss")
         before, since = loss[step <= boundary], loss[step > boundary]
-        return bool(len(before) and len(since) and since[-1] <= before[-1] + (self.unhurt - 1) * abs(before[-1]))
+        if len(before) < 2 or not len(since) or before[0] - before[-1] < self.shown * abs(before[0]):
+            return False
+        return bool(since[-1] <= before[-1] + (self.unhurt - 1) * abs(before[-1]))
 
     def _look(self, table: Table, row: int, stage: int, quarter: int) -> Iterator[Finding]:
         """Judge what a mark tells: the row is the first one behind it."""
