@@ -60,7 +60,7 @@ class LossScaleImbalance(Rule):
     What it sees:
         The contribution (weight x raw value) of the largest component against the sum of the others, as medians over
         blocks of rows: 3,256,742 beside 3.75. It is an alarm if that component also owns nearly the whole gradient; if
-        it has nine tenths of it and thirty times the others' sum, and not all of them improve; if it has four fifths of
+        it has nine tenths of it and fifty times the others' sum, and not all of them improve; if it has four fifths of
         it, a hundred times the others' sum, and none of them improves; or, where no gradients are recorded, if it is a
         thousand times the others while these stand at values of 1 and more and none of them improves. Else it is worth
         knowing, no more. Not among the others: components of weight 0, of a tiny or negative weight, or one that rises
@@ -116,7 +116,7 @@ class LossScaleImbalance(Rule):
     improvement: float = 0.02  # relative; less than that in two blocks is no learning
     solved: float = 0.3  # of its first value: a component this far down is done, and rightly small
     loud_share: float = 0.9  # of the gradient, and so many
-    loud_ratio: float = 30.0  # x the others: one by scale and by pull; healthy main tasks come to 10 with half of it
+    loud_ratio: float = 50.0  # x the others: one by scale and by pull; a healthy main task comes to 30 with as much
     leads_share: float = 0.8  # of the gradient, where the sum says the same: a hundredfold, and no other improves
     tiny_weight: float = (
         0.01  # of the largest component's weight, or of 1: whoever sets that means the term to be small
