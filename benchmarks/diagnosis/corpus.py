@@ -1,7 +1,8 @@
 """The corpus: which trainings there are, training those that are missing, their store, and reading it back.
 
-The store is one archive a program: `index.json` with the first faulty steps, and run files. Numbers
-that came from float32 keep four digits, the loss five; times are in milliseconds; what names a machine is dropped.
+The store is one archive a program: `index.json` with the first faulty steps, and run files. Numbers that
+came from float32 keep four digits, the loss five, a gradient's parts three; times are in milliseconds; what names a
+machine is dropped.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ DROPPED = ("host", "pid", "process_started", "command", "packages", "git")
 EXACT = re.compile(
     r"applied.*|step|stage|epoch|samples|tokens|clip|.*_step|(lr|clock|schedule|weight|weight_norm|memory)/.*"
 )
+COARSE = re.compile(r"grad_(norm|cosine)/|component_grad/|grad_share/")  # estimates of one batch: the third digit is noise
 PLACE = re.compile(r"(?:/[\w.+-]+)+/(?=site-packages/|benchmarks/|trainwatch/|torch/)")
 OUTPUTS = 6  # of each sample are kept
 INDEX = "index.json"
@@ -232,6 +234,8 @@ def _short(key: str, value: Any, kind: str) -> Any:
         return float(f"{value:.2g}" if key == "time/monitor" else f"{value:.3g}")
     if kind not in ("step", "eval", "sample") or EXACT.fullmatch(key):
         return value
+    if COARSE.match(key):
+        return float(f"{value:.3g}")
     return float(f"{value:.5g}" if key == "loss" else f"{value:.4g}")
 
 

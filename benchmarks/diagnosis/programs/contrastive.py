@@ -20,7 +20,7 @@ from benchmarks.diagnosis import mistakes
 from benchmarks.diagnosis.data import digits, shuffled
 from benchmarks.diagnosis.loop import Batch, Components, Evaluation, Parts, Resume, cosine, declared
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 120
 TRAINING, BATCH = 1440, 144
 RATE, MOMENTUM, TEMPERATURE, SPREAD = 0.1, 0.9, 0.2, 0.1

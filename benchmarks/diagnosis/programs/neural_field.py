@@ -34,7 +34,7 @@ from benchmarks.diagnosis.loop import (
 )
 from trainwatch.schedule import schedule_value
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 160
 SIDE, BATCH, BANDS = 96, 256, 4
 RATE, END = 1.6e-2, 1.2e-3
