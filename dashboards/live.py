@@ -19,7 +19,7 @@ from typing import Any
 from dashboards.facts import Facts
 from trainwatch.diagnosis import Diagnosis, conclude
 from trainwatch.engine import Engine, Settings
-from trainwatch.figures import FIGURES, Span, blank, for_finding, proof, span_of
+from trainwatch.figures import FIGURES, Look, Span, blank, for_finding, proof, span_of
 from trainwatch.readers import HIDDEN, RANK_FILE, ReadError, Source, open_run
 from trainwatch.run import Run
 from trainwatch.schema import Finding
@@ -147,8 +147,8 @@ class Watched:
             return None
         if name == PROOF:
             root = told.root_cause
-            return for_finding(run, root, told.findings, span=_where(run, root)) if root else None
-        figure = FIGURES[name].draw(run, told.findings, span=span)
+            return for_finding(run, root, told.findings, Look(_where(run, root))) if root else None
+        figure = FIGURES[name].draw(run, told.findings, Look(span))
         if figure is None and span is not None and self.draw(name, None) is not None:
             return blank("no value in these steps", span)
         return figure

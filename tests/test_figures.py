@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trainwatch import figures
 from trainwatch.run import Run
@@ -90,7 +92,7 @@ def test_a_curve_is_sampled_and_keeps_its_extremes() -> None:
 
 def test_a_span_is_drawn_with_its_own_detail() -> None:
     run = run_of(100_000, loss=np.arange(100_000.0))
-    figure = figures.FIGURES["loss"].draw(run, [], span=(5000, 5100))
+    figure = figures.FIGURES["loss"].draw(run, [], figures.Look((5000, 5100)))
     assert figure is not None
     assert list(figure.data[0].x) == list(range(4999, 5102))
     assert tuple(figure.layout.xaxis.range) == (5000, 5100)
@@ -159,8 +161,14 @@ def test_names_and_messages_are_text_not_markup() -> None:
         "schedules": {"lr/" + HOSTILE: {"kind": "constant", "start": 1.0}},
     }
     run = run_of(header=header)
-    families = ("loss/", "weight/", "grad_share/", "grad_norm/", "lr/", "schedule/", "clock/", "time/")
-    run.add_rows("train", np.arange(1001, 1011), {family + HOSTILE: np.full(10, 1.0) for family in families})
+    families = ("loss/", "weight/", "grad_share/", "grad_norm/", "lr/", "schedule/", "clock/", "time/", "memory/")
+    families += ("grad_cosine/", "update_ratio/", "weight_norm/", "absmax/", "amp/scale")
+    written = {family + HOSTILE: np.full(10, 1.0) for family in families}
+    written |= {f"data/{HOSTILE.replace('/', '')}/mean": np.ones(10), "loss/b": np.ones(10), "weight/b": np.ones(10)}
+    run.add_rows("train", np.arange(1001, 1011), {**written, "time/step": np.ones(10)})
+    run.add_rows("sample", np.arange(5), {"quality/" + HOSTILE: np.ones(5)})
+    run.ranks[1] = run_of(header={"run": HOSTILE})
+    run.ranks[1].add_rows("train", np.arange(1001, 1011), {"time/step": np.ones(10)})
     run.train.mark(1005, "loss/" + HOSTILE, NONFINITE["nan"])
     run.add_rows("eval", np.arange(5), {"loss": np.ones(5), "metric/" + HOSTILE: np.ones(5)})
     run.eval.text["split"] = dict.fromkeys(range(5), HOSTILE)
@@ -218,3 +226,105 @@ def test_a_figure_carries_no_default_look() -> None:
     figure = figures.FIGURES["loss"].draw(run_of(loss=1.0), [])
     assert figure is not None
     assert len(figure.to_json()) < 12_000
+
+
+STEPS = st.lists(st.integers(1, 10**6), min_size=2, max_size=60, unique=True).map(sorted)
+
+
+@given(steps=STEPS, gains=st.lists(st.floats(0.01, 1e4), min_size=60, max_size=60))
+def test_a_position_leads_back_to_its_step(steps: list[int], gains: list[float]) -> None:
+    run = run_of(0)
+    run.add_rows("train", np.array(steps), {"samples": np.cumsum(gains[: len(steps)])})
+    axis = figures.axis(run, "samples")
+    assert axis is not None
+    first, last = axis.span(*axis.at([steps[0], steps[-1]]))
+    assert abs(first - steps[0]) <= 1
+    assert abs(last - steps[-1]) <= 1
+    assert np.all(np.diff(axis.at(np.arange(0, 10**6, 999))) >= 0)
+
+
+def test_whole_epochs_are_counted_through() -> None:
+    run = run_of(0)
+    run.add_rows("train", np.arange(1, 26), {"epoch": np.repeat([0.0, 1.0, 2.0], [10, 10, 5])})
+    axis = figures.axis(run, "epoch")
+    assert axis is not None
+    assert axis.at([1, 6, 11, 21]).tolist() == pytest.approx([0, 0.5, 1, 2])
+    assert axis.at([25])[0] == pytest.approx(2.4)
+
+
+def test_a_figure_against_another_axis_keeps_every_mark_at_its_place() -> None:
+    run = run_of(header={"curriculum": {"name": "c", "stages": [{"start": 0, "end": 5, "weights": {"a": 1}}]}})
+    values = np.where(np.arange(10) == 4, np.nan, 2.0)
+    run.add_rows("train", np.arange(1001, 1011), {"loss": values, "samples": 8.0 * np.arange(1, 11)})
+    run.train.mark(run.train.size - 6, "loss", NONFINITE["nan"])
+    figure = figures.FIGURES["loss"].draw(run, [finding(first_step=1004)], figures.Look(against="samples"))
+    assert figure is not None
+    assert figure.layout.xaxis.title.text == "samples"
+    marked = {trace.meta: trace.x[0] for trace in figure.data if trace.meta}
+    assert marked == {"edge": 40.0, "findings": 32.0}
+    assert figure.data[0].customdata[0] == 1001  # hovering tells the step
+    assert figures.known(run) == ["step", "samples"]
+
+
+def test_a_smoothed_curve_says_so_and_keeps_the_raw_one_behind_it() -> None:
+    run = run_of(0)
+    noisy = 1 + 0.5 * np.random.default_rng(0).standard_normal(500)
+    run.add_rows("train", np.arange(1, 501), {"loss": noisy})
+    figure = figures.FIGURES["loss"].draw(run, [], figures.Look(smooth=50))
+    assert figure is not None
+    raw, smooth = figure.data
+    assert (raw.opacity, raw.showlegend) == (0.3, False)
+    assert smooth.name == "loss (weighted sum), smoothed over 50"
+    assert np.std(smooth.y[50:]) < 0.2 * np.std(raw.y)
+    assert smooth.y[0] == pytest.approx(noisy[0])
+
+
+@pytest.mark.parametrize("log", [True, False])
+def test_the_scale_that_is_asked_for_is_drawn(log: bool) -> None:
+    run = run_of(0)
+    run.add_rows("train", np.arange(1, 11), {"loss": np.linspace(3, 1, 10), "grad_norm": np.linspace(3, 1, 10)})
+    for name in ("loss", "norm"):
+        figure = figures.FIGURES[name].draw(run, [], figures.Look(log=log))
+        assert figure is not None
+        assert figure.layout.yaxis.type == ("log" if log else None)
+
+
+def test_the_share_of_the_loss_is_of_what_is_differentiated() -> None:
+    run = run_of(0)
+    columns = {"loss/a": 2.0, "weight/a": 3.0, "loss/b": -4.0, "weight/b": 0.5}
+    run.add_rows("train", np.arange(1, 4), {name: np.full(3, value) for name, value in columns.items()})
+    figure = figures.FIGURES["part"].draw(run, [])
+    assert figure is not None
+    assert {trace.name: float(trace.y[0]) for trace in figure.data} == {"a": 0.75, "b": 0.25}
+
+
+def test_the_agreement_of_gradients_is_a_mean_of_what_was_measured() -> None:
+    run = run_of(0)
+    cosine = np.where(np.arange(1000) % 2, np.linspace(-1, 1, 1000), np.nan)
+    run.add_rows("train", np.arange(1, 1001), {"grad_cosine/a~b": cosine})
+    figure = figures.FIGURES["cosine"].draw(run, [])
+    assert figure is not None
+    cells = np.array(figure.data[0].z)[0]
+    assert list(figure.data[0].y) == ["a and b"]
+    assert (np.diff(cells) > 0).all()
+    assert cells[0] == pytest.approx(-1, abs=0.02)
+
+
+def test_skipped_steps_stand_at_the_edge_of_the_loss_scale() -> None:
+    run = run_of(0)
+    skipped = (np.arange(10) == 3).astype(float)
+    run.add_rows("train", np.arange(1, 11), {"amp/scale": np.full(10, 65536.0), "amp/skipped": skipped})
+    figure = figures.FIGURES["amp"].draw(run, [])
+    assert figure is not None
+    assert next(trace.x for trace in figure.data if trace.meta == "edge")[0] == 4
+
+
+def test_batches_stand_beside_what_their_stage_asks_for() -> None:
+    stages = [{"start": 0, "end": 5, "data": {"length": [7, 9]}}, {"start": 5, "data": {"length": [7, 12]}}]
+    run = run_of(0, header={"curriculum": {"name": "c", "stages": stages}})
+    lengths = {f"data/length/{part}": np.full(10, value) for part, value in (("min", 7.0), ("mean", 8.0), ("max", 9.0))}
+    run.add_rows("train", np.arange(1, 11), {**lengths, "applied": np.arange(10.0)})
+    figure = figures.FIGURES["data"].draw(run, [])
+    assert figure is not None
+    asked = next(trace for trace in figure.data if trace.name == "length, max asked")
+    assert (asked.y[0], asked.y[-1]) == (9, 12)

@@ -9,22 +9,38 @@ are not in the curve. Names and messages come from a log: they are escaped, sinc
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Final, NamedTuple, Protocol
 
 import plotly.graph_objects as go
 
-from trainwatch.figures import balance, health, plans
-from trainwatch.figures.plot import Findings, Span, blank
+from trainwatch.figures import balance, health, motion, plans
+from trainwatch.figures.look import WHOLE, Axis, Look, Span, axis, known
+from trainwatch.figures.plot import Findings, blank
 from trainwatch.run import Run
 from trainwatch.schema import Finding
 
-__all__ = ["FIGURES", "Draw", "Figure", "Findings", "Span", "blank", "for_finding", "proof", "span_of"]
+__all__ = [
+    "FIGURES",
+    "Axis",
+    "Draw",
+    "Figure",
+    "Findings",
+    "Look",
+    "Span",
+    "axis",
+    "blank",
+    "for_finding",
+    "known",
+    "proof",
+    "span_of",
+]
 
 
 class Draw(Protocol):
-    """Draws one figure of a run, or None if the run has no channel for it; ``span`` shows only those steps."""
+    """Draws one figure of a run, or None if the run has no channel for it."""
 
-    def __call__(self, run: Run, findings: Findings, *, span: Span | None = None) -> go.Figure | None: ...
+    def __call__(self, run: Run, findings: Findings, look: Look = WHOLE) -> go.Figure | None: ...
 
 
 class Figure(NamedTuple):
@@ -40,16 +56,25 @@ FIGURES: Final[dict[str, Figure]] = {
     "contribution": Figure(
         "Contribution", balance.contribution, "Weight x raw: what each component adds to the loss that is minimised."
     ),
+    "part": Figure("Share of the loss", balance.loss_share, "Each component's part of the loss, stacked to 1."),
     "share": Figure(
         "Gradient share", balance.gradient_share, "Who steers: each component's part of the gradient, stacked to 1."
+    ),
+    "cosine": Figure(
+        "Agreement of gradients", balance.gradient_cosine, "Violet pulls the same way, orange against each other."
     ),
     "weights": Figure(
         "Weights and curriculum", plans.weights, "Solid as applied, dashed as declared; bands are the declared stages."
     ),
+    "data": Figure("Data", plans.data, "Mean, least and most of each batch; dashed is what the stage asks for."),
     "norm": Figure(
         "Gradient norm", balance.gradient_norm, "Before clipping, whole and by module; the dashed line is the limit."
     ),
     "nonfinite": Figure("Not finite", health.nonfinite, "Every NaN and infinity at its exact step; the first on top."),
+    "amp": Figure("Loss scale", health.amp, "Of mixed precision; a mark at the edge is a step that was skipped."),
+    "magnitudes": Figure("Magnitudes", health.magnitudes, "The largest absolute values of activations."),
+    "update": Figure("Update ratio", motion.update_ratio, "The norm of a step over the norm of the weights it moves."),
+    "weight_norm": Figure("Norm of the weights", motion.weight_norm, "By parameter group."),
     "lr": Figure("Learning rate", plans.rates, "Solid as observed, dashed as declared at the applied step."),
     "schedules": Figure(
         "Schedules", plans.schedules, "Solid as observed, dashed as declared along the declared clock."
@@ -57,7 +82,10 @@ FIGURES: Final[dict[str, Figure]] = {
     "clocks": Figure("Clocks", plans.clocks, "Counters of the training code against the applied steps (dashed)."),
     "evaluation": Figure("Evaluation loss", health.evaluation_loss, "The loss of every split."),
     "metrics": Figure("Evaluation metrics", health.evaluation_metrics, "The figures of merit of every split."),
+    "quality": Figure("Outputs", health.quality, "What the model's own outputs are like, measured on samples."),
     "time": Figure("Step time", health.seconds, "Where a step's seconds go: the wait for data, the work, the ranks."),
+    "ranks": Figure("Ranks", health.ranks, "Each rank's own time for a step: the slowest one sets the pace."),
+    "memory": Figure("Memory", health.memory, "In use, by what holds it."),
 }
 """Every figure, in the order in which a page shows them."""
 
@@ -77,19 +105,19 @@ PROOFS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
 )
 
 
-def for_finding(run: Run, finding: Finding, findings: Findings = (), *, span: Span | None = None) -> go.Figure | None:
+def for_finding(run: Run, finding: Finding, findings: Findings = (), look: Look = WHOLE) -> go.Figure | None:
     """The figure that proves a finding, around its steps with context; None if the run has no figure at all."""
     name = proof(run, finding)
-    around = span or span_of(run, finding)
-    return FIGURES[name].draw(run, findings or (finding,), span=around) if name else None
+    around = look if look.span else replace(look, span=span_of(run, finding))
+    return FIGURES[name].draw(run, findings or (finding,), around) if name else None
 
 
 def proof(run: Run, finding: Finding) -> str | None:
     """Name of the figure that proves a finding: the first that its rule and subject speak of and the run has."""
     words = f"{finding.rule} {finding.subject}".lower()
     chosen = [name for words_of, names in PROOFS if re.search(words_of, words) for name in names]
-    around = span_of(run, finding)
-    there = (name for name in [*chosen, *FIGURES] if FIGURES[name].draw(run, (), span=around) is not None)
+    around = Look(span_of(run, finding))
+    there = (name for name in [*chosen, *FIGURES] if FIGURES[name].draw(run, (), around) is not None)
     return next(there, None)
 
 

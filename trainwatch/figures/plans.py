@@ -10,23 +10,24 @@ import plotly.graph_objects as go
 
 from trainwatch.figures import style
 from trainwatch.figures.balance import components
-from trainwatch.figures.plot import SERIES, Findings, Plot, Series, Span, family, far_apart, sampled
+from trainwatch.figures.look import WHOLE, Look
+from trainwatch.figures.plot import SERIES, Findings, Plot, Series, family, far_apart, sampled
 from trainwatch.header import Curriculum
 from trainwatch.run import Run
 from trainwatch.schedule import schedule_values
 from trainwatch.table import Floats
 
 
-def weights(run: Run, findings: Findings, *, span: Span | None = None) -> go.Figure | None:
+def weights(run: Run, findings: Findings, look: Look = WHOLE) -> go.Figure | None:
     """Each component's weight as applied, against the declared curriculum at the applied step."""
-    plot = Plot(run, findings, span)
+    plot = Plot(run, findings, look)
     plot.bands()
     for index, name in components(run):
         observed = Series.of(run.train, f"weight/{name}")
-        plot.curve(observed, name, {**style.solid(index), "shape": "hv"})
+        plot.plain(observed, name, {**style.solid(index), "shape": "hv"})
         plan = _declared_weight(run, name)
         if plan is not None:
-            plot.curve(plan, f"{name}, declared", {**style.declared(index), "shape": "hv"})
+            plot.plain(plan, f"{name}, declared", {**style.declared(index), "shape": "hv"})
     return plot.done("weight")
 
 
@@ -57,45 +58,71 @@ def _clock(run: Run, name: str) -> tuple[Any, Floats]:
     return steps, steps.astype(np.float64)
 
 
-def rates(run: Run, findings: Findings, *, span: Span | None = None) -> go.Figure | None:
+def rates(run: Run, findings: Findings, look: Look = WHOLE) -> go.Figure | None:
     """Learning rates of the parameter groups."""
-    return _scheduled(run, findings, span, family(run.train, "lr/"), "learning rate")
+    return _scheduled(run, findings, look, family(run.train, "lr/"), "learning rate")
 
 
-def schedules(run: Run, findings: Findings, *, span: Span | None = None) -> go.Figure | None:
+def schedules(run: Run, findings: Findings, look: Look = WHOLE) -> go.Figure | None:
     """Every other scheduled value."""
-    return _scheduled(run, findings, span, family(run.train, "schedule/"), "scheduled value")
+    return _scheduled(run, findings, look, family(run.train, "schedule/"), "scheduled value")
 
 
-def _scheduled(run: Run, findings: Findings, span: Span | None, names: list[str], unit: str) -> go.Figure | None:
+def _scheduled(run: Run, findings: Findings, look: Look, names: list[str], unit: str) -> go.Figure | None:
     series = [Series.of(run.train, name) for name in names]
-    plot = Plot(run, findings, span, log=len(series) > 1 and far_apart(series))
+    plot = Plot(run, findings, look, log=len(series) > 1 and far_apart(series))
     for index, (name, observed) in enumerate(zip(names, series, strict=True)):
         label = name.partition("/")[2]
-        plot.curve(observed, label, style.solid(index))
+        plot.plain(observed, label, style.solid(index))
         plan = run.header.schedules.get(name) or run.header.schedules.get(label)
         if plan:
-            plot.curve(_declared(run, plan, span), f"{label}, declared", style.declared(index))
+            plot.plain(_declared(run, plan, look), f"{label}, declared", style.declared(index))
     return plot.done(unit)
 
 
-def _declared(run: Run, plan: Mapping[str, Any], span: Span | None) -> Series:
+def _declared(run: Run, plan: Mapping[str, Any], look: Look) -> Series:
     """What a schedule's declaration gives along its clock, at as many points as are drawn."""
     steps, at = _clock(run, str(plan.get("clock") or "applied"))
-    steps, at = sampled(steps, at, span)
+    steps, at = sampled(steps, at, look.span)
     values = schedule_values(plan, at)
     if values is None:
         return Series(steps[:0], at[:0])
     return Series(steps[np.isfinite(values)], values[np.isfinite(values)])
 
 
-def clocks(run: Run, findings: Findings, *, span: Span | None = None) -> go.Figure | None:
+def clocks(run: Run, findings: Findings, look: Look = WHOLE) -> go.Figure | None:
     """The counters that the training code keeps, against the steps that were applied."""
     names = family(run.train, "clock/", "applied/")[: SERIES - 1]
     if not names:
         return None
-    plot = Plot(run, findings, span)
-    plot.curve(Series(*_clock(run, "applied")), "applied steps", {"color": style.GREY, "dash": "dash", "width": 1.5})
+    plot = Plot(run, findings, look)
+    plot.plain(Series(*_clock(run, "applied")), "applied steps", {"color": style.GREY, "dash": "dash", "width": 1.5})
     for index, name in enumerate(names):
-        plot.curve(Series.of(run.train, name), name.removeprefix("clock/"), style.line(index, 1.8))
+        plot.plain(Series.of(run.train, name), name.removeprefix("clock/"), style.line(index, 1.8))
     return plot.done("reading of the clock")
+
+
+def data(run: Run, findings: Findings, look: Look = WHOLE) -> go.Figure | None:
+    """What the batches held, mean and range, against the range that each stage asks for."""
+    curriculum = run.header.curriculum
+    names = [name.split("/")[1] for name in run.train.channels if name.startswith("data/") and name.endswith("/mean")]
+    asked = [name for name in names if curriculum and any(name in stage.data for stage in curriculum.stages)]
+    plot = Plot(run, findings, look)
+    plot.bands()
+    for index, name in enumerate((asked or names)[: SERIES // 2]):
+        plot.curve(Series.of(run.train, f"data/{name}/mean"), name, style.solid(index))
+        for part in ("min", "max") if name in asked else ():
+            plot.plain(Series.of(run.train, f"data/{name}/{part}"), f"{name}, {part}", style.solid(index, 0.7))
+            plan = _asked(run, curriculum, name, int(part == "max"))
+            plot.plain(plan, f"{name}, {part} asked", {**style.declared(index), "shape": "hv"})
+    return plot.done("of a batch")
+
+
+def _asked(run: Run, curriculum: Curriculum | None, name: str, end: int) -> Series:
+    """The least (0) or the most (1) that the stage of each step asks of a batch."""
+    steps, at = _clock(run, "applied")
+    stages = curriculum.stages if curriculum else ()
+    limits = {stage.start: stage.data[name][end] for stage in stages if name in stage.data}
+    starts, given = np.array([*limits]), np.array([np.nan, *limits.values()])
+    values = given[np.searchsorted(starts, at, side="right")]
+    return Series(steps[np.isfinite(values)], values[np.isfinite(values)])

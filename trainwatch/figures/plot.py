@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 from tsdownsample import NaNMinMaxLTTBDownsampler
 
 from trainwatch.figures import style
+from trainwatch.figures.look import WHOLE, Axis, Look, Span, Steps, axis
 from trainwatch.figures.style import safe
 from trainwatch.run import Run
 from trainwatch.schema import NONFINITE_NAMES, Finding
@@ -24,8 +26,6 @@ LETTERS: Final = 60  # of a stage's name that fit across half a page; one that w
 LINES: Final = 100  # stages, and lines of findings: beyond, they would hide the curves
 LOG_SPREAD: Final = 20.0  # from this ratio on, the smaller curve of a linear plot lies flat on its floor
 
-Steps = NDArray[np.int64]
-Span = tuple[int, int]
 Findings = Sequence[Finding]
 
 
@@ -53,11 +53,21 @@ class Plot:
 
     run: Run
     findings: Findings
-    span: Span | None
+    look: Look = WHOLE
     log: bool = False
+    free: bool = True  # whether the look may choose the scale
     curves: list[dict[str, Any]] = field(default_factory=list)
     edge: list[dict[str, Any]] = field(default_factory=list)
     shapes: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.free and self.look.log is not None:
+            self.log = self.look.log
+
+    @property
+    def span(self) -> Span | None:
+        """The steps that are asked for; None: all."""
+        return self.look.span
 
     @property
     def reach(self) -> Span:
@@ -65,7 +75,16 @@ class Plot:
         return self.span or (self.run.first_step or 0, self.run.last_step or 0)
 
     def curve(self, series: Series, label: str, line: dict[str, Any], **more: Any) -> None:
-        """A curve, and at the edge what of it no curve can show."""
+        """What was observed, as smooth as the look asks, and at the edge what of it no curve can show."""
+        if self.look.smooth and len(series.steps) > 2:
+            faint = {**line, "width": 1, "dash": "solid"}
+            self.plain(series, label, faint, opacity=0.3, showlegend=False, hoverinfo="skip", hovertemplate=None)
+            series = Series(series.steps, smoothed(series.steps, series.values, self.look.smooth))
+            label = f"{label}, smoothed over {self.look.smooth}"
+        self.plain(series, label, line, **more)
+
+    def plain(self, series: Series, label: str, line: dict[str, Any], **more: Any) -> None:
+        """A curve as it stands: one that was declared, or stacked on others."""
         steps, values = series.steps, series.values
         if self.log:
             above = values > 0
@@ -112,14 +131,21 @@ class Plot:
             return None
         marks = [one for one in self.findings if self.span is None or self.span[0] <= one.first_step <= self.span[1]]
         layout = {**style.LAYOUT, "shapes": self.shapes + _finding_lines(marks), "yaxis": style.axis(unit, self.log)}
-        layout["xaxis"] = _steps_axis(self.span, self.reach)
-        return _bare(go.Figure({"data": self.curves + self.edge + _finding_marks(marks), "layout": layout}))
+        across = axis(self.run, self.look.against)
+        layout["xaxis"] = _x_axis(self.span, self.reach, across)
+        traces = self.curves + self.edge + _finding_marks(marks)
+        if across:
+            traces, layout["shapes"] = (
+                _placed(traces, across),
+                _shapes_placed(self.shapes + _finding_lines(marks), across),
+            )
+        return _bare(go.Figure({"data": traces, "layout": layout}))
 
 
-def blank(words: str, span: Span | None) -> go.Figure:
+def blank(words: str, span: Span | None, across: Axis | None = None) -> go.Figure:
     """A plot without a curve, and why."""
     told = {"text": safe(words), "showarrow": False, "xref": "paper", "yref": "paper", "x": 0.5, "y": 0.5}
-    axes = {"xaxis": _steps_axis(span, span), "yaxis": {"visible": False}}
+    axes = {"xaxis": _x_axis(span, span, across), "yaxis": {"visible": False}}
     return _bare(go.Figure({"data": [], "layout": {**style.LAYOUT, **axes, "annotations": [told]}}))
 
 
@@ -128,10 +154,43 @@ def _bare(figure: go.Figure) -> go.Figure:
     return figure
 
 
-def _steps_axis(span: Span | None, reach: Span | None) -> dict[str, Any]:
+def _x_axis(span: Span | None, reach: Span | None, across: Axis | None) -> dict[str, Any]:
     # another span is another axis to plotly, and replaces the range that a hand had zoomed to; the y axis keeps it
-    axis = {**style.AXIS, "title": {"text": "step"}, "tickformat": ",d", "uirevision": str(span)}
-    return {**axis, "range": list(reach)} if reach and reach[0] < reach[1] else axis
+    title = across.title if across else "step"
+    shown = {**style.AXIS, "title": {"text": title}, "uirevision": f"{title} {span}"}
+    if not across:
+        shown["tickformat"] = ",d"
+    if not reach or reach[0] >= reach[1]:
+        return shown
+    return {**shown, "range": across.at(reach).tolist() if across else list(reach)}
+
+
+def _placed(traces: list[dict[str, Any]], across: Axis) -> list[dict[str, Any]]:
+    """The traces at another axis' positions; hovering still tells the step."""
+    placed = []
+    for trace in traces:
+        steps = np.array([np.nan if step is None else step for step in trace["x"]], dtype=np.float64)
+        more = {"customdata": trace["x"], "hovertemplate": style.HOVER_PLACED} if _says_step(trace) else {}
+        placed.append({**trace, "x": across.at(steps).astype(np.float32), **more})  # a NaN parts lines as None does
+    return placed
+
+
+def _says_step(trace: dict[str, Any]) -> bool:
+    return trace.get("hovertemplate") == style.HOVER
+
+
+def _shapes_placed(shapes: list[dict[str, Any]], across: Axis) -> list[dict[str, Any]]:
+    ends = [across.at([shape["x0"], shape["x1"]]).tolist() for shape in shapes]
+    return [{**shape, "x0": first, "x1": last} for shape, (first, last) in zip(shapes, ends, strict=True)]
+
+
+def smoothed(steps: Steps, values: Floats, half_life: int) -> Floats:
+    """An exponential average that looks back only, without the pull of its first value; float64 [rows]."""
+    ordered = np.argsort(steps, kind="stable")
+    averaged = pd.Series(values[ordered]).ewm(halflife=half_life).mean().to_numpy()
+    back = np.empty_like(averaged)
+    back[ordered] = averaged
+    return back
 
 
 def sampled(steps: Steps, values: Floats, span: Span | None, points: int = POINTS) -> tuple[Steps, Any]:

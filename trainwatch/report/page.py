@@ -12,7 +12,7 @@ import jinja2
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from trainwatch.figures import FIGURES, for_finding, proof
+from trainwatch.figures import FIGURES, Look, for_finding, proof
 from trainwatch.report.content import Content
 from trainwatch.report.markdown import value_rows
 from trainwatch.run import Run
@@ -82,7 +82,7 @@ def _proofs(content: Content) -> list[Plot | None]:
     plots: list[Plot | None] = []
     for index, finding in enumerate(said.findings):
         name = proof(content.run, finding) if index < FINDING_FIGURES else None
-        figure = for_finding(content.run, finding, said.findings, span=_span(content.run, finding)) if name else None
+        figure = for_finding(content.run, finding, said.findings, Look(_span(content.run, finding))) if name else None
         plots.append(_plot(figure, name) if figure is not None and name else None)
     return plots
 
