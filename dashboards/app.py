@@ -18,6 +18,8 @@ from dash import dcc, html
 from dash.dependencies import Input, Output
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
+from dashboards import take
+from dashboards.asked import Asked
 from dashboards.live import Live
 from dashboards.pages import run as run_page
 from dashboards.pages import runs as runs_page
@@ -56,6 +58,7 @@ def create_app(folder_or_files: Path | list[Path], settings: Settings | None = N
     app.server.before_request(_only_from_here)
     app.server.after_request(_with_policy)
     app.server.after_request(_smaller)
+    take.register(app.server, live)
     runs_page.register(app, live)
     run_page.register(app, live)
 
@@ -63,7 +66,7 @@ def create_app(folder_or_files: Path | list[Path], settings: Settings | None = N
     def show(pathname: str, search: str) -> Any:
         asked = parse_qs((search or "").lstrip("?"))
         if pathname == "/run":
-            return run_page.layout(live, asked.get("path", [""])[0], asked.get("steps", [""])[0])
+            return run_page.layout(live, asked.get("path", [""])[0], Asked.at(search))
         return runs_page.layout(live)
 
     return app
@@ -83,7 +86,23 @@ def _frame() -> Any:
     where = dcc.Location(id="where", refresh="callback-nav")
     lost = html.Div("The dashboard's server does not answer: what you see is old.", id="lost", role="alert")
     page = html.Main(id="page", tabIndex="-1", children=html.P("Reading the runs …", className="empty"))
-    return dmc.MantineProvider([where, skip, bar, lost, page, rule_pages()], defaultColorScheme="auto")
+    parts = [where, skip, bar, lost, page, rule_pages(), _keys()]
+    return dmc.MantineProvider(parts, defaultColorScheme="auto")
+
+
+KEYS = {
+    "n, p": "next and previous finding",
+    "0": "the whole run again",
+    "/": "search",
+    "?": "these keys",
+    "Tab, Enter": "walk and press",
+}
+
+
+def _keys() -> Any:
+    """What the keys of assets/plots.js do; a key shows it."""
+    rows = [html.Div([html.Dt(html.Kbd(key)), html.Dd(what)]) for key, what in KEYS.items()]
+    return html.Div([html.H2("Keys"), html.Dl(rows)], id="keys", className="card")
 
 
 def _only_from_here() -> flask.Response | None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dashboards.words import duration, number
+from trainwatch.figures import known
 from trainwatch.header import mapping, text
 from trainwatch.run import Run
 from trainwatch.schema import NONFINITE_NAMES
@@ -26,6 +27,7 @@ class Facts:
     touched: float
     about: dict[str, str] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
+    axes: tuple[str, ...] = ("step",)  # what its figures can be drawn against
 
     @classmethod
     def of(cls, run: Run) -> Facts:
@@ -40,6 +42,7 @@ class Facts:
             run.touched,
             _about(run),
             header.config,
+            tuple(known(run)),
         )
 
     @property

@@ -7,19 +7,22 @@ run costs one ``stat``. A first reading may take long, so it goes on in a thread
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from dashboards.asked import SCALES, Asked
 from dashboards.facts import Facts
+from dashboards.story import Story
 from trainwatch.diagnosis import Diagnosis, conclude
 from trainwatch.engine import Engine, Settings
-from trainwatch.figures import FIGURES, Look, Span, blank, for_finding, proof, span_of
+from trainwatch.figures import FIGURES, Look, Span, axis, blank, for_finding, proof, span_of
 from trainwatch.readers import HIDDEN, RANK_FILE, ReadError, Source, open_run
 from trainwatch.run import Run
 from trainwatch.schema import Finding
@@ -75,7 +78,7 @@ class Watched:
     _source: Source | None = None
     _engine: Engine | None = None
     _stat: tuple[int, int, int] = (-1, -1, -1)
-    _figures: dict[tuple[str, Span | None], Drawn | None] = field(default_factory=dict)
+    _figures: dict[tuple[str, Look], Drawn | None] = field(default_factory=dict)
     _proofs: dict[tuple[str, str, int], str | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -120,38 +123,57 @@ class Watched:
         self.view = View(self.key, self.view.version + 1, run, conclude(run, self._engine), Facts.of(run), runs=runs)
         self._figures.clear()
 
-    def draw(self, name: str, span: Span | None) -> Drawn | None:
+    def look(self, asked: Asked) -> Look:
+        """What a page asks for, with its range in steps."""
+        span = None
+        if asked.ends and self.view.run is not None:
+            with self.lock:
+                across = axis(self.view.run, asked.unit)
+            first, last = asked.ends
+            span = across.span(first, last) if across else (math.floor(first), math.ceil(last))
+        return Look(span, asked.against, SCALES[asked.scale], asked.smooth)
+
+    def draw(self, name: str, look: Look) -> Drawn | None:
         """A figure of the run as it was last read; None if the run has nothing for it."""
         if self.view.run is None:
             return None  # without waiting for a first reading
         with self.lock:
-            if (name, span) not in self._figures:
+            if (name, look) not in self._figures:
                 if len(self._figures) >= FIGURES_KEPT:
                     self._figures.clear()
-                self._figures[name, span] = self._draw(name, span)
-            return self._figures[name, span]
+                self._figures[name, look] = self._draw(name, look)
+            return self._figures[name, look]
 
-    def _draw(self, name: str, span: Span | None) -> Drawn | None:
+    def _draw(self, name: str, look: Look) -> Drawn | None:
         try:
-            figure = self._figure(name, span)
+            figure = self.figure(name, look)
         except Exception as error:  # one odd log must not take the other figures down
-            figure = blank(f"this figure could not be drawn ({type(error).__name__})", span)
+            figure = blank(f"this figure could not be drawn ({type(error).__name__})", look.span)
         if figure is None:
             return None
         text: str = figure.to_json()
         return Drawn(hashlib.sha1(text.encode()).hexdigest()[:12], text)
 
-    def _figure(self, name: str, span: Span | None) -> Any:
+    def figure(self, name: str, look: Look) -> Any:
+        """The same as plotly's own object; the caller holds the lock."""
         run, told = self.view.run, self.view.diagnosis
         if run is None or told is None:
             return None
         if name == PROOF:
             root = told.root_cause
-            return for_finding(run, root, told.findings, Look(_where(run, root))) if root else None
-        figure = FIGURES[name].draw(run, told.findings, Look(span))
-        if figure is None and span is not None and self.draw(name, None) is not None:
-            return blank("no value in these steps", span)
+            return for_finding(run, root, told.findings, replace(look, span=_where(run, root))) if root else None
+        figure = FIGURES[name].draw(run, told.findings, look)
+        if figure is None and look.span is not None and self.draw(name, replace(look, span=None)) is not None:
+            return blank("no value in these steps", look.span, axis(run, look.against))
         return figure
+
+    def story(self) -> Story:
+        """What happened and how it ends; nothing where the run could not be read."""
+        run, told = self.view.run, self.view.diagnosis
+        if run is None or told is None:
+            return Story()
+        with self.lock:
+            return Story.of(run, told)
 
     def spot(self, finding: Finding) -> tuple[Span, str | None]:
         """Where to look for a finding: the steps, and the figure that proves it."""

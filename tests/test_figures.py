@@ -293,9 +293,15 @@ def test_the_share_of_the_loss_is_of_what_is_differentiated() -> None:
     run = run_of(0)
     columns = {"loss/a": 2.0, "weight/a": 3.0, "loss/b": -4.0, "weight/b": 0.5}
     run.add_rows("train", np.arange(1, 4), {name: np.full(3, value) for name, value in columns.items()})
+    run.add_rows(
+        "train", np.array([4]), {name: np.array([value]) for name, value in columns.items() if name != "loss/a"}
+    )
+    run.train.mark(3, "loss/a", NONFINITE["nan"])  # a step of which nobody can say who made the loss
     figure = figures.FIGURES["part"].draw(run, [])
     assert figure is not None
-    assert {trace.name: float(trace.y[0]) for trace in figure.data} == {"a": 0.75, "b": 0.25}
+    areas = {trace.name: list(trace.y) for trace in figure.data if not trace.meta}
+    assert areas == {"a": [0.75] * 3, "b": [0.25] * 3}
+    assert [trace.x[0] for trace in figure.data if trace.meta == "edge"] == [4]
 
 
 def test_the_agreement_of_gradients_is_a_mean_of_what_was_measured() -> None:

@@ -77,14 +77,36 @@
     link.href = "/assets/icon-" + name + ".svg";
   };
 
+  // A run that turns worse while nobody looks says so, if the browser was allowed to.
+  const grades = ["none", "ok", "info", "warning", "critical"];
+  let known = {};
+  function tellWorse(face) {
+    const at = window.location.search;
+    const before = known[at];
+    known = { [at]: face.icon };
+    const worse = before && grades.indexOf(face.icon) > Math.max(grades.indexOf(before), grades.indexOf("info"));
+    if (worse && "Notification" in window && Notification.permission === "granted") {
+      new Notification(face.title, { icon: "/assets/icon-" + face.icon + ".svg", tag: at });
+    }
+  }
+  document.addEventListener("click", (event) => {
+    if (event.target.id === "notify" && "Notification" in window) Notification.requestPermission().then(offer);
+  });
+  function offer() {
+    const button = document.getElementById("notify");
+    if (button) button.hidden = !("Notification" in window) || Notification.permission !== "default";
+  }
+  document.addEventListener("DOMContentLoaded", () => new MutationObserver(offer).observe(document.body, { childList: true, subtree: true }));
+
   // The range that a hand zoomed to, from plotly's own words for it; undefined for anything else.
-  function zoomed(event) {
+  function zoomed(event, unit) {
     if (!event) return undefined;
     if (event["xaxis.autorange"]) return null;
     const pair = event["xaxis.range"] || [event["xaxis.range[0]"], event["xaxis.range[1]"]];
     if (typeof pair[0] !== "number" || typeof pair[1] !== "number") return undefined;
+    if (unit !== "step") return { unit: unit, ends: pair };
     const first = Math.floor(pair[0]);
-    return [first, Math.max(Math.ceil(pair[1]), first + 1)];
+    return { unit: unit, ends: [first, Math.max(Math.ceil(pair[1]), first + 1)] };
   }
 
   function reveal(name) {
@@ -100,17 +122,17 @@
   window.dash_clientside = window.dash_clientside || {};
   window.dash_clientside.trainwatch = {
     // A tab that nobody looks at, and one that still waits for an answer, asks for nothing.
-    pulse(n, span, shown, busy) {
+    pulse(n, span, look, shown, busy) {
       const byClock = trigger().startsWith("tick");
       if (byClock && (busy || document.hidden)) return none();
-      return { n: n || 0, span: span, shown: shown, at: Date.now() };
+      return { n: n || 0, span: span, look: look, shown: shown, at: Date.now() };
     },
 
     pulse_runs(n, busy) {
       return busy || document.hidden ? none() : n;
     },
 
-    zoom(relayouts, clicks, whole, span) {
+    zoom(relayouts, clicks, whole, span, look) {
       const what = trigger();
       if (what === "whole.n_clicks") return null;
       const at = what.lastIndexOf(".");
@@ -124,28 +146,40 @@
       if (!value) return none();
       if (id.type === "zoom") {
         if (id.figure) reveal(id.figure);
-        return [id.first, id.last];
+        return { unit: "step", ends: [id.first, id.last] };
       }
-      const range = zoomed(value);
+      const range = zoomed(value, (look || {}).against || "step");
       return range === undefined || JSON.stringify(range) === JSON.stringify(span) ? none() : range;
     },
 
+    look(against, scale, smooth) {
+      return { against: against, scale: scale, smooth: smooth };
+    },
+
     // What the plots show, in words and in the address, so that a link leads back to it.
-    range(span) {
+    range(span, look) {
       const address = new URL(window.location.href);
       if (address.pathname === "/run") {
-        if (span) address.searchParams.set("steps", span[0] + "-" + span[1]);
-        else address.searchParams.delete("steps");
+        const said = { x: look.against, y: look.scale, smooth: look.smooth };
+        const usual = { x: "step", y: "auto", smooth: "0" };
+        for (const unit of ["step", "epoch", "samples", "tokens", "time"]) address.searchParams.delete(unit);
+        if (span) address.searchParams.set(span.unit, span.ends.map((end) => +end.toFixed(6)).join("-"));
+        for (const [name, value] of Object.entries(said)) {
+          if (value && value !== usual[name]) address.searchParams.set(name, value);
+          else address.searchParams.delete(name);
+        }
         if (address.href !== window.location.href) window.history.replaceState(window.history.state, "", address);
       }
-      const text = span ? `steps ${span[0].toLocaleString("en")} to ${span[1].toLocaleString("en")}` : "whole run";
-      return [text, !span];
+      if (!span) return ["whole run", true];
+      const ends = span.ends.map((end) => end.toLocaleString("en", { maximumSignificantDigits: 6 }));
+      return [`${span.unit === "step" ? "steps" : span.unit} ${ends[0]} to ${ends[1]}`, false];
     },
 
     face(face) {
       if (face) {
         document.title = face.title;
         icon(face.icon);
+        tellWorse(face);
       }
       return none();
     },

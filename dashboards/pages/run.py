@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import time
 from typing import Any
+from urllib.parse import urlencode
 
 import dash
 from dash import dcc, html
 from dash.dependencies import ALL, Input, Output, State
 from plotly.io.json import to_json_plotly
 
+from dashboards.asked import WHOLE, Asked
 from dashboards.live import PROOF, Live, View, Watched
-from dashboards.pages.verdict import below, findings, title, verdict
-from trainwatch.figures import FIGURES, Span
-from trainwatch.header import number
+from dashboards.pages.below import below
+from dashboards.pages.look import controls, offered, stores
+from dashboards.pages.verdict import findings, title, verdict
+from trainwatch.figures import FIGURES, Look
 
 PACES = (500, 1000, 2000, 5000, 10_000)  # ms between two looks; few values, as each change restarts the clock
 WHEN_OVER = 5000  # ms between two looks at a run that is over: its file may be written anew, or the run resumed
@@ -27,35 +29,35 @@ GRAPH: dict[str, Any] = {
     "doubleClick": "autosize",
     # named one by one: plotly adds buttons that send a chart to its cloud
     "modeBarButtons": [["zoom2d", "pan2d", "autoScale2d", "toImage"]],
-    "toImageButtonOptions": {"format": "svg"},
+    "toImageButtonOptions": {"format": "png", "scale": 2},
 }
 NAMES = (PROOF, *FIGURES)
 PROOF_SAYS = ("Where it began", "The figure that shows the root cause.")
 BLANK: dict[str, Any] = {"data": [], "layout": {"paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)"}}
 
 
-def layout(live: Live, key: str, steps: str = "") -> Any:
-    """The page as it stands now; ``steps`` is a range from the address: ``331-505``."""
+def layout(live: Live, key: str, asked: Asked = WHOLE) -> Any:
+    """The page as it stands now, with the look that its address asks for."""
     view, file = live.view(key), live.file(key)
     if view is None or file is None:
         return _unknown(live, key)
-    span = parse_span(steps)
+    look = file.look(asked)
     seen: dict[str, Any] = {}
-    proof, *plots = [_panel(name, *_drawn(file, name, span, seen)) for name in NAMES]
+    proof, *plots = [_panel(key, name, *_drawn(file, name, look, seen)) for name in NAMES]
     said, told, rest, face = _texts(view, file, seen)
     return [
         dcc.Interval(id="tick", interval=WHEN_OVER if view.over else PACES[0]),
         dcc.Store(id="key", data=key),
         dcc.Store(id="pulse"),
         dcc.Store(id="busy", data=False),
-        dcc.Store(id="span", data=span),
+        *stores(asked),
         dcc.Store(id="shown", data=None),
         dcc.Store(id="seen", data=seen),
         dcc.Store(id="face", data=face),
         html.Div([html.Div(said, id="verdict"), proof], className="top"),
         html.Div(told, id="findings"),
-        _toolbar(span),
-        html.Section(plots, className="plots", **{"aria-label": "Plots"}),
+        controls(asked, view.facts.axes if view.facts else ("step",)),
+        html.Section(_grouped(plots), **{"aria-label": "Plots"}),
         html.Div(rest, id="below"),
     ]
 
@@ -71,19 +73,18 @@ def _unknown(live: Live, key: str) -> Any:
     )
 
 
-def _toolbar(span: Span | None) -> Any:
-    """Which steps the plots show; every plot shows the same ones."""
-    return html.Div(
-        [
-            html.H2("Plots"),
-            html.Span(id="span-text", className="dim", children="whole run"),
-            html.Button("Whole run", id="whole", className="button", hidden=span is None),
-        ],
-        className="toolbar",
-    )
+def _grouped(plots: list[Any]) -> list[Any]:
+    """The plots under the headings of what they belong to; one without a plot is hidden by the style sheet."""
+    groups: dict[str, list[Any]] = {}
+    for name, plot in zip(FIGURES, plots, strict=True):
+        groups.setdefault(FIGURES[name].group, []).append(plot)
+    return [
+        html.Section([html.H3(group, className="group-head"), html.Div(members, className="plots")], className="group")
+        for group, members in groups.items()
+    ]
 
 
-def _panel(name: str, figure: dict[str, Any] | None, style: dict[str, str]) -> Any:
+def _panel(key: str, name: str, figure: dict[str, Any] | None, style: dict[str, str]) -> Any:
     head, about = (FIGURES[name].title, FIGURES[name].about) if name in FIGURES else PROOF_SAYS
     graph = dcc.Graph(
         id={"type": "graph", "name": name},
@@ -93,7 +94,7 @@ def _panel(name: str, figure: dict[str, Any] | None, style: dict[str, str]) -> A
         responsive=True,
         clear_on_unhover=True,
     )
-    words = html.Div([html.H3(head), html.P(about, className="dim")], className="panel-head")
+    words = html.Div([html.H3(head), html.P(about, className="dim"), _tools(key, name, head)], className="panel-head")
     return html.Figure(
         [words, graph],
         id={"type": "panel", "name": name},
@@ -103,28 +104,18 @@ def _panel(name: str, figure: dict[str, Any] | None, style: dict[str, str]) -> A
     )
 
 
-def _drawn(
-    file: Watched, name: str, span: Span | None, seen: dict[str, Any]
-) -> tuple[dict[str, Any] | None, dict[str, str]]:
+def _tools(key: str, name: str, head: str) -> Any:
+    """What can be done with one plot; assets/plots.js enlarges it."""
+    csv = html.A("CSV", href=f"/take/csv?{urlencode({'path': key, 'figure': name})}", className="tool", download=True)
+    large = html.Button("⤢", className="tool enlarge", title="Full screen", **{"aria-label": f"{head}: full screen"})
+    return html.Span([csv if name != PROOF else None, large], className="tools")
+
+
+def _drawn(file: Watched, name: str, look: Look, seen: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[str, str]]:
     """A figure and whether its panel is shown; notes the figure's digest in ``seen``."""
-    drawn = file.draw(name, span)
+    drawn = file.draw(name, look)
     seen[name] = drawn.digest if drawn else ""
     return (json.loads(drawn.json), {}) if drawn else (None, {"display": "none"})
-
-
-def parse_span(text: str) -> Span | None:
-    """``331-505`` as two steps; None for anything else."""
-    found = re.fullmatch(r"(\d{1,15})-(\d{1,15})", text or "")
-    return as_span([int(found[1]), int(found[2])]) if found else None
-
-
-def as_span(value: Any) -> Span | None:
-    """What the page sent as its range of steps, if it is one."""
-    ends = [number(item) for item in value] if isinstance(value, list | tuple) else []
-    if len(ends) != 2 or ends[0] is None or ends[1] is None:
-        return None
-    first, last = (int(min(max(end, -(2**53)), 2**53)) for end in (ends[0], ends[1]))
-    return (first, last) if first < last else None
 
 
 def register(app: dash.Dash, live: Live) -> None:
@@ -137,6 +128,7 @@ def register(app: dash.Dash, live: Live) -> None:
         Output("below", "children"),
         Output("face", "data"),
         Output("tick", "interval"),
+        Output("against", "data"),
         Output("seen", "data"),
         Output({"type": "graph", "name": ALL}, "figure"),
         Output({"type": "panel", "name": ALL}, "style"),
@@ -157,13 +149,23 @@ def update(live: Live, pulse: dict[str, Any], key: str, seen: dict[str, Any]) ->
     if view is None or file is None:
         raise dash.exceptions.PreventUpdate
     now = dict(seen)
-    graphs, panels = _changed(file, as_span(pulse.get("span")), pulse.get("shown"), now)
+    look = file.look(Asked.of(pulse.get("look"), pulse.get("span")))
+    graphs, panels = _changed(file, look, pulse.get("shown"), now)
+    axes = _axes(view, now)
     texts = _texts(view, file, now)
     if now == seen:
         raise dash.exceptions.PreventUpdate
     cost = 1000 * COST_FACTOR * (time.monotonic() - began)
     pace = next((pace for pace in PACES if pace >= cost), PACES[-1])
-    return (*texts, max(pace, WHEN_OVER) if view.over else pace, now, graphs, panels)
+    return (*texts, max(pace, WHEN_OVER) if view.over else pace, axes, now, graphs, panels)
+
+
+def _axes(view: View, seen: dict[str, Any]) -> Any:
+    """What the plots can be drawn against, if the run tells more than it did."""
+    axes = list(view.facts.axes) if view.facts else ["step"]
+    known = seen.get("axes")
+    seen["axes"] = axes
+    return dash.no_update if axes == known else offered(tuple(axes))
 
 
 def _texts(view: View, file: Watched, seen: dict[str, Any]) -> list[Any]:
@@ -171,7 +173,12 @@ def _texts(view: View, file: Watched, seen: dict[str, Any]) -> list[Any]:
     if seen.get("version") == view.version:
         return [dash.no_update] * 4
     seen["version"] = view.version
-    made = {"verdict": verdict(view), "findings": findings(view, file.spot), "below": below(view), "face": title(view)}
+    made = {
+        "verdict": verdict(view),
+        "findings": findings(view, file.spot),
+        "below": below(view, file.story()),
+        "face": title(view),
+    }
     changed = []
     for name, content in made.items():
         digest = _digest(content)
@@ -184,7 +191,7 @@ def _digest(content: Any) -> str:
     return hashlib.sha1(to_json_plotly(content).encode()).hexdigest()[:12]
 
 
-def _changed(file: Watched, span: Span | None, shown: Any, seen: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+def _changed(file: Watched, look: Look, shown: Any, seen: dict[str, Any]) -> tuple[list[Any], list[Any]]:
     """The figures that are on screen (all, if that is not known) and differ from what the page has."""
     graphs: list[Any] = []
     panels: list[Any] = []
@@ -192,7 +199,7 @@ def _changed(file: Watched, span: Span | None, shown: Any, seen: dict[str, Any])
         before = seen.get(name)
         # a figure that was absent has no place on screen yet, so nobody can tell whether it would be seen
         wanted = not isinstance(shown, list) or name in shown or not before
-        figure, style = _drawn(file, name, span, seen) if wanted else (None, {})
+        figure, style = _drawn(file, name, look, seen) if wanted else (None, {})
         changed = wanted and seen[name] != before
         graphs.append(figure if changed and figure else dash.no_update)
         panels.append(style if changed else dash.no_update)
@@ -201,7 +208,7 @@ def _changed(file: Watched, span: Span | None, shown: Any, seen: dict[str, Any])
 
 def _register_browser(app: dash.Dash) -> None:
     """What happens in the browser alone (assets/live.js)."""
-    here = [State("busy", "data"), State("span", "data"), State("shown", "data")]
+    here = [State("busy", "data")]
     graphs, buttons = (
         {"type": "graph", "name": ALL},
         {"type": "zoom", **dict.fromkeys(("index", "first", "last", "figure"), ALL)},
@@ -210,7 +217,7 @@ def _register_browser(app: dash.Dash) -> None:
         (
             "pulse",
             [Output("pulse", "data")],
-            [Input("tick", "n_intervals"), Input("span", "data"), Input("shown", "data"), *here],
+            [Input("tick", "n_intervals"), *(Input(name, "data") for name in ("span", "look", "shown")), *here],
         ),
         (
             "zoom",
@@ -220,14 +227,20 @@ def _register_browser(app: dash.Dash) -> None:
                 Input(buttons, "n_clicks"),
                 Input("whole", "n_clicks"),
                 State("span", "data"),
+                State("look", "data"),
             ],
         ),
-        ("range", [Output("span-text", "children"), Output("whole", "hidden")], [Input("span", "data")]),
+        ("look", [Output("look", "data")], [Input(name, "value") for name in ("against", "scale", "smooth")]),
+        (
+            "range",
+            [Output("span-text", "children"), Output("whole", "hidden")],
+            [Input("span", "data"), Input("look", "data")],
+        ),
         ("face", [Output("face", "modified_timestamp")], [Input("face", "data")]),
     ):
         app.clientside_callback(
             dash.ClientsideFunction("trainwatch", function),
             *outputs,
             *inputs,
-            prevent_initial_call=function in ("pulse", "zoom"),
+            prevent_initial_call=function in ("pulse", "zoom", "look"),
         )

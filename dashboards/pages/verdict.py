@@ -1,11 +1,12 @@
-"""The words of a run's page: the verdict above the plots, the findings, and what could not be checked below."""
+"""The words of a run's page above its plots: the verdict, and the findings."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlencode
 
-from dash import dcc, html
+from dash import html
 
 from dashboards.facts import Facts
 from dashboards.live import View
@@ -18,7 +19,6 @@ from trainwatch.schema import Finding
 
 OPEN = 5  # findings that are not folded away: the root cause and two rows, so that the plots are near
 CARDS = 60  # findings that become cards at all; a run with more is not read one by one
-CONFIG_LIMIT = 100_000  # characters of a config that are shown; a longer one is data, not settings
 
 ICONS = ("critical", "warning", "info", "ok")  # assets/icon-*.svg
 
@@ -51,6 +51,7 @@ def verdict(view: View) -> Any:
             html.Div(_headline(told, root, level), className="headline", role="status"),
             html.P(root.message if root else _nothing_found(told), className="lead"),
             _facts(facts, going=told.status == "running"),
+            _take(view),
         ],
         className=f"card verdict {level}",
     )
@@ -94,6 +95,14 @@ def _facts(facts: Facts, *, going: bool) -> Any:
     return html.Div([_progress(facts), html.Dl(rows, className="facts")])
 
 
+def _take(view: View) -> Any:
+    """The post-mortem to take along, and a word from the browser when the run turns worse."""
+    at = urlencode({"path": view.key})
+    post_mortem = html.A("Post-mortem", href=f"/take/post-mortem.html?{at}", className="button", download=True)
+    notify = html.Button("Notify me", id="notify", className="button", hidden=True) if not view.over else None
+    return html.Div([post_mortem, notify], className="take")
+
+
 def _progress(facts: Facts) -> Any:
     if facts.progress is None:
         return None
@@ -131,48 +140,3 @@ def _prescription(told: Diagnosis) -> Any:
     if not told.prescription or (told.root_cause and told.prescription == told.root_cause.patch):
         return None  # the root cause's card shows it already
     return html.Pre(as_yaml(nested(told.prescription)), className="card")
-
-
-def below(view: View) -> Any:
-    """What could not be checked, what the reader noted, and the config."""
-    told, facts = view.diagnosis, view.facts
-    if told is None or facts is None:
-        return None
-    config = as_yaml(facts.config)[:CONFIG_LIMIT] if facts.config else ""
-    return html.Section(
-        [
-            _fold("Notes about the file", len(told.notes), [html.Ul([html.Li(note) for note in told.notes])], True),
-            _fold("What could not be checked", len(told.withheld), _withheld(told), False),
-            _fold("Configuration", len(facts.config), _config(config), False),
-        ],
-        className="below",
-    )
-
-
-def _fold(name: str, count: int, content: list[Any], opened: bool) -> Any:
-    if not count:
-        return None
-    return html.Details(
-        [html.Summary([name, html.Span(f" {count}", className="dim")]), html.Div(content)],
-        className="card",
-        open=opened,
-    )
-
-
-def _withheld(told: Diagnosis) -> list[Any]:
-    rows = [
-        html.Li([html.Strong(rule), " needs ", *_channels(missing)]) for rule, missing in sorted(told.withheld.items())
-    ]
-    return [html.P("These rules wait for channels that the run does not record:"), html.Ul(rows)]
-
-
-def _channels(names: list[str]) -> list[Any]:
-    told: list[Any] = []
-    for name in names:
-        told += [" and ", html.Code(name.replace("|", " or "))]
-    return told[1:]
-
-
-def _config(text: str) -> list[Any]:
-    copy = dcc.Clipboard(content=text, title="Copy the configuration", className="copy", id="copy-config")
-    return [html.Div([copy, html.Pre(text)], className="patch")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import socket
 import time
@@ -14,26 +15,32 @@ import pytest
 pytest.importorskip("dash")
 
 import dash
+import pandas as pd
+from hypothesis import given
+from hypothesis import strategies as st
 from plotly.io.json import to_json_plotly
 
 from dashboards.app import ServeError, create_app, start
+from dashboards.asked import SCALES, SMOOTH, WHOLE, Asked
 from dashboards.live import Live
 from dashboards.pages import run as run_page
 from dashboards.pages import runs as runs_page
 from dashboards.pages.finding import as_yaml, card, nested, plain, rule_pages
 from dashboards.words import duration, number
+from tests.dashboards.conftest import broken
+from trainwatch.figures.look import AGAINST
 from trainwatch.schema import Finding
 
 HOSTILE = "<script>alert(1)</script>"
 
 
-def page_of(live: Live, key: str, steps: str = "") -> str:
+def page_of(live: Live, key: str, asked: Asked = WHOLE) -> str:
     for _ in range(100):
         view = live.view(key)
         if view is None or view.diagnosis or view.error:
             break
         time.sleep(0.05)
-    return str(to_json_plotly(run_page.layout(live, key, steps)))
+    return str(to_json_plotly(run_page.layout(live, key, asked)))
 
 
 def test_a_run_page_tells_the_root_cause_first(finished: Path) -> None:
@@ -67,22 +74,97 @@ def test_a_page_is_updated_only_by_what_changed(tmp_path: Path, write: Any, row:
 def test_a_zoom_sends_the_steps_it_asked_for(finished: Path) -> None:
     live = Live(finished)
     page_of(live, "peptide.jsonl")
-    *_, graphs, _ = run_page.update(live, {"span": [100, 140]}, "peptide.jsonl", {})
+    *_, graphs, _ = run_page.update(live, {"span": {"unit": "step", "ends": [100, 140]}}, "peptide.jsonl", {})
     sent = [graph for graph in graphs[1:] if graph is not dash.no_update]  # the first is the root cause's own
     assert len(sent) >= 6
     assert all(graph["layout"]["xaxis"]["range"] == [100, 140] for graph in sent)
 
 
 @pytest.mark.parametrize(
-    ("text", "span"), [("331-505", (331, 505)), ("5-5", None), ("9-1", None), ("x", None), ("", None)]
+    ("search", "asked"),
+    [
+        ("?path=a&step=331-505", Asked(ends=(331, 505))),
+        ("?x=epoch&epoch=0.5-2.25", Asked(against="epoch", unit="epoch", ends=(0.5, 2.25))),
+        ("?x=time&y=log&smooth=50", Asked(against="time", scale="log", smooth=50)),
+        *((f"?step={bad}", WHOLE) for bad in ("5-5", "9-1", "x", "", "1-2-3", "1e9-2")),
+        ("?x=price&y=cube&smooth=-3", WHOLE),
+        ("", WHOLE),
+    ],
 )
-def test_an_address_names_steps(text: str, span: tuple[int, int] | None) -> None:
-    assert run_page.parse_span(text) == span
+def test_an_address_says_what_is_looked_at(search: str, asked: Asked) -> None:
+    assert Asked.at(search) == asked
 
 
-@pytest.mark.parametrize("value", [None, "1-2", [1], [2, 1], ["a", "b"], {"x": 1}, [float("nan"), 3]])
+@given(
+    against=st.sampled_from(AGAINST),
+    scale=st.sampled_from(sorted(SCALES)),
+    smooth=st.sampled_from([int(one) for one in SMOOTH]),
+    unit=st.sampled_from(AGAINST),
+    ends=st.none() | st.tuples(st.integers(0, 500), st.integers(501, 10**9)),
+)
+def test_what_a_page_keeps_is_what_was_asked(
+    against: str, scale: str, smooth: int, unit: str, ends: tuple[int, int] | None
+) -> None:
+    asked = Asked(against, scale, smooth, unit if ends else "step", ends)
+    assert Asked.of(*asked.kept) == asked
+
+
+ODD = [None, "1-2", [1], {"ends": [2, 1]}, {"ends": ["a", "b"]}, {"unit": [], "ends": [float("nan"), 3]}, {"ends": {}}]
+
+
+@pytest.mark.parametrize("value", ODD)
 def test_what_a_page_sends_is_not_trusted(value: Any) -> None:
-    assert run_page.as_span(value) is None
+    assert Asked.of(value, value) == WHOLE
+
+
+def test_a_range_of_another_axis_is_answered_with_its_steps(finished: Path) -> None:
+    live = Live(finished)
+    page_of(live, "peptide.jsonl")
+    file = live.file("peptide.jsonl")
+    assert file is not None
+    assert file.look(Asked(unit="samples", ends=(6400, 12800))).span == (100, 200)
+    look = file.look(Asked(against="samples", ends=(100, 200)))
+    drawn = file.draw("loss", look)
+    assert drawn is not None
+    figure = json.loads(drawn.json)["layout"]
+    assert (figure["xaxis"]["title"]["text"], figure["xaxis"]["range"]) == ("samples", [6400, 12800])
+
+
+def test_numbers_of_a_plot_are_taken_away_whole(tmp_path: Path, write: Any, row: Any, header: Any) -> None:
+    rows = [row(step) for step in range(1, 2001)]
+    rows[999] = broken(rows[999], loss__sequence="nan")
+    write(tmp_path / "a.jsonl", header(), *rows)
+    with create_app(tmp_path).server.test_client() as client:
+        client.get("/take/csv?path=a.jsonl&figure=loss")  # the first one reads
+        answer = client.get("/take/csv?path=a.jsonl&figure=loss")
+        taken = pd.read_csv(io.StringIO(answer.text), index_col="step", keep_default_na=False)
+        assert "attachment" in answer.headers["Content-Disposition"]
+        assert taken["sequence [nat]"].loc[1000] == "nan"
+        assert len(taken) == 2000
+        assert float(taken["sequence [nat]"].loc[7]) == pytest.approx(rows[6]["loss/sequence"], rel=1e-6)
+        for bad in ("path=a.jsonl&figure=x", "path=../a.jsonl&figure=loss", "", "path=a.jsonl&figure=ranks"):
+            assert client.get(f"/take/csv?{bad}").status_code == 404
+
+
+@pytest.mark.parametrize(("kind", "begins"), [("html", "<!doctype html>"), ("md", "# ")])
+def test_the_post_mortem_is_taken_away(finished: Path, kind: str, begins: str) -> None:
+    with create_app(finished).server.test_client() as client:
+        answer = client.get(f"/take/post-mortem.{kind}?path=peptide.jsonl")
+        assert answer.status_code == 200
+        assert answer.text.lower().startswith(begins)
+        assert client.get("/take/post-mortem.exe?path=peptide.jsonl").status_code == 404
+
+
+def test_a_page_tells_what_happened_and_how_it_ended(tmp_path: Path, write: Any, row: Any, header: Any) -> None:
+    saved = {"kind": "checkpoint", "time": 0.0, "step": 20, "path": "ckpt/20.pt", "metric": 0.5, "best": True}
+    sample = {"kind": "sample", "time": 0.0, "step": 25, "outputs": ["GGGG", HOSTILE]}
+    failed = {"type": "ValueError", "message": "boom", "traceback": "Traceback ...\nValueError: boom"}
+    last = {"kind": "end", "time": 0.0, "status": "failed", "exception": failed}
+    write(tmp_path / "a.jsonl", header(), *(row(step) for step in range(1, 30)), saved, sample, last)
+    live = Live(tmp_path)
+    text = page_of(live, "a.jsonl")
+    for told in ("20.pt", "GGGG", "What the model said at step 25", "ValueError: boom", "End of the log"):
+        assert told in text
 
 
 def test_an_unknown_run_is_a_page_not_an_error(finished: Path) -> None:

@@ -207,7 +207,7 @@ def test_a_zoom_by_hand_stays_while_the_run_grows(
     browser: webdriver.Chrome, logs: Path, address: str, write: Any, header: Any, row: Any
 ) -> None:
     path = write(logs / "a.jsonl", header("zoomed", STEPS), *(row(step, STEPS) for step in range(1, 200)))
-    browser.get(f"{address}/run?path=a.jsonl&steps=50-90")
+    browser.get(f"{address}/run?path=a.jsonl&step=50-90")
     until(browser, lambda page: page.execute_script(TRACE, "loss", "sequence [nat]"))
     assert browser.execute_script(SPAN, "loss") == [50, 90]
     write(path, row(200, STEPS))

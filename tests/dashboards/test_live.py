@@ -21,6 +21,7 @@ from dashboards.pages.verdict import verdict
 from trainwatch.diagnosis import diagnose
 from trainwatch.engine import catalogue
 from trainwatch.figures import FIGURES
+from trainwatch.figures.look import WHOLE
 from trainwatch.readers import read
 
 Write = Callable[..., Path]
@@ -87,7 +88,7 @@ def test_many_tabs_see_one_state(finished: Path) -> None:
         view = settled(live, "peptide.jsonl")
         file = live.file("peptide.jsonl")
         assert file is not None
-        drawn = list(tabs.map(lambda _: file.draw("loss", None), range(16)))
+        drawn = list(tabs.map(lambda _: file.draw("loss", WHOLE), range(16)))
     assert view.version == 1
     assert len({one.digest for one in drawn if one}) == 1
 
@@ -99,7 +100,7 @@ def test_a_growing_run_can_be_drawn_while_it_is_read(tmp_path: Path, write: Writ
     file = live.file("a.jsonl")
     assert file is not None
     with ThreadPoolExecutor(4) as tabs:
-        work = [tabs.submit(file.draw, name, None) for name in ("loss", "share", "weights") * 10]
+        work = [tabs.submit(file.draw, name, WHOLE) for name in ("loss", "share", "weights") * 10]
         for step in range(2, 60):
             write(path, row(step))
             work.append(tabs.submit(live.view, "a.jsonl"))
@@ -250,6 +251,6 @@ def test_a_figure_that_breaks_says_so(finished: Path, monkeypatch: pytest.Monkey
     settled(live, "peptide.jsonl")
     broken = FIGURES["loss"]._replace(draw=lambda *_, **__: 1 / 0)
     monkeypatch.setitem(FIGURES, "loss", broken)
-    drawn = live.file("peptide.jsonl").draw("loss", None)  # type: ignore[union-attr]
+    drawn = live.file("peptide.jsonl").draw("loss", WHOLE)  # type: ignore[union-attr]
     assert drawn is not None
     assert "could not be drawn (ZeroDivisionError)" in drawn.json

@@ -44,48 +44,80 @@ class Draw(Protocol):
 
 
 class Figure(NamedTuple):
-    """A figure's title, what draws it, and one line that says what it shows."""
+    """A figure's title, what draws it, one line that says what it shows, and which others it belongs to."""
 
     title: str
     draw: Draw
     about: str
+    group: str
 
+
+LOSSES: Final = "Losses and their balance"
+PLANS: Final = "Plans, data and clocks"
+STEPS: Final = "Gradients and steps"
+WORTH: Final = "Evaluation and outputs"
+MACHINE: Final = "The machine"
 
 FIGURES: Final[dict[str, Figure]] = {
-    "loss": Figure("Loss by component", balance.loss, "Raw values, each in its own unit; grey is the weighted sum."),
-    "contribution": Figure(
-        "Contribution", balance.contribution, "Weight x raw: what each component adds to the loss that is minimised."
+    "loss": Figure(
+        "Loss by component", balance.loss, "Raw values, each in its own unit; grey is the weighted sum.", LOSSES
     ),
-    "part": Figure("Share of the loss", balance.loss_share, "Each component's part of the loss, stacked to 1."),
+    "contribution": Figure(
+        "Contribution",
+        balance.contribution,
+        "Weight x raw: what each component adds to the loss that is minimised.",
+        LOSSES,
+    ),
+    "part": Figure("Share of the loss", balance.loss_share, "Each component's part of the loss, stacked to 1.", LOSSES),
     "share": Figure(
-        "Gradient share", balance.gradient_share, "Who steers: each component's part of the gradient, stacked to 1."
+        "Gradient share",
+        balance.gradient_share,
+        "Who steers: each component's part of the gradient, stacked to 1.",
+        LOSSES,
     ),
     "cosine": Figure(
-        "Agreement of gradients", balance.gradient_cosine, "Violet pulls the same way, orange against each other."
+        "Agreement of gradients",
+        balance.gradient_cosine,
+        "Violet pulls the same way, orange against each other.",
+        LOSSES,
     ),
     "weights": Figure(
-        "Weights and curriculum", plans.weights, "Solid as applied, dashed as declared; bands are the declared stages."
+        "Weights and curriculum",
+        plans.weights,
+        "Solid as applied, dashed as declared; bands are the declared stages.",
+        PLANS,
     ),
-    "data": Figure("Data", plans.data, "Mean, least and most of each batch; dashed is what the stage asks for."),
-    "norm": Figure(
-        "Gradient norm", balance.gradient_norm, "Before clipping, whole and by module; the dashed line is the limit."
-    ),
-    "nonfinite": Figure("Not finite", health.nonfinite, "Every NaN and infinity at its exact step; the first on top."),
-    "amp": Figure("Loss scale", health.amp, "Of mixed precision; a mark at the edge is a step that was skipped."),
-    "magnitudes": Figure("Magnitudes", health.magnitudes, "The largest absolute values of activations."),
-    "update": Figure("Update ratio", motion.update_ratio, "The norm of a step over the norm of the weights it moves."),
-    "weight_norm": Figure("Norm of the weights", motion.weight_norm, "By parameter group."),
-    "lr": Figure("Learning rate", plans.rates, "Solid as observed, dashed as declared at the applied step."),
+    "data": Figure("Data", plans.data, "Mean, least and most of each batch; dashed is what the stage asks for.", PLANS),
+    "lr": Figure("Learning rate", plans.rates, "Solid as observed, dashed as declared at the applied step.", PLANS),
     "schedules": Figure(
-        "Schedules", plans.schedules, "Solid as observed, dashed as declared along the declared clock."
+        "Schedules", plans.schedules, "Solid as observed, dashed as declared along the declared clock.", PLANS
     ),
-    "clocks": Figure("Clocks", plans.clocks, "Counters of the training code against the applied steps (dashed)."),
-    "evaluation": Figure("Evaluation loss", health.evaluation_loss, "The loss of every split."),
-    "metrics": Figure("Evaluation metrics", health.evaluation_metrics, "The figures of merit of every split."),
-    "quality": Figure("Outputs", health.quality, "What the model's own outputs are like, measured on samples."),
-    "time": Figure("Step time", health.seconds, "Where a step's seconds go: the wait for data, the work, the ranks."),
-    "ranks": Figure("Ranks", health.ranks, "Each rank's own time for a step: the slowest one sets the pace."),
-    "memory": Figure("Memory", health.memory, "In use, by what holds it."),
+    "clocks": Figure(
+        "Clocks", plans.clocks, "Counters of the training code against the applied steps (dashed).", PLANS
+    ),
+    "norm": Figure(
+        "Gradient norm",
+        balance.gradient_norm,
+        "Before clipping, whole and by module; the dashed line is the limit.",
+        STEPS,
+    ),
+    "nonfinite": Figure(
+        "Not finite", health.nonfinite, "Every NaN and infinity at its exact step; the first on top.", STEPS
+    ),
+    "amp": Figure("Loss scale", health.amp, "Of mixed precision; a mark at the edge is a skipped step.", STEPS),
+    "magnitudes": Figure("Magnitudes", health.magnitudes, "The largest absolute values of activations.", STEPS),
+    "update": Figure(
+        "Update ratio", motion.update_ratio, "The norm of a step over the norm of the weights it moves.", STEPS
+    ),
+    "weight_norm": Figure("Norm of the weights", motion.weight_norm, "By parameter group.", STEPS),
+    "evaluation": Figure("Evaluation loss", health.evaluation_loss, "The loss of every split.", WORTH),
+    "metrics": Figure("Evaluation metrics", health.evaluation_metrics, "The figures of merit of every split.", WORTH),
+    "quality": Figure("Outputs", health.quality, "What the model's own outputs are like, measured on samples.", WORTH),
+    "time": Figure(
+        "Step time", health.seconds, "Where a step's seconds go: the wait for data, the work, the ranks.", MACHINE
+    ),
+    "ranks": Figure("Ranks", health.ranks, "Each rank's own time for a step: the slowest one sets the pace.", MACHINE),
+    "memory": Figure("Memory", health.memory, "In use, by what holds it.", MACHINE),
 }
 """Every figure, in the order in which a page shows them."""
 

@@ -8,8 +8,8 @@ import numpy as np
 import plotly.graph_objects as go
 
 from trainwatch.figures import style
-from trainwatch.figures.look import WHOLE, Look, Span
-from trainwatch.figures.plot import POINTS, SERIES, Findings, Plot, Series, family, far_apart, sampled
+from trainwatch.figures.look import WHOLE, Look
+from trainwatch.figures.plot import SERIES, Findings, Plot, Series, family, far_apart, sampled
 from trainwatch.figures.style import safe
 from trainwatch.run import Run
 from trainwatch.schema import NONFINITE_NAMES
@@ -91,7 +91,7 @@ def gradient_share(run: Run, findings: Findings, look: Look = WHOLE) -> go.Figur
 
 def _stack(plot: Plot, steps: np.ndarray, shares: dict[str, tuple[int, np.ndarray]]) -> None:
     """Areas on each other; each name with the index of its colour and its share of each step."""
-    kept = _common(steps, [share for _, share in shares.values()], plot.span)
+    kept = _common(steps, [share for _, share in shares.values()], plot.look)
     for name, (index, share) in shares.items():
         fill = {"stackgroup": "share", "fillcolor": _translucent(style.PALETTE[index % len(style.PALETTE)])}
         plot.plain(Series(steps[kept], share[kept]), name, style.line(index, 1.0), **fill)
@@ -101,10 +101,10 @@ def _to_one(figure: go.Figure | None) -> go.Figure | None:
     return figure.update_yaxes(range=[0, 1], selector={"overlaying": None}) if figure else None
 
 
-def _common(steps: np.ndarray, shares: list[np.ndarray], span: Span | None) -> np.ndarray:
+def _common(steps: np.ndarray, shares: list[np.ndarray], look: Look) -> np.ndarray:
     """Rows at which every area is drawn: each one's extremes, together as many as one curve has points."""
-    points = max(POINTS // max(len(shares), 1), 50)
-    kept = [np.searchsorted(steps, sampled(steps, share, span, points)[0]) for share in shares]
+    points = max(look.points // max(len(shares), 1), 50) if look.points else None
+    kept = [np.searchsorted(steps, sampled(steps, share, look.span, points)[0]) for share in shares]
     return np.unique(np.concatenate(kept)) if kept else np.zeros(0, dtype=np.int64)
 
 
@@ -120,7 +120,10 @@ def loss_share(run: Run, findings: Findings, look: Look = WHOLE) -> go.Figure | 
     if len(parts) < 2:
         return None
     rows = np.abs(np.stack([run.train[f"loss/{name}"] * run.train[f"weight/{name}"] for name in parts]))
-    whole = run.train.live & np.isfinite(rows).any(axis=0) & (np.nansum(rows, axis=0) > 0)
+    broken = np.logical_or.reduce(
+        [run.train.codes(f"{kind}/{name}") > 0 for name in parts for kind in ("loss", "weight")]
+    )
+    whole = run.train.live & ~broken & (np.nansum(rows, axis=0) > 0)
     at = np.flatnonzero(whole)
     shares = np.nan_to_num(rows[:, at]) / np.nansum(rows[:, at], axis=0)
     plot = Plot(run, findings, look, free=False)

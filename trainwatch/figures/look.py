@@ -17,6 +17,7 @@ Span = tuple[int, int]
 
 AGAINST: Final = ("step", "epoch", "samples", "tokens", "time")
 """What a figure can be drawn against, where the run tells it."""
+POINTS: Final = 300  # a plot is some 600 pixels wide: a minimum and a maximum for every fourth one
 HOUR, MINUTE = 3600.0, 60.0
 
 
@@ -25,13 +26,15 @@ class Look:
     """One look for all figures of a run. ``span`` are steps, first and last; None: the whole run.
 
     ``log`` is the scale of the y axis; None lets the values choose. ``smooth`` is the half-life of an exponential
-    average in rows, 0 for none; the raw curve stays behind it, and what was declared is never smoothed.
+    average in rows, 0 for none; the raw curve stays behind it, and what was declared is never smoothed. ``points`` is
+    what is drawn of a curve at most; None: every one.
     """
 
     span: Span | None = None
     against: str = "step"
     log: bool | None = None
     smooth: int = 0
+    points: int | None = POINTS
 
 
 WHOLE: Final = Look()

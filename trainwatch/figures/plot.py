@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 from tsdownsample import NaNMinMaxLTTBDownsampler
 
 from trainwatch.figures import style
-from trainwatch.figures.look import WHOLE, Axis, Look, Span, Steps, axis
+from trainwatch.figures.look import POINTS, WHOLE, Axis, Look, Span, Steps, axis
 from trainwatch.figures.style import safe
 from trainwatch.run import Run
 from trainwatch.schema import NONFINITE_NAMES, Finding
 from trainwatch.table import Floats, Table
 
-POINTS: Final = 300  # a plot is some 600 pixels wide: a minimum and a maximum for every fourth one
 SERIES: Final = 12  # more lines than this are not told apart
 MARKS: Final = 500  # edge marks that a screen can part
 LETTERS: Final = 60  # of a stage's name that fit across half a page; one that would run into the next is its number
@@ -90,7 +89,7 @@ class Plot:
             above = values > 0
             self.at_edge("0 or less, below any log axis", steps[~above], label, line["color"], "line-ew-open")
             steps, values = steps[above], values[above]
-        x, y = sampled(steps, values, self.span)
+        x, y = sampled(steps, values, self.span, self.look.points)
         if len(x):
             trace = {"mode": "lines", "x": x, "y": y, "name": safe(label), "line": line}
             self.curves.append({"type": "scatter", **trace, "hovertemplate": style.HOVER, **more})
@@ -105,7 +104,7 @@ class Plot:
         """Marks at the lower edge (or at ``y`` of the axis ``yaxis``): exact steps, whatever the sampling."""
         low, high = self.reach
         inside = np.sort(steps[(steps >= low) & (steps <= high)]) if self.span else np.sort(steps)
-        stretches = _stretches(inside, high - low)
+        stretches = _stretches(inside, high - low if self.look.points else 0)
         height = more.pop("y", 0.025)
         texts = [_edge_text(label, what, stretch) for stretch in stretches]
         if stretches:
@@ -193,7 +192,7 @@ def smoothed(steps: Steps, values: Floats, half_life: int) -> Floats:
     return back
 
 
-def sampled(steps: Steps, values: Floats, span: Span | None, points: int = POINTS) -> tuple[Steps, Any]:
+def sampled(steps: Steps, values: Floats, span: Span | None, points: int | None = POINTS) -> tuple[Steps, Any]:
     """What is drawn of a curve: its part in ``span`` with a neighbour on each side, extremes kept."""
     if len(steps) > 1 and (np.diff(steps) < 0).any():
         order = np.argsort(steps, kind="stable")
@@ -202,11 +201,13 @@ def sampled(steps: Steps, values: Floats, span: Span | None, points: int = POINT
         first = max(int(np.searchsorted(steps, span[0])) - 1, 0)
         last = int(np.searchsorted(steps, span[1], side="right")) + 1
         steps, values = steps[first:last], values[first:last]
-    if len(steps) > points:  # what lies on a level between two equals draws nothing: a staircase keeps its exact steps
+    if (
+        points is not None and len(steps) > points
+    ):  # what lies on a level between two equals draws nothing: a staircase keeps its exact steps
         level = values[1:] == values[:-1]
         corner = ~(np.append(level, False) & np.append(False, level))
         steps, values = steps[corner], values[corner]
-    if len(steps) > points:
+    if points is not None and len(steps) > points:
         kept = NaNMinMaxLTTBDownsampler().downsample(
             np.ascontiguousarray(steps), np.ascontiguousarray(values), n_out=points
         )
@@ -246,7 +247,7 @@ def _stretches(steps: Steps, width: int) -> list[tuple[int, int, int]]:
     """Sorted steps as (first, last, count): only what no screen can part is joined, and its ends stay exact."""
     if not len(steps):
         return []
-    cuts = np.flatnonzero(np.diff(steps) > max(1, width // MARKS)) + 1
+    cuts = np.flatnonzero(np.diff(steps) > (max(1, width // MARKS) if width else 0)) + 1
     firsts, lasts = np.concatenate(([0], cuts)), np.concatenate((cuts, [len(steps)])) - 1
     return [(int(steps[a]), int(steps[b]), int(b - a + 1)) for a, b in zip(firsts, lasts, strict=True)]
 
