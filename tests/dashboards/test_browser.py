@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
@@ -215,6 +215,48 @@ def test_a_zoom_by_hand_stays_while_the_run_grows(
     assert browser.execute_script(SPAN, "loss") == [50, 90]
     browser.find_element(By.ID, "whole").click()
     until(browser, lambda page: page.execute_script(SPAN, "loss") == [1, 200])
+
+
+def test_one_look_for_all_plots_stands_in_the_address(browser: webdriver.Chrome, finished: Path) -> None:
+    server, address = start(finished, 0)
+    browser.get(f"{address}/run?path=peptide.jsonl&step=100-200")
+    until(browser, lambda page: page.execute_script(TRACE, "loss", "sequence [nat]"))
+    for name, value in (("against", "samples"), ("scale", "linear"), ("smooth", "10")):
+        box = browser.find_element(By.CSS_SELECTOR, f"#{name} input[value='{value}']")
+        browser.execute_script("arguments[0].click()", box)
+    smoothed = "sequence [nat], smoothed over 10"
+    reveal(browser, "loss")
+    until(browser, lambda page: (page.execute_script(TRACE, "loss", smoothed) or [0])[0] > 6000)
+    assert browser.execute_script(SPAN, "loss") == [6400, 12800]
+    said = dict(parse_qsl(urlsplit(browser.current_url).query))
+    assert said == {"path": "peptide.jsonl", "step": "100-200", "x": "samples", "y": "linear", "smooth": "10"}
+    browser.get(browser.current_url)  # a colleague's link
+    until(browser, lambda page: (page.execute_script(TRACE, "loss", smoothed) or [0])[0] > 6000)
+    assert errors(browser) == []
+    leave(browser)
+    server.shutdown()
+    server.server_close()
+
+
+def test_keys_walk_and_the_pointer_draws_one_line(browser: webdriver.Chrome, finished: Path) -> None:
+    server, address = start(finished, 0)
+    browser.get(f"{address}/run?path=peptide.jsonl")
+    until(browser, lambda page: page.execute_script(TRACE, "loss", "sequence [nat]"))
+    body = browser.find_element(By.TAG_NAME, "body")
+    body.send_keys("n")
+    first = until(browser, lambda page: page.execute_script("return document.activeElement.innerText"))
+    body.send_keys("n")
+    until(browser, lambda page: page.execute_script("return document.activeElement.innerText") != first)
+    body.send_keys("?")
+    assert browser.find_element(By.ID, "keys").is_displayed()
+    body.send_keys("?")
+    reveal(browser, "loss")
+    lines = "return [...document.querySelectorAll('.hover-line')].filter(l => l.style.display === 'block').length"
+    hover = "document.querySelector('[data-name=loss] .js-plotly-plot').emit('plotly_hover', {points: [{x: 50}]})"
+    until(browser, lambda page: page.execute_script(hover) is None and page.execute_script(lines) >= 3)
+    leave(browser)
+    server.shutdown()
+    server.server_close()
 
 
 def test_a_hostile_run_stays_text(
