@@ -61,14 +61,14 @@ class LossScaleImbalance(Rule):
     What it sees:
         The contribution (weight x raw value) of the largest component against the sum of the others, as medians over
         blocks of rows: 3,256,742 beside 3.75. It is an alarm if that component also owns nearly the whole gradient; if
-        it has nine tenths of it and fifty times the others' sum in two blocks on end, and not all of them improve; if it has four fifths of
-        it, a hundred times the others' sum, and none of them improves; or, where no gradients are recorded, if it is a
-        thousand times the others while these stand at values of 1 and more and none of them improves. Else it is worth
-        knowing, no more. Not among the others: components of weight 0, of a tiny or negative weight, or one that rises
-        or whose schedule is not at its end, with both signs (a policy's surrogate), and those that fell from the large
-        one's scale because they are solved. What is a regulariser or an auxiliary, by role or name, is one of them only
-        below a thousandth, at a value of 1 and more, without a gradient to speak of. A start that passes within a fifth
-        of the run while the loss falls is an info.
+        it has nine tenths of it and fifty times the others' sum in two blocks on end, and not all of them improve; if
+        it has four fifths of it, a hundred times the others' sum, and none of them improves; or, where no gradients are
+        recorded, if it is a thousand times the others while these stand at values of 1 and more and none of them
+        improves. Else it is worth knowing, no more. Not among the others: components of weight 0, of a tiny or negative
+        weight, or one that rises or whose schedule is not at its end, with both signs (a policy's surrogate), and those
+        that fell from the large one's scale because they are solved. What is a regulariser or an auxiliary, by role or
+        name, is one of them only below a thousandth, at a value of 1 and more, without a gradient to speak of. A start
+        that passes within a fifth of the run while the loss falls is an info.
 
     Why it matters:
         The optimiser follows the sum. What contributes a millionth of it is not trained at all, and after clipping the

@@ -73,7 +73,7 @@ class LrTooHigh(Rule):
     grown: float = 1.5  # x all weights together, between two samples: the first steps threw them elsewhere
     swelling: float = 0.6  # of the updates' length went along the weights; a rate that is too high comes to 0.3
     usual: float = 1e-3  # the ratio to aim for
-    loud: float = 100.0  # x the other tasks, right before a leap: the step is of that component, and so may the fault be
+    loud: float = 100.0  # x the other tasks, right before a leap: the step, and maybe the fault, is that one's
 
     _history: History = field(default_factory=History, init=False)
     _rows: int = field(default=0, init=False)
