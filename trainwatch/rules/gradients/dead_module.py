@@ -96,7 +96,7 @@ class DeadModule(Rule):
     def _finding(self, module: str, streak: Streak) -> Finding:
         onset, now, name = streak.onset or {}, streak.latest, f"grad_norm/{module}"
         low, high = self._range[name]
-        stuck = high - low <= self.same * max(abs(low), abs(high))  # never without a recorded loss: inf
+        stuck = 0 <= high - low <= self.same * max(abs(low), abs(high))  # without a recorded loss: -inf
         off = 2 * self._off[name] >= streak.bad and not stuck
         why = "; a loss component is switched off meanwhile" if off else ", while that of others is not"
         return self.finding(
