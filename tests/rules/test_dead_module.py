@@ -23,6 +23,14 @@ def test_a_component_that_is_switched_off_explains_it(make_run, judge):
     assert [finding.severity for finding in judge(make_run(columns), RULE)] == ["info"]
 
 
+@pytest.mark.parametrize(("spread", "severity"), [(0.0, "warning"), (0.01, "info")])
+def test_a_switched_off_component_does_not_explain_a_loss_that_is_one_number(spread, severity, make_run, judge):
+    """No batch makes a difference any more: what is cut off is the whole model."""
+    loss = 5.66 + spread * np.sin(ROW)
+    columns = {"grad_norm/body": 0 * ONES, "grad_norm/head": ONES, "loss": loss, "loss/a": loss, "loss/b": 0 * ONES}
+    assert [finding.severity for finding in judge(make_run(columns), RULE)] == [severity]
+
+
 def test_a_module_that_lived_without_a_component_is_not_explained_by_it(make_run, judge):
     """The component was off all along, and the module had its gradient from another one until it died."""
     columns = {"grad_norm/trunk": np.where(ROW < 75, 0.3, 0.0), "grad_norm/body": ONES, "weight/b": 0 * ONES}

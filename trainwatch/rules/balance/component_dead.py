@@ -19,6 +19,7 @@ from trainwatch.table import Chunk
 from trainwatch.views.components import BLOCK, Roles, components, gradients, small_by_design
 
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
 
 @dataclass
@@ -42,8 +43,9 @@ class ComponentDead(Rule):
 
     When it is wrong:
         A loss that is logged beside the others, and meant to teach nothing, has the weight 0: record it. Without
-        recorded weights this is an info; so it is when the component has woken (see late-activation), and for what is
-        no task if its value stands at a limit (free bits) or a part of the model is frozen. A constant is a
+        recorded weights this is an info; so it is when the component has woken (see late-activation), for what is no
+        task if its value stands at a limit (free bits) or a part of the model is frozen, and where its value comes down
+        while a module's gradient is exactly 0: then dead-module says what cuts it off. A constant is a
         warning only where its role was declared as `task`; a zero gradient only where weights are recorded. A value of
         0 is no sickness here (a margin that is kept). Gradients are taken at one tensor: what does not depend on it has
         no norm, and if it is learned elsewhere its value falls.
@@ -117,6 +119,7 @@ class ComponentDead(Rule):
         streak = self._streaks.setdefault(name, Streak(self.probes, self.rows))
         row = np.arange(self._seen, self._seen + len(chunk), dtype=np.float64)
         columns = {"step": row, "at": chunk.step.astype(np.float64), "value": value, "weight": weight}
+        columns["cut"] = _any_zero(chunk).astype(np.float64)
         dead &= judged & (value != 0)
         low, high = self._range.get(name, (np.inf, -np.inf))
         self._range[name] = (
@@ -147,15 +150,17 @@ class ComponentDead(Rule):
             self._total = (float(known[-1]), changes + changed, rows + len(known))
 
     def _dead(self, name: str, streak: Streak) -> Finding:
-        now = streak.latest
+        now, onset = streak.latest, streak.onset or streak.latest
+        learned = now["value"] < onset["value"] - self.fell * abs(onset["value"])
+        beyond = learned and now["cut"] > 0 and onset["cut"] > 0  # taught behind a module that lets nothing through
         weighted = bool(np.isfinite(now["weight"]))  # else it may have none
         low, high = self._range[name]
         moves = high - low > self.moving * max(abs(low), abs(high)) and not self._frozen
         meant = self._roles.aside(name) and not moves
         return self.finding(
-            "warning" if weighted and not streak.over and not meant else "info",
+            "warning" if weighted and not streak.over and not meant and not beyond else "info",
             f"component:{name}",
-            (int((streak.onset or now)["at"]), int(now["at"])),
+            (int(onset["at"]), int(now["at"])),
             f"The {name} loss stands at {now['value']:,.4g} with no gradient at all, in {streak.bad:,} rows.",
             over=streak.over,
             evidence={"value": now["value"], "rows": streak.bad} | ({"weight": now["weight"]} if weighted else {}),
@@ -213,6 +218,12 @@ class ComponentDead(Rule):
                 advice=f"See whether {name} depends on the model at all: a clamp, detach() or argmax makes a constant.",
                 confidence=0.7,
             )
+
+
+def _any_zero(chunk: Chunk) -> Bools:
+    """Rows in which some module's gradient is exactly 0. bool [rows]"""
+    norms = [chunk[name] == 0 for name in chunk.channels if name.startswith("grad_norm/")]
+    return np.any(norms, axis=0) if norms else np.zeros(len(chunk), dtype=bool)  # type: ignore[no-any-return]
 
 
 def _modules(header: Header) -> list[dict[str, Any]]:

@@ -57,11 +57,12 @@ class GradientDominance(OfCourse):
     still: float = 0.02  # relative: less than that in half of the run is no learning
 
     def judge(self, course: Course) -> Iterator[Finding]:
-        """The longest stretch in which a component owns the gradient."""
+        """The longest stretch in which a component owns the gradient; a regulariser that leads needs no more proof."""
         for name in course.names if len(course.names) > 1 else ():
-            if course.roles.said.get(name) == "regulariser":
-                yield from self._regulates(name, course)
-        for name in course.names if len(course.names) > 1 else ():
+            leads = [*self._regulates(name, course)] if course.roles.said.get(name) == "regulariser" else []
+            yield from leads
+            if leads:
+                continue
             share = course.share(name)
             begin, end = longest(share > self.share)
             if end - begin >= course.lasting(self.fraction):

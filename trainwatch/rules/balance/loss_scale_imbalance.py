@@ -36,6 +36,7 @@ class Episode:
     others: list[str] = field(default_factory=list)
     here: dict[str, float] = field(default_factory=dict)
     block: Rows = field(default_factory=dict)
+    earlier: tuple[float, float] = (np.nan, np.nan)  # share and ratio of the block before
 
     @property
     def share(self) -> float:
@@ -60,14 +61,14 @@ class LossScaleImbalance(Rule):
     What it sees:
         The contribution (weight x raw value) of the largest component against the sum of the others, as medians over
         blocks of rows: 3,256,742 beside 3.75. It is an alarm if that component also owns nearly the whole gradient; if
-        it has nine tenths of it and fifty times the others' sum, and not all of them improve; if it has four fifths of
-        it, a hundred times the others' sum, and none of them improves; or, where no gradients are recorded, if it is a
-        thousand times the others while these stand at values of 1 and more and none of them improves. Else it is worth
-        knowing, no more. Not among the others: components of weight 0, of a tiny or negative weight, or one that rises
-        or whose schedule is not at its end, with both signs (a policy's surrogate), and those that fell from the large
-        one's scale because they are solved. What is a regulariser or an auxiliary, by role or name, is one of them only
-        below a thousandth, at a value of 1 and more, without a gradient to speak of. A start that passes within a fifth
-        of the run while the loss falls is an info.
+        it has nine tenths of it and fifty times the others' sum in two blocks on end, and not all of them improve; if
+        it has four fifths of it, a hundred times the others' sum, and none of them improves; or, where no gradients are
+        recorded, if it is a thousand times the others while these stand at values of 1 and more and none of them
+        improves. Else it is worth knowing, no more. Not among the others: components of weight 0, of a tiny or negative
+        weight, or one that rises or whose schedule is not at its end, with both signs (a policy's surrogate), and those
+        that fell from the large one's scale because they are solved. What is a regulariser or an auxiliary, by role or
+        name, is one of them only below a thousandth, at a value of 1 and more, without a gradient to speak of. A start
+        that passes within a fifth of the run while the loss falls is an info.
 
     Why it matters:
         The optimiser follows the sum. What contributes a millionth of it is not trained at all, and after clipping the
@@ -209,6 +210,9 @@ class LossScaleImbalance(Rule):
             before = {name: here[f"raw/{name}"] for name in names}
             self._episode = Episode(largest, _onset(largest, others, block, self.warning_ratio), before)
         episode = self._episode
+        if episode.blocks:
+            was, beside = episode.sizes
+            episode.earlier = episode.share, was / beside
         episode.blocks, episode.others, episode.here, episode.block = episode.blocks + 1, others, here, block
         yield from self._verdict(episode)
 
@@ -267,13 +271,23 @@ class LossScaleImbalance(Rule):
         if np.isfinite(episode.share):
             owned = 1 - episode.share < (1 - self.owned_share) / ease and ratio > ease * self.warning_ratio
             loud = 1 - episode.share < (1 - self.loud_share) / ease and ratio > ease * self.loud_ratio
+            loud &= alarm is not None or episode.blocks < 2 or self._was_loud(episode)
             owned |= loud and not all(self._improves(episode, name, 10) for name in episode.others)
             leads = 1 - episode.share < (1 - self.leads_share) / ease and ratio > ease * self.critical_ratio
             starve = leads and not any(self._improves(episode, name, 10) for name in episode.others)
-            return (owned or starve) and (episode.blocks >= 2 or self._final)
+            return (owned or starve) and (episode.blocks >= 2 or self._short())
         unsolved = any(abs(episode.here[f"raw/{name}"]) >= self.ordinary for name in episode.others)
-        absurd = unsolved and ratio > ease * self.absurd_ratio and (episode.blocks >= 2 or self._final)
+        absurd = unsolved and ratio > ease * self.absurd_ratio and (episode.blocks >= 2 or self._short())
         return absurd and not any(self._improves(episode, name, 5 if alarm else 1) for name in episode.others)
+
+    def _was_loud(self, episode: Episode) -> bool:
+        """Whether it was as loud in the block before: of a few samples a step, one block's median is no level."""
+        share, ratio = episode.earlier
+        return share > self.loud_share and ratio > self.loud_ratio
+
+    def _short(self) -> bool:
+        """Whether the run has no second block yet: elsewhere one of a few rows shows what single batches are like."""
+        return self._final and self._rows < 2 * self.block
 
     def _improves(self, episode: Episode, name: str, times: int) -> bool:
         """Since the episode began; within its block, if it has but one."""

@@ -14,6 +14,7 @@ from trainwatch.rule import Findings, Rule
 from trainwatch.schema import Finding, Severity
 from trainwatch.stats import Blocks, medians
 from trainwatch.table import Chunk
+from trainwatch.views.components import Roles
 
 Floats = NDArray[np.float64]
 Rows = dict[str, Floats]
@@ -30,7 +31,8 @@ class AggressiveRamp(Rule):
         A component's weight rose above all it had before, and within 2 % of the run (20 to 2,000 rows) its contribution
         (weight x raw value) grew by more than the whole loss had ever been, and its share of the gradient went from
         less than half to more than nine tenths. Where no gradients are recorded, by more than three times the loss.
-        Medians over blocks of rows, before against after. It is over when the component no longer leads.
+        A declared regulariser is held to less: three times the loss as it stood just before, and four fifths of the
+        gradient. Medians over blocks of rows, before against after. It is over when the component no longer leads.
 
     Why it matters:
         The optimiser's state (momentum, second moments, learning rate) fits the loss that it was following. A term that
@@ -71,6 +73,8 @@ class AggressiveRamp(Rule):
     grave_growth: float = 100.0  # x the loss just before: the old loss is left with a hundredth of the sum
     share_before: float = 0.5  # of the gradient: it did not lead
     share_after: float = 0.9  # of the gradient: nine times what all others have left
+    role_growth: float = 3.0  # x the loss just before, for a declared regulariser: healthy ones come to 0.7
+    role_share: float = 0.8  # of the gradient, four times what it is to regulate: healthy ones come to 0.6
 
     _span: int = field(default=20, init=False)  # steps of the window
     _blocks: Blocks | None = field(default=None, init=False)
@@ -78,10 +82,12 @@ class AggressiveRamp(Rule):
     _highest: dict[str, float] = field(default_factory=dict, init=False)
     _open: dict[str, Finding] = field(default_factory=dict, init=False)
     _resumed: bool = field(default=False, init=False)  # then the run's largest loss is not known
+    _roles: Roles = field(default_factory=Roles, init=False)
 
     def start(self, header: Header) -> Findings:
-        """How long the window is."""
+        """How long the window is, and what is meant to be small."""
         self._span, self._resumed = header.window(), header.resumed_from is not None
+        self._roles = Roles.of(header)
         return ()
 
     def update(self, chunk: Chunk) -> Iterator[Finding]:
@@ -148,12 +154,14 @@ class AggressiveRamp(Rule):
         share, shared = rows[f"share/{name}"][now], rows[f"share/{name}"][before]
         shared = shared if np.isfinite(shared) else np.nan_to_num(old / total)  # probed now and then: of the loss
         known = bool(np.isfinite(share))
-        if not total > 0 or (known and not (share > self.share_after and shared < self.share_before)):
+        regulates = known and self._roles.said.get(name) == "regulariser"  # it was never meant to lead
+        led = self.role_share if regulates else self.share_after
+        if not total > 0 or (known and not (share > led and shared < self.share_before)):
             return None
         grown = new - np.nan_to_num(old)
         growth, limit = grown / total, self.growth if known else self.lone_growth
         beyond = grown > limit * rows["peak"][before] and (known or not self._resumed)
-        if not (beyond or growth > self.grave_growth):
+        if not (beyond or growth > (self.role_growth if regulates else self.grave_growth)):
             return None
         told = self._open.get(name)
         first = told.first_step if told else int(rows[f"rise/{name}"][rise])

@@ -29,6 +29,7 @@ class Level:
     progress: float
     limit: float
     jumped: float = np.nan  # what it was at a quarter of the stage, where that is beyond the limit
+    told: int = 0  # step of the mark at which it was found
 
 
 @dataclass
@@ -41,8 +42,9 @@ class CurriculumShock(Rule):
         quarters of the stage, each as a median of up to 20 rows. A shock gave back more than half of all that the run
         had learned by then, far beyond the noise of a row, and kept it; or half as much again as was learned, beyond
         the noise of the medians; or it left a norm ten times as large. A loss that is coming back at half, and stands
-        lower than where the run began, is given another quarter. Where a validation loss that had come down is no
-        worse than before the boundary, nothing was lost: it is an info.
+        lower than where the run began, is given another quarter. Where a validation loss that had come down has not
+        given back a quarter of that since the boundary, what was learned is still there: it is an info, as it is until
+        that loss is measured again, up to the next quarter.
 
     Why it matters:
         A stage that is too hard at once undoes the stages before it: the steps spent on them are lost, and so is the
@@ -71,9 +73,8 @@ class CurriculumShock(Rule):
     sigmas: float = 6.0  # of the noise before: of hundreds of boundaries and components none is reached by chance
     doubts: float = 3.0  # standard errors of the progress, where all of it and more is lost again
     mending: float = 0.6  # of the jump is left at half of what it was at a quarter: the next quarter brings it back
-    back: float = 0.25  # of the progress so far: nearer to the old level than that, it is over
+    back: float = 0.25  # of the progress so far: nearer to the old level than that, it is over, or was no loss
     shown: float = 0.2  # of the first validation loss, that came down before the boundary: else it shows nothing
-    unhurt: float = 1.02  # x the validation loss before the boundary: two evaluations of one model lie within it
     fewest: int = 5  # rows: a median of fewer is no level, so shorter stages are not judged
     window: int = 20  # rows of a level
 
@@ -111,19 +112,27 @@ class CurriculumShock(Rule):
 
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
         """What the rows that fill no block add, and what validation says of each shock."""
+        since = {finding.key: level.told for finding, level in self._open.values()}
         told = {finding.key: finding for finding, _ in self._open.values()}
         told |= {finding.key: finding for finding in self.ahead(rest)}
         for finding in told.values():
-            unhurt = finding.state == "active" and self._unhurt(run, finding.first_step)
+            active = finding.state == "active"
+            unhurt = active and self._unhurt(run, finding, since.get(finding.key, finding.last_step))
             yield replace(finding, severity="info") if unhurt else finding
 
-    def _unhurt(self, run: Run, boundary: int) -> bool:
-        """Whether a validation loss that showed what was learned is no worse now than right before the boundary."""
+    def _unhurt(self, run: Run, finding: Finding, told: int) -> bool:
+        """Whether a validation loss that showed what was learned has kept it, or is about to be measured.
+
+        The training loss alone cannot tell a model that forgot from data that became harder; the newest evaluation may
+        be from the first steps of the stage.
+        """
         step, loss = run.eval.curve("loss")
-        before, since = loss[step <= boundary], loss[step > boundary]
-        if len(before) < 2 or not len(since) or before[0] - before[-1] < self.shown * abs(before[0]):
+        before, since = loss[step <= finding.first_step], loss[step > finding.first_step]
+        if len(before) < 2 or before[0] - before[-1] < self.shown * abs(before[0]):
             return False
-        return bool(since[-1] <= before[-1] + (self.unhurt - 1) * abs(before[-1]))
+        if step[-1] < told and run.end is None and finding.last_step == told:
+            return True
+        return bool(len(since) and since[-1] - before[-1] < self.back * (before[0] - before[-1]))
 
     def _look(self, table: Table, row: int, stage: int, quarter: int) -> Iterator[Finding]:
         """Judge what a mark tells: the row is the first one behind it."""
@@ -194,7 +203,8 @@ class CurriculumShock(Rule):
             left = (now - level.before) / (level.jumped - level.before)
             mends = quarter == 2 and left < self.mending and now < level.before + level.progress
             if quarter > 1 and np.isfinite(left) and not mends and name not in self._open:
-                self._open[name] = self._finding(name, level, now, stage, int(table.step[row])), level
+                level.told = int(table.step[row])
+                self._open[name] = self._finding(name, level, now, stage, level.told), level
                 yield self._open[name][0]
 
     def _finding(self, name: str, level: Level, now: float, stage: int, step: int) -> Finding:

@@ -15,6 +15,7 @@ from trainwatch.stats import Streak
 from trainwatch.table import Chunk
 
 Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
 MOST = 256  # modules that are followed: more of them is a log to be distrusted
 
 
@@ -26,7 +27,8 @@ class DeadModule(Rule):
         A `grad_norm/<module>` of exactly 0 in twenty rows in a row in which some other module's is above 0. A frozen
         module has no norm at all, so this one is meant to be trained. Where a loss component is switched off in those
         rows (weight 0, or a loss of exactly 0) it is an info: the module may serve that one alone, if it never had a
-        gradient while that one was off.
+        gradient while that one was off; but not if the whole loss is one number in all of them, for then no batch makes
+        a difference to any output.
 
     Why it matters:
         The module stays what it was. Nobody sees it in the loss, for the others learn around it.
@@ -46,12 +48,14 @@ class DeadModule(Rule):
     block: ClassVar[int] = 20
     needs: ClassVar[tuple[str, ...]] = ("grad_norm/<module>",)
     wants: ClassVar[tuple[str, ...]] = ("weight/<component>", "loss/<component>")
-    causes: ClassVar[tuple[str, ...]] = ("group-unmoved", "loss-stuck", "loss-plateau")
+    causes: ClassVar[tuple[str, ...]] = ("group-unmoved", "loss-stuck", "loss-plateau", "lr-too-low")
 
     rows: int = 20  # in a row: gates that begin at 0 open within two, and turns of two optimisers are shorter
+    same: float = 1e-4  # relative range of a loss that is one number: what batches make of it is a hundred times that
 
     _streaks: dict[str, Streak] = field(default_factory=dict, init=False)
     _off: dict[str, int] = field(default_factory=dict, init=False)  # rows in which a component was switched off
+    _range: dict[str, tuple[float, float]] = field(default_factory=dict, init=False)  # of the loss in rows of 0
     _serves: dict[str, set[str]] = field(default_factory=dict, init=False)  # other components than those, by module
 
     def update(self, chunk: Chunk) -> Iterator[Finding]:
@@ -70,8 +74,14 @@ class DeadModule(Rule):
             judged = np.isfinite(norm) & alive
             streak = self._streaks.setdefault(name, Streak(self.rows))
             self._off[name] = self._off.get(name, 0) + int((explained & judged & zero).sum())
+            self._span(name, chunk["loss"][judged & zero])
             if streak.push(zero[judged], {"step": chunk.step[judged].astype(np.float64)}):
                 yield self._finding(name.removeprefix("grad_norm/"), streak)
+
+    def _span(self, name: str, loss: Floats) -> None:
+        """How far apart the losses are in the rows of a module without a gradient."""
+        low, high = self._range.get(name, (np.inf, -np.inf))
+        self._range[name] = float(np.fmin.reduce(loss, initial=low)), float(np.fmax.reduce(loss, initial=high))
 
     def _explained(self, name: str, lives: Bools, off: Mapping[str, Bools]) -> Bools:
         """Rows in which a component is off without which this module was never seen to have a gradient. bool [rows]"""
@@ -84,7 +94,10 @@ class DeadModule(Rule):
         return explained
 
     def _finding(self, module: str, streak: Streak) -> Finding:
-        onset, now, off = streak.onset or {}, streak.latest, 2 * self._off[f"grad_norm/{module}"] >= streak.bad
+        onset, now, name = streak.onset or {}, streak.latest, f"grad_norm/{module}"
+        low, high = self._range[name]
+        stuck = 0 <= high - low <= self.same * max(abs(low), abs(high))  # without a recorded loss: -inf
+        off = 2 * self._off[name] >= streak.bad and not stuck
         why = "; a loss component is switched off meanwhile" if off else ", while that of others is not"
         return self.finding(
             "info" if off else "warning",

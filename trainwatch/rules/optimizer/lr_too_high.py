@@ -16,6 +16,7 @@ from trainwatch.schedule import MOST
 from trainwatch.schema import Finding
 from trainwatch.stats import Floats, History, fall, median, noise, running_medians
 from trainwatch.table import Chunk
+from trainwatch.views.components import Roles, components
 from trainwatch.views.games import plays
 
 
@@ -72,13 +73,16 @@ class LrTooHigh(Rule):
     grown: float = 1.5  # x all weights together, between two samples: the first steps threw them elsewhere
     swelling: float = 0.6  # of the updates' length went along the weights; a rate that is too high comes to 0.3
     usual: float = 1e-3  # the ratio to aim for
+    loud: float = 100.0  # x the other tasks, right before a leap: the step, and maybe the fault, is that one's
 
     _history: History = field(default_factory=History, init=False)
     _rows: int = field(default=0, init=False)
     _staged: bool = field(default=False, init=False)
+    _roles: Roles = field(default_factory=Roles, init=False)
 
     def start(self, header: Header) -> Findings:
-        """A stage may hold the loss where it is."""
+        """A stage may hold the loss where it is; which components are tasks."""
+        self._roles = Roles.of(header)
         curriculum = header.curriculum_running or header.curriculum
         self._staged = curriculum is not None and len(curriculum.stages) > 1
         return ()
@@ -189,17 +193,29 @@ class LrTooHigh(Rule):
 
     def _swept(self, whole: Chunk, times: float, name: str, begin: int, end: int, first: float) -> Finding:
         group, loss = name.removeprefix("weight_norm/"), whole["loss"][begin : end + 1]
+        loud = self._loudest(whole, begin)
+        blame = f"; the {loud} loss outweighed the others a hundredfold then, and may be the cause" if loud else ""
         return self.finding(
             "warning",
             f"group:{group}",
             (int(whole.step[begin]), int(whole.step[-1])),
             f"The weights of {group} grew {times:,.3g}-fold from step {whole.step[begin]:,} to {whole.step[end]:,}, "
-            f"and the loss went from {first:.4g} to {np.nanmax(loss):.4g} meanwhile.",
+            f"and the loss went from {first:.4g} to {np.nanmax(loss):.4g} meanwhile{blame}.",
             evidence={"growth": times, "first_loss": first, "highest_loss": float(np.nanmax(loss))},
             advice=f"Lower the learning rate of {group} tenfold and more, or lengthen the warm-up; what was learned "
             "after such a step began from ruins.",
-            confidence=0.85,
+            confidence=0.6 if loud else 0.85,
         )
+
+    def _loudest(self, whole: Chunk, row: int) -> str:
+        """The component that outweighed all tasks beside it in a row: its scale makes such steps at any rate."""
+        parts: dict[str, float] = {}
+        for name in components(whole):
+            weight = whole[f"weight/{name}"][row]
+            parts[name] = float(np.abs(whole[f"loss/{name}"][row] * (1.0 if np.isnan(weight) else weight)))
+        loudest = max(parts, key=lambda name: np.nan_to_num(parts[name]), default="")
+        tasks = sum(size for name, size in parts.items() if name != loudest and not self._roles.aside(name))
+        return loudest if tasks > 0 and parts[loudest] > self.loud * tasks and not plays(whole.channels) else ""
 
     def _finding(self, whole: Chunk, sick: dict[str, float], loss: tuple[float, float], lost: bool) -> Finding:
         name = max(sick, key=lambda key: sick[key])
