@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,7 +27,8 @@ class RepetitiveOutputs(OutputsRule):
     What it sees:
         The longest stretch of one token is more than half of an output's length; or, where the outputs themselves are
         recorded, that of one short phrase, three times in a row and more, or two thirds of all tokens are the same
-        as the one before. A warning where it had been less than three
+        as the one before. Where the recorded figure is always whole, it is the longest stretch of all outputs (7777
+        among many), and the outputs themselves have to say the same. A warning where it had been less than three
         tenths (three samples in a row), for a tenth of the planned steps. Outputs that never were better in half of the
         run are an info: a young model says its most common token. They are a warning if it is a phrase (who knows a
         phrase is not young), or if less than 40 % of the first loss are left, and they repeat themselves nearly as much
@@ -58,6 +59,7 @@ class RepetitiveOutputs(OutputsRule):
     shortest: float = 4.0  # tokens: in a shorter output a stretch of two is half of it
 
     _short: int | None = field(default=None, init=False)  # step of the first sample, of outputs too short to tell
+    _longest: bool = field(default=True, init=False)  # the figure is whole: of the one output that repeats itself most
 
     def sampled(self, chunk: Chunk, row: int) -> Findings:
         """Only samples that tell it, of outputs that are long enough."""
@@ -66,16 +68,19 @@ class RepetitiveOutputs(OutputsRule):
         )
         outputs = chunk.text(row, "outputs")
         echo, phrase = _echo(outputs), _phrases(outputs)
+        self._longest &= not np.isfinite(run) or run.is_integer()
         if length < self.shortest:
             self._short = int(chunk.step[row]) if self._short is None else self._short
             return ()
-        part = float(np.fmax(np.fmax(phrase, run / length), echo if echo > self.echoed else 0.0))
+        stretch = run / length
+        own = np.fmin(stretch, _stretches(outputs) / length) if self._longest else stretch
+        part = float(np.fmax(np.fmax(phrase, own), echo if echo > self.echoed else 0.0))
         if not np.isfinite(part):
             return ()
         return self.follow(
             int(chunk.step[row]),
             lambda: self._finding(int(chunk.step[row]), part, entropy, phrase=phrase == part),
-            good=part < self.varied,
+            good=np.fmax(part, stretch) < self.varied,
             bad=part > self.repeated,
             merit=-part,
         )
@@ -97,6 +102,13 @@ class RepetitiveOutputs(OutputsRule):
             advice="See whether a loss rewards filling up, and whether the input reaches the decoder at all.",
             confidence=0.9 if decline.was_good else 0.6,
         )
+
+
+def _stretches(outputs: Any) -> float:
+    """Mean of the outputs' longest stretches of one token; NaN where there are no outputs."""
+    texts = [text[: MOST[1]] for text in outputs[: MOST[0]] if isinstance(text, str | list)] if outputs else []
+    longest = [max((len(list(same)) for _, same in groupby(text)), default=0) for text in texts]
+    return float(np.mean(longest)) if longest else np.nan
 
 
 def _echo(outputs: Any) -> float:
