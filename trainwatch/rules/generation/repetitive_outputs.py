@@ -28,8 +28,8 @@ class RepetitiveOutputs(OutputsRule):
         The longest stretch of one token is more than half of an output's length; or, where the outputs themselves are
         recorded, that of one short phrase, three times in a row and more, or two thirds of all tokens are the same
         as the one before. Where the recorded figure is always whole, it is the longest stretch of all outputs (7777
-        among many), and the outputs themselves have to say the same. A warning where it had been less than three
-        tenths (three samples in a row), for a tenth of the planned steps. Outputs that never were better in half of the
+        among many), and the outputs' own have to come to 40 % of the length on average. A warning where it had been
+        less than three tenths (three samples in a row), for a tenth of the planned steps. Outputs that never were better in half of the
         run are an info: a young model says its most common token. They are a warning if it is a phrase (who knows a
         phrase is not young), or if less than 40 % of the first loss are left, and they repeat themselves nearly as much
         as at first.
@@ -53,6 +53,7 @@ class RepetitiveOutputs(OutputsRule):
 
     varied: float = 0.3  # of the length in one stretch: three of ten, as peptides have now and then
     repeated: float = 0.5  # of the length in one stretch
+    seldom: float = 0.4  # of the length, in the mean of the longest stretches: numbers of four digits come to 0.35
     lasting: float = 0.1  # of the planned steps, for outputs that had been better
     half: float = 0.5  # of the planned steps, for outputs that never were: a young model's repeat themselves
     echoed: float = 0.65  # of the tokens are the same as the one before: doubled letters come to less
@@ -73,8 +74,8 @@ class RepetitiveOutputs(OutputsRule):
             self._short = int(chunk.step[row]) if self._short is None else self._short
             return ()
         stretch = run / length
-        own = np.fmin(stretch, _stretches(outputs) / length) if self._longest else stretch
-        part = float(np.fmax(np.fmax(phrase, own), echo if echo > self.echoed else 0.0))
+        odd = self._longest and _stretches(outputs) < self.seldom * length
+        part = float(np.fmax(np.fmax(phrase, 0.0 if odd else stretch), echo if echo > self.echoed else 0.0))
         if not np.isfinite(part):
             return ()
         return self.follow(
