@@ -29,10 +29,10 @@ class RepetitiveOutputs(OutputsRule):
         recorded, that of one short phrase, three times in a row and more, or two thirds of all tokens are the same
         as the one before. Where the recorded figure is always whole, it is the longest stretch of all outputs (7777
         among many), and the outputs' own have to come to 40 % of the length on average. A warning where it had been
-        less than three tenths (three samples in a row), for a tenth of the planned steps. Outputs that never were better in half of the
-        run are an info: a young model says its most common token. They are a warning if it is a phrase (who knows a
-        phrase is not young), or if less than 40 % of the first loss are left, and they repeat themselves nearly as much
-        as at first.
+        less than three tenths (three samples in a row), for a tenth of the planned steps. Outputs that never were
+        better in half of the run are an info: a young model says its most common token. They are a warning if it is a
+        phrase (who knows a phrase is not young), or if less than 40 % of the first loss are left, and they repeat
+        themselves nearly as much as at first.
 
     Why it matters:
         Repetition feeds itself: each repeated token makes the next one likelier. The loss, which has the truth before
