@@ -104,6 +104,10 @@ RANK_FAMILIES = ("numerics", "lifecycle")
 """What is judged on every rank: a NaN or a crash on rank 3 ends the run, while its losses may rightly differ."""
 
 
+SPLIT_FAMILY = "generalisation"
+"""What is judged split by split, and is one sickness of one model: each split that shows it is a witness."""
+
+
 LONGEST = 65_536
 """Rows of a chunk: what a rule makes of them stays small beside the run's own columns."""
 
@@ -180,8 +184,18 @@ class Engine:
                 now = (run, self._rest(rule, run))
                 latest |= {finding.key: finding for finding in self._guarded(rule, _ask_finish, now)}
         kept = [finding for finding in latest.values() if finding.rule not in {*withheld, *self.failed}]
-        kept += self._of_ranks(run, kept)
+        kept = self._of_splits(kept) + self._of_ranks(run, kept)
         return sorted(kept, key=lambda finding: (finding.first_step, -finding.rank, finding.rule, finding.subject))
+
+    def _of_splits(self, kept: Sequence[Finding]) -> list[Finding]:
+        """The same with one finding for what a rule says of several splits: of the one it was said of first."""
+        family = {rule.name for rule in self.rules if rule.family == SPLIT_FAMILY}
+        alike: dict[tuple[str, ...], list[Finding]] = {}
+        for finding in kept:
+            one = finding.rule in family and finding.subject.startswith("split:")
+            group = (finding.rule, finding.severity, finding.state) if one else tuple(map(str, finding.key))
+            alike.setdefault(group, []).append(finding)
+        return [_witnessed(findings) for findings in alike.values()]
 
     def _of_ranks(self, run: Run, kept: Sequence[Finding]) -> list[Finding]:
         """What the ranks above 0 say, where rank 0 does not say the same; of a fault that spreads, where it began."""
@@ -281,6 +295,20 @@ class Engine:
         except Exception as error:
             self.failed[rule.name] = f"{type(error).__name__}: {error}"
             return []
+
+
+def _witnessed(findings: Sequence[Finding]) -> Finding:
+    """The earliest of findings on several splits, with the others named."""
+    first = min(findings, key=lambda finding: finding.first_step)
+    others = sorted(finding.subject.removeprefix("split:") for finding in findings if finding is not first)
+    if not others:
+        return first
+    return replace(
+        first,
+        last_step=max(finding.last_step for finding in findings),
+        message=f"{first.message} So it is in {', '.join(others)}.",
+        evidence=first.evidence | {"also": ", ".join(others)},
+    )
 
 
 def _ask_start(rule: Rule, header: Header) -> Iterable[Finding]:

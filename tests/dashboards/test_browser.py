@@ -183,7 +183,7 @@ def test_a_run_is_watched_while_it_is_written(
     for name in (where["figure"], "loss", "weights"):
         reveal(browser, name)
         until(browser, lambda page, name=name: page.execute_script(SPAN, name) == [where["first"], where["last"]])
-    assert f"steps={where['first']}-{where['last']}" in browser.current_url
+    assert f"step={where['first']}-{where['last']}" in browser.current_url
 
     assert browser.execute_script("return window.notReloaded")
     assert errors(browser) == []

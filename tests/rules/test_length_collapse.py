@@ -101,3 +101,26 @@ def test_outputs_that_were_longer_when_validation_was_at_its_best(worst, alarms,
         records.append({"kind": "sample", "step": step, "quality/length_mean": length, "quality/length_std": 0.5})
     found = judge(play(records), RULE)
     assert [(finding.severity, finding.first_step) for finding in found] == [("warning", 50)] * alarms
+
+
+@pytest.mark.parametrize(("worst", "alarms"), [(9.0, 1), (0.85, 0)])
+def test_two_samples_are_enough_where_validation_says_it_too(worst, alarms, play, judge):
+    """A sample at every fortieth of 120 steps: the first is good."""
+    records = [{"kind": "run", "total_steps": 120}]
+    for step in range(20, 121, 20):
+        records.append({"kind": "step", "step": step, "loss": 1.0 - step / 200})
+        records.append({"kind": "eval", "step": step, "split": "validation", "loss": worst if step > 40 else 0.8})
+        if step % 40 == 0:
+            length = 2.0 if step > 40 else 5.0
+            records.append({"kind": "sample", "step": step, "quality/length_mean": length, "quality/length_std": 0.5})
+    assert [(finding.severity, finding.first_step) for finding in judge(play(records), RULE)] == [
+        ("warning", 80)
+    ] * alarms
+
+
+def test_what_is_now_short_and_now_merely_less_is_one_sickness(play, judge):
+    """Half of the shortest sample is below four tenths of the mean as well; it is told once, from its beginning."""
+    data = {"data/length/min": 8.0, "data/length/mean": 20.0, "data/length/max": 40.0}
+    (finding,) = told(play, judge, [12, *[6, 6, 3, 3] * 5], data=data)
+    assert (finding.severity, finding.first_step, finding.last_step) == ("warning", 20, 210)
+    assert told(play, judge, [*[6, 6, 3, 3] * 2, *[12] * 12], data=data) == []

@@ -163,3 +163,13 @@ def test_three_evaluations_are_enough_where_training_has_halved(make_run, judge,
         {"step": 20 * (i + 1), "split": "valid", "loss": v} for i, v in enumerate((1.2, 1.1, 1.06, 1.15, 1.21, 1.24))
     ])  # fmt: skip
     assert len(judge(run, "overfitting")) == count
+
+
+def test_one_sickness_of_several_splits_is_one_finding(make_run, judge):
+    """Of the one that it was said of first, with the others named; a healthy one is not among them."""
+    sick = evals(course(noise=0.0))
+    others = [{**one, "split": name, "loss": one["loss"] + 1.0} for one in sick for name in ("seen", "far")]
+    fine = [{**one, "split": "test", "loss": 1.0} for one in sick]
+    (found,) = judge(make_run({"loss": TRAIN}, evals=[*sick, *others, *fine]), "overfitting")
+    assert (found.subject, found.first_step, found.evidence["also"]) == ("split:valid", 800, "far, seen")
+    assert found.message.endswith("So it is in far, seen.")

@@ -71,3 +71,17 @@ def test_what_was_just_said_is_said_again(text, alarms, play, judge):
             quality = {"quality/longest_run": 3, "quality/length_mean": 12.0}
             records.append({"kind": "sample", "step": step, "outputs": [text] * 8, **quality})
     assert len([finding for finding in judge(play(records), RULE) if finding.rank]) == alarms
+
+
+@pytest.mark.parametrize(
+    ("others", "alarms"), [(["80518", "30251", "44612"] * 3, 0), (["88888", "33333", "44444"] * 3, 1)]
+)
+def test_the_longest_stretch_of_all_outputs_may_be_that_of_one(others, alarms, play, judge):
+    """Numbers of five digits, by a model that has learned; the figure is the most of all of them."""
+    records = [{"kind": "run", "total_steps": 100}]
+    for step in range(1, 101):
+        records.append({"kind": "step", "step": step, "loss": 0.1 + 3 * 0.9**step})
+        if step % 10 == 0:
+            quality = {"quality/longest_run": 5, "quality/length_mean": 5.0}
+            records.append({"kind": "sample", "step": step, "outputs": [*others, "77777"], **quality})
+    assert len([finding for finding in judge(play(records), RULE) if finding.rank]) == alarms

@@ -62,11 +62,11 @@ class Decline:
         early, late = (float(np.mean(part)) if part else good for part in (self._early[:some], self._late[-some:]))
         return late - early < gain * (good - early)
 
-    def lasts(self, total: int | None, fraction: float) -> bool:
+    def lasts(self, total: int | None, fraction: float, least: int = ROWS) -> bool:
         """Whether it has been bad for a `fraction` of the planned steps, and for some samples in a row."""
         if not total:
             return self.rows >= UNPLANNED
-        return self.rows >= ROWS and self.last - self.first >= fraction * total
+        return self.rows >= least and self.last - self.first >= fraction * total
 
 
 @dataclass

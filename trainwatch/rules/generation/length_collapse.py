@@ -15,11 +15,13 @@ from trainwatch.rule import Findings, Rule
 from trainwatch.schema import Finding
 from trainwatch.table import Chunk, TableName
 from trainwatch.views.evaluations import TRAINING
-from trainwatch.views.outputs import GROWN, Decline, Growth
+from trainwatch.views.outputs import GROWN, ROWS, Decline, Growth
 
 Floats = NDArray[np.float64]
 LENGTH = re.compile(r"data/(?P<name>[A-Za-z0-9_.-]*(len(gth)?s?|tokens))/(?P<end>min|max)")
 """Channels that tell how long the training data is."""
+TOO_SHORT = ("short", "shrunk", "less")
+"""Ways of one sickness: one of them is told."""
 
 
 @dataclass
@@ -31,9 +33,9 @@ class LengthCollapse(Rule):
         where lengths of the data are not recorded), for a fifth of the planned steps and three samples at least; or
         less than six tenths of the data's mean, although less than 40 % of the first loss are left; or less than 40 %
         of the data's mean for half of the planned steps. Where lengths of the data are not recorded, also less than
-        six tenths of what they were when validation was at its best, if its loss has risen by half since. Three times
-        the longest is a warning where the outputs had been within the data's range, else an info; so is one and the
-        same length for all.
+        six tenths of what they were when validation was at its best, if its loss has risen by half since: two samples
+        are enough then, for validation is a second witness. Three times the longest is a warning where the outputs had
+        been within the data's range, else an info; so is one and the same length for all.
 
     Why it matters:
         The end token has won, or is lost. What is compared with the truth is empty, or cut off by the limit.
@@ -55,7 +57,7 @@ class LengthCollapse(Rule):
         *("data/<name>/min", "data/<name>/mean", "data/<name>/max"),
         *("loss", "run:total_steps", "eval:loss"),
     )
-    causes: ClassVar[tuple[str, ...]] = ("invalid-outputs",)
+    causes: ClassVar[tuple[str, ...]] = ("invalid-outputs", "mode-collapse")
 
     short: float = 0.5  # of the shortest training sample: a mean cannot be there while half of the outputs are right
     empty: float = 1.0  # token, where the data's lengths are not known
@@ -66,6 +68,7 @@ class LengthCollapse(Rule):
     worse: float = 0.5  # of the best validation loss, above it: what was better then is no young model's length
     alike: float = 0.02  # of the data's range, for the standard deviation of lengths
     lasting: float = 0.2  # of the planned steps: a young model ends at once, or never
+    witnessed: int = 2  # samples, of outputs that shrank as validation got worse: both say it
 
     _total: int | None = field(default=None, init=False)
     _data: dict[str, tuple[float, float]] = field(default_factory=dict, init=False)
@@ -133,19 +136,27 @@ class LengthCollapse(Rule):
         short |= grown and mean * rows < self.less * total
         best, then = self._best = self._best if self._now > self._best[0] else (self._best[0], mean)
         self._length = mean
-        short |= not self._data and mean < self.less * then and self._now - best > self.worse * abs(best)
+        shrunk = not self._data and mean < self.less * then and self._now - best > self.worse * abs(best)
         alike = spread <= self.alike * (high - low) and inside and np.isfinite(high) and high - low >= 2 and not short
-        for kind, bad in (
-            *(("short", short), ("long", mean > self.long * high), ("alike", alike)),
-            ("less", below and not short),
+        for kind, bad, part, least in (
+            ("short", short, self.lasting, ROWS),
+            ("shrunk", shrunk, self.lasting, self.witnessed),
+            ("less", below, self.half, ROWS),
+            ("long", mean > self.long * high, self.lasting, ROWS),
+            ("alike", alike, self.lasting, ROWS),
         ):
             decline = self._declines.setdefault(kind, Decline())
             over = decline.push(step, inside, bool(bad))
             if over is not None:
                 yield replace(over, state="over")
-            if bad and decline.lasts(self._total, self.half if kind == "less" else self.lasting):
+            if bad and decline.lasts(self._total, part, least) and not self._said(kind):
                 decline.told = self._finding(kind, decline, mean, spread)
                 yield decline.told
+
+    def _said(self, kind: str) -> bool:
+        """Whether another way of being too short was told, and holds."""
+        others = [self._declines[name] for name in TOO_SHORT if name != kind and name in self._declines]
+        return kind in TOO_SHORT and any(decline.told for decline in others)
 
     def _finding(self, kind: str, decline: Decline, mean: float, spread: float) -> Finding:
         low, high = self._range()
@@ -156,7 +167,7 @@ class LengthCollapse(Rule):
         if not known and mean < self.less * then:
             first = decline.since  # what was short in the beginning was a young model's
             data += f"; when validation was at its best they were {then:.3g} long"
-        alarm = kind in ("short", "less") or (kind == "long" and decline.was_good)
+        alarm = kind in TOO_SHORT or (kind == "long" and decline.was_good)
         return self.finding(
             "warning" if alarm else "info",
             "run",
@@ -165,7 +176,7 @@ class LengthCollapse(Rule):
             evidence={"length_mean": mean, "samples": decline.rows}
             | ({"shortest": low, "longest": high} if known else {}),
             advice="Mask out of the loss what comes after the end token, and average it per sample, not per token."
-            if kind in ("short", "less")
+            if kind in TOO_SHORT
             else "Put the end token into the targets and count it in the loss.",
             confidence=0.9 if known else 0.7,
         )

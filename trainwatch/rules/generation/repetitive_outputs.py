@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,11 +27,12 @@ class RepetitiveOutputs(OutputsRule):
     What it sees:
         The longest stretch of one token is more than half of an output's length; or, where the outputs themselves are
         recorded, that of one short phrase, three times in a row and more, or two thirds of all tokens are the same
-        as the one before. A warning where it had been less than three
-        tenths (three samples in a row), for a tenth of the planned steps. Outputs that never were better in half of the
-        run are an info: a young model says its most common token. They are a warning if it is a phrase (who knows a
-        phrase is not young), or if less than 40 % of the first loss are left, and they repeat themselves nearly as much
-        as at first.
+        as the one before. Where the recorded figure is always whole, it is the longest stretch of all outputs (7777
+        among many), and the outputs' own have to come to 40 % of the length on average. A warning where it had been
+        less than three tenths (three samples in a row), for a tenth of the planned steps. Outputs that never were
+        better in half of the run are an info: a young model says its most common token. They are a warning if it is a
+        phrase (who knows a phrase is not young), or if less than 40 % of the first loss are left, and they repeat
+        themselves nearly as much as at first.
 
     Why it matters:
         Repetition feeds itself: each repeated token makes the next one likelier. The loss, which has the truth before
@@ -52,12 +53,14 @@ class RepetitiveOutputs(OutputsRule):
 
     varied: float = 0.3  # of the length in one stretch: three of ten, as peptides have now and then
     repeated: float = 0.5  # of the length in one stretch
+    seldom: float = 0.4  # of the length, in the mean of the longest stretches: numbers of four digits come to 0.35
     lasting: float = 0.1  # of the planned steps, for outputs that had been better
     half: float = 0.5  # of the planned steps, for outputs that never were: a young model's repeat themselves
     echoed: float = 0.65  # of the tokens are the same as the one before: doubled letters come to less
     shortest: float = 4.0  # tokens: in a shorter output a stretch of two is half of it
 
     _short: int | None = field(default=None, init=False)  # step of the first sample, of outputs too short to tell
+    _longest: bool = field(default=True, init=False)  # the figure is whole: of the one output that repeats itself most
 
     def sampled(self, chunk: Chunk, row: int) -> Findings:
         """Only samples that tell it, of outputs that are long enough."""
@@ -66,16 +69,19 @@ class RepetitiveOutputs(OutputsRule):
         )
         outputs = chunk.text(row, "outputs")
         echo, phrase = _echo(outputs), _phrases(outputs)
+        self._longest &= not np.isfinite(run) or run.is_integer()
         if length < self.shortest:
             self._short = int(chunk.step[row]) if self._short is None else self._short
             return ()
-        part = float(np.fmax(np.fmax(phrase, run / length), echo if echo > self.echoed else 0.0))
+        stretch = run / length
+        odd = self._longest and _stretches(outputs) < self.seldom * length
+        part = float(np.fmax(np.fmax(phrase, 0.0 if odd else stretch), echo if echo > self.echoed else 0.0))
         if not np.isfinite(part):
             return ()
         return self.follow(
             int(chunk.step[row]),
             lambda: self._finding(int(chunk.step[row]), part, entropy, phrase=phrase == part),
-            good=part < self.varied,
+            good=np.fmax(part, stretch) < self.varied,
             bad=part > self.repeated,
             merit=-part,
         )
@@ -97,6 +103,13 @@ class RepetitiveOutputs(OutputsRule):
             advice="See whether a loss rewards filling up, and whether the input reaches the decoder at all.",
             confidence=0.9 if decline.was_good else 0.6,
         )
+
+
+def _stretches(outputs: Any) -> float:
+    """Mean of the outputs' longest stretches of one token; NaN where there are no outputs."""
+    texts = [text[: MOST[1]] for text in outputs[: MOST[0]] if isinstance(text, str | list)] if outputs else []
+    longest = [max((len(list(same)) for _, same in groupby(text)), default=0) for text in texts]
+    return float(np.mean(longest)) if longest else np.nan
 
 
 def _echo(outputs: Any) -> float:

@@ -74,6 +74,7 @@ class PrecisionMismatch(Rule):
     causes: ClassVar[tuple[str, ...]] = (
         *("overflow-risk", "amp-scale-collapse", "slow-convergence", "loss-plateau", "loss-stuck", "non-finite-loss"),
         *("non-finite-gradient", "hidden-nan", "loss-divergence", "frozen-weights"),
+        *("mode-collapse", "invalid-outputs"),  # what differs by less than a digit gets one answer, and a wrong one
     )
 
     rows: int = 20  # with a scaler that is not 1: a window
