@@ -568,6 +568,13 @@ _ALL = (
         "restart unused codes",
     ),
     Kind(
+        "router-collapse",
+        "the balancing loss is left out: nearly every token goes to the same one of the experts, some get none",
+        ("codebook-collapse", "dead-module", "component-ignored", "component-dead"),
+        (*SLOW, *GENERAL, "gradient-dominance", "frozen-weights", "group-unmoved"),
+        "add the balancing loss with its weight to the total",
+    ),
+    Kind(
         "generator-collapse",
         "the generator gives one and the same sample",
         ("mode-collapse",),
