@@ -569,7 +569,7 @@ _ALL = (
     ),
     Kind(
         "router-collapse",
-        "the balancing loss is left out: nearly every token goes to the same one of the experts, some get none",
+        "the balancing loss is left out: the router sends most tokens to few of the experts, and others get none",
         ("codebook-collapse", "dead-module", "component-ignored", "component-dead"),
         (*SLOW, *GENERAL, "gradient-dominance", "frozen-weights", "group-unmoved"),
         "add the balancing loss with its weight to the total",
