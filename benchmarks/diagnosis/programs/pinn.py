@@ -21,16 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.diagnosis import mistakes
-from benchmarks.diagnosis.loop import (
-    Batch,
-    Channels,
-    Components,
-    Evaluation,
-    Parts,
-    Resume,
-    declared,
-    linear,
-)
+from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, declared, linear
 from trainwatch.schedule import schedule_value
 
 HELD_OUT = True
@@ -233,7 +224,6 @@ def build(seed: int, variant: str) -> Parts:
         evaluation=Evaluation(10, measured(stages[-1]["weights"])),
         extras=[noted(stages)],
         records=RECORDS,
-        body=lambda model: [*model.body.parameters()],
         header={
             "config": {"lr": RATE, "points": counts.residual, "probes": len(PROBES), "noise": NOISE},
             "total_steps": STEPS,
@@ -243,10 +233,7 @@ def build(seed: int, variant: str) -> Parts:
             },
             "curriculum": {"name": "physics-later", "stages": stages},
             "curriculum_running": {"name": "physics-later", "stages": stages},
-            "schedules": {
-                "lr/net": decay(),
-                "viscosity": declared("linear", SMOOTH, VISCOSITY, over, clock="smoothing"),
-            },
+            "schedules": {"lr/net": decay(), "viscosity": smoothing},
             "clocks": ["smoothing"],
         },
     )
@@ -265,8 +252,11 @@ def rated(parts: Parts, form: Form, optimizer: torch.optim.Optimizer | None = No
 def with_counts(parts: Parts, counts: Counts) -> Parts:
     parts.header["config"]["points"] = counts.residual
     now = parts.now
-    losses = lambda model, batch: components(model, batch, counts, now["viscosity"])  # noqa: E731
-    return replace(parts, batches=points(parts.seed, counts), losses=losses)
+    return replace(
+        parts,
+        batches=points(parts.seed, counts),
+        losses=lambda model, batch: components(model, batch, counts, now["viscosity"]),
+    )
 
 
 def with_stages(parts: Parts, stages: Stages, name: str) -> Parts:
