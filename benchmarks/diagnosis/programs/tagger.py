@@ -113,19 +113,17 @@ class Grammar:
         return phrase + ([("conj", depth), *self.verb_phrase(depth)] if self.chance(0.12) else [])
 
     def word(self, tag: str) -> int:
-        """A word that can be this; the first ones of the range are the most frequent."""
+        """A word that can be this; of many the first ones are the most frequent."""
         known = WORDS[tag]
+        if len(known) < 9:
+            return int(self.random.permutation(known)[0])
         weights = 1.0 / np.arange(2, len(known) + 2)
-        return int(
-            self.random.permutation(known)[0]
-            if len(known) < 9
-            else self.random.choice(known, p=weights / weights.sum())
-        )
+        return int(self.random.choice(known, p=weights / weights.sum()))
 
 
 @lru_cache(maxsize=1)
 def corpus() -> Batch:
-    """Words, tags, depths, how far annotators agree on these, lengths: of the training set, then of the validation set."""
+    """Words, tags, depths, how far annotators agree on these, and lengths; the validation set comes last."""
     grammar, count = Grammar(31), TRAINING + VALIDATION
     x, tags, depths = (torch.zeros(count, LONGEST, dtype=torch.int64) for _ in range(3))
     row = 0
@@ -232,11 +230,7 @@ def build(seed: int, variant: str) -> Parts:
             "config": {"epochs": EPOCHS, "lr": RATE, "decay": DECAY, "batch_size": BATCH, "dropout": DROPOUT},
             "total_steps": STEPS,
             "horizon": {"epochs": EPOCHS, "samples": TRAINING, "batch_size": BATCH},
-            "components": {
-                "tags": {"unit": "nat"},
-                "depth": {"unit": "nat"},
-                "words": {"unit": "nat", "role": "auxiliary"},
-            },
+            "components": {name: {"unit": "nat"} for name in WEIGHTS} | {"words": {"unit": "nat", "role": "auxiliary"}},
             "classes": classes(training()),
             "clocks": ["epoch"],
             "gradient_at": "states",
@@ -245,7 +239,6 @@ def build(seed: int, variant: str) -> Parts:
         },
         records=RECORDS,
         extras=[partial(masked, agreed=AGREED)],
-        body=lambda model: [*model.words.parameters(), *model.encoder.parameters()],
     )
     parts.clocks["epoch"] = lambda applied: applied // parts.batches_per_epoch
     by_epochs(parts)
