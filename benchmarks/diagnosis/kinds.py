@@ -112,6 +112,14 @@ _ALL = (
         "step the scheduler at each optimiser step",
         exact=True,
     ),
+    Kind(
+        "scheduler-per-batch",
+        "the scheduler was made for epochs and is stepped at each batch: within an epoch or two the rate is gone",
+        ("lr-desync", "schedule-desync"),
+        (*RATE, *SLOW, "lr-too-low", "lr-zero", "clock-desync", "frozen-weights", "group-unmoved"),
+        "step the scheduler at the end of each epoch",
+        exact=True,
+    ),
     # which weights move
     Kind(
         "frozen-body",
@@ -566,6 +574,13 @@ _ALL = (
         ("codebook-collapse",),
         (*SLOW, *LOUD, "component-dead"),
         "restart unused codes",
+    ),
+    Kind(
+        "router-collapse",
+        "the balancing loss is left out: the router sends most tokens to few of the experts, and others get none",
+        ("codebook-collapse", "dead-module", "component-ignored", "component-dead"),
+        (*SLOW, *GENERAL, "gradient-dominance", "frozen-weights", "group-unmoved"),
+        "add the balancing loss with its weight to the total",
     ),
     Kind(
         "generator-collapse",

@@ -60,8 +60,8 @@ class Parts:
     many of them a step makes. `clocks` are counters, by the steps applied; `scheduled` are values by a counter's
     reading, which the losses find in `now`. `records` says what goes into the run file besides the loss:
 
-    components, shares (at `at`), norms (taken by the recorder), optimizer (rates, update ratios), clocks, epochs,
-    inputs, fingerprint, bad (values that are not finite), waits (for data), hash, checkpoints.
+    components, shares (at `at`, and over `over`), norms (taken by the recorder), optimizer (rates, update ratios),
+    clocks, epochs, inputs, fingerprint, bad (values that are not finite), waits (for data), hash, checkpoints.
     """
 
     model: nn.Module
@@ -81,6 +81,7 @@ class Parts:
     scheduled: dict[str, tuple[str, Callable[[float], float]]] = field(default_factory=dict)
     now: dict[str, float] = field(default_factory=dict)
     at: Callable[[nn.Module], Tensor] | None = None
+    over: Callable[[nn.Module], list[nn.Parameter]] | None = None
     scaler: torch.amp.GradScaler | None = None
     autocast: torch.dtype | None = None
     evaluation: Evaluation | None = None
@@ -204,7 +205,8 @@ class Loop:
         parts = self.parts
         if "shares" in parts.records:
             at = parts.at(parts.model) if parts.at and self.step % 5 == 1 else None
-            return self.watch.losses(raw, weights, at=at)
+            over = parts.over(parts.model) if parts.over and self.step % 10 == 1 else None
+            return self.watch.losses(raw, weights, at=at, over=over)
         known = {name: 1.0 if weights is None else weights[name] for name in raw}
         if "components" in parts.records and "loss" not in raw:
             for name, value in raw.items():
