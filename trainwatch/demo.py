@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -12,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -22,6 +20,7 @@ from trainwatch import judge
 from trainwatch.diagnosis import Diagnosis, conclude
 from trainwatch.engine import Engine
 from trainwatch.errors import UserError
+from trainwatch.interrupt import terminated_as_interrupted
 from trainwatch.readers import ReadError, Source, open_run, read
 from trainwatch.run import Run
 from trainwatch.schema import Finding
@@ -41,7 +40,7 @@ def play(logs: Path, *, healthy: bool = False, port: int = 8050, dashboard: bool
     path = logs / f"{name}.jsonl"
     _clear(path)
     with ExitStack() as stack:
-        stack.enter_context(_terminated_as_interrupted())
+        stack.enter_context(terminated_as_interrupted())
         follower = Follower(path, out, engine=Engine(judge.settings()))
         trainer = stack.enter_context(_trainer(checkout, name, path))
         address = stack.enter_context(_served(logs, port, out)) if dashboard else ""
@@ -109,23 +108,6 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
             process.kill()
     process.wait()
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """A SIGTERM to the demo ends the trainer as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
