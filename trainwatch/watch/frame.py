@@ -14,13 +14,14 @@ from trainwatch.header import number
 from trainwatch.run import Run
 from trainwatch.schema import Finding
 from trainwatch.text import terminal, wording
-from trainwatch.text.terminal import STYLES, WIDEST
+from trainwatch.text.terminal import WIDEST
 from trainwatch.text.wording import clean
 from trainwatch.watch.sparkline import BLOCKS, Curve, sparkline
 
 BAR, NARROW_BAR = 24, 8  # cells of the progress bar; where a window has no room for it and what stands beside it
 SAID, ADVISED = 3, 2  # lines of a finding's message and of its advice
-ROOM_FOR_CURVE, ROOM_FOR_STEPS, ROOM_FOR_CAUSE = 84, 56, 72  # columns of a window from which a table of runs has these
+ROOM_FOR_CURVE, ROOM_FOR_STEPS = 84, 56  # columns of a window from which a table of runs has these
+WORD, CAUSE = 11, 40  # cells for the worst finding: a severity alone, and with the longest rule's name
 NAME = 36  # cells that a run's name may take in a table
 
 Key = tuple[str, str, int]
@@ -177,21 +178,21 @@ def runs(
     return [_run_heads(out.width, label), *lines, *([Text(f"  and {hidden:,} more", style="dim")] if hidden else [])]
 
 
-def _columns(width: int) -> dict[str, int]:
-    """The columns of the table of runs that have room, and their cells."""
-    columns = {"state": 13, "step": 9, "loss": 22, "age": 6, "worst finding": 30}
+def _columns(width: int, label: int) -> dict[str, int]:
+    """The columns of the table of runs that have room, and their cells; the last has what the others leave."""
+    columns = {"state": 13, "step": 9, "loss": 22, "age": 6}
     if width < ROOM_FOR_CURVE:
+        columns |= {"state": 9}
         columns.pop("loss")
     if width < ROOM_FOR_STEPS:
         columns.pop("step")
-    if width < ROOM_FOR_CAUSE:
-        columns |= {"state": 9, "worst finding": 11}
-    return columns
+    left = width - label - 2 - sum(cells + 2 for cells in columns.values())
+    return {**columns, "worst": min(max(left - 2, WORD), CAUSE)}
 
 
 def _run_heads(width: int, label: int) -> Text:
     line = Text(f"  {'run':<{label}}", style="bold")
-    for name, cells in _columns(width).items():
+    for name, cells in _columns(width, label).items():
         line.append(f"  {name:>{cells}}" if name in ("step", "age") else f"  {name:<{cells}}")
     line.truncate(width)
     return line
@@ -206,15 +207,15 @@ def _run_row(width: int, label: int, key: str, file: Followed, chosen: bool, now
         why = clean(file.error.partition(": ")[2] or file.error) or "reading …"
         line.append(f"  {why}", style="dim")
     else:
-        for column, cells in _columns(width).items():
-            cell = _run_cell(column, run, said, now)
+        for column, cells in _columns(width, label).items():
+            cell = _run_cell(column, run, said, now, cells)
             cell.truncate(cells, overflow="ellipsis", pad=column not in ("step", "age"))
             line += Text("  " + " " * (cells - cell.cell_len)) + cell
     line.truncate(width, overflow="ellipsis")
     return line
 
 
-def _run_cell(column: str, run: Run, said: Diagnosis, now: float) -> Text:
+def _run_cell(column: str, run: Run, said: Diagnosis, now: float, cells: int) -> Text:
     if column == "state":
         return state(run, said)
     if column == "step":
@@ -227,10 +228,9 @@ def _run_cell(column: str, run: Run, said: Diagnosis, now: float) -> Text:
             return Text("-")
         drawn = sparkline(curve, run.first_step, run.last_step, 12)
         return drawn + Text(f" {wording.number(last)}")
-    worst = said.root_cause or (said.findings[0] if said.findings else None)
-    if worst is None:
-        return terminal.worst(said)
-    return terminal.badge(said.worst) + Text(f" {worst.rule}", style=STYLES[None] if said.worst is None else "")
+    cause = said.root_cause or (said.findings[0] if said.findings else None)
+    worst = terminal.worst(said)
+    return worst + Text(f" {cause.rule}") if cause is not None and cells > worst.cell_len + 5 else worst
 
 
 def _name(key: str, file: Followed) -> str:

@@ -63,9 +63,9 @@ def _look_at_all(board: Board) -> None:
 
 def _as_lines(board: Board, out: Console) -> None:
     """A line for each change, as it happens: for a pipe, a log, a terminal that can do no more."""
-    waits = False
+    waits, pace = False, _Pace()
     while not board.over:
-        began = time.process_time()
+        pace.begin()
         for change in board.look():
             _print_line(out, change)
         if not waits and not board.reading and all(file.run is None for file in board.files.values()):
@@ -73,7 +73,7 @@ def _as_lines(board: Board, out: Console) -> None:
             terminal.write(out, Text(f"{_clock()}  {clean(board.target)}  no run yet, waiting for one"))
             out.file.flush()
         if not board.over:
-            time.sleep(0.0 if board.reading else _pace(time.process_time() - began))
+            time.sleep(0.0 if board.reading else pace.rest())
 
 
 def _print_line(out: Console, change: Change) -> None:
@@ -93,9 +93,20 @@ def _clock() -> str:
     return time.strftime("%H:%M:%S")
 
 
-def _pace(cost: float) -> float:
-    """Seconds until the next look, after one that took so many of a core."""
-    return min(max(POLL, cost / MOST_OF_A_CORE), SLOWEST)
+class _Pace:
+    """How long to wait between two looks, so that they take little of a core."""
+
+    def __init__(self) -> None:
+        self._cost, self._began = 0.0, 0.0
+
+    def begin(self) -> None:
+        """A look begins."""
+        self._began = time.process_time()
+
+    def rest(self) -> float:
+        """Seconds from now to the next look; by the cheaper of the last two, as a first reading is no measure."""
+        before, self._cost = self._cost, time.process_time() - self._began
+        return min(max(POLL, min(before, self._cost) / MOST_OF_A_CORE), SLOWEST)
 
 
 def _last_words(board: Board, out: Console, *, numbers: bool) -> None:
@@ -152,16 +163,18 @@ def _on_screen(board: Board, out: Console) -> None:
     look: _Look | None = first
     with Keys() as keys, _window(out) as show:
         show([Text(f"{clean(board.target)}: reading …")])
-        shown, drawn, due, spent = None, 0.0, 0.0, time.process_time()
+        shown, drawn, due, pace = None, 0.0, 0.0, _Pace()
         while look is not None or not board.over:
-            if look is not None and look.settled(0.0 if shown is None else LOOK_SECONDS):
-                look = None
-                due = time.monotonic() + (0.0 if board.reading else _pace(time.process_time() - spent))
+            looked = look is not None and look.settled(0.0 if shown is None else LOOK_SECONDS)
+            look = None if looked else look
             if look is None and (_state(board, out) != shown or time.monotonic() - drawn >= CLOCK):
                 show([*board.lines(out, out.height - 1), _hints(board, keys.heard)])
                 shown, drawn = _state(board, out), time.monotonic()
-            if look is None and time.monotonic() >= due:
-                look, spent = _Look(board), time.process_time()
+            if looked:
+                due = 0.0 if board.reading else time.monotonic() + pace.rest()
+            elif look is None and time.monotonic() >= due:
+                pace.begin()
+                look = _Look(board)
             key = keys.read(max(min(KEY_SECONDS, due - time.monotonic()), LOOK_SECONDS))
             if key == "q":
                 return
