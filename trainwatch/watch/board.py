@@ -41,6 +41,7 @@ class Board:
     scroll: int = 0
     _folder: Folder = field(init=False)
     _due: deque[str] = field(default_factory=deque)
+    _written: dict[str, float] = field(default_factory=dict)  # when each file last was, as listed
     _states: dict[str, str] = field(default_factory=dict)
     _fresh: dict[str, dict[Key, float]] = field(default_factory=dict)
     _drawn: dict[str, tuple[tuple[int, int], list[Text]]] = field(default_factory=dict)
@@ -83,7 +84,8 @@ class Board:
     def _list(self) -> None:
         paths = {self.target.name: self.target} if self.single else self._folder.files()
         self.files = {key: self.files.get(key) or Followed(path, self.settings) for key, path in paths.items()}
-        self._due = deque(sorted(self.files, key=lambda key: -_modified(self.files[key].path)))
+        self._written = {key: _modified(file.path) for key, file in self.files.items()}
+        self._due = deque(sorted(self.files, key=lambda key: -self._written[key]))
 
     def _changes(self, key: str, file: Followed) -> list[Change]:
         """What a look brought. Every finding that arises in a watched run passes here once."""
@@ -96,8 +98,9 @@ class Board:
         return changes + [Change(file, finding) for finding in file.news]
 
     def order(self) -> list[tuple[str, Followed]]:
-        """The runs, newest first; what could not be read is last."""
-        return sorted(self.files.items(), key=lambda item: (-(item[1].run.touched if item[1].run else 0.0), item[0]))
+        """The runs, newest first."""
+        times = {key: file.run.touched if file.run else self._written.get(key, 0.0) for key, file in self.files.items()}
+        return sorted(self.files.items(), key=lambda item: (-times[item[0]], item[0]))
 
     def selected(self) -> str | None:
         """The run that is chosen: by key, else the newest that is running, else the newest."""

@@ -85,8 +85,8 @@ def _section(part: Section, label: int, spark: int, widths: list[int], span: tup
         drawn = sparkline(row.curve, *span, spark)
         drawn.truncate(spark, pad=True)
         line += Text("  ") + drawn
-        for cell, width in zip(row.cells, widths, strict=False):
-            line += Text("  " + " " * (width - cell.cell_len)) + cell
+        for head, cell, width in zip(part.heads, row.cells, widths, strict=False):
+            line += Text("  " + " " * (width - cell.cell_len if head else 0)) + cell  # remarks begin below each other
         yield line
     if part.more:
         yield Text(f"and {part.more:,} more", style="dim")

@@ -124,6 +124,7 @@ def _last_words(board: Board, out: Console, *, numbers: bool) -> None:
 
 def _print(out: Console, lines: list[Text]) -> None:
     for line in lines:
+        line.rstrip()
         out.print(_fitting(out, line), overflow="ignore", no_wrap=True, crop=False)
 
 
