@@ -42,7 +42,7 @@ ARROWS = {  # the longest name that fits a module holds; each may also import it
     "text": (*FACES, "judge", "parting"),
     "interrupt": (),
     "watch": (*FACES, "following", "interrupt", "judge"),
-    "demo": (*FACES, "interrupt", "readers", "judge", "report"),
+    "demo": (*FACES, "following", "interrupt", "readers", "judge", "report"),
     "alerts": FACES,
 }
 PLUGINS = ("readers", "rules")

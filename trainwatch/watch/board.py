@@ -18,6 +18,9 @@ from trainwatch.watch.frame import Key, Looks
 
 BUDGET = 0.3  # seconds of reading, after which what is known so far may be drawn
 FRESH_SECONDS = 60.0  # so long a finding is marked as new
+SILENCE = (
+    600.0  # seconds after which a log without an end record is believed to have ended: an evaluation is silent too
+)
 SHARE_OF_RUNS = 0.5  # of the window, that the table of runs may take where a run is shown below it
 
 
@@ -43,6 +46,7 @@ class Board:
     _due: deque[str] = field(default_factory=deque)
     _written: dict[str, float] = field(default_factory=dict)  # when each file last was, as listed
     _states: dict[str, str] = field(default_factory=dict)
+    _lived: set[str] = field(default_factory=set)  # what was seen to run
     _fresh: dict[str, dict[Key, float]] = field(default_factory=dict)
     _drawn: dict[str, tuple[tuple[int, int], list[Text]]] = field(default_factory=dict)
 
@@ -57,7 +61,13 @@ class Board:
     @property
     def over(self) -> bool:
         """Whether the one run that is watched is over. A folder never is: another run may begin."""
-        return self.single and bool(self.files) and all(file.over for file in self.files.values())
+        return self.single and bool(self.files) and all(self._ended(key, file) for key, file in self.files.items())
+
+    def _ended(self, key: str, file: Followed) -> bool:
+        """Whether a run is over; a log that leaves no end record and was seen to grow is waited for a while."""
+        if file.run is None or not file.over:
+            return False
+        return file.run.tells_end or key not in self._lived or time.time() - file.run.touched >= SILENCE
 
     @property
     def reading(self) -> bool:
@@ -91,6 +101,8 @@ class Board:
         """What a look brought. Every finding that arises in a watched run passes here once."""
         known, state = self._states.get(key), file.diagnosis.status if file.diagnosis else ""
         self._states[key] = state
+        if state in ("running", "stalled"):
+            self._lived.add(key)
         if known:  # what a first look finds is not new
             now = time.monotonic()
             self._fresh.setdefault(key, {}).update({finding.key: now for finding in file.news})

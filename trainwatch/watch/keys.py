@@ -31,7 +31,10 @@ SEQUENCE_SECONDS = 0.05  # the rest of an arrow key's sequence comes at once, or
 
 
 class Keys:
-    """A context in which the terminal gives single keys and does not echo them; Ctrl-C interrupts as ever."""
+    """A context in which the terminal gives single keys and does not echo them.
+
+    Ctrl-C interrupts as ever. Ctrl-Z does nothing: it would leave the shell on the alternate screen.
+    """
 
     def __init__(self) -> None:
         self._before: list[Any] | None = None
@@ -41,6 +44,9 @@ class Keys:
         if termios is not None and _is_terminal():
             self._before = termios.tcgetattr(sys.stdin.fileno())
             tty.setcbreak(sys.stdin.fileno())
+            now = termios.tcgetattr(sys.stdin.fileno())
+            now[6][termios.VSUSP] = bytes([os.fpathconf(sys.stdin.fileno(), "PC_VDISABLE") & 0xFF])
+            termios.tcsetattr(sys.stdin.fileno(), termios.TCSANOW, now)
         return self
 
     @property
