@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 
 import pytest
 from rich.console import Console
@@ -147,3 +148,44 @@ def test_ascii_has_a_sign_for_each_sign(run):
         said = frame.plain(frame.Text(line)).plain
         assert said.isascii()
         assert len(said) == len(line)
+
+
+def test_what_a_run_is_at_besides_training(run, put):
+    put(run, [{"kind": "heartbeat", "time": 2e9, "step": 120, "phase": "eval", "idle": 1.0}])
+    assert shown(run)[0] == "✖ critical  sick  running (eval)"
+
+
+def test_the_newest_of_several_runs_in_a_file(run, put, sick, end):
+    put(run, [end, *sick(9, name="second")])
+    title = shown(run)[0]
+    assert "second  running" in title
+    assert title.endswith("the newest of 2 runs in a.jsonl")
+
+
+def test_a_file_that_is_replaced_is_another_run(run, put, sick):
+    board = Board(run)
+    board.look(60.0)
+    run.unlink()
+    put(run, sick(9, name="anew"))
+    changes = board.look(60.0)
+    assert board.files["a.jsonl"].run.name == "anew"
+    assert [change.finding.rule for change in changes if change.finding] == ["curriculum-mismatch"]
+
+
+def test_a_log_that_leaves_no_end_is_waited_for_while_it_may_be_evaluating(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text("step,loss\n" + "".join(f"{step},{1 / step}\n" for step in range(1, 40)))
+    board = Board(path)
+    board.look(60.0)
+    assert board.files["train.csv"].diagnosis.status == "running"
+    for silent, over in ((200, False), (700, True)):
+        at = path.stat().st_mtime - silent
+        os.utime(path, (at, at))
+        board.look(60.0)
+        assert board.files["train.csv"].diagnosis.status == "finished"
+        assert board.over == over
+        path.touch()
+    late = Board(path)
+    os.utime(path, (1e9, 1e9))
+    late.look(60.0)
+    assert late.over, "it was never seen to run"
