@@ -128,7 +128,7 @@ def watch(
     table of its runs, until q or Ctrl-C (130). In a pipe: one line for each new finding and each change of state.
 
     \b
-    Keys:        q ends; up and down (k, j) scroll findings or choose a run; Enter opens it, Esc goes back
+    Keys:        q ends; up, down (k, j) scroll or choose; Enter opens a run, Esc goes back
     Examples:    trainwatch watch logs/exp1.jsonl
                  trainwatch watch logs
                  trainwatch watch slurm-1234.out --once

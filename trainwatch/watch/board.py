@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from dataclasses import dataclass, field, replace
@@ -74,22 +75,21 @@ class Board:
         """Whether there are files that were not looked at since the round began."""
         return bool(self._due)
 
-    def look(self, budget: float = BUDGET) -> list[Change]:
+    def look(self, budget: float = BUDGET, *, last: bool = False) -> list[Change]:
         """Read what is new in the files, for about so many seconds; the rest is for the next call."""
         if not self._due:
             self._list()
         began, changes = time.monotonic(), []
         while self._due and time.monotonic() - began < budget:
             key = self._due.popleft()
-            if key in self.files and self.files[key].look():
+            if key in self.files and self.files[key].look(last=last):
                 changes += self._changes(key, self.files[key])
         return changes
 
     def conclude(self) -> list[Change]:
-        """Look for the last time: what stands after the last newline counts as well."""
-        return [
-            change for key, file in self.files.items() if file.look(last=True) for change in self._changes(key, file)
-        ]
+        """Look at everything for the last time: what stands after the last newline counts as well."""
+        self._due.clear()
+        return self.look(math.inf, last=True)
 
     def _list(self) -> None:
         paths = {self.target.name: self.target} if self.single else self._folder.files()

@@ -39,13 +39,12 @@ def watch(target: Path, out: Console, settings: Settings, *, once: bool = False)
     board = Board(target if target.is_dir() else _rank_zero(target), settings)
     screen = out.file.isatty() and not out.is_dumb_terminal
     with terminated_as_interrupted():
-        if once:
-            _look_at_all(board)
-        elif screen:
+        if screen and not once:
             _on_screen(board, out)
-        else:
+        elif not once:
             _as_lines(board, out)
-    board.conclude()
+        if once or board.single:
+            board.conclude()
     _last_words(board, out, numbers=once or screen)
     return list(board.files.values())
 
@@ -53,12 +52,6 @@ def watch(target: Path, out: Console, settings: Settings, *, once: bool = False)
 def _rank_zero(path: Path) -> Path:
     """The file that stands for the run of which this is a rank's."""
     return next((file for file in run_files([path]) if isinstance(file, Path)), path)
-
-
-def _look_at_all(board: Board) -> None:
-    board.look()
-    while board.reading:
-        board.look()
 
 
 def _as_lines(board: Board, out: Console) -> None:
@@ -177,6 +170,8 @@ def _on_screen(board: Board, out: Console) -> None:
                 pace.begin()
                 look = _Look(board)
             key = keys.read(max(min(KEY_SECONDS, due - time.monotonic()), LOOK_SECONDS))
+            if key == "q" and look is not None and not look.settled(FIRST_LOOK):
+                raise KeyboardInterrupt  # a long file is being read for the first time: nothing can be said yet
             if key == "q":
                 return
             if key is not None:
