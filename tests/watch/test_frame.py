@@ -91,13 +91,13 @@ def test_findings_scroll_and_stop_at_the_last(run):
 
 
 def test_a_run_that_is_not_there_yet(tmp_path):
-    text = "\n".join(shown(tmp_path / "later.jsonl"))
+    text = " ".join(shown(tmp_path / "later.jsonl"))
     assert "there is no such file" in text
     assert "Waiting" in text
 
 
 def test_an_empty_folder(tmp_path):
-    assert "holds no run yet" in shown(tmp_path)[0]
+    assert "holds no run yet" in " ".join(shown(tmp_path))
 
 
 @pytest.mark.parametrize("width", [20, 60, 100, 160])

@@ -126,7 +126,7 @@ def test_a_pipe_gets_a_line_for_each_change_and_then_the_diagnosis(tmp_path, put
     assert code == 1
     out, _ = said(capsys)
     lines = [line[10:] for line in out.splitlines() if re.match(r"\d\d:\d\d:\d\d  ", line)]
-    assert lines[0].endswith("later.jsonl  no run yet, waiting for one")
+    assert lines[0].endswith("later.jsonl: there is no such file. Waiting for its first row.")
     assert lines[1].startswith("name  running, steps 1 to ")
     assert lines[2].startswith("name  ✖ critical  curriculum-mismatch")
     (nan,) = (line for line in lines if "non-finite-loss" in line)
@@ -213,7 +213,7 @@ def terminal():
 def test_a_run_is_followed_to_its_end(tmp_path, put, sick, end, terminal):
     path, records = tmp_path / "logs" / "a.jsonl", sick()
     shown = terminal(path)
-    shown.until("there is no such file")
+    shown.until("Waiting for its first row")
     put(path, records[:60])
     shown.until("step 59 of 200")
     put(path, records[60:])

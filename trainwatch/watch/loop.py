@@ -63,10 +63,16 @@ def _as_lines(board: Board, out: Console) -> None:
             _print_line(out, change)
         if not waits and not board.reading and all(file.run is None for file in board.files.values()):
             waits = True
-            terminal.write(out, Text(f"{_clock()}  {clean(board.target)}  no run yet, waiting for one"))
-            out.file.flush()
+            _print_waiting(board, out)
         if not board.over:
             time.sleep(0.0 if board.reading else pace.rest())
+
+
+def _print_waiting(board: Board, out: Console) -> None:
+    """Why there is nothing to tell yet."""
+    why = [file.error for file in board.files.values() if board.single] or [f"{board.target}: holds no run yet."]
+    terminal.write(out, Text(f"{_clock()}  {clean(why[0])} Waiting for its first row."))
+    out.file.flush()
 
 
 def _print_line(out: Console, change: Change) -> None:
