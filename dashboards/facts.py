@@ -6,13 +6,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
-
-from dashboards.words import duration, number
+from dashboards.words import number
 from trainwatch.figures import known
 from trainwatch.header import mapping, text
 from trainwatch.run import Run
-from trainwatch.schema import NONFINITE_NAMES
+from trainwatch.text.wording import left, speed
 
 
 @dataclass(frozen=True)
@@ -37,8 +35,8 @@ class Facts:
             run.last_step,
             header.total_steps,
             _loss(run),
-            _speed(run),
-            _left(run),
+            speed(run) or "n/a",
+            left(run),
             run.touched,
             _about(run),
             header.config,
@@ -60,27 +58,9 @@ class Facts:
 
 def _loss(run: Run) -> str:
     """The loss of the newest row of the curve that has one; ``NaN`` if that is what was written."""
-    for name in ("loss", *(name for name in run.train.channels if name.startswith("loss/"))):
-        codes, values = run.train.codes(name), run.train[name]
-        rows = np.flatnonzero(run.train.live & ((codes > 0) | np.isfinite(values)))
-        if len(rows):
-            code = int(codes[rows[-1]])
-            return number(float(NONFINITE_NAMES[code])) if code else number(float(values[rows[-1]]))
-    return "n/a"
-
-
-def _speed(run: Run) -> str:
-    """Steps a second, or seconds a step where that is more."""
-    seconds = run.step_seconds()
-    if not seconds:
-        return "n/a"
-    return f"{1 / seconds:.3g} steps/s" if seconds < 1 else f"{seconds:.3g} s/step"
-
-
-def _left(run: Run) -> str:
-    """The time that the planned steps will still take, as far as it is known."""
-    seconds, total, last = run.step_seconds(), run.header.total_steps, run.last_step
-    return f"about {duration(seconds * (total - last))} left" if seconds and total and last and total > last else ""
+    names = ("loss", *(name for name in run.train.channels if name.startswith("loss/")))
+    last = next((value for name in names if (value := run.train.last(name)) is not None), None)
+    return "n/a" if last is None else number(last)
 
 
 def _about(run: Run) -> dict[str, str]:

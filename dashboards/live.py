@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import threading
-import time
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,19 +17,16 @@ from typing import Any
 from dashboards.asked import SCALES, Asked
 from dashboards.facts import Facts
 from dashboards.story import Story
-from trainwatch.diagnosis import Diagnosis, conclude
-from trainwatch.engine import Engine, Settings
+from trainwatch.diagnosis import Diagnosis
+from trainwatch.engine import Settings
 from trainwatch.figures import FIGURES, Look, Span, axis, blank, for_finding, proof, span_of
-from trainwatch.readers import HIDDEN, RANK_FILE, ReadError, Source, open_run
+from trainwatch.following import OVER, Folder, Followed
 from trainwatch.run import Run
 from trainwatch.schema import Finding
 
-SCAN_SECONDS = 2.0  # how old a folder's listing may be
-SCAN_LIMIT = 20_000  # files looked at in a folder: beyond, it is a data set and not a folder of logs
 PATIENCE = 0.4  # seconds that an answer waits for a file to be read
 FIGURES_KEPT = 64
 PROOF = "proof"  # beside the names of FIGURES: the one that shows the root cause, around its first steps
-OVER = ("finished", "stopped", "failed", "killed", "never-started")
 
 
 @dataclass(frozen=True)
@@ -71,13 +65,9 @@ class Watched:
     """One file. Its lock is held while the run grows or is drawn."""
 
     key: str
-    path: Path
-    settings: Settings | None = None
+    followed: Followed
     lock: threading.RLock = field(default_factory=threading.RLock)
     view: View = field(init=False)
-    _source: Source | None = None
-    _engine: Engine | None = None
-    _stat: tuple[int, int, int] = (-1, -1, -1)
     _figures: dict[tuple[str, Look], Drawn | None] = field(default_factory=dict)
     _proofs: dict[tuple[str, str, int], str | None] = field(default_factory=dict)
 
@@ -87,41 +77,17 @@ class Watched:
     def refresh(self) -> None:
         """Read what is new and judge it; never raises, an unreadable file is a view with its reason."""
         with self.lock:
+            if not self.followed.look():
+                return
+            now = self.followed
+            if now.run is not self.view.run:
+                self._proofs.clear()
+            self._figures.clear()
             try:
-                self._follow()
-            except (ReadError, OSError) as error:
-                self._fail(str(error))
-            except Exception as error:  # a log must not take the page down, whatever it holds
-                self._fail(f"{self.path}: could not be judged ({type(error).__name__}: {error}).")
-
-    def _fail(self, reason: str) -> None:
-        self._source = self._engine = None
-        if self.view.error != reason:
-            self.view = View(self.key, self.view.version + 1, error=reason)
-
-    def _follow(self) -> None:
-        stat = self.path.stat()
-        now = (stat.st_size, stat.st_mtime_ns, stat.st_ino)
-        if now == self._stat and (self.view.over or self.view.error):
-            return
-        if self._source is None or now[0] < self._stat[0] or now[2] != self._stat[2]:  # another file of that name
-            self._source, self._engine = open_run(self.path), None
-        self._stat = now
-        news = self._source.poll()
-        if not self._source.runs:
-            raise ReadError(f"{self.path}: holds no readable run yet; its first line should be a record of kind 'run'.")
-        self._judge(self._source.runs[-1], len(self._source.runs), news)
-
-    def _judge(self, run: Run, runs: int, news: bool) -> None:
-        known = self.view.diagnosis
-        if self._engine is None or run is not self.view.run:
-            self._engine = Engine(self.settings)
-            self._proofs.clear()
-        elif not news and known is not None and known.status == run.status():
-            return
-        self._engine.feed(run)
-        self.view = View(self.key, self.view.version + 1, run, conclude(run, self._engine), Facts.of(run), runs=runs)
-        self._figures.clear()
+                facts, error = Facts.of(now.run) if now.run else None, now.error
+            except Exception as odd:  # a log must not take the page down, whatever it holds
+                facts, error = None, f"{now.path}: could not be shown ({type(odd).__name__}: {odd})."
+            self.view = View(self.key, now.version, now.run, now.diagnosis, facts, error, now.runs)
 
     def look(self, asked: Asked) -> Look:
         """What a page asks for, with its range in steps."""
@@ -189,12 +155,9 @@ class Live:
     """Every run file below a folder, or those of a list. Safe to ask from several threads."""
 
     def __init__(self, root: Path | list[Path], settings: Settings | None = None) -> None:
-        self.root = root
-        self.cut = False
+        self._folder = Folder(root)
         self._settings = settings
         self._files: dict[str, Watched] = {}
-        self._foreign: dict[Path, int] = {}
-        self._scanned = -SCAN_SECONDS
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="trainwatch-read")
         self._reading: dict[str, Future[None]] = {}
@@ -202,7 +165,8 @@ class Live:
     @property
     def where(self) -> str:
         """What is watched, in words."""
-        return str(self.root) if isinstance(self.root, Path) else f"{len(self.root)} files"
+        root = self._folder.root
+        return str(root) if isinstance(root, Path) else f"{len(root)} files"
 
     def views(self) -> list[View]:
         """Every file as it stands now, newest first."""
@@ -225,9 +189,10 @@ class Live:
     def files(self) -> list[Watched]:
         """The files as last listed; listed anew when that is some seconds ago."""
         with self._lock:
-            if time.monotonic() - self._scanned >= SCAN_SECONDS:
-                self._scan()
-                self._scanned = time.monotonic()
+            known, found = self._files, self._folder.files()
+            self._files = {
+                key: known.get(key) or Watched(key, Followed(path, self._settings)) for key, path in found.items()
+            }
             return list(self._files.values())
 
     def _refresh(self, files: list[Watched], patience: float) -> None:
@@ -238,54 +203,6 @@ class Live:
                     self._reading[file.key] = self._pool.submit(file.refresh)
             waiting = [self._reading[file.key] for file in files]
         wait(waiting, timeout=patience)
-
-    def _scan(self) -> None:
-        found = dict(self._candidates())
-        self._files = {key: self._files.get(key) or Watched(key, path, self._settings) for key, path in found.items()}
-
-    def _candidates(self) -> Iterator[tuple[str, Path]]:
-        """(key, path) of what is a run file, or is called like one."""
-        if not isinstance(self.root, Path):
-            for path in self.root:
-                yield str(path), path
-            return
-        if self.root.is_file():
-            yield self.root.name, self.root
-            return
-        for path in self._walk(self.root):
-            if path.suffix == ".jsonl" or self._is_run(path):
-                yield path.relative_to(self.root).as_posix(), path
-
-    def _walk(self, folder: Path) -> Iterator[Path]:
-        """Files below the folder that are neither hidden, nor a rank's, nor (through a link) outside of it."""
-        seen = 0
-        inside = folder.resolve()
-        for place, folders, names in os.walk(folder):
-            folders[:] = sorted(name for name in folders if not HIDDEN.search(name))
-            for name in sorted(names):
-                path = Path(place) / name
-                seen += 1
-                if seen > SCAN_LIMIT:
-                    self.cut = True
-                    return
-                if HIDDEN.search(name) or RANK_FILE.search(name):
-                    continue
-                if not path.is_symlink() or path.resolve().is_relative_to(inside):
-                    yield path
-
-    def _is_run(self, path: Path) -> bool:
-        """Whether a reader knows the file; one that none knew is asked again only when its size has changed."""
-        if path.relative_to(self.root).as_posix() in self._files:  # type: ignore[arg-type]  # a list is not walked
-            return True
-        try:
-            size = path.stat().st_size
-            if self._foreign.get(path) == size:
-                return False
-            self._foreign[path] = size
-            open_run(path).close()
-        except (ReadError, OSError):
-            return False
-        return True
 
 
 def _where(run: Run, finding: Finding) -> Span:

@@ -29,7 +29,7 @@ def register(server: flask.Flask, live: Live) -> None:
             figure = file.figure(name, Look(points=None)) if name in FIGURES else None
         if figure is None:
             flask.abort(404, "the run has no such figure.")
-        return _attached(numbers(figure), "text/csv", f"{file.path.stem}-{name}.csv")
+        return _attached(numbers(figure), "text/csv", f"{file.followed.path.stem}-{name}.csv")
 
     @server.get("/take/post-mortem.<kind>")
     def post_mortem(kind: str) -> flask.Response:
@@ -38,7 +38,7 @@ def register(server: flask.Flask, live: Live) -> None:
             flask.abort(404, "there is no such post-mortem.")
         with file.lock:
             text = rendered(file.view.run, file.view.diagnosis, kind)
-        return _attached(text, KINDS[kind], f"{file.path.stem}-post-mortem.{kind}")
+        return _attached(text, KINDS[kind], f"{file.followed.path.stem}-post-mortem.{kind}")
 
 
 def _file(live: Live) -> Watched:

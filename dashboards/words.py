@@ -7,6 +7,7 @@ import time
 
 from trainwatch.diagnosis import Diagnosis
 from trainwatch.schema import Status
+from trainwatch.text.wording import duration
 
 SYMBOLS: dict[str, str] = {"critical": "◆", "warning": "▼", "info": "●", "ok": "✓", "unknown": "?"}  # as in the plots
 WORDS: dict[str, str] = {
@@ -43,18 +44,6 @@ def number(value: float | int | str) -> str:
     if 1000 <= abs(value) < 1e15:
         return f"{value:,.2f}" if abs(value) < 1e6 else f"{value:,.0f}"
     return f"{value:.4g}"
-
-
-def duration(seconds: float) -> str:
-    """``3 min``, ``2 h 5 min``, ``4 d``."""
-    minutes = int(seconds // 60)
-    if minutes < 1:
-        return f"{max(int(seconds), 0)} s"
-    if minutes < 60:
-        return f"{minutes} min"
-    if minutes < 48 * 60:
-        return f"{minutes // 60} h" + (f" {minutes % 60} min" if minutes % 60 and minutes < 600 else "")
-    return f"{minutes // 1440} d"
 
 
 def age(touched: float) -> str:

@@ -94,3 +94,12 @@ def test_growth_keeps_memory_below_twice_the_columns():
         table.append(np.arange(rows), {"a": np.ones(rows)})
     assert table["a"].sum() == table.size
     assert table._values["a"].nbytes <= 2 * table["a"].nbytes
+
+
+def test_the_newest_value_of_a_channel_also_where_it_is_not_finite_or_long_ago(make_run):
+    loss = np.full(5000, np.nan)
+    loss[:3] = 3.0, 2.0, 1.0
+    run = make_run({"loss": loss, "grad_norm": np.r_[np.ones(4999), np.inf]})
+    assert run.train.last("loss") == 1.0
+    assert run.train.last("grad_norm") == np.inf
+    assert run.train.last("no-such") is None

@@ -111,6 +111,44 @@ def list_runs(
     raise typer.Exit(2 if _complain(unread) else 0)
 
 
+@app.command(epilog=CODES, short_help="Follow a run live in the terminal.")
+def watch(
+    target: Annotated[
+        Path | None,
+        typer.Argument(metavar="[RUN|DIR]", help="A run file, or a folder of them. Default: logs/, else this folder."),
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Print what there is now, and end.")] = False,
+    fail_on: Annotated[FailOn, typer.Option(help="Exit with 1 from this severity on.")] = FailOn.warning,
+    set_: Set = None,
+    map_: Map = None,
+) -> None:
+    """Follow a run while it trains: verdict, findings, loss components, gradient, evaluations, and how long it takes.
+
+    It waits for a run that is not there yet, and ends with its diagnosis when the run is over. A folder is shown as a
+    table of its runs, until q or Ctrl-C (130). In a pipe: one line for each new finding and each change of state.
+
+    \b
+    Keys:        q ends; up, down (k, j) scroll or choose; Enter opens a run, Esc goes back
+    Examples:    trainwatch watch logs/exp1.jsonl
+                 trainwatch watch logs
+                 trainwatch watch slurm-1234.out --once
+    """
+    from trainwatch import judge
+    from trainwatch.foreign import channels, mapping
+    from trainwatch.judge import Judged
+    from trainwatch.text import terminal, wording
+    from trainwatch.watch import loop
+
+    target = target or _usual_folder()
+    with channels.told(mapping.places(map_ or ())):
+        files = loop.watch(target, terminal.console(), judge.settings(set_ or ()), once=once)
+    judged = [Judged(file.run, file.diagnosis) for file in files if file.run and file.diagnosis]
+    unread = [file.error for file in files if file.error]
+    unread += [] if files else [f"{target}: holds no run file yet; name the folder that a training writes into."]
+    broken = _complain([*unread, *(wording.broke(item.diagnosis) for item in judged if item.diagnosis.failed)])
+    raise typer.Exit(2 if broken or not judged else int(_fails(judged, fail_on)))
+
+
 @app.command(epilog=CODES, short_help="Diagnose runs: root cause, evidence, cure.")
 def check(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Run files, or folders of them.")],

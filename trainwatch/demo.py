@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -12,17 +11,17 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from trainwatch import judge
-from trainwatch.diagnosis import Diagnosis, conclude
-from trainwatch.engine import Engine
+from trainwatch.diagnosis import Diagnosis
 from trainwatch.errors import UserError
-from trainwatch.readers import ReadError, Source, open_run, read
+from trainwatch.following import Followed
+from trainwatch.interrupt import terminated_as_interrupted
+from trainwatch.readers import ReadError, read
 from trainwatch.run import Run
 from trainwatch.schema import Finding
 from trainwatch.text import terminal, wording
@@ -41,8 +40,8 @@ def play(logs: Path, *, healthy: bool = False, port: int = 8050, dashboard: bool
     path = logs / f"{name}.jsonl"
     _clear(path)
     with ExitStack() as stack:
-        stack.enter_context(_terminated_as_interrupted())
-        follower = Follower(path, out, engine=Engine(judge.settings()))
+        stack.enter_context(terminated_as_interrupted())
+        follower = Follower(Followed(path, judge.settings()), out)
         trainer = stack.enter_context(_trainer(checkout, name, path))
         address = stack.enter_context(_served(logs, port, out)) if dashboard else ""
         _introduce(out, healthy, path, address)
@@ -112,23 +111,6 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """A SIGTERM to the demo ends the trainer as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
 def _served(logs: Path, port: int, out: Console) -> Iterator[str]:
     """The dashboard's address; empty, and said why, where it cannot be served: the demo goes on without."""
     try:
@@ -161,36 +143,17 @@ def _introduce(out: Console, healthy: bool, path: Path, address: str) -> None:
 
 @dataclass
 class Follower:
-    """Reads the growing run file and says what is found, the moment it is."""
+    """Says what is found in the growing run file, the moment it is."""
 
-    path: Path
+    followed: Followed
     out: Console
     started: float = field(default_factory=time.monotonic)
-    engine: Engine = field(default_factory=Engine)
-    source: Source | None = None
-    run: Run | None = None
-    diagnosis: Diagnosis | None = None
-    shown: dict[tuple[str, str, int], int] = field(default_factory=dict)
 
     def poll(self, last: bool = False) -> None:
         """Read and judge what is new; ``last`` when the trainer is gone."""
-        if self.source is None:
-            try:
-                self.source = open_run(self.path)
-            except ReadError:
-                return  # not there yet, or its first line is not whole
-        self.source.poll()
-        if last:
-            self.source.close()
-        if not self.source.runs:
-            return
-        self.run = self.source.runs[-1]
-        self.engine.feed(self.run)
-        self.diagnosis = conclude(self.run, self.engine)
-        for finding in self.diagnosis.findings:
-            if self.shown.get(finding.key, -1) < finding.rank:
-                self.shown[finding.key] = finding.rank
-                self._say(finding)
+        self.followed.look(last=last)
+        for finding in self.followed.news:
+            self._say(finding)
 
     def _say(self, finding: Finding) -> None:
         lead = Text(f"{time.monotonic() - self.started:4.0f} s  ", style="dim")
@@ -200,7 +163,7 @@ class Follower:
 
     def progress(self) -> tuple[int, int | None, str]:
         """Steps done, steps planned, and where the loss and the token accuracy stand."""
-        run = self.run
+        run = self.followed.run
         if run is None:
             return 0, None, "starting"
         said = [_latest(run, "train", "loss", "loss"), _latest(run, "eval", "metric/token_accuracy", "token accuracy")]
@@ -263,19 +226,19 @@ def _line(out: Console) -> Show:
 
 def _conclude(follower: Follower, trainer: subprocess.Popen[bytes], out: Console, *, healthy: bool) -> int:
     """Write the post-mortem and say where it is; 0 if the demo showed what it is there to show."""
-    run, diagnosis = follower.run, follower.diagnosis
+    run, diagnosis, path = follower.followed.run, follower.followed.diagnosis, follower.followed.path
     if run is None or diagnosis is None or trainer.returncode:
-        _show_log(follower.path.with_suffix(".log"), trainer.returncode)
+        _show_log(path.with_suffix(".log"), trainer.returncode)
         return 2
-    report = _report(run, diagnosis, follower.path)
+    report = _report(run, diagnosis, path)
     out.print()
     terminal.write(out, terminal.verdict(diagnosis, run.header.total_steps))
     terminal.write(out, Text(wording.root_cause(diagnosis), style="bold"))
     terminal.write(out, Text(f"Post-mortem: {report}"))
     other = "demo.jsonl" if healthy else "demo-healthy.jsonl"
-    advice = f"trainwatch check {follower.path}"
-    if (follower.path.parent / other).is_file():
-        advice += f"   trainwatch compare {follower.path.parent / other} {follower.path}"
+    advice = f"trainwatch check {path}"
+    if (path.parent / other).is_file():
+        advice += f"   trainwatch compare {path.parent / other} {path}"
     else:
         advice += f"   trainwatch demo{'' if healthy else ' --healthy'}"
     terminal.write(out, Text(f"Try next: {advice}", style="dim"))

@@ -212,13 +212,14 @@ class Run:
     def idle(self, now: float) -> float:
         """Seconds without a step, at ``now``, while the loop should be training."""
         beat = self.heartbeat
-        if beat is None or (number(beat.get("time")) or 0.0) < self._row_time():
-            return 0.0 if not self.train.size else now - max(self.touched, self._row_time())
+        if beat is None or (number(beat.get("time")) or 0.0) < self.row_time():
+            return 0.0 if not self.train.size else now - max(self.touched, self.row_time())
         if beat.get("phase") in ("eval", "checkpoint"):
             return 0.0
         return (number(beat.get("idle")) or 0.0) + max(now - (number(beat.get("time")) or now), 0.0)
 
-    def _row_time(self) -> float:
+    def row_time(self) -> float:
+        """When the newest row was recorded, in Unix seconds; 0 where rows do not tell."""
         times = self.train.column("time", max(0, self.train.size - 1), self.train.size)
         return float(times[-1]) if len(times) and np.isfinite(times[-1]) else 0.0
 

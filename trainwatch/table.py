@@ -9,10 +9,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from trainwatch.schema import NONFINITE_NAMES
+
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int8]
 TableName = Literal["train", "eval", "sample"]
 
+RECENT = 1024  # rows that are searched first for a newest value: what is probed now and then stands in them too
 CHANNEL_LIMIT = 4096  # a log with more columns is broken or hostile, and would cost gigabytes as columns
 
 
@@ -94,6 +97,16 @@ class Table:
         values = self[name]
         there = self.live & np.isfinite(values)
         return self.step[there], values[there]
+
+    def last(self, name: str) -> float | None:
+        """The newest value of the curve, NaN or an infinity if that is what was written; None if there is none."""
+        for start in (max(self.size - RECENT, 0), 0):
+            values, codes = self.column(name, start, self.size), self.codes(name, start)
+            rows = np.flatnonzero(self.live[start:] & ((codes > 0) | np.isfinite(values)))
+            if len(rows):
+                code = int(codes[rows[-1]])
+                return float(NONFINITE_NAMES[code]) if code else float(values[rows[-1]])
+        return None
 
     def nonfinite(self, name: str) -> tuple[NDArray[np.int64], Codes]:
         """Steps and codes of the rows in which ``name`` was written and is not finite."""

@@ -26,10 +26,11 @@ from dashboards.live import Live
 from dashboards.pages import run as run_page
 from dashboards.pages import runs as runs_page
 from dashboards.pages.finding import as_yaml, card, nested, plain, rule_pages
-from dashboards.words import duration, number
+from dashboards.words import number
 from tests.dashboards.conftest import broken
 from trainwatch.figures.look import AGAINST
 from trainwatch.schema import Finding
+from trainwatch.text.wording import duration
 
 HOSTILE = "<script>alert(1)</script>"
 

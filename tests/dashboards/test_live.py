@@ -65,7 +65,7 @@ def test_a_finished_file_is_not_opened_again(finished: Path, monkeypatch: pytest
     settled(live, "peptide.jsonl")
     file = live.file("peptide.jsonl")
     assert file is not None
-    monkeypatch.setattr(file._source, "poll", lambda: pytest.fail("polled a finished run"))
+    monkeypatch.setattr(file.followed._source, "poll", lambda: pytest.fail("polled a finished run"))
     assert settled(live, "peptide.jsonl").error == ""
 
 

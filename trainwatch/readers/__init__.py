@@ -144,13 +144,18 @@ def find(folder: Path) -> Iterator[Path]:
         inside = path.relative_to(folder).parts
         if any(HIDDEN.search(part) for part in inside) or RANK_FILE.search(path.name) or not path.is_file():
             continue
-        try:
-            head = _head(path)
-        except ReadError:
-            continue
-        known = next((reader for reader in readers() if reader.sniff(path, head)), None)
-        if known is not None and getattr(known, "leads", _alone)(path):
+        if stands_for_a_run(path):
             yield path
+
+
+def stands_for_a_run(path: Path) -> bool:
+    """Whether a reader knows the file, and it is the one of its run's files that stands for the run."""
+    try:
+        head = _head(path)
+    except ReadError:
+        return False
+    known = next((reader for reader in readers() if reader.sniff(path, head)), None)
+    return known is not None and bool(getattr(known, "leads", _alone)(path))
 
 
 def _alone(path: Path) -> bool:  # noqa: ARG001

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainwatch.diagnosis import Diagnosis
+from trainwatch.run import Run
 from trainwatch.schema import Finding, Severity, json_number
 
 SYMBOLS: dict[Severity | None, str] = {"critical": "✖", "warning": "▲", "info": "●", None: "✓"}
@@ -152,6 +153,32 @@ def age(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds / size:.0f} {unit}"
     return f"{max(seconds, 0):.0f} s"
+
+
+def duration(seconds: float) -> str:
+    """``3 min``, ``2 h 5 min``, ``4 d``."""
+    minutes = int(seconds // 60)
+    if minutes < 1:
+        return f"{max(int(seconds), 0)} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h" + (f" {minutes % 60} min" if minutes % 60 and minutes < 600 else "")
+    return f"{minutes // 1440} d"
+
+
+def speed(run: Run) -> str:
+    """Steps a second, or seconds a step where that is more; empty where it is not known."""
+    seconds = run.step_seconds()
+    if not seconds:
+        return ""
+    return f"{1 / seconds:.3g} steps/s" if seconds < 1 else f"{seconds:.3g} s/step"
+
+
+def left(run: Run) -> str:
+    """The time that the planned steps will still take; empty where it is not known."""
+    seconds, total, last = run.step_seconds(), run.header.total_steps, run.last_step
+    return f"about {duration(seconds * (total - last))} left" if seconds and total and last and total > last else ""
 
 
 def strict(value: Any) -> Any:
