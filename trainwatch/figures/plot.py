@@ -124,12 +124,18 @@ class Plot:
                 short = str(index + 1) if room >= 2 else ""
                 self.shapes.append(_band(first, last, stage.name if len(stage.name) <= room else short, index))
 
+    def _largest(self) -> float:
+        """The largest magnitude on the plot; 1 where there is no number."""
+        sizes = [np.abs(curve["y"]).max() for curve in self.curves if curve["type"] == "scatter" and len(curve["y"])]
+        return float(max(sizes, default=1.0))
+
     def done(self, unit: str) -> go.Figure | None:
         """The figure, or None if there is nothing on it."""
         if not (self.curves or self.edge):
             return None
         marks = [one for one in self.findings if self.span is None or self.span[0] <= one.first_step <= self.span[1]]
-        layout = {**style.LAYOUT, "shapes": self.shapes + _finding_lines(marks), "yaxis": style.axis(unit, self.log)}
+        layout = {**style.LAYOUT, "shapes": self.shapes + _finding_lines(marks)}
+        layout["yaxis"] = style.axis(unit, self.log, self._largest())
         across = axis(self.run, self.look.against)
         layout["xaxis"] = _x_axis(self.span, self.reach, across)
         traces = self.curves + self.edge + _finding_marks(marks)

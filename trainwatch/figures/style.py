@@ -9,6 +9,7 @@ from typing import Any, Final
 PALETTE: Final = ("#2f86d6", "#e0702a", "#119c84", "#c558a8", "#8a77e0", "#b0891f", "#4fa3c0", "#d0545f")
 DASHES: Final = ("solid", "10px,2px", "4px,2px", "12px,3px,3px,3px")  # the second cue beside colour
 GREY: Final = "#868e96"
+TINY: Final = 1e-3
 DECLARED: Final = "5px,4px"
 SEVERITY_COLOURS: Final = {"info": "#4a90c2", "warning": "#d9820f", "critical": "#e03131"}
 SEVERITY_SYMBOLS: Final = {"info": "circle", "warning": "triangle-down", "critical": "diamond"}
@@ -55,11 +56,12 @@ def declared(index: int) -> dict[str, Any]:
     return {**line(index, 1.4), "dash": DECLARED}
 
 
-def axis(unit: str, log: bool) -> dict[str, Any]:
-    """A y axis."""
+def axis(unit: str, log: bool, largest: float = 1.0) -> dict[str, Any]:
+    """A y axis; where even the largest value is tiny, its ticks are powers of ten and not rows of zeros."""
     title = {"text": ", ".join(part for part in (safe(unit), "log" * log) if part)}
-    more: dict[str, Any] = {"type": "log"} if log else {}
-    return {**AXIS, "title": title, "tickformat": "~g", **more}
+    if log:
+        return {**AXIS, "title": title, "tickformat": "~g", "type": "log"}
+    return {**AXIS, "title": title, **({"exponentformat": "e"} if largest < TINY else {"tickformat": "~g"})}
 
 
 def safe(text: str, width: int = 0) -> str:
