@@ -29,6 +29,7 @@ from dashboards.pages.finding import as_yaml, card, nested, plain, rule_pages
 from dashboards.words import number
 from tests.dashboards.conftest import broken
 from trainwatch.figures.look import AGAINST
+from trainwatch.foreign import channels, mapping
 from trainwatch.schema import Finding
 from trainwatch.text.wording import duration
 
@@ -175,6 +176,16 @@ def test_an_unknown_run_is_a_page_not_an_error(finished: Path) -> None:
 def test_an_empty_folder_says_what_to_do(tmp_path: Path) -> None:
     text = to_json_plotly(runs_page.layout(Live(tmp_path)))
     assert "trainwatch.Recorder" in text
+
+
+def test_a_log_of_another_trainer_is_a_run_like_any(tmp_path: Path) -> None:
+    rows = [f"{step},{3 / step:.4f},{2 + 1 / step:.4f}" for step in range(1, 60)]
+    (tmp_path / "progress.csv").write_text("step,loss,dev_thing\n" + "\n".join(rows) + "\n")
+    with channels.told(mapping.places(["val=dev_thing"])):
+        live = Live(tmp_path)
+        text = page_of(live, "progress.csv")
+    assert "loss (validation)" in text
+    assert "progress" in to_json_plotly(runs_page.layout(live))
 
 
 def test_an_unreadable_file_is_a_row_with_its_reason(tmp_path: Path) -> None:
