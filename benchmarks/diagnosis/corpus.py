@@ -39,7 +39,9 @@ DROPPED = ("host", "pid", "process_started", "command", "packages", "git")
 EXACT = re.compile(
     r"applied.*|step|stage|epoch|samples|tokens|clip|.*_step|(lr|clock|schedule|weight|weight_norm|memory)/.*"
 )
-COARSE = re.compile(r"grad_(norm|cosine)/|component_grad/|grad_share/")  # estimates of one batch: the third digit is noise
+COARSE = re.compile(
+    r"grad_(norm|cosine)/|component_grad/|grad_share/"
+)  # estimates of one batch: the third digit is noise
 PLACE = re.compile(r"(?:/[\w.+-]+)+/(?=site-packages/|benchmarks/|trainwatch/|torch/)")
 OUTPUTS = 6  # of each sample are kept
 INDEX = "index.json"

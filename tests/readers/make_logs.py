@@ -131,6 +131,30 @@ def tensorboard():
         )
 
 
+def tensorboard_parts():
+    import numpy as np
+    from torch.utils.tensorboard import SummaryWriter
+
+    folder = FOLDER / "tensorboard_parts"
+    writer = SummaryWriter(str(folder))
+    for step in STEPS:
+        writer.add_scalar("lr", rate(step), step)
+        writer.add_scalars("loss", {"train": loss(step), **({"val": 2.5} if step % 100 == 0 else {})}, step)
+        writer.add_scalars("Loss/train", {"kl": loss(step) / 4, "ce": norm(step)}, step)
+    writer.close()
+    for file in folder.rglob("*tfevents*"):
+        file.rename(file.parent / "events.out.tfevents.1700000000.host.1.0")
+    name = "tensorboard_parts/events.out.tfevents.1700000000.host.1.0"
+    columns = {
+        "loss": map(loss, STEPS),
+        "loss/kl": (loss(step) / 4 for step in STEPS),
+        "loss/ce": map(norm, STEPS),
+        "lr/main": map(rate, STEPS),
+    }
+    truth(name, "train", step=STEPS, **{key: [float(np.float32(v)) for v in column] for key, column in columns.items()})
+    truth(name, "eval:validation", step=EVALS, loss=(2.5, 2.5, 2.5))
+
+
 def keras():
     import keras
     import numpy as np
@@ -363,6 +387,7 @@ WRITERS = (
     hugging_face,
     lightning,
     tensorboard,
+    tensorboard_parts,
     keras,
     stable_baselines,
     progress_bar,
