@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import re
 import shutil
 import sqlite3
 import zlib
@@ -58,7 +59,7 @@ FORMATS = {
     "wide.parquet": "Parquet file",
 }
 """How each file is read; None where it belongs to a run, and is none by itself."""
-PARTS = [name for name in FORMATS if "/plots/" in name or name.startswith("tensorboard_parts/") and name.count("/") > 1]
+PARTS = [name for name in FORMATS if "/plots/" in name or re.match("tensorboard_parts/.*/", name)]
 
 RECORDED = b'{"kind": "run", "schema": 1, "run": "ours", "id": "a"}\n{"kind": "step", "step": 1, "loss": 1.0}\n'
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from trainwatch.foreign.channels import Naming
 from trainwatch.foreign.counters import LIMIT, Row, Steps, counted, trained
 from trainwatch.foreign.grid import Grid
+from trainwatch.foreign.numbers import flattened
 from trainwatch.run import Event, Run
 from trainwatch.schema import NONFINITE
 from trainwatch.table import TableName
@@ -83,6 +84,13 @@ class Assembler:
         self._flush(wait=bool(items))
         if rows and (self.runs or self._waiting):
             self.run().named = self.naming.explained()
+
+    def saved(self, record: Event) -> None:
+        """A checkpoint of the newest run; one whose step cannot be told from its counters is left out."""
+        row, steps = Row(dict(flattened(record))), self._steps or Steps()
+        step = row.counter("step") if steps.mode == "row" else steps.of(row, self._last)
+        if step is not None:
+            self.run().add_event({**record, "step": int(step)})
 
     def add_grid(self, grid: Grid) -> None:
         """The same for many rows at once. The first ones show how the counters move; the last one waits."""

@@ -16,11 +16,12 @@ PEEK = 64 << 10  # bytes of a file that show its tags
 
 
 def above(folder: Path) -> Path | None:
-    """The folder of the run that ``folder`` is a part of, None if it is a run by itself."""
-    if not (tags := _first_tags(folder)):
-        return None
-    parents = folder.absolute().parents[:LEVELS]
-    return next((parent for parent in parents if any(parent.glob(EVENTS)) and _series(parent, folder, tags)), None)
+    """The folder of the run that ``folder`` is a part of, None if it is a run by itself; as long as nothing stands in
+    its first file, it is no run.
+    """
+    tags = _first_tags(folder)
+    parents = (parent for parent in folder.absolute().parents[:LEVELS] if any(parent.glob(EVENTS)))
+    return next((parent for parent in parents if not tags or _series(parent, folder, tags)), None)
 
 
 def below(folder: Path) -> Iterator[tuple[Path, str]]:

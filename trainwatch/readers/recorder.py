@@ -15,6 +15,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from trainwatch.foreign.checkpoints import Checkpoints
 from trainwatch.header import number
 from trainwatch.lines import LineTail
 from trainwatch.readers import ReadError
@@ -51,6 +52,7 @@ class RunFile:
         self._tail = LineTail(path)
         self._first_fault: dict[str, int] = {}
         self._ranks: dict[int, RunFile] = {}
+        self._checkpoints = Checkpoints(path)
         self._restarts = 0
         self._is_rank = re.search(r"\.rank\d+$", path.stem) is not None
 
@@ -62,6 +64,7 @@ class RunFile:
                 if self._tail.restarts != self._restarts:
                     self._forget()
                 self._take(lines)
+            self._take_checkpoints()
             touched = self.path.stat().st_mtime
         except OSError as error:
             raise ReadError(f"{self.path}: cannot be read ({error.strerror}); was it moved or deleted?") from None
@@ -83,11 +86,18 @@ class RunFile:
             sibling.close()
         self._write_notes()
 
+    def _take_checkpoints(self) -> None:
+        """Those that the loop lists in a file of its own."""
+        for record in self._checkpoints.new() if self.runs else ():
+            if (step := _step(record)) is not None:
+                self.runs[-1].add_event({**record, "step": step})
+
     def _forget(self) -> None:
         """Another run was written under the same name: what was read is no part of it."""
         self._restarts = self._tail.restarts
         self.runs = []
         self.faults, self._first_fault, self._ranks = {}, {}, {}
+        self._checkpoints = Checkpoints(self.path)
 
     def _poll_ranks(self) -> bool:
         """Read the files of the ranks above 0; together they are one run, the newest of this file."""
