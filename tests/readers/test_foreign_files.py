@@ -56,6 +56,7 @@ FORMATS = {
     "tensorboard_tensor/events.out.tfevents.1700000000.host.1.0": "TensorBoard event file",
     "tqdm.log": "console output",
     "trackio.db": "Trackio database",
+    "ultralytics.log": "console output",
     "wide.parquet": "Parquet file",
 }
 """How each file is read; None where it belongs to a run, and is none by itself."""
