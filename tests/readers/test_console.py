@@ -109,6 +109,27 @@ optimizer: AdamW(lr=0.001667, momentum=0.9) with parameter groups 66 weight(deca
         },
         {"metric/recall": [(4, 1), (8, 1)], "metric/mask_recall": [(4, 0.9), (8, 0.8)]},
     ),
+    "detectron2 evaluation": (
+        """
+[11/17 15:16:17] detectron2 INFO: Running with full config:
+SOLVER:
+  BASE_LR: 0.02
+  MAX_ITER: 56979
+  FOCAL_LOSS_ALPHA: 0.25
+[11/17 15:17:23] d2.utils.events INFO:  eta: 10:35:38  iter: 19  total_loss: 4.5  loss_cls: 3.5  loss_box_reg: 1  lr: 0.0002  max_mem: 7043M
+[11/17 15:30:45] d2.evaluation.testing INFO: copypaste: Task: bbox
+[11/17 15:30:45] d2.evaluation.testing INFO: copypaste: AP,AP50,APl
+[11/17 15:30:45] d2.evaluation.testing INFO: copypaste: 3.0706,6.8876,nan
+[11/17 15:31:23] d2.utils.events INFO:  eta: 10:35:38  iter: 39  total_loss: 4  loss_cls: 3.1  loss_box_reg: 0.9  lr: 0.0004  max_mem: 7043M
+""",
+        {
+            "loss": [(19, 4.5), (39, 4)],
+            "loss/cls": [(19, 3.5), (39, 3.1)],
+            "loss/box_reg": [(19, 1), (39, 0.9)],
+            "lr/main": [(19, 0.0002), (39, 0.0004)],
+        },
+        {"metric/bbox_AP50": [(19, 6.8876)], "metric/bbox_APl": [(19, nan)]},
+    ),
     "fastai": (
         """
 Loading the data took a while.
@@ -511,3 +532,24 @@ def test_last_words_of_a_file_that_nobody_writes_any_more(tmp_path):
     source.poll()
     assert source.runs[-1].status() == "failed"
     assert source.runs[-1].end["exception"]["message"] == "bad"
+
+
+def test_a_loss_at_the_end_takes_no_step_away(tmp_path):
+    """DeepSpeed prints rates and moments at each step; the one mean of the losses is no reason to forget them."""
+    path = tmp_path / "training.log"
+    steps = "".join(
+        f"[Rank 0] step={step}, skipped=1, lr=[{step}e-06], mom=[(0.9, 0.95)]\n" for step in range(10, 1000, 10)
+    )
+    path.write_text(f"{steps}Epoch 1/1 with loss 0.5754789632299672\n")
+    run = read(path)
+    assert run.train.step.tolist() == list(range(10, 1000, 10))
+    assert np.allclose(run.train["lr/main"], run.train.step * 1e-6)
+    assert run.eval["loss"].tolist() == [0.5754789632299672]
+
+
+def test_a_line_below_a_block_begins_no_row(tmp_path):
+    """OLMo's block of step and epoch, and what the launcher says of its own."""
+    path = tmp_path / "train.log"
+    block = "INFO [step={0}/100,epoch=0]\n    train/CrossEntropyLoss=4.5\n    optim/total_grad_norm=0.5\n"
+    path.write_text("".join(map(block.format, (10, 20))) + "Received 15 death signal, shutting down workers\n")
+    assert read(path).train.step.tolist() == [10, 20]

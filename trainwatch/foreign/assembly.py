@@ -236,7 +236,7 @@ class Assembler:
         if last == _Waiting(table, step, split, values) and not average:
             return  # the same line again: a progress bar that was drawn anew, or another process of the same run
         same = last is not None and (last.table, last.step, last.split) == (table, step, split)
-        if last is None or not same or (not average and last.values.keys() & values.keys()):
+        if last is None or not same or (not average and (last.values.keys() & values.keys()) - {"epoch"}):
             last = _Waiting(table, step, split)
             self._waiting.append(last)
         for name, value in values.items():

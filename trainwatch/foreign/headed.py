@@ -2,7 +2,8 @@
 
 YOLOv5 to v8 print a header and a progress line for each epoch (``0/299  3.35G  0.04586 ...  640: 100%|###| 8/8``), and
 below it the evaluation: ``Class  Images  Instances  P  R  mAP50  mAP50-95`` over ``all  128  929  0.645 ...`` and
-perhaps a line for each class. fastai prints one header and a line for each epoch.
+perhaps a line for each class. fastai prints one header and a line for each epoch; detectron2 three lines with commas
+between the cells for each evaluation.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ BAR = re.compile(r":\s*\d+%\D*?(?P<batch>\d+)/(?P<end>\d+)\b.*|:\s*\d*%?\s*$")
 """The progress bar behind the last cell, in which batches are counted."""
 MERITS = {"P": "precision", "R": "recall"}
 COUNTS = ("Images", "Labels", "Instances")
+COPY = "copypaste: "
+"""What detectron2 prints of an evaluation: ``copypaste: Task: bbox``, below it the names, below them the numbers."""
 
 
 @dataclass
@@ -29,11 +32,15 @@ class Headed:
     names: list[str] = field(default_factory=list)
     merits: list[str] = field(default_factory=list)
     _drawn: tuple[int, float] = (-1, 0.0)  # epoch and batch of the last progress bar, which is drawn again and again
+    _task: str = ""
+    _copies: list[str] = field(default_factory=list)
     _from_zero: bool = False
     _trained: bool = False  # since the last evaluation
 
     def read(self, line: str) -> list[Row] | None:
         """The row on a line, nothing for a header, None where the line belongs to no table."""
+        if COPY in line:
+            return self._copied(line.partition(COPY)[2].strip())
         first, _, rest = line.strip().partition(" ")
         if first in ("Epoch", "epoch"):
             return self._header(rest.split())
@@ -45,6 +52,17 @@ class Headed:
         if first == "all" and self.merits:
             return self._evaluated(rest.split())
         return self._row(line) if first[:1].isdigit() else None
+
+    def _copied(self, said: str) -> list[Row] | None:
+        if said.startswith("Task: "):
+            self._task = said.removeprefix("Task: ")
+            return []
+        cells = said.split(",")
+        if not all(NUMBER.fullmatch(cell) for cell in cells):
+            self._copies = [f"{self._task} {name}" for name in cells]
+            return []
+        fits = len(cells) == len(self._copies)
+        return [Row(dict(zip(self._copies, map(float, cells), strict=True)), "validation")] if fits else None
 
     def _header(self, names: list[str]) -> list[Row] | None:
         if len(names) < 2 or not all(NAME.fullmatch(name) for name in names):

@@ -57,6 +57,8 @@ REDRAWN = re.compile(r"\r|\x08+")
 SECTION = re.compile(r"\b(?P<test>testing)\b|\b(?:evaluating|evaluation|validating|validation)\b", re.IGNORECASE)
 TRAINING = re.compile(r"\btrain(?:ing)?\b", re.IGNORECASE)
 SETTINGS = re.compile(r"\b(?:Namespace|Config|Arguments|TrainConfig)\(|^\s*(?:#|def |class |import |return\b)")
+YACS = re.compile(r"\s{2,}[A-Z][A-Z0-9_]+:\s")
+"""A line of a config as detectron2 prints it; below a line that counted, it may be a value."""
 PLANS = re.compile(r"\bepochs=\d")
 FLAG = re.compile(r"\w=(?:None|True|False)\b")
 SETTING = re.compile(r"(\w+)=('[^']*'|-?[\d.]+(?:e-?\d+)?|True|False|None)")
@@ -135,7 +137,7 @@ class Console:
             yield from self._end_block()
             yield from (self._said(row) for row in rows)
             return
-        if _tells_settings(line):
+        if _tells_settings(line) or (not self._counters and YACS.match(line)):
             self._near = False
             self._settings(line)
             return
