@@ -282,10 +282,11 @@ def _numbers(pick: Callable[[Record], tuple[Any, ...]], rows: list[Record], widt
         flat = np.fromiter(chain.from_iterable(map(pick, rows)), np.float64, len(rows) * width)
     except (KeyError, TypeError, ValueError, OverflowError):
         return None
+    if not np.isfinite(flat).all():
+        return None
     matrix = flat.reshape(len(rows), width)
     steps = matrix[:, 0]
-    usable = np.isfinite(flat).all() and ((steps >= 0) & (steps < 2**53) & (steps % 1 == 0)).all()
-    return matrix if usable else None
+    return matrix if steps.min() >= 0 and steps.max() < 2**53 and (steps == np.floor(steps)).all() else None
 
 
 def _parted(names: list[str], matrix: NDArray[np.float64]) -> tuple[NDArray[np.int64], Columns]:
