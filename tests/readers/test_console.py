@@ -553,3 +553,20 @@ def test_a_line_below_a_block_begins_no_row(tmp_path):
     block = "INFO [step={0}/100,epoch=0]\n    train/CrossEntropyLoss=4.5\n    optim/total_grad_norm=0.5\n"
     path.write_text("".join(map(block.format, (10, 20))) + "Received 15 death signal, shutting down workers\n")
     assert read(path).train.step.tolist() == [10, 20]
+
+
+def test_of_chained_exceptions_the_last_one_counts(tmp_path):
+    """Python prints first what was caught."""
+    path = tmp_path / "train.log"
+    first = 'Traceback (most recent call last):\n  File "q.py", line 1, in get\n_queue.Empty\n'
+    second = (
+        'Traceback (most recent call last):\n  File "d.py", line 2, in fetch\nRuntimeError: DataLoader worker exited\n'
+    )
+    launcher = 'Traceback (most recent call last):\n  File "run.py", line 3, in main\nChildFailedError: train.py\n'
+    for link in (
+        "During handling of the above exception, another exception occurred:",
+        "The above exception was the direct cause of the following exception:",
+    ):
+        path.write_text(f"step 1: loss 2.0\n{first}\n{link}\n\n{second}{launcher}")
+        end = read(path).end
+        assert (end["status"], end["reason"]) == ("failed", "RuntimeError")
