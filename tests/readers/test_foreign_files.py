@@ -227,6 +227,16 @@ def test_a_trackio_database_has_several_runs(tmp_path):
     assert source.runs[0].last_step == 310
 
 
+@pytest.mark.parametrize("name", ["trackio.db", "mlflow.db"])
+@pytest.mark.parametrize("text", [b"CREATE TABLE", b"first"])
+def test_a_database_with_broken_text_is_refused(tmp_path, name, text):
+    """In its schema, so that SQLite cannot even say what is wrong, or in a value."""
+    path = tmp_path / name
+    path.write_bytes((LOGS / name).read_bytes().replace(text, b"\x83" + text[1:]))
+    with pytest.raises(ReadError):
+        read(path)
+
+
 def test_an_mlflow_database_grows_and_ends(tmp_path):
     """Each run with its name, parameters and status; a NaN is no 0; values that come later are added."""
     path = tmp_path / "mlflow.db"
