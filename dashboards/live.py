@@ -20,8 +20,7 @@ from dashboards.facts import Facts
 from trainwatch.diagnosis import Diagnosis, conclude
 from trainwatch.engine import Engine, Settings
 from trainwatch.figures import FIGURES, Span, blank, for_finding, proof, span_of
-from trainwatch.foreign.checkpoints import log_of
-from trainwatch.readers import HIDDEN, RANK_FILE, ReadError, Source, open_run, stands_for_run
+from trainwatch.readers import HIDDEN, RANK_FILE, ReadError, Source, leader, open_run, stands_for_run
 from trainwatch.run import Run
 from trainwatch.schema import Finding
 
@@ -232,7 +231,7 @@ class Live:
             yield self.root.name, self.root
             return
         for path in self._walk(self.root):
-            if (path.suffix == ".jsonl" and log_of(path) is None) or self._is_run(path):
+            if (path.suffix == ".jsonl" and leader(path) == path) or self._is_run(path):
                 yield path.relative_to(self.root).as_posix(), path
 
     def _walk(self, folder: Path) -> Iterator[Path]:

@@ -12,8 +12,7 @@ from typing import Any
 
 from trainwatch.diagnosis import Diagnosis, diagnose
 from trainwatch.engine import Settings, SettingsError
-from trainwatch.foreign.checkpoints import log_of
-from trainwatch.readers import RANK_FILE, ReadError, find, read_all
+from trainwatch.readers import ReadError, find, leader, read_all
 from trainwatch.run import Run
 
 
@@ -87,9 +86,7 @@ def run_files(paths: Iterable[Path]) -> Iterator[Path | ReadError]:
 
 def _files(path: Path) -> Iterator[Path | ReadError]:
     if not path.is_dir():
-        path = log_of(path) or path
-        rank_zero = path.with_name(RANK_FILE.sub(".jsonl", path.name))
-        yield rank_zero if rank_zero.is_file() else path
+        yield leader(path)
         return
     empty = True
     for file in find(path):

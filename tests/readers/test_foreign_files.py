@@ -228,11 +228,13 @@ def test_a_trackio_database_has_several_runs(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["trackio.db", "mlflow.db"])
-@pytest.mark.parametrize("text", [b"CREATE TABLE", b"first"])
-def test_a_database_with_broken_text_is_refused(tmp_path, name, text):
-    """In its schema, so that SQLite cannot even say what is wrong, or in a value."""
-    path = tmp_path / name
-    path.write_bytes((LOGS / name).read_bytes().replace(text, b"\x83" + text[1:]))
+@pytest.mark.parametrize("texts", [(b"CREATE TABLE", b"metrics"), (b"first",)])
+def test_a_database_with_broken_text_is_refused(tmp_path, name, texts):
+    """In its schema, where what SQLite says of it is no text either, or in a value."""
+    path, content = tmp_path / name, (LOGS / name).read_bytes()
+    for text in texts:
+        content = content.replace(text, b"\x83" + text[1:])
+    path.write_bytes(content)
     with pytest.raises(ReadError):
         read(path)
 

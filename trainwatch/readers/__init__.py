@@ -149,6 +149,12 @@ def find(folder: Path) -> Iterator[Path]:
             yield path
 
 
+def leader(path: Path) -> Path:
+    """The file that stands for the run: rank 0's for that of another rank, the log for a list of its checkpoints."""
+    rank_zero = path.with_name(RANK_FILE.sub(".jsonl", path.name))
+    return rank_zero if rank_zero != path and rank_zero.is_file() else log_of(path) or path
+
+
 def stands_for_run(path: Path) -> bool:
     """Whether a reader knows the file, and it is not one of several that belong to a run that another stands for.
 
