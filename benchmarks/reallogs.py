@@ -6,7 +6,8 @@ FOLDER holds `labels.tsv` (columns slug, repo, label, pathology_or_note) and a f
 is HEALTHY, PATHOLOGICAL, or something else, which is read and not judged. Each tool is asked as a program, as a user
 asks it; the rivals (losslint, runmedic, trainproof) once about the log as it lies, and once about a CSV of the steps,
 losses, rates and norms that trainwatch reads in it. An alarm is what a tool calls a warning or worse. Logs of one
-repository are alike, so shares are means over repositories of the means within each.
+repository are alike, so shares are means over repositories of the means within each. Read right is a log whose runs,
+rows, steps, components and channels are those that ``readings.py`` expects.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import readings
 from rich.progress import track
 from tables import show
 
@@ -230,6 +232,9 @@ def main() -> None:
         ("tool", "read", "alarm recall", "right cause", "healthy alarmed", "a log"),
         rows,
     )
+    there = [name for name in readings.expected() if (asked.folder / name).is_file()]
+    wrong = list(readings.wrong(asked.folder, there))
+    print("\n".join([f"trainwatch, read right: {len(there) - len(wrong)} of {len(there)}", *wrong]))
 
 
 def misses(verdicts: list[tuple[Log, Told]]) -> None:

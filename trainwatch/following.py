@@ -14,7 +14,7 @@ from pathlib import Path
 
 from trainwatch.diagnosis import Diagnosis, conclude
 from trainwatch.engine import Engine, Settings
-from trainwatch.readers import HIDDEN, RANK_FILE, ReadError, Source, open_run, stands_for_a_run
+from trainwatch.readers import HIDDEN, RANK_FILE, ReadError, Source, leader, open_run, stands_for_run
 from trainwatch.run import Run
 from trainwatch.schema import Finding
 
@@ -129,7 +129,8 @@ class Folder:
             yield self.root.name, self.root
             return
         for path in self._walk(self.root):
-            if path.suffix == ".jsonl" or self._is_run(path, path.relative_to(self.root).as_posix()):
+            called = path.suffix == ".jsonl" and leader(path) == path
+            if called or self._is_run(path, path.relative_to(self.root).as_posix()):
                 yield path.relative_to(self.root).as_posix(), path
 
     def _walk(self, folder: Path) -> Iterator[Path]:
@@ -158,6 +159,6 @@ class Folder:
             if self._foreign.get(path) == size:
                 return False
             self._foreign[path] = size
-            return stands_for_a_run(path)
+            return stands_for_run(path)
         except OSError:
             return False

@@ -12,7 +12,7 @@ from typing import Any
 
 from trainwatch.diagnosis import Diagnosis, diagnose
 from trainwatch.engine import Settings, SettingsError
-from trainwatch.readers import RANK_FILE, ReadError, find, read_all
+from trainwatch.readers import ReadError, find, leader, read_all
 from trainwatch.run import Run
 
 
@@ -71,7 +71,9 @@ def _value(text: str) -> Any:
 
 
 def run_files(paths: Iterable[Path]) -> Iterator[Path | ReadError]:
-    """The files that ``paths`` stand for, each once: a folder's runs, and a rank's file as part of rank 0's."""
+    """The files that ``paths`` stand for, each once: a folder's runs, a rank's file as part of rank 0's, and a list of
+    checkpoints as part of its log.
+    """
     seen: set[Path] = set()
     for path in paths:
         for item in _files(path):
@@ -84,8 +86,7 @@ def run_files(paths: Iterable[Path]) -> Iterator[Path | ReadError]:
 
 def _files(path: Path) -> Iterator[Path | ReadError]:
     if not path.is_dir():
-        rank_zero = path.with_name(RANK_FILE.sub(".jsonl", path.name))
-        yield rank_zero if rank_zero.is_file() else path
+        yield leader(path)
         return
     empty = True
     for file in find(path):

@@ -2,8 +2,8 @@
 
 Run by hand where those are installed: ``KERAS_BACKEND=torch python tests/readers/make_logs.py``. It needs keras,
 dvclive, lightning, mlflow, pandas with pyarrow, stable-baselines3, swanlab, tensorboard, torch, tqdm, trackio,
-transformers and wandb; the tests need none of them. ``python tests/readers/make_logs.py mlflow dvclive`` writes only
-those, each where its writer is installed, and leaves the others as they lie.
+transformers, ultralytics and wandb; the tests need none of them. ``python tests/readers/make_logs.py mlflow dvclive``
+writes only those, each where its writer is installed, and leaves the others as they lie.
 """
 
 import contextlib
@@ -11,8 +11,10 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import sqlite3
+import subprocess
 import sys
 import tempfile
 import warnings
@@ -131,6 +133,30 @@ def tensorboard():
         )
 
 
+def tensorboard_parts():
+    import numpy as np
+    from torch.utils.tensorboard import SummaryWriter
+
+    folder = FOLDER / "tensorboard_parts"
+    writer = SummaryWriter(str(folder))
+    for step in STEPS:
+        writer.add_scalar("lr", rate(step), step)
+        writer.add_scalars("loss", {"train": loss(step), **({"val": 2.5} if step % 100 == 0 else {})}, step)
+        writer.add_scalars("Loss/train", {"kl": loss(step) / 4, "ce": norm(step)}, step)
+    writer.close()
+    for file in folder.rglob("*tfevents*"):
+        file.rename(file.parent / "events.out.tfevents.1700000000.host.1.0")
+    name = "tensorboard_parts/events.out.tfevents.1700000000.host.1.0"
+    columns = {
+        "loss": map(loss, STEPS),
+        "loss/kl": (loss(step) / 4 for step in STEPS),
+        "loss/ce": map(norm, STEPS),
+        "lr/main": map(rate, STEPS),
+    }
+    truth(name, "train", step=STEPS, **{key: [float(np.float32(v)) for v in column] for key, column in columns.items()})
+    truth(name, "eval:validation", step=EVALS, loss=(2.5, 2.5, 2.5))
+
+
 def keras():
     import keras
     import numpy as np
@@ -152,6 +178,40 @@ def keras():
     (FOLDER / "keras.log").write_text(printed.getvalue())
     truth("keras.csv", "train", step=range(5), loss=done.history["loss"])
     truth("keras.csv", "eval:validation", step=range(5), loss=done.history["val_loss"])
+
+
+YOLO = """
+import json
+from pathlib import Path
+import cv2, numpy as np
+from ultralytics import YOLO
+for split in ("train", "val"):
+    for index in range(8):
+        image, label = Path("data", "images", split, f"{index}.png"), Path("data", "labels", split, f"{index}.txt")
+        for file in (image, label):
+            file.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(image), cv2.rectangle(np.zeros((64, 64, 3), np.uint8), (9, 9), (9 + 4 * index, 30), 255, -1))
+        label.write_text(f"0 {(9 + 2 * index) / 64} 0.3 {4 * index / 64 + 0.02} 0.33")
+Path("data.yaml").write_text(f"path: {Path.cwd()}/data\\ntrain: images/train\\nval: images/val\\nnames: {{0: box}}")
+losses = []
+model = YOLO("yolov8n.yaml")
+model.add_callback("on_train_epoch_end", lambda trainer: losses.append(trainer.tloss.tolist()))
+small = dict(epochs=5, imgsz=64, batch=8, workers=0)
+model.train(data="data.yaml", device="cpu", plots=False, amp=False, optimizer="SGD", **small)
+Path("losses.json").write_text(json.dumps(losses))
+"""
+
+
+def ultralytics():
+    with tempfile.TemporaryDirectory() as scratch:
+        told = {"cwd": scratch, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "check": True}
+        done = subprocess.run([sys.executable, "-c", YOLO], **told, env=os.environ | {"YOLO_OFFLINE": "1"})
+        losses = json.loads((Path(scratch) / "losses.json").read_text())
+        printed = re.sub(r" CPU \(.*?\)", "", done.stdout.decode().replace(scratch, ""))
+    (FOLDER / "ultralytics.log").write_bytes(printed[printed.index("Starting training") :].encode())
+    columns = zip(("box", "cls", "dfl"), zip(*losses, strict=True), strict=True)
+    parts = {f"loss/{part}": [float(f"{value:.4g}") for value in column] for part, column in columns}
+    truth("ultralytics.log", "train", step=range(1, 6), **parts)
 
 
 def stable_baselines():
@@ -363,7 +423,9 @@ WRITERS = (
     hugging_face,
     lightning,
     tensorboard,
+    tensorboard_parts,
     keras,
+    ultralytics,
     stable_baselines,
     progress_bar,
     weights_and_biases,

@@ -56,6 +56,90 @@ val loss 10.7
         {"loss": [(1, 10.9), (2, 10.8)], "grad_norm": [(1, 23.2), (2, 22.2)], "lr/main": [(1, 8.57e-7), (2, 1.71e-6)]},
         {"loss": [(2, 10.7)]},
     ),
+    "YOLOv5": (
+        """
+train: weights=yolov5s.pt, cfg=, data=coco128.yaml, epochs=3, batch_size=16, imgsz=640, rect=False, resume=False, evolve=None, bucket=
+hyperparameters: lr0=0.01, lrf=0.01, momentum=0.937, weight_decay=0.0005, warmup_epochs=3.0, box=0.05, cls=0.5, obj=1.0
+optimizer: SGD(lr=0.01) with parameter groups 57 weight(decay=0.0), 60 weight(decay=0.0005), 60 bias
+train: Scanning 'labels.cache' images and labels... 128 found, 0 missing, 2 empty, 0 corrupt: 100%|██████████| 128/128 [00:00<?, ?it/s]
+
+     Epoch   gpu_mem       box       obj       cls    labels  img_size
+  0%|          | 0/8 [00:00<?, ?it/s]\r       0/2     3.62G   0.04721    0.0731    0.0212       203       640:   0%|          | 0/8 [00:00<?, ?it/s]\r       0/2     3.62G   0.04721    0.0731    0.0212       203       640:  50%|█████     | 4/8 [00:02<00:02,  1.93it/s]\r       0/2     3.62G   0.04621    0.0711   0.02112       203       640: 100%|██████████| 8/8 [00:04<00:00,  1.93it/s]
+               Class     Images     Labels          P          R     mAP@.5 mAP@.5:.95:   0%|          | 0/4 [00:00<?, ?it/s]\r               Class     Images     Labels          P          R     mAP@.5 mAP@.5:.95: 100%|██████████| 4/4 [00:00<00:00,  4.37it/s]
+                 all        128        929      0.577      0.414       0.46      0.279
+
+     Epoch   gpu_mem       box       obj       cls    labels  img_size
+       1/2     3.62G   0.04518       nan   0.02002       218       640: 100%|██████████| 8/8 [00:04<00:00,  1.93it/s]
+               Class     Images     Labels          P          R     mAP@.5 mAP@.5:.95: 100%|██████████| 4/4 [00:00<00:00,  4.37it/s]
+                 all        128        929      0.601      0.432       0.49      0.302
+              person        128        254       0.69      0.582       0.64       0.31
+
+Validating runs/train/exp/weights/best.pt...
+               Class     Images     Labels          P          R     mAP@.5 mAP@.5:.95: 100%|██████████| 4/4 [00:00<00:00,  4.37it/s]
+                 all        128        929      0.611      0.442      0.501      0.312
+""",
+        {
+            "loss/box": [(4, 0.04721), (8, 0.04621), (16, 0.04518)],
+            "loss/obj": [(4, 0.0731), (8, 0.0711), (16, nan)],
+            "loss/cls": [(4, 0.0212), (8, 0.02112), (16, 0.02002)],
+            "epoch": [(4, 0), (8, 0), (16, 1)],
+        },
+        {"metric/recall": [(8, 0.414), (16, 0.432)], "metric/mAP_5_95": [(8, 0.279), (16, 0.302)]},
+    ),
+    "YOLOv8 segmentation": (
+        """
+engine/trainer: task=segment, mode=train, model=yolov8n-seg.pt, data=coco8.yaml, epochs=20, batch=4, cos_lr=False, amp=True, lr0=0.01
+optimizer: AdamW(lr=0.001667, momentum=0.9) with parameter groups 66 weight(decay=0.0), 77 weight(decay=0.0005), 76 bias(decay=0.0)
+
+      Epoch    GPU_mem   box_loss   seg_loss   cls_loss   dfl_loss  Instances       Size
+       1/20      1.19G      1.018      4.013      3.009      1.465          2        640: 100% ━━━━━━━━━━━━ 4/4 2.7it/s 1.5s
+                 Class     Images  Instances      Box(P          R      mAP50  mAP50-95)     Mask(P          R      mAP50  mAP50-95): 100% 1/1 [00:00<00:00,  5.55it/s]
+                   all          7         14    0.00667          1      0.307      0.197    0.00567        0.9      0.207      0.097
+
+      Epoch    GPU_mem   box_loss   seg_loss   cls_loss   dfl_loss  Instances       Size
+       2/20      1.16G     0.8308      3.831      2.856      1.328          2        640: 100% ━━━━━━━━━━━━ 4/4 7.2it/s 0.5s
+                 Class     Images  Instances      Box(P          R      mAP50  mAP50-95)     Mask(P          R      mAP50  mAP50-95): 100% 1/1 [00:00<00:00,  5.55it/s]
+                   all          7         14    0.00767          1      0.407      0.297    0.00667        0.8      0.307      0.197
+""",
+        {
+            "loss/box": [(4, 1.018), (8, 0.8308)],
+            "loss/seg": [(4, 4.013), (8, 3.831)],
+            "loss/cls": [(4, 3.009), (8, 2.856)],
+            "loss/dfl": [(4, 1.465), (8, 1.328)],
+        },
+        {"metric/recall": [(4, 1), (8, 1)], "metric/mask_recall": [(4, 0.9), (8, 0.8)]},
+    ),
+    "detectron2 evaluation": (
+        """
+[11/17 15:16:17] detectron2 INFO: Running with full config:
+SOLVER:
+  BASE_LR: 0.02
+  MAX_ITER: 56979
+  FOCAL_LOSS_ALPHA: 0.25
+[11/17 15:17:23] d2.utils.events INFO:  eta: 10:35:38  iter: 19  total_loss: 4.5  loss_cls: 3.5  loss_box_reg: 1  lr: 0.0002  max_mem: 7043M
+[11/17 15:30:45] d2.evaluation.testing INFO: copypaste: Task: bbox
+[11/17 15:30:45] d2.evaluation.testing INFO: copypaste: AP,AP50,APl
+[11/17 15:30:45] d2.evaluation.testing INFO: copypaste: 3.0706,6.8876,nan
+[11/17 15:31:23] d2.utils.events INFO:  eta: 10:35:38  iter: 39  total_loss: 4  loss_cls: 3.1  loss_box_reg: 0.9  lr: 0.0004  max_mem: 7043M
+""",
+        {
+            "loss": [(19, 4.5), (39, 4)],
+            "loss/cls": [(19, 3.5), (39, 3.1)],
+            "loss/box_reg": [(19, 1), (39, 0.9)],
+            "lr/main": [(19, 0.0002), (39, 0.0004)],
+        },
+        {"metric/bbox_AP50": [(19, 6.8876)], "metric/bbox_APl": [(19, nan)]},
+    ),
+    "fastai": (
+        """
+Loading the data took a while.
+epoch     train_loss  valid_loss  accuracy  time
+0         1.201353    0.998543    0.712000  00:05
+1         0.801353    0.698543    0.812000  00:05
+""",
+        {"loss": [(0, 1.201353), (1, 0.801353)]},
+        {"loss": [(0, 0.998543), (1, 0.698543)]},
+    ),
     "torchtitan": (
         "[titan] 2024-10-30 12:00:00,000 - root - INFO - \x1b[31mstep:  1  \x1b[32mloss: 12.2442  \x1b[33mmemory: 27.4GiB\x1b[39m\n"
         "[titan] 2024-10-30 12:00:09,000 - root - INFO - \x1b[31mstep: 10  \x1b[32mloss: 11.0  \x1b[38;2;180;60;0mgrad_norm:  2.5\x1b[39m\n",
@@ -448,3 +532,41 @@ def test_last_words_of_a_file_that_nobody_writes_any_more(tmp_path):
     source.poll()
     assert source.runs[-1].status() == "failed"
     assert source.runs[-1].end["exception"]["message"] == "bad"
+
+
+def test_a_loss_at_the_end_takes_no_step_away(tmp_path):
+    """DeepSpeed prints rates and moments at each step; the one mean of the losses is no reason to forget them."""
+    path = tmp_path / "training.log"
+    steps = "".join(
+        f"[Rank 0] step={step}, skipped=1, lr=[{step}e-06], mom=[(0.9, 0.95)]\n" for step in range(10, 1000, 10)
+    )
+    path.write_text(f"{steps}Epoch 1/1 with loss 0.5754789632299672\n")
+    run = read(path)
+    assert run.train.step.tolist() == list(range(10, 1000, 10))
+    assert np.allclose(run.train["lr/main"], run.train.step * 1e-6)
+    assert run.eval["loss"].tolist() == [0.5754789632299672]
+
+
+def test_a_line_below_a_block_begins_no_row(tmp_path):
+    """OLMo's block of step and epoch, and what the launcher says of its own."""
+    path = tmp_path / "train.log"
+    block = "INFO [step={0}/100,epoch=0]\n    train/CrossEntropyLoss=4.5\n    optim/total_grad_norm=0.5\n"
+    path.write_text("".join(map(block.format, (10, 20))) + "Received 15 death signal, shutting down workers\n")
+    assert read(path).train.step.tolist() == [10, 20]
+
+
+def test_of_chained_exceptions_the_last_one_counts(tmp_path):
+    """Python prints first what was caught."""
+    path = tmp_path / "train.log"
+    first = 'Traceback (most recent call last):\n  File "q.py", line 1, in get\n_queue.Empty\n'
+    second = (
+        'Traceback (most recent call last):\n  File "d.py", line 2, in fetch\nRuntimeError: DataLoader worker exited\n'
+    )
+    launcher = 'Traceback (most recent call last):\n  File "run.py", line 3, in main\nChildFailedError: train.py\n'
+    for link in (
+        "During handling of the above exception, another exception occurred:",
+        "The above exception was the direct cause of the following exception:",
+    ):
+        path.write_text(f"step 1: loss 2.0\n{first}\n{link}\n\n{second}{launcher}")
+        end = read(path).end
+        assert (end["status"], end["reason"]) == ("failed", "RuntimeError")

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import re
 import shutil
 import sqlite3
 import zlib
@@ -47,14 +48,19 @@ FORMATS = {
     "run-a1b2c3d4.wandb": "W&B run file",
     "swanlab/files/config.yaml": None,
     "swanlab/run-a1b2c3d4.swanlab": "SwanLab run file",
+    **{
+        f"tensorboard_parts/{folder}events.out.tfevents.1700000000.host.1.0": "TensorBoard event file"
+        for folder in ("", "Loss_train_ce/", "Loss_train_kl/", "loss_train/", "loss_val/")
+    },
     "tensorboard_simple/events.out.tfevents.1700000000.host.1.0": "TensorBoard event file",
     "tensorboard_tensor/events.out.tfevents.1700000000.host.1.0": "TensorBoard event file",
     "tqdm.log": "console output",
     "trackio.db": "Trackio database",
+    "ultralytics.log": "console output",
     "wide.parquet": "Parquet file",
 }
 """How each file is read; None where it belongs to a run, and is none by itself."""
-PARTS = [name for name in FORMATS if "/plots/" in name]
+PARTS = [name for name in FORMATS if "/plots/" in name or re.match("tensorboard_parts/.*/", name)]
 
 RECORDED = b'{"kind": "run", "schema": 1, "run": "ours", "id": "a"}\n{"kind": "step", "step": 1, "loss": 1.0}\n'
 
@@ -221,6 +227,18 @@ def test_a_trackio_database_has_several_runs(tmp_path):
     assert source.runs[0].last_step == 310
 
 
+@pytest.mark.parametrize("name", ["trackio.db", "mlflow.db"])
+@pytest.mark.parametrize("texts", [(b"CREATE TABLE", b"metrics"), (b"first",)])
+def test_a_database_with_broken_text_is_refused(tmp_path, name, texts):
+    """In its schema, where what SQLite says of it is no text either, or in a value."""
+    path, content = tmp_path / name, (LOGS / name).read_bytes()
+    for text in texts:
+        content = content.replace(text, b"\x83" + text[1:])
+    path.write_bytes(content)
+    with pytest.raises(ReadError):
+        read(path)
+
+
 def test_an_mlflow_database_grows_and_ends(tmp_path):
     """Each run with its name, parameters and status; a NaN is no 0; values that come later are added."""
     path = tmp_path / "mlflow.db"
@@ -313,6 +331,66 @@ def test_event_files_of_one_folder_are_one_run(tmp_path):
     (tmp_path / "events.out.tfevents.2.host").write_bytes((LOGS / name.replace("simple", "tensor")).read_bytes())
     assert [path.name for path in find(tmp_path)] == ["events.out.tfevents.1.host"]
     assert sum(run.train.size for run in read_all(tmp_path / "events.out.tfevents.1.host")) == 60
+
+
+PARTED = LOGS / "tensorboard_parts"
+
+
+def test_sub_folders_of_add_scalars_are_one_run(tmp_path):
+    """Also where they come into being, and grow, one after the other."""
+    whole = read(PARTED / "events.out.tfevents.1700000000.host.1.0")
+    assert (whole.name, len(whole.headers)) == ("tensorboard_parts", 1)
+    files = sorted(path for path in PARTED.rglob("*") if path.is_file())
+    shutil.copy(files[-3], tmp_path)
+    source = open_run(tmp_path / files[-3].name)
+    for share in (0.0, 0.3, 0.8, 1.0):
+        source.poll()
+        for file in files:
+            content, copy = file.read_bytes(), tmp_path / file.relative_to(PARTED)
+            copy.parent.mkdir(exist_ok=True)
+            copy.write_bytes(content[: int(len(content) * (share if "kl" in file.parent.name else share**2))])
+    assert source.poll()
+    assert not source.poll()
+    source.close()
+    assert len(source.runs) == 1
+    assert repr(rows(source.runs[0])) == repr(rows(whole))
+
+
+def test_a_resumed_run_with_sub_folders_is_one_run(tmp_path):
+    """The second process writes its own file into each folder, from the step on that it resumed at."""
+    for folder, tag in (("", "lr"), ("loss_a", "loss"), ("loss_b", "loss")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        for start in (1, 31):
+            write_events(tmp_path / folder / f"events.out.tfevents.{start}.h", tag, range(start, start + 40))
+    [path] = find(tmp_path)
+    [run] = read_all(path)
+    assert [header.resumed_from for header in run.headers] == [None, 30]
+    for name in ("lr/main", "loss/a", "loss/b"):
+        assert run.train.curve(name)[0].tolist() == list(range(1, 71)), name
+
+
+def test_two_trainings_side_by_side_are_two_runs(tmp_path):
+    """Names and tags that do not fit, or no event file in the folder above: each is a run of its own."""
+    for folder in ("apart/loss_a", "apart/loss_b", "lr_1", "lr_2"):
+        (tmp_path / folder).mkdir(parents=True)
+        write_events(tmp_path / folder / "events.out.tfevents.1.h", "loss", range(1, 20))
+    write_events(tmp_path / "events.out.tfevents.1.h", "loss", range(1, 20))
+    assert [path.parent.name for path in find(tmp_path)] == ["loss_a", "loss_b", tmp_path.name, "lr_1", "lr_2"]
+    assert all(run.train.size == 19 for path in find(tmp_path) for run in read_all(path))
+
+
+def write_events(path, tag, steps):
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    began = float(path.name.split(".")[3]) * 1e6
+    with path.open("wb") as file:
+        writer = RecordWriter(file)
+        writer.write(Event(wall_time=began, file_version="brain.Event:2").SerializeToString())
+        for step in steps:
+            scalar = Summary(value=[Summary.Value(tag=tag, simple_value=1 / step)])
+            writer.write(Event(wall_time=began + step, step=step, summary=scalar).SerializeToString())
 
 
 @settings(max_examples=40, deadline=5000, suppress_health_check=[HealthCheck.function_scoped_fixture])

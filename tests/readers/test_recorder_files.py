@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainwatch.readers import ReadError, find, open_run, read, read_all
+from trainwatch.readers import ReadError, find, open_run, read, read_all, recorder
 
 HEADER = {"kind": "run", "schema": 1, "run": "exp", "id": "a1", "time": 0.0, "elapsed": 0.0, "total_steps": 100}
 
@@ -154,6 +154,61 @@ def test_following_in_any_pieces_gives_the_same_run(tmp_path_factory, cuts):
     assert seen.frame("eval").equals(expected.frame("eval"))
     assert seen.events == expected.events
     assert seen.train.codes("loss").tolist() == expected.train.codes("loss").tolist()
+
+
+ROW = st.builds(
+    lambda number, loss, more: {"kind": "step", "step": number, "loss": loss} | more,
+    st.sampled_from([1, 2, 3.0, 2.5, -1, 2**60, "soon", None]) | st.integers(1, 9),
+    st.sampled_from([1.0, 2, 0.5, None, True, "text", float("nan"), 2**70]) | st.floats(0, 9),
+    st.sampled_from([{}, {}, {}, {"kl": 1.5}, {"nonfinite": {"loss": "inf"}}]),
+)
+WRITTEN = st.one_of(
+    *(ROW.map(lambda row: json.dumps(row).encode()),) * 3,
+    st.sampled_from(
+        [
+            *(
+                b'{"kind":"step","step":1',
+                b'"loss":2}',
+                b'{"kind":"step","step":1,"a":[{}',
+                b"{}]}",
+                b"{},{}",
+                b"{},0,{}",
+            ),
+            *(b"", b"hello", b"3", b'"x', b'y"', b"[1]", b"null", b'{"kind":3}', b'{"kind":["step"],"step":1}'),
+            *(
+                b'{"kind":"step"}',
+                b'{"kind":"eval","step":1,"split":"val","loss":2}',
+                b'{"kind":"end","status":"failed"}',
+            ),
+            *(
+                b'{"kind":"run","id":"b"}',
+                b'{"kind":"run","id":"b","resumed_from":1}',
+                b'{"kind":"heartbeat","step":2}',
+            ),
+        ]
+    ),
+)
+
+
+@given(lines=st.lists(WRITTEN, max_size=80), odd=st.integers(1, 7))
+def test_lines_that_are_read_together_say_what_each_says_alone(tmp_path_factory, lines, odd):
+    """Whatever stands before and behind a line, and wherever a batch ends."""
+    path = tmp_path_factory.getbasetemp() / "together.jsonl"
+    path.write_bytes(b"\n".join([line(HEADER), *lines]))
+    shown = []
+    for at_once in (1, odd, 32):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(recorder, "AT_ONCE", at_once)
+            runs = read_all(path)
+        shown.append(repr([said(run) for run in runs]))
+    assert shown[0] == shown[1] == shown[2]
+
+
+def said(run):
+    tables = [(table.step.tolist(), table.live.tolist(), table.text,
+               [(name, table[name].tolist(), table.codes(name).tolist()) for name in table.channels])
+              for table in (run.train, run.eval)]  # fmt: skip
+    return run.headers, run.events, run.end, run.heartbeat, run.records, sorted(run.notes), tables
 
 
 def test_a_run_that_was_written_over_is_forgotten(tmp_path):

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from trainwatch.foreign.channels import Naming
 from trainwatch.foreign.counters import LIMIT, Row, Steps, counted, trained
 from trainwatch.foreign.grid import Grid
+from trainwatch.foreign.numbers import flattened
 from trainwatch.run import Event, Run
 from trainwatch.schema import NONFINITE
 from trainwatch.table import TableName
@@ -83,6 +84,13 @@ class Assembler:
         self._flush(wait=bool(items))
         if rows and (self.runs or self._waiting):
             self.run().named = self.naming.explained()
+
+    def saved(self, record: Event) -> None:
+        """A checkpoint of the newest run; one whose step cannot be told from its counters is left out."""
+        row, steps = Row(dict(flattened(record))), self._steps or Steps()
+        step = row.counter("step") if steps.mode == "row" else steps.of(row, self._last)
+        if step is not None:
+            self.run().add_event({**record, "step": int(step)})
 
     def add_grid(self, grid: Grid) -> None:
         """The same for many rows at once. The first ones show how the counters move; the last one waits."""
@@ -228,7 +236,7 @@ class Assembler:
         if last == _Waiting(table, step, split, values) and not average:
             return  # the same line again: a progress bar that was drawn anew, or another process of the same run
         same = last is not None and (last.table, last.step, last.split) == (table, step, split)
-        if last is None or not same or (not average and last.values.keys() & values.keys()):
+        if last is None or not same or (not average and (last.values.keys() & values.keys()) - {"epoch"}):
             last = _Waiting(table, step, split)
             self._waiting.append(last)
         for name, value in values.items():

@@ -14,6 +14,7 @@ from trainwatch.foreign.channels import Role, by_role, recognise
 Mode = Literal["step", "batch", "epoch", "row"]
 
 LIMIT = 2**53
+RARE = 50  # where a loss stands on fewer than one row in so many, it is a summary, and the other rows are the training
 
 
 @dataclass(slots=True)
@@ -74,8 +75,9 @@ class Steps:
         training = [row for row in rows if trained(row)]
         clocked = [row for row in training if counted(row)] or training
         with_loss = [row for row in clocked if any(recognise(name).role == "loss" for name in trained(row))]
-        chosen = with_loss or clocked
-        steps = cls(_mode(chosen), by_loss=bool(with_loss))
+        by_loss = len(with_loss) * RARE > len(clocked)
+        chosen = with_loss if by_loss else clocked
+        steps = cls(_mode(chosen), by_loss=by_loss)
         planned = [end for row in rows if (end := row.planned("epoch"))]
         steps.epochs = planned[0] if planned else None
         first = next((epoch for row in chosen if (epoch := row.counter("epoch")) is not None), 0.0)

@@ -13,6 +13,8 @@ from trainwatch.foreign.counters import Row
 from trainwatch.run import Run
 
 MAGIC = b"SQLite format 3\0"
+BROKEN = (sqlite3.Error, UnicodeError)
+"""What comes of a damaged database: a text in it, or what SQLite says of it, may be no UTF-8."""
 
 
 class Tracker(Protocol):
@@ -37,7 +39,7 @@ def columns(path: Path, head: bytes, table: str) -> set[str]:
     try:
         with closing(connect(path)) as database:
             return {str(name) for _, name, *_ in database.execute(f"PRAGMA table_info({table})")}
-    except sqlite3.Error:
+    except BROKEN:
         return set()
 
 
@@ -50,6 +52,9 @@ def connect(path: Path) -> sqlite3.Connection:
     except sqlite3.OperationalError:
         database.close()
         return sqlite3.connect(f"{address}?mode=ro&immutable=1", uri=True)
+    except BROKEN:
+        database.close()
+        raise
     return database
 
 
@@ -75,7 +80,7 @@ class RunDatabase:
         try:
             with closing(connect(self.path)) as database:
                 news = self._read(database)
-        except sqlite3.Error as error:
+        except BROKEN as error:
             raise DatabaseError(0, f"as a database: {error}") from None
         touched = self.path.stat().st_mtime
         for found in self.runs:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trainwatch.foreign.protobuf import BYTES, WireError, fields, signed, single
+from trainwatch.foreign.protobuf import BYTES, WireError, double, fields, signed, single
 
 FRAME = 12  # bytes before the payload: its length and a checksum of that; four more of a checksum stand behind it
 BLOCK = 16 << 20  # bytes that are read at once
@@ -31,29 +31,33 @@ Bytes = NDArray[np.uint8]
 
 
 class Points(NamedTuple):
-    """Scalars in file order: the step of each, the number of its tag, its value; int64, int64, float64 [points]."""
+    """Scalars in file order: the step of each, the number of its tag, its value, and when it was written in Unix
+    seconds; int64, int64, float64, float64 [points].
+    """
 
     step: Ints
     tag: Ints
     value: Floats
+    time: Floats
 
     def taken(self, order: Ints) -> Points:
         """Some of them, in that order."""
-        return Points(self.step[order], self.tag[order], self.value[order])
+        return Points(self.step[order], self.tag[order], self.value[order], self.time[order])
 
 
 def joined(parts: list[Points]) -> Points:
     """Points one behind the other."""
     if not parts:
-        return Points(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+        return Points(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
     return Points(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 @dataclass
 class Tags:
-    """The tags of a run, each with a number: its place in :attr:`names`."""
+    """The tags of a run, each with a number: its place in :attr:`names`. ``suffix`` stands behind each of the names."""
 
     names: dict[str, int] = field(default_factory=dict)
+    suffix: str = ""
     _numbers: dict[bytes, int] = field(default_factory=dict)
 
     def number(self, tag: bytes) -> int:
@@ -61,7 +65,7 @@ class Tags:
         if tag not in self._numbers:
             name = tag.decode(errors="replace")
             placeholder = name in PLACEHOLDERS
-            self._numbers[tag] = -1 if placeholder else self.names.setdefault(name, len(self.names))
+            self._numbers[tag] = -1 if placeholder else self.names.setdefault(name + self.suffix, len(self.names))
         return self._numbers[tag]
 
 
@@ -77,6 +81,12 @@ class EventFile:
     def points(self) -> Points:
         """The scalars that were written since the last call. Raises OSError."""
         return joined(list(self._blocks()))
+
+    def beginning(self, size: int) -> Points:
+        """The scalars of the first ``size`` bytes. Raises OSError."""
+        with self.path.open("rb") as file:
+            block = file.read(size)
+        return self._block(block, len(block))
 
     def _blocks(self) -> Iterator[Points]:
         with self.path.open("rb") as file:
@@ -153,7 +163,8 @@ def _alike(block: Bytes, starts: Ints, lengths: Ints, tags: Tags) -> Iterator[tu
             if len(there):
                 numbers = _numbers(payload[there, 15 + size : length - 5], tags)
                 values = np.ascontiguousarray(payload[there, -4:]).view("<f4")[:, 0].astype(np.float64)
-                yield which[there], Points(steps[there], numbers, values)
+                times = np.ascontiguousarray(payload[there, 1:9]).view("<f8")[:, 0]
+                yield which[there], Points(steps[there], numbers, values, times)
 
 
 def _steps(payload: Bytes) -> tuple[Ints, Ints]:
@@ -200,16 +211,19 @@ def _numbers(text: Bytes, tags: Tags) -> Ints:
 
 def scalars(payload: bytes, tags: Tags) -> Points:
     """The scalars of one event. Raises WireError, TypeError or struct.error where it is none."""
-    step, summaries = 0, []
+    step, time, summaries = 0, 0.0, []
     for number, wire, value in fields(payload):
-        if number == 2 and isinstance(value, int):
+        if number == 1:
+            time = double(_bytes(value))
+        elif number == 2 and isinstance(value, int):
             step = signed(value)
         elif number == 5 and wire == BYTES:
             summaries.append(_bytes(value))
     entries = (_bytes(entry) for summary in summaries for number, _, entry in fields(summary) if number == 1)
     found = [scalar for entry in entries if (scalar := _scalar(entry)) is not None]
     numbers = np.array([tags.number(tag) for tag, _ in found], np.int64)
-    return Points(np.full(len(found), step, np.int64), numbers, np.array([value for _, value in found], np.float64))
+    values = np.array([value for _, value in found], np.float64)
+    return Points(np.full(len(found), step, np.int64), numbers, values, np.full(len(found), time))
 
 
 def _scalar(entry: bytes) -> tuple[bytes, float] | None:

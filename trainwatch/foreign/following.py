@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from trainwatch.foreign.assembly import Assembler
+from trainwatch.foreign.checkpoints import Checkpoints
 from trainwatch.foreign.counters import Row
 from trainwatch.lines import TextTail
 from trainwatch.run import DEAD_SECONDS, Event, Run
@@ -38,6 +39,7 @@ class GrowingText:
     def _begin(self) -> None:
         self._lines, self._assembler, self._ended = self._kind(), Assembler(self.path, self.format), False
         self._assembler.config |= self.config
+        self._checkpoints = Checkpoints(self.path)
 
     @property
     def runs(self) -> list[Run]:
@@ -58,6 +60,9 @@ class GrowingText:
             self._end()
         elif not news:
             self._assembler.add(())
+        for record in self._checkpoints.new() if self.runs else ():
+            self._assembler.saved(record)
+            news = True
         for run in self.runs:
             run.touched = touched
         return news

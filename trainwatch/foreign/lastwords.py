@@ -22,6 +22,7 @@ SILENT = (  # endings without a traceback
 )
 HINT = re.compile(r"slurmstepd|oom|[Oo]f [Mm]emory|^Killed|Segmentation|Watchdog|KeyboardInterrupt|^\^C")
 """What every silent ending holds: most lines are none, and are asked once."""
+CHAINED = re.compile(r"During handling of the above exception|exception was the direct cause of the following")
 LONGEST = 200  # lines of a traceback that are kept
 
 
@@ -39,6 +40,9 @@ class LastWords:
             return self._inside(line)
         if "Traceback" in line and (found := TRACEBACK.match(line)):
             self._traceback, self._before = [line], found["before"]
+            return True
+        if "exception" in line and CHAINED.search(line):
+            self.exception = None  # it was caught: what the process died of is the one that follows
             return True
         for pattern, kind in SILENT if HINT.search(line) else ():
             if pattern.search(line):

@@ -193,6 +193,8 @@ def _piece(part: str, marked: str) -> Piece | None:
 
 
 def _take(found: Printed, said: str, written: str, end: str) -> None:
+    if said.endswith("..."):
+        return  # ``Scanning labels... 128 images``
     name = _name(said)
     if name != said:
         found.split = recognise(said.removesuffix(name)).split

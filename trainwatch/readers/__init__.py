@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
+from trainwatch.foreign.checkpoints import log_of
 from trainwatch.run import Run
 
 HEAD = 64 << 10  # a header with a large config takes some 20 kB; the first line must fit to be recognised
@@ -67,7 +68,10 @@ def readers() -> tuple[Reader, ...]:
 
 
 def open_run(path: Path) -> Source:
-    """The run file at ``path``, nothing read yet. Raises ReadError if no reader knows it."""
+    """The run file at ``path``, nothing read yet; the log's, if it lists the checkpoints of a log. Raises ReadError if
+    no reader knows it.
+    """
+    path = log_of(path) or path
     head = _head(path)
     if not head.strip(b"\0 \r\n\t"):
         what = "is empty" if not head else "holds nothing but blanks"
@@ -137,22 +141,32 @@ def read(path: str | Path) -> Run:
 def find(folder: Path) -> Iterator[Path]:
     """Every file below ``folder`` that a reader knows, by path; each run once.
 
-    Ranks above 0 belong to their rank 0; a reader of runs that lie in several files says by ``leads(path)`` which of
-    them stands for the run.
+    Ranks above 0 belong to their rank 0, and lists of checkpoints to their log.
     """
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder).parts
-        if any(HIDDEN.search(part) for part in inside) or RANK_FILE.search(path.name) or not path.is_file():
-            continue
-        if stands_for_a_run(path):
+        if not any(HIDDEN.search(part) for part in inside) and path.is_file() and stands_for_run(path):
             yield path
 
 
-def stands_for_a_run(path: Path) -> bool:
-    """Whether a reader knows the file, and it is the one of its run's files that stands for the run."""
+def leader(path: Path) -> Path:
+    """The file that stands for the run: rank 0's for that of another rank, the log for a list of its checkpoints."""
+    rank_zero = path.with_name(RANK_FILE.sub(".jsonl", path.name))
+    return rank_zero if rank_zero != path and rank_zero.is_file() else log_of(path) or path
+
+
+def stands_for_run(path: Path) -> bool:
+    """Whether a reader knows the file, and it is not one of several that belong to a run that another stands for.
+
+    A reader of runs that lie in several files says by ``leads(path)`` which of them stands for the run.
+    """
+    if RANK_FILE.search(path.name):
+        return False
     try:
         head = _head(path)
-    except ReadError:
+        if log_of(path) is not None:
+            return False
+    except (ReadError, OSError):
         return False
     known = next((reader for reader in readers() if reader.sniff(path, head)), None)
     return known is not None and bool(getattr(known, "leads", _alone)(path))

@@ -1,8 +1,8 @@
 """What a training printed: the console's text, of any trainer that prints names and numbers.
 
 Most print a counter and values on one line; some a counter on one line and the values below it, one a line (OLMo) or as
-a table (Stable Baselines). Around them stands everything else that a terminal shows, and at the end perhaps why it
-stopped.
+a table (Stable Baselines), some a header and below it a line for each epoch (YOLO). Around them stands everything else
+that a terminal shows, and at the end perhaps why it stopped.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from trainwatch.foreign.assembly import Assembler
 from trainwatch.foreign.channels import recognise
 from trainwatch.foreign.counters import Row
 from trainwatch.foreign.following import GrowingText
+from trainwatch.foreign.headed import Headed
 from trainwatch.foreign.lastwords import LastWords
 from trainwatch.foreign.layout import Layout, is_json
 from trainwatch.foreign.printed import ALONE, COLOUR, LONGEST, Printed, scan
@@ -56,6 +57,10 @@ REDRAWN = re.compile(r"\r|\x08+")
 SECTION = re.compile(r"\b(?P<test>testing)\b|\b(?:evaluating|evaluation|validating|validation)\b", re.IGNORECASE)
 TRAINING = re.compile(r"\btrain(?:ing)?\b", re.IGNORECASE)
 SETTINGS = re.compile(r"\b(?:Namespace|Config|Arguments|TrainConfig)\(|^\s*(?:#|def |class |import |return\b)")
+YACS = re.compile(r"\s{2,}[A-Z][A-Z0-9_]+:\s")
+"""A line of a config as detectron2 prints it; below a line that counted, it may be a value."""
+PLANS = re.compile(r"\bepochs=\d")
+FLAG = re.compile(r"\w=(?:None|True|False)\b")
 SETTING = re.compile(r"(\w+)=('[^']*'|-?[\d.]+(?:e-?\d+)?|True|False|None)")
 TABLE = re.compile(r"\|\s*(?P<name>[\w./ -]+?)\s*\|\s*(?P<value>[-+\w.]*)\s*\|")
 
@@ -101,6 +106,7 @@ class Console:
     config: dict[str, Any] = field(default_factory=dict)
     blurred: set[str] = field(default_factory=set)
     last_words: LastWords = field(default_factory=LastWords)
+    headed: Headed = field(default_factory=Headed)
     _counters: dict[str, float] = field(default_factory=dict)  # of a line that had nothing else
     _totals: dict[str, float] = field(default_factory=dict)
     _split: str = ""  # of the section that the lines stand in
@@ -127,7 +133,11 @@ class Console:
         line = line[:LONGEST]
         if not line.strip() or line.startswith("wandb: ") or self.last_words.take(line):
             return
-        if SETTINGS.search(line):
+        if (rows := self.headed.read(line)) is not None:
+            yield from self._end_block()
+            yield from (self._said(row) for row in rows)
+            return
+        if _tells_settings(line) or (not self._counters and YACS.match(line)):
             self._near = False
             self._settings(line)
             return
@@ -152,7 +162,7 @@ class Console:
             yield from self._line(line, scan(f"{line[: marks[0].start()]} {mark[1]}: {part}"))
 
     def _settings(self, line: str) -> None:
-        if "Namespace(" in line:
+        if "Namespace(" in line or PLANS.search(line):
             for name, value in SETTING.findall(line):
                 self.config.setdefault(name, _setting(value))
 
@@ -217,6 +227,13 @@ class Console:
             self._counters, self._totals, self._split, self._near = printed.values, printed.totals, section or "", True
         elif section is not None:
             self._split, self._near = section, True
+
+
+def _tells_settings(line: str) -> bool:
+    """Whether a line prints a config: by its form, or as it tells how many epochs there are to be, and flags."""
+    return bool(SETTINGS.search(line)) or (
+        "epochs=" in line and bool(PLANS.search(line) and len(FLAG.findall(line)) > 1)
+    )
 
 
 @lru_cache(maxsize=4096)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import secrets
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, groupby
 from operator import itemgetter
@@ -15,6 +16,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from trainwatch.foreign.checkpoints import Checkpoints
 from trainwatch.header import number
 from trainwatch.lines import LineTail
 from trainwatch.readers import ReadError
@@ -26,7 +28,11 @@ NAME = "trainwatch run file"
 
 Record = dict[str, Any]
 TABLES: dict[Any, TableName] = {"step": "train", "eval": "eval", "sample": "sample"}
+AT_ONCE = 32  # lines that are parsed together: few enough for their objects to stay near the processor
 PER_BATCH = 8192  # lines parsed before they become columns: bounds the memory that parsed objects take
+KIND = itemgetter("kind")
+MARK = secrets.randbits(60)
+BETWEEN = b",%d," % MARK
 FAULTS = {
     "torn": "cut off in the middle, as a kill or a full disk leaves it",
     "foreign": "no record of a run file (other output was written into it)",
@@ -51,6 +57,7 @@ class RunFile:
         self._tail = LineTail(path)
         self._first_fault: dict[str, int] = {}
         self._ranks: dict[int, RunFile] = {}
+        self._checkpoints = Checkpoints(path)
         self._restarts = 0
         self._is_rank = re.search(r"\.rank\d+$", path.stem) is not None
 
@@ -62,6 +69,7 @@ class RunFile:
                 if self._tail.restarts != self._restarts:
                     self._forget()
                 self._take(lines)
+            self._take_checkpoints()
             touched = self.path.stat().st_mtime
         except OSError as error:
             raise ReadError(f"{self.path}: cannot be read ({error.strerror}); was it moved or deleted?") from None
@@ -83,11 +91,18 @@ class RunFile:
             sibling.close()
         self._write_notes()
 
+    def _take_checkpoints(self) -> None:
+        """Those that the loop lists in a file of its own."""
+        for record in self._checkpoints.new() if self.runs else ():
+            if (step := _step(record)) is not None:
+                self.runs[-1].add_event({**record, "step": step})
+
     def _forget(self) -> None:
         """Another run was written under the same name: what was read is no part of it."""
         self._restarts = self._tail.restarts
         self.runs = []
         self.faults, self._first_fault, self._ranks = {}, {}, {}
+        self._checkpoints = Checkpoints(self.path)
 
     def _poll_ranks(self) -> bool:
         """Read the files of the ranks above 0; together they are one run, the newest of this file."""
@@ -102,17 +117,38 @@ class RunFile:
         return news
 
     def _take(self, lines: list[bytes], *, torn_last: bool = False) -> None:
-        first = self._tail.number - len(lines) + 1
-        for start in range(0, len(lines), PER_BATCH):
-            batch = lines[start : start + PER_BATCH]
-            self._store(self._records(batch, first + start, torn_last=torn_last))
+        """Most lines lie among their like and are read together; the others wait for each other, and go one by one."""
+        first, alike = self._tail.number - len(lines) + 1, Alike()
+        others: list[Record] = []
+        for start in range(0, len(lines), AT_ONCE):
+            batch = lines[start : start + AT_ONCE]
+            parsed = _together(batch)
+            taken = parsed is not None and alike.take(parsed)
+            if not taken:
+                records = list(self._records(batch, parsed, first + start, torn_last=torn_last))
+                taken = len(records) < len(batch) and alike.take(records)  # without the bad lines they may be
+            if not taken:
+                self._store_alike(alike)
+                others += records
+            if others and (taken or len(others) >= PER_BATCH):
+                self._store(others)
+                others = []
+            if alike.size >= PER_BATCH:
+                self._store_alike(alike)
+        self._store(others)
+        self._store_alike(alike)
 
-    def _records(self, lines: list[bytes], first: int, *, torn_last: bool) -> Iterator[Record]:
-        for number_, line in enumerate(lines, first):
-            try:
-                record = orjson.loads(line)
-            except orjson.JSONDecodeError:
-                record = _leniently(line)
+    def _store_alike(self, alike: Alike) -> None:
+        if (found := alike.columns()) is not None:
+            table, steps, columns = found
+            self._run().records += len(steps)
+            self._run().add_rows(table, steps, columns)
+
+    def _records(
+        self, lines: list[bytes], parsed: list[Any] | None, first: int, *, torn_last: bool
+    ) -> Iterator[Record]:
+        found = map(_parsed, lines) if parsed is None else parsed
+        for number_, (line, record) in enumerate(zip(lines, found, strict=True), first):
             if type(record) is dict and type(record.get("kind")) is str:
                 yield record
             elif line.strip():
@@ -231,18 +267,88 @@ Parsed = tuple[NDArray[np.int64], Columns, Odd]
 
 def _columns(names: list[str], rows: list[Record]) -> Parsed | None:
     """Steps, float64 [rows] for each name, nothing odd; None if there is anything but finite numbers."""
-    if "step" not in rows[0]:
-        return None
-    pick = itemgetter("step", *names, "step")  # twice, so that it gives a tuple also where there are no names
+    matrix = _numbers(_picker(names), rows, len(names) + 2) if "step" in rows[0] else None
+    return None if matrix is None else (*_parted(names, matrix), [])
+
+
+def _picker(names: list[str]) -> Callable[[Record], tuple[Any, ...]]:
+    """Takes the step and the named values out of a row; the step twice, so that it is a tuple also without names."""
+    return itemgetter("step", *names, "step")
+
+
+def _numbers(pick: Callable[[Record], tuple[Any, ...]], rows: list[Record], width: int) -> NDArray[np.float64] | None:
+    """What is picked, float64 [rows, width], the steps first; None if there is anything but finite numbers."""
     try:
-        flat = np.fromiter(chain.from_iterable(map(pick, rows)), np.float64, len(rows) * (len(names) + 2))
-    except (TypeError, ValueError, OverflowError):
+        flat = np.fromiter(chain.from_iterable(map(pick, rows)), np.float64, len(rows) * width)
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
-    matrix = flat.reshape(len(rows), -1).T
-    steps = matrix[0]
-    if not (np.isfinite(flat).all() and ((steps >= 0) & (steps < 2**53) & (steps % 1 == 0)).all()):
+    if not np.isfinite(flat).all():
         return None
-    return steps.astype(np.int64), {name: matrix[1 + index] for index, name in enumerate(names)}, []
+    matrix = flat.reshape(len(rows), width)
+    steps = matrix[:, 0]
+    return matrix if steps.min() >= 0 and steps.max() < 2**53 and (steps == np.floor(steps)).all() else None
+
+
+def _parted(names: list[str], matrix: NDArray[np.float64]) -> tuple[NDArray[np.int64], Columns]:
+    return matrix[:, 0].astype(np.int64), {name: matrix[:, 1 + index] for index, name in enumerate(names)}
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return _leniently(line)
+
+
+def _together(lines: list[bytes]) -> list[Any] | None:
+    """What stands on each of the lines, parsed at once; None if one of them is no JSON.
+
+    A number that no file can know stands between them, so that two halves of an object on two lines are not taken for
+    a whole one.
+    """
+    try:
+        items = orjson.loads(b"[" + BETWEEN.join(lines) + b"]")
+    except orjson.JSONDecodeError:
+        return None
+    whole = len(items) == 2 * len(lines) - 1 and items[1::2].count(MARK) == len(lines) - 1
+    return items[::2] if whole else None
+
+
+class Alike:
+    """Rows of one table with the same keys and nothing but finite numbers, that follow each other in the file."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._parts: list[NDArray[np.float64]] = []
+        self._kind: Any = None
+        self._names: list[str] = []
+        self._pick = _picker([])
+
+    def take(self, records: list[Any]) -> bool:
+        """Add these to the rows, if they are all like them; to none, they need only be like each other."""
+        if not records:
+            return True
+        try:
+            if not self._parts:
+                self._kind, self._names = records[0]["kind"], [key for key in records[0] if key not in ("kind", "step")]
+                self._pick = _picker(self._names)
+            kinds, lengths = set(map(KIND, records)), set(map(len, records))
+            if self._kind not in TABLES or kinds != {self._kind} or lengths != {len(self._names) + 2}:
+                return False
+        except (KeyError, TypeError):
+            return False
+        matrix = _numbers(self._pick, records, len(self._names) + 2)
+        if matrix is not None:
+            self._parts.append(matrix)
+            self.size += len(matrix)
+        return matrix is not None
+
+    def columns(self) -> tuple[TableName, NDArray[np.int64], Columns] | None:
+        """Their table, steps and columns, if there are any; they are forgotten here."""
+        if not self._parts:
+            return None
+        matrix, self._parts, self.size = np.concatenate(self._parts), [], 0
+        return TABLES[self._kind], *_parted(self._names, matrix)
 
 
 def _columns_one_by_one(names: list[str], rows: list[Record]) -> Parsed:

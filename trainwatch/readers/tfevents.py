@@ -1,6 +1,7 @@
 """TensorBoard's event files: records in TFRecord frames, each a protocol buffer with a step and a scalar or several.
 
-Several files of one folder are one run, in the order of their names. A cut-off last record, as a live run or a kill
+Several files of one folder are one run, in the order of their names; so are those of the sub-folders that
+``add_scalars`` makes, merged by the time that each value was written. A cut-off last record, as a live run or a kill
 leaves it, waits for its rest. Scalars are read in both forms: ``simple_value``, and a tensor of one element.
 """
 
@@ -14,9 +15,10 @@ import numpy as np
 
 from trainwatch.foreign.assembly import Assembler
 from trainwatch.foreign.counters import Row
-from trainwatch.foreign.eventlog import FRAME, EventFile, Points, Tags
+from trainwatch.foreign.eventlog import FRAME, EventFile, Points, Tags, joined
 from trainwatch.foreign.grid import Grid
 from trainwatch.foreign.points import Point, rows
+from trainwatch.foreign.subfolders import EVENTS, above, below
 from trainwatch.run import Run
 
 NAME = "TensorBoard event file"
@@ -28,19 +30,24 @@ def sniff(path: Path, head: bytes) -> bool:  # noqa: ARG001  (by content)
 
 
 def leads(path: Path) -> bool:
-    """Whether the file is the first of its folder's: it stands for the run."""
-    return path == min(path.parent.glob("*tfevents*"), default=path)
+    """Whether the file is the first of its folder's, and the folder no part of another run: it stands for the run."""
+    return path == min(path.parent.glob(EVENTS), default=path) and above(path.parent) is None
 
 
 @dataclass
 class EventFolder:
-    """The event files of one folder: one run."""
+    """The event files of one folder, and of the sub-folders that ``add_scalars`` made in it: one run."""
 
     path: Path
     files: dict[Path, EventFile] = field(default_factory=dict)
     tags: Tags = field(default_factory=Tags)
+    parts: dict[Path, Tags] = field(default_factory=dict)
+    _kept: dict[Path, list[Points]] = field(default_factory=dict)  # of each file, where there are parts
 
     def __post_init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
         self._assembler = Assembler(self.path, NAME)
         self._assembler.name = self.path.absolute().parent.name
 
@@ -51,17 +58,40 @@ class EventFolder:
 
     def poll(self) -> bool:
         """Read what was written since the last call; True if something was. Raises OSError."""
-        news = False
-        for path in sorted(self.path.parent.glob("*tfevents*")):
-            points = self.files.setdefault(path, EventFile(path, self.tags)).points()
-            if len(points.step):
+        self._find_parts()
+        new = {path: points for path in self._paths() if len((points := self._file(path).points()).step)}
+        if new and self.parts:
+            self._merge(new)
+        else:
+            for points in new.values():
                 self._add(points)
-                news = True
-        if not news:
+        if not new:
             self._assembler.add(())
         for run in self.runs:
             run.touched = max(path.stat().st_mtime for path in self.files)
-        return news
+        return bool(new)
+
+    def _find_parts(self) -> None:
+        """With the first sub-folder everything is read again, so that it can be merged."""
+        found = {folder: f"/{name}" for folder, name in below(self.path.parent) if folder not in self.parts}
+        if found and not self.parts:
+            self.files.clear()
+        self.parts |= {folder: Tags(self.tags.names, suffix) for folder, suffix in found.items()}
+
+    def _paths(self) -> list[Path]:
+        return [path for folder in (self.path.parent, *self.parts) for path in sorted(folder.glob(EVENTS))]
+
+    def _file(self, path: Path) -> EventFile:
+        return self.files.setdefault(path, EventFile(path, self.parts.get(path.parent, self.tags)))
+
+    def _merge(self, new: dict[Path, Points]) -> None:
+        """All files as if one had been written: they flush when they like, so the run is put together anew."""
+        for path, points in new.items():
+            self._kept.setdefault(path, []).append(points)
+        files = [joined(self._kept[path]) for path in self._paths() if path in self._kept]
+        whole = joined([points._replace(time=np.fmax.accumulate(points.time)) for points in files])
+        self._begin()
+        self._add(whole.taken(np.argsort(whole.time, kind="stable")))
 
     def _add(self, points: Points) -> None:
         """Tags that count otherwise than the most (epochs) get the step that was reached meanwhile."""
