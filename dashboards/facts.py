@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from dashboards.spark import Spark
 from dashboards.words import duration, number
 from trainwatch.figures import known
 from trainwatch.header import mapping, text
@@ -22,7 +25,9 @@ class Facts:
     last_step: int | None
     total_steps: int | None
     loss: str
-    speed: str
+    loss_value: float | None  # None also where the newest one is not finite
+    spark: Spark
+    step_seconds: float | None
     left: str
     touched: float
     about: dict[str, str] = field(default_factory=dict)
@@ -33,11 +38,16 @@ class Facts:
     def of(cls, run: Run) -> Facts:
         """The facts of a run as it stands; the caller holds its lock."""
         header = run.header
+        name = _loss_name(run)
+        value = _newest(run, name) if name else None
+        finite = value if isinstance(value, float) and math.isfinite(value) else None
         return cls(
             run.last_step,
             header.total_steps,
-            _loss(run),
-            _speed(run),
+            "n/a" if value is None else number(value),
+            finite,
+            Spark.of(run, name),
+            run.step_seconds(),
             _left(run),
             run.touched,
             _about(run),
@@ -53,28 +63,34 @@ class Facts:
         return f"{self.last_step:,} of {self.total_steps:,}" if self.total_steps else f"{self.last_step:,}"
 
     @property
+    def speed(self) -> str:
+        """Steps a second, or seconds a step where that is more."""
+        if not self.step_seconds:
+            return "n/a"
+        return f"{1 / self.step_seconds:.3g} steps/s" if self.step_seconds < 1 else f"{self.step_seconds:.3g} s/step"
+
+    @property
     def progress(self) -> float | None:
         """How much of the planned steps is done."""
         return min(self.last_step / self.total_steps, 1.0) if self.last_step and self.total_steps else None
 
 
-def _loss(run: Run) -> str:
-    """The loss of the newest row of the curve that has one; ``NaN`` if that is what was written."""
-    for name in ("loss", *(name for name in run.train.channels if name.startswith("loss/"))):
-        codes, values = run.train.codes(name), run.train[name]
-        rows = np.flatnonzero(run.train.live & ((codes > 0) | np.isfinite(values)))
-        if len(rows):
-            code = int(codes[rows[-1]])
-            return number(float(NONFINITE_NAMES[code])) if code else number(float(values[rows[-1]]))
-    return "n/a"
+def _loss_name(run: Run) -> str | None:
+    """The channel that is the loss: the sum, else the first component that was written."""
+    names = ("loss", *(name for name in run.train.channels if name.startswith("loss/")))
+    return next((name for name in names if len(_rows(run, name))), None)
 
 
-def _speed(run: Run) -> str:
-    """Steps a second, or seconds a step where that is more."""
-    seconds = run.step_seconds()
-    if not seconds:
-        return "n/a"
-    return f"{1 / seconds:.3g} steps/s" if seconds < 1 else f"{seconds:.3g} s/step"
+def _rows(run: Run, name: str) -> NDArray[np.int64]:
+    """The rows of the curve in which a channel was written, finite or not."""
+    return np.flatnonzero(run.train.live & ((run.train.codes(name) > 0) | np.isfinite(run.train[name])))
+
+
+def _newest(run: Run, name: str) -> float:
+    """The newest value of a channel; not finite if that is what was written."""
+    row = _rows(run, name)[-1]
+    code = int(run.train.codes(name)[row])
+    return float(NONFINITE_NAMES[code]) if code else float(run.train[name][row])
 
 
 def _left(run: Run) -> str:

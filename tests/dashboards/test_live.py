@@ -15,8 +15,9 @@ import pytest
 
 pytest.importorskip("dash")
 
+from dashboards.listing import row_of
 from dashboards.live import Live, View
-from dashboards.pages import runs as runs_page
+from dashboards.notes import Note
 from dashboards.pages.verdict import verdict
 from trainwatch.diagnosis import diagnose
 from trainwatch.engine import catalogue
@@ -202,7 +203,7 @@ def test_the_newest_of_several_runs_is_shown_and_the_others_are_mentioned(
     write(tmp_path / "a.jsonl", header("first"), row(1), end(), header("second"), row(1), row(2))
     view = settled(Live(tmp_path), "a.jsonl")
     assert view.runs == 2
-    for page in (verdict(view), runs_page._row(view)):
+    for page in (verdict(view), row_of(view, Note())):
         assert "a.jsonl, the newest of 2 runs in this file" in str(page)
 
 
@@ -215,7 +216,7 @@ def test_a_rule_that_broke_is_not_called_nothing_found(
     view = settled(Live(tmp_path), "a.jsonl")
     assert view.diagnosis is not None
     assert view.diagnosis.worst is None
-    for page in (verdict(view), runs_page._row(view)):
+    for page in (verdict(view), row_of(view, Note())):
         assert "broke on this run" in str(page)
         assert "Nothing found" not in str(page)
         assert "No finding" not in str(page)
