@@ -233,7 +233,7 @@ class Live:
     def _refresh(self, files: list[Watched], patience: float) -> None:
         """Let the pool read; what takes longer than ``patience`` seconds goes on and is shown at a later call."""
         with self._lock:
-            for file in files:
+            for file in sorted(files, key=_unread):
                 if file.key not in self._reading or self._reading[file.key].done():
                     self._reading[file.key] = self._pool.submit(file.refresh)
             waiting = [self._reading[file.key] for file in files]
@@ -293,6 +293,16 @@ def _where(run: Run, finding: Finding) -> Span:
     if run.first_step is None or run.last_step is None or finding.first_step > run.first_step:
         return span_of(run, finding)
     return run.first_step, max(run.last_step, run.first_step + 1)
+
+
+def _unread(file: Watched) -> float:
+    """Sorts what was never read behind the rest, the newest file first: that is where somebody waits for news."""
+    if file.view.version:
+        return 0.0
+    try:
+        return 1.0 + max(time.time() - file.path.stat().st_mtime, 0.0)
+    except OSError:
+        return math.inf
 
 
 def _touched(view: View) -> float:

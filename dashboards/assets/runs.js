@@ -58,7 +58,7 @@
       make("path", { key: index, d: shapes[kind], transform: `translate(${x},${kind === "-inf" ? 25 : 5})`, className: kind === "nan" ? "nan" : "inf" }),
     );
     const lines = data.line.map((points, index) => make("polyline", { key: index, points: points }));
-    const drawn = make("svg", { viewBox: "0 0 120 30", width: 104, height: 30, role: "img", "aria-label": data.curve }, make("title", null, data.curve), ...lines, ...bad);
+    const drawn = make("svg", { viewBox: "0 0 120 30", width: 92, height: 30, role: "img", "aria-label": data.curve }, make("title", null, data.curve), ...lines, ...bad);
     return make("span", { className: "spark" }, drawn, make("span", { className: data.bad.length && data.loss === null ? "broken" : "" }, data.loss_said));
   };
   cells.Steps = ({ data }) => {
@@ -83,12 +83,12 @@
     return above && namesOf(above.data, chipsBy())[0] === name ? null : make("strong", { className: "group-name", title: name }, name);
   };
 
-  // as dashboards/words.py says it
+  // in one word, as a column has no room for two; the exact time is the cell's title
   function since(seconds) {
     const minutes = Math.floor(seconds / 60);
     if (minutes < 1) return "now";
     if (minutes < 60) return `${minutes} min ago`;
-    if (minutes < 48 * 60) return `${Math.floor(minutes / 60)} h${minutes % 60 && minutes < 600 ? ` ${minutes % 60} min` : ""} ago`;
+    if (minutes < 48 * 60) return `${Math.floor(minutes / 60)} h ago`;
     return `${Math.floor(minutes / 1440)} d ago`;
   }
   window.setInterval(() => {
