@@ -276,11 +276,12 @@
     return rows.sort((a, b) => (a.rowIndex ?? Infinity) - (b.rowIndex ?? Infinity)).map((node) => node.data.key);
   }
   function offer() {
-    const button = at("runs-compare");
     const count = chosen().length;
-    button.disabled = count < 2 || count > MOST;
-    button.textContent = count ? `Compare ${count} run${count > 1 ? "s" : ""}` : "Compare";
-    button.title = button.disabled ? (count > MOST ? `At most ${MOST} runs are compared at once.` : "Choose two runs or more with the boxes on the left.") : "";
+    const fits = count >= 2 && count <= MOST;
+    const why = count > MOST ? `At most ${MOST} runs are compared at once.` : "Choose two runs or more with the boxes on the left.";
+    const children = count ? `Compare ${count} run${count > 1 ? "s" : ""}` : "Compare";
+    // by Dash: React keeps the clicks of a button that it knows as disabled to itself
+    window.dash_clientside.set_props("runs-compare", { children: children, disabled: !fits, title: fits ? "" : why });
   }
 
   function upsert(rows, gone) {

@@ -14,8 +14,9 @@ from dashboards.listing import Listing, Row, Seen
 from dashboards.notes import TEXT_LENGTH
 from dashboards.words import SYMBOLS, WORDS
 
-PACES = (1000, 2000, 5000, 15_000)  # ms between two looks at the folder
-COST_FACTOR = 10  # a look at the folder takes at most a tenth of the time
+PACES = (1000, 2000, 5000)  # ms between two looks at the folder
+COST_FACTOR = 5  # a look at the folder takes at most a fifth of the time
+LIVE = ("running", "stalled", "reading")  # where none is in these states, news are seldom
 ROW_HEIGHT = 52
 GROUPS = {"none": "nothing", "folder": "folder", "state": "state", "health": "health", "tags": "tag"}
 TEXT: dict[str, Any] = {"filter": "agTextColumnFilter"}
@@ -215,12 +216,13 @@ def register(app: dash.Dash, listing: Listing) -> None:
         Output("face", "data"),
         Input("runs-pulse", "data"),
         State("runs-seen", "data"),
+        State("runs-tick", "interval"),
         State("face", "data"),
         prevent_initial_call=True,
         running=[(Output("runs-busy", "data"), True, False)],
     )
-    def tick(_: int, seen: Any, shown: Any) -> Any:
-        return update(listing, seen, shown)
+    def tick(_: int, seen: Any, pace: Any, shown: Any) -> Any:
+        return update(listing, seen, pace, shown)
 
     @app.callback(  # type: ignore[untyped-decorator]
         Output("runs-edited", "data"),
@@ -231,16 +233,21 @@ def register(app: dash.Dash, listing: Listing) -> None:
         return edited(listing, changes)
 
 
-def update(listing: Listing, seen: Any, shown: Any) -> Any:
-    """What has changed for a tab that has ``seen`` a revision and whose face is ``shown``."""
+def update(listing: Listing, seen: Any, pace: Any, shown: Any) -> Any:
+    """What has changed for a tab that has ``seen`` a revision, asks every ``pace`` ms, and whose face is ``shown``."""
     began = time.monotonic()
     news = listing.news(Seen.of(seen))
-    if not news["new"]:
-        raise dash.exceptions.PreventUpdate
-    now = face(listing.now())
+    rows = listing.now()
+    least = PACES[0] if any(row["state"] in LIVE for row in rows) else PACES[1]
     cost = 1000 * COST_FACTOR * (time.monotonic() - began)
-    pace = next((pace for pace in PACES if pace >= cost), PACES[-1])
-    return news, news["seen"], pace, dash.no_update if now == shown else now
+    wanted = next((pace for pace in PACES if pace >= max(cost, least)), PACES[-1])
+    paced = dash.no_update if wanted == pace else wanted
+    if news["new"]:
+        now = face(rows)
+        return news, news["seen"], paced, dash.no_update if now == shown else now
+    if paced is dash.no_update:
+        raise dash.exceptions.PreventUpdate
+    return dash.no_update, dash.no_update, paced, dash.no_update
 
 
 def edited(listing: Listing, changes: Any) -> dict[str, Any]:

@@ -94,10 +94,11 @@ def test_a_tick_sends_only_the_rows_that_changed(tmp_path: Path, write: Write, r
         )
     listing = Listing(Live(tmp_path))
     seen = settled(listing, 3)["seen"]
+    *_, pace, _ = runs_page.update(listing, seen, 0, {})
     with pytest.raises(dash.exceptions.PreventUpdate):
-        runs_page.update(listing, seen, {})
+        runs_page.update(listing, seen, pace, {})
     write(tmp_path / "b.jsonl", row(30))
-    news, seen, *_ = runs_page.update(listing, seen, {})
+    news, seen, *_ = runs_page.update(listing, seen, pace, {})
     assert [(one["key"], one["steps"]) for one in news["rows"]] == [("b.jsonl", 30)]
     assert len(json.dumps(news)) < 3000
     (tmp_path / "a.jsonl").unlink()
