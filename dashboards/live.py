@@ -197,6 +197,7 @@ class Live:
         self._scanned = -SCAN_SECONDS
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="trainwatch-read")
+        self._ahead = ThreadPoolExecutor(max_workers=1, thread_name_prefix="trainwatch-ahead")
         self._reading: dict[str, Future[None]] = {}
 
     @property
@@ -215,6 +216,10 @@ class Live:
         file = self.file(key)
         if file is None:
             return None
+        with self._lock:
+            queued = self._reading.get(key)
+            if queued is not None and queued.cancel():  # somebody waits for it: not behind a whole folder's first reading
+                self._reading[key] = self._ahead.submit(file.refresh)
         self._refresh([file], patience)
         return file.view
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -136,6 +137,21 @@ def test_a_forbidden_file_says_why(tmp_path: Path, write: Write, header: Any) ->
     path = write(tmp_path / "a.jsonl", header())
     path.chmod(0)
     assert "permissions" in settled(Live(tmp_path), "a.jsonl").error
+
+
+def test_a_run_that_somebody_opens_does_not_wait_for_a_folder(
+    tmp_path: Path, write: Write, row: Any, header: Any
+) -> None:
+    write(tmp_path / "a.jsonl", header(), row(1))
+    live = Live(tmp_path)
+    long = threading.Event()
+    for _ in range(2):
+        live._pool.submit(long.wait, 60)  # as long first readings do
+    assert live.views()[0].diagnosis is None
+    view = live.view("a.jsonl", 20.0)
+    long.set()
+    assert view is not None
+    assert view.diagnosis is not None
 
 
 def test_an_unreadable_file_is_read_once_it_is_a_run(tmp_path: Path, write: Write, row: Any, header: Any) -> None:
