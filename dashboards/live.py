@@ -99,9 +99,19 @@ class Watched:
         if self.view.error != reason:
             self.view = View(self.key, self.view.version + 1, error=reason)
 
-    def _follow(self) -> None:
+    def settled(self) -> bool:
+        """Whether nothing is to be read: the run is over, and its file is as it was."""
+        try:
+            return (self.view.over or bool(self.view.error)) and self._now() == self._stat
+        except OSError:
+            return False
+
+    def _now(self) -> tuple[int, int, int]:
         stat = self.path.stat()
-        now = (stat.st_size, stat.st_mtime_ns, stat.st_ino)
+        return stat.st_size, stat.st_mtime_ns, stat.st_ino
+
+    def _follow(self) -> None:
+        now = self._now()
         if now == self._stat and (self.view.over or self.view.error):
             return
         if self._source is None or now[0] < self._stat[0] or now[2] != self._stat[2]:  # another file of that name
@@ -218,7 +228,9 @@ class Live:
             return None
         with self._lock:
             queued = self._reading.get(key)
-            if queued is not None and queued.cancel():  # somebody waits for it: not behind a whole folder's first reading
+            if (
+                queued is not None and queued.cancel()
+            ):  # somebody waits for it: not behind a whole folder's first reading
                 self._reading[key] = self._ahead.submit(file.refresh)
         self._refresh([file], patience)
         return file.view
@@ -237,11 +249,15 @@ class Live:
 
     def _refresh(self, files: list[Watched], patience: float) -> None:
         """Let the pool read; what takes longer than ``patience`` seconds goes on and is shown at a later call."""
+        waiting = []
         with self._lock:
             for file in sorted(files, key=_unread):
-                if file.key not in self._reading or self._reading[file.key].done():
-                    self._reading[file.key] = self._pool.submit(file.refresh)
-            waiting = [self._reading[file.key] for file in files]
+                reading = self._reading.get(file.key)
+                if reading is None or reading.done():
+                    if file.settled():
+                        continue  # a thousand finished runs cost a thousand stats
+                    reading = self._reading[file.key] = self._pool.submit(file.refresh)
+                waiting.append(reading)
         wait(waiting, timeout=patience)
 
     def _scan(self) -> None:

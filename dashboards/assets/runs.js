@@ -65,9 +65,10 @@
     if (data.steps === null || data.steps === undefined) return null;
     const words = [make("span", { key: "at" }, data.steps.toLocaleString("en"))];
     if (data.of) words.push(make("span", { key: "of", className: "dim" }, " of " + data.of.toLocaleString("en")));
-    if (data.progress === null) return make("span", null, words);
+    const title = data.of ? `${data.steps.toLocaleString("en")} of ${data.of.toLocaleString("en")}` : undefined;
+    if (data.progress === null) return make("span", { title: title }, words);
     const done = make("span", { className: "done", style: { width: 100 * data.progress + "%" } });
-    return make("span", { className: "steps" }, make("span", null, words), make("span", { className: "way", "aria-hidden": true }, done));
+    return make("span", { className: "steps", title: title }, make("span", null, words), make("span", { className: "way", "aria-hidden": true }, done));
   };
   cells.Speed = ({ data }) => {
     const running = data.state === "running" && data.left;

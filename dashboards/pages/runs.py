@@ -27,7 +27,7 @@ NUMBER: dict[str, Any] = {
 }
 ALWAYS = {"function": "false"}  # these cells show more than their own field, so an equal value says nothing
 COLUMNS: list[dict[str, Any]] = [
-    {"colId": "group", "headerName": "Group", "cellRenderer": "Group", "width": 116, "hide": True, "sortable": False},
+    {"colId": "group", "headerName": "Group", "cellRenderer": "Group", "width": 104, "hide": True, "sortable": False},
     {
         "field": "health",
         "headerName": "Health",
@@ -48,8 +48,16 @@ COLUMNS: list[dict[str, Any]] = [
         "getQuickFilterText": {"function": "`${params.data.run} ${params.data.key}`"},
         **TEXT,
     },
-    {"field": "state", "headerName": "State", "cellRenderer": "State", "width": 110, **TEXT},
-    {"field": "cause", "headerName": "Worst finding", "cellRenderer": "Cause", "minWidth": 260, "flex": 6, **TEXT},
+    {"field": "state", "headerName": "State", "cellRenderer": "State", "width": 116, **TEXT},
+    {
+        "field": "cause",
+        "headerName": "Worst finding",
+        "cellRenderer": "Cause",
+        "minWidth": 250,
+        "flex": 6,
+        "equals": ALWAYS,
+        **TEXT,
+    },
     {
         "field": "loss",
         "headerName": "Loss",
@@ -60,13 +68,13 @@ COLUMNS: list[dict[str, Any]] = [
         "filter": "agNumberColumnFilter",
         "getQuickFilterText": {"function": "''"},
     },
-    {"field": "steps", "headerName": "Steps", "cellRenderer": "Steps", "width": 102, "equals": ALWAYS, **NUMBER},
-    {"field": "speed", "headerName": "Speed", "cellRenderer": "Speed", "width": 104, "equals": ALWAYS, **NUMBER},
+    {"field": "steps", "headerName": "Steps", "cellRenderer": "Steps", "width": 120, "equals": ALWAYS, **NUMBER},
+    {"field": "speed", "headerName": "Speed", "cellRenderer": "Speed", "width": 100, "equals": ALWAYS, **NUMBER},
     {
         "field": "touched",
         "headerName": "Age",
         "cellRenderer": "Age",
-        "width": 92,
+        "width": 86,
         "type": "rightAligned",
         "comparator": {"function": "byAge"},
         "sortingOrder": ["desc", "asc", None],
