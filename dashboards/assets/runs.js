@@ -75,7 +75,7 @@
     return make("span", { className: "two" }, make("span", null, data.speed_said), running ? make("span", { className: "dim" }, data.left) : null);
   };
   cells.Cause = ({ data, value }) => (value ? make("span", { className: "cause", title: value }, value) : make("span", { className: "dim" }, data.state === "reading" ? "is being read …" : data.level === "ok" ? "nothing found" : ""));
-  cells.Age = ({ value }) => (value ? make("span", { title: new Date(1000 * value).toLocaleString() }, since(now() - value)) : null);
+  cells.Age = ({ value }) => (value ? make("span", { title: "last row: " + new Date(1000 * value).toLocaleString() }, since(now() - value)) : null);
   cells.Tags = ({ value }) => (value ? make("span", { className: "tags", title: value }, value.split(", ").map((tag) => make("span", { key: tag, className: "chip" }, tag))) : make("span", { className: "add" }, "add tags"));
   cells.Note = ({ value }) => (value ? make("span", { className: "cause", title: value }, value) : make("span", { className: "add" }, "add a note"));
   cells.Group = ({ data, node, api: table }) => {
@@ -88,9 +88,9 @@
   function since(seconds) {
     const minutes = Math.floor(seconds / 60);
     if (minutes < 1) return "now";
-    if (minutes < 60) return `${minutes} min ago`;
-    if (minutes < 48 * 60) return `${Math.floor(minutes / 60)} h ago`;
-    return `${Math.floor(minutes / 1440)} d ago`;
+    if (minutes < 60) return `${minutes} min`;
+    if (minutes < 48 * 60) return `${Math.floor(minutes / 60)} h`;
+    return `${Math.floor(minutes / 1440)} d`;
   }
   window.setInterval(() => {
     if (alive() && !document.hidden) api.refreshCells({ columns: ["touched"], force: true });
