@@ -20,6 +20,7 @@ from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 from dashboards import take
 from dashboards.asked import Asked
+from dashboards.listing import Listing
 from dashboards.live import Live
 from dashboards.pages import run as run_page
 from dashboards.pages import runs as runs_page
@@ -59,7 +60,8 @@ def create_app(folder_or_files: Path | list[Path], settings: Settings | None = N
     app.server.after_request(_with_policy)
     app.server.after_request(_smaller)
     take.register(app.server, live)
-    runs_page.register(app, live)
+    listing = Listing(live)
+    runs_page.register(app, listing)
     run_page.register(app, live)
 
     @app.callback(Output("page", "children"), Input("where", "pathname"), Input("where", "search"))  # type: ignore[untyped-decorator]
@@ -67,7 +69,7 @@ def create_app(folder_or_files: Path | list[Path], settings: Settings | None = N
         asked = parse_qs((search or "").lstrip("?"))
         if pathname == "/run":
             return run_page.layout(live, asked.get("path", [""])[0], Asked.at(search))
-        return runs_page.layout(live)
+        return runs_page.layout(listing)
 
     return app
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from dashboards.spark import Spark
 from dashboards.words import number
 from trainwatch.figures import known
 from trainwatch.header import mapping, text
@@ -20,7 +22,10 @@ class Facts:
     last_step: int | None
     total_steps: int | None
     loss: str
+    loss_value: float | None  # None also where the newest one is not finite
+    spark: Spark
     speed: str
+    step_seconds: float | None
     left: str
     touched: float
     about: dict[str, str] = field(default_factory=dict)
@@ -31,11 +36,16 @@ class Facts:
     def of(cls, run: Run) -> Facts:
         """The facts of a run as it stands; the caller holds its lock."""
         header = run.header
+        name, value = _loss(run)
+        finite = value if isinstance(value, float) and math.isfinite(value) else None
         return cls(
             run.last_step,
             header.total_steps,
-            _loss(run),
+            "n/a" if value is None else number(value),
+            finite,
+            Spark.of(run, name),
             speed(run) or "n/a",
+            run.step_seconds(),
             left(run),
             run.touched,
             _about(run),
@@ -56,11 +66,10 @@ class Facts:
         return min(self.last_step / self.total_steps, 1.0) if self.last_step and self.total_steps else None
 
 
-def _loss(run: Run) -> str:
-    """The loss of the newest row of the curve that has one; ``NaN`` if that is what was written."""
+def _loss(run: Run) -> tuple[str | None, float | None]:
+    """The channel that is the loss (the sum, else the first component that was written), and its newest value."""
     names = ("loss", *(name for name in run.train.channels if name.startswith("loss/")))
-    last = next((value for name in names if (value := run.train.last(name)) is not None), None)
-    return "n/a" if last is None else number(last)
+    return next(((name, value) for name in names if (value := run.train.last(name)) is not None), (None, None))
 
 
 def _about(run: Run) -> dict[str, str]:

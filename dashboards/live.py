@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import threading
+import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -89,6 +90,10 @@ class Watched:
                 facts, error = None, f"{now.path}: could not be shown ({type(odd).__name__}: {odd})."
             self.view = View(self.key, now.version, now.run, now.diagnosis, facts, error, now.runs)
 
+    def settled(self) -> bool:
+        """Whether nothing is to be read: the run is over or unreadable, and its file is as it was."""
+        return (self.view.over or bool(self.view.error)) and not self.followed.touched()
+
     def look(self, asked: Asked) -> Look:
         """What a page asks for, with its range in steps."""
         span = None
@@ -155,17 +160,18 @@ class Live:
     """Every run file below a folder, or those of a list. Safe to ask from several threads."""
 
     def __init__(self, root: Path | list[Path], settings: Settings | None = None) -> None:
-        self._folder = Folder(root)
+        self.folder = Folder(root)
         self._settings = settings
         self._files: dict[str, Watched] = {}
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="trainwatch-read")
+        self._ahead = ThreadPoolExecutor(max_workers=1, thread_name_prefix="trainwatch-ahead")
         self._reading: dict[str, Future[None]] = {}
 
     @property
     def where(self) -> str:
         """What is watched, in words."""
-        root = self._folder.root
+        root = self.folder.root
         return str(root) if isinstance(root, Path) else f"{len(root)} files"
 
     def views(self) -> list[View]:
@@ -179,6 +185,11 @@ class Live:
         file = self.file(key)
         if file is None:
             return None
+        with self._lock:
+            queued = self._reading.get(key)
+            if queued is not None and queued.cancel():
+                # somebody waits for it: not behind a whole folder's first reading
+                self._reading[key] = self._ahead.submit(file.refresh)
         self._refresh([file], patience)
         return file.view
 
@@ -189,7 +200,7 @@ class Live:
     def files(self) -> list[Watched]:
         """The files as last listed; listed anew when that is some seconds ago."""
         with self._lock:
-            known, found = self._files, self._folder.files()
+            known, found = self._files, self.folder.files()
             self._files = {
                 key: known.get(key) or Watched(key, Followed(path, self._settings)) for key, path in found.items()
             }
@@ -197,11 +208,15 @@ class Live:
 
     def _refresh(self, files: list[Watched], patience: float) -> None:
         """Let the pool read; what takes longer than ``patience`` seconds goes on and is shown at a later call."""
+        waiting = []
         with self._lock:
-            for file in files:
-                if file.key not in self._reading or self._reading[file.key].done():
-                    self._reading[file.key] = self._pool.submit(file.refresh)
-            waiting = [self._reading[file.key] for file in files]
+            for file in sorted(files, key=_unread):
+                reading = self._reading.get(file.key)
+                if reading is None or reading.done():
+                    if file.settled():
+                        continue  # a thousand finished runs cost a thousand stats
+                    reading = self._reading[file.key] = self._pool.submit(file.refresh)
+                waiting.append(reading)
         wait(waiting, timeout=patience)
 
 
@@ -210,6 +225,16 @@ def _where(run: Run, finding: Finding) -> Span:
     if run.first_step is None or run.last_step is None or finding.first_step > run.first_step:
         return span_of(run, finding)
     return run.first_step, max(run.last_step, run.first_step + 1)
+
+
+def _unread(file: Watched) -> float:
+    """Sorts what was never read behind the rest, the newest file first: that is where somebody waits for news."""
+    if file.view.version:
+        return 0.0
+    try:
+        return 1.0 + max(time.time() - file.followed.path.stat().st_mtime, 0.0)
+    except OSError:
+        return math.inf
 
 
 def _touched(view: View) -> float:

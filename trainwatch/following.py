@@ -51,6 +51,14 @@ class Followed:
         """Whether nothing more is expected."""
         return self.diagnosis is not None and self.diagnosis.status in OVER
 
+    def touched(self) -> bool:
+        """Whether the file is another one than at the last look, or has grown."""
+        try:
+            stat = self.path.stat()
+        except OSError:
+            return True
+        return (stat.st_size, stat.st_mtime_ns, stat.st_ino) != self._stat
+
     def look(self, *, last: bool = False) -> bool:
         """Read what is new and judge it; True if something changed. ``last``: nothing more will be written.
 

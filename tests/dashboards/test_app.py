@@ -22,6 +22,7 @@ from plotly.io.json import to_json_plotly
 
 from dashboards.app import ServeError, create_app, start
 from dashboards.asked import SCALES, SMOOTH, WHOLE, Asked
+from dashboards.listing import Listing
 from dashboards.live import Live
 from dashboards.pages import run as run_page
 from dashboards.pages import runs as runs_page
@@ -174,7 +175,7 @@ def test_an_unknown_run_is_a_page_not_an_error(finished: Path) -> None:
 
 
 def test_an_empty_folder_says_what_to_do(tmp_path: Path) -> None:
-    text = to_json_plotly(runs_page.layout(Live(tmp_path)))
+    text = to_json_plotly(runs_page.layout(Listing(Live(tmp_path))))
     assert "trainwatch.Recorder" in text
 
 
@@ -185,14 +186,14 @@ def test_a_log_of_another_trainer_is_a_run_like_any(tmp_path: Path) -> None:
         live = Live(tmp_path)
         text = page_of(live, "progress.csv")
     assert "loss (validation)" in text
-    assert "progress" in to_json_plotly(runs_page.layout(live))
+    assert "progress" in to_json_plotly(runs_page.layout(Listing(live)))
 
 
 def test_an_unreadable_file_is_a_row_with_its_reason(tmp_path: Path) -> None:
     (tmp_path / "odd.jsonl").write_bytes(b"\x89PNG")
     live = Live(tmp_path)
     live.view("odd.jsonl", 20.0)
-    text = to_json_plotly(runs_page.layout(live))
+    text = to_json_plotly(runs_page.layout(Listing(live)))
     assert "this is a PNG picture" in text
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +16,9 @@ import pytest
 
 pytest.importorskip("dash")
 
+from dashboards.listing import row_of
 from dashboards.live import Live, View
-from dashboards.pages import runs as runs_page
+from dashboards.notes import Note
 from dashboards.pages.verdict import verdict
 from trainwatch.diagnosis import diagnose
 from trainwatch.engine import catalogue
@@ -137,6 +139,21 @@ def test_a_forbidden_file_says_why(tmp_path: Path, write: Write, header: Any) ->
     assert "permissions" in settled(Live(tmp_path), "a.jsonl").error
 
 
+def test_a_run_that_somebody_opens_does_not_wait_for_a_folder(
+    tmp_path: Path, write: Write, row: Any, header: Any
+) -> None:
+    write(tmp_path / "a.jsonl", header(), row(1))
+    live = Live(tmp_path)
+    long = threading.Event()
+    for _ in range(2):
+        live._pool.submit(long.wait, 60)  # as long first readings do
+    assert live.views()[0].diagnosis is None
+    view = live.view("a.jsonl", 20.0)
+    long.set()
+    assert view is not None
+    assert view.diagnosis is not None
+
+
 def test_an_unreadable_file_is_read_once_it_is_a_run(tmp_path: Path, write: Write, row: Any, header: Any) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"")
@@ -202,7 +219,7 @@ def test_the_newest_of_several_runs_is_shown_and_the_others_are_mentioned(
     write(tmp_path / "a.jsonl", header("first"), row(1), end(), header("second"), row(1), row(2))
     view = settled(Live(tmp_path), "a.jsonl")
     assert view.runs == 2
-    for page in (verdict(view), runs_page._row(view)):
+    for page in (verdict(view), row_of(view, Note())):
         assert "a.jsonl, the newest of 2 runs in this file" in str(page)
 
 
@@ -215,7 +232,7 @@ def test_a_rule_that_broke_is_not_called_nothing_found(
     view = settled(Live(tmp_path), "a.jsonl")
     assert view.diagnosis is not None
     assert view.diagnosis.worst is None
-    for page in (verdict(view), runs_page._row(view)):
+    for page in (verdict(view), row_of(view, Note())):
         assert "broke on this run" in str(page)
         assert "Nothing found" not in str(page)
         assert "No finding" not in str(page)
