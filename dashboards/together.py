@@ -22,6 +22,7 @@ from trainwatch.text.tables import numbered
 
 FEWEST, MOST = 2, 20
 """Runs that a page compares."""
+READING: Final = "It is still being read."
 MORE = 12  # channels that somebody may add to the usual ones
 KEPT = 8  # comparisons, the newest
 WORTH = 5  # a comparison of growing runs is made anew when it has stood this many times as long as it took
@@ -197,7 +198,7 @@ class Together:
 def _why_not(view: View | None, live: Live) -> str:
     if view is None:
         return f"Nothing that is called so lies in {live.where}."
-    return view.error or "It is still being read."
+    return view.error or READING
 
 
 def _stamp(views: Iterable[View]) -> tuple[tuple[str, int], ...]:

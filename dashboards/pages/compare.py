@@ -35,39 +35,43 @@ def layout(together: Together, search: str) -> Any:
     """The page as it stands now, with the runs and the look that its address asks for."""
     chosen, asked = Chosen.at(search), Asked.at(search, ALIGNED)
     bench, left_out = together.gather(chosen)
-    asked = _possible(asked, bench)
-    seen: dict[str, Any] = {"axes": list(bench.axes), "offered": digest(_channels(bench))}
+    axes, face = _axes(bench, asked), sides.title(bench)
     made = _made(bench, left_out, chosen, asked)
-    face = sides.title(bench)
-    seen |= {f"text {name}": digest(content) for name, content in made.items()} | {"face": digest(face)}
-    plots = _plots((together, bench, chosen, asked), seen)
-    baseline = bench.views[bench.baseline].key if bench.views else chosen.baseline
+    seen: dict[str, Any] = {"axes": digest(axes), "offered": digest(_channels(bench, chosen)), "face": digest(face)}
+    seen |= {f"text {name}": digest(content) for name, content in made.items()}
+    plots = _plots((together, bench, chosen, _possible(asked, bench)), seen)
     part = {name: html.Div(made[name], id=name) for name in TEXTS}
+    baseline = bench.views[bench.baseline].key if bench.views else chosen.baseline or next(iter(chosen.keys), "")
+    table = dmc.RadioGroup(part["compare-runs"], id="compare-baseline", value=baseline)
+    shown = _switch("settings", "all, not only what differs", chosen.settings)
     return [
-        *_stores(chosen, asked, seen, bench),
+        *_stores(chosen, asked, bench),
+        dcc.Store(id="compare-seen", data=seen),
         dcc.Store(id="face", data=face),
         part["compare-verdict"],
+        _section("Runs", table),
         _choice(together.live, chosen),
-        _section("Runs", dmc.RadioGroup(part["compare-runs"], id="compare-baseline", value=baseline), len(bench.views)),
-        _section(
-            "Settings", part["compare-settings"], 0, _switch("settings", "all, not only what differs", chosen.settings)
-        ),
-        _section("Findings", part["findings"], 0),
-        controls(asked, bench.axes, *_options(bench, chosen)),
+        _section("Settings", part["compare-settings"], shown),
+        _section("Findings", part["findings"]),
+        controls(asked, axes, *_options(bench, chosen)),
         part["compare-note"],
         html.Section(plots, id="compare-plots", **{"aria-label": "Plots"}),
         part["compare-below"],
     ]
 
 
-def _stores(chosen: Chosen, asked: Asked, seen: dict[str, Any], bench: Bench) -> list[Any]:
+def _axes(bench: Bench, asked: Asked) -> tuple[str, ...]:
+    """What the plots can be drawn against, and what is asked for although the runs do not tell it (yet)."""
+    return tuple(name for name in ALIGNED if name in (*bench.axes, asked.against))
+
+
+def _stores(chosen: Chosen, asked: Asked, bench: Bench) -> list[Any]:
     return [
         dcc.Interval(id="compare-tick", interval=WHEN_OVER if _over(bench, chosen) else PACES[0]),
         dcc.Store(id="compare-keys", data=list(chosen.keys)),
         dcc.Store(id="compare-options", data=chosen.kept),
         dcc.Store(id="compare-pulse"),
         dcc.Store(id="compare-busy", data=False),
-        dcc.Store(id="compare-seen", data=seen),
         dcc.Store(id="shown", data=None),
         *stores(asked),
     ]
@@ -85,9 +89,8 @@ def _possible(asked: Asked, bench: Bench) -> Asked:
     return replace(asked, against=against, unit=unit, ends=ends)
 
 
-def _section(head: str, content: Any, count: int, *more: Any) -> Any:
-    counted = html.Span(str(count), className="dim") if count else None
-    words = html.Div([html.H2(head), counted, *more], className="toolbar plain")
+def _section(head: str, content: Any, *more: Any) -> Any:
+    words = html.Div([html.H2(head), *more], className="toolbar plain")
     return html.Section([words, html.Div(content, className="card side")], **{"aria-label": head})
 
 
@@ -120,8 +123,8 @@ def _choice(live: Live, chosen: Chosen) -> Any:
 def _options(bench: Bench, chosen: Chosen) -> list[Any]:
     more = dmc.MultiSelect(
         id="compare-more",
-        data=_channels(bench),
-        value=[name for name in chosen.more if name in bench.where],
+        data=_channels(bench, chosen),
+        value=list(chosen.more),
         maxValues=MORE,
         searchable=True,
         clearable=True,
@@ -136,15 +139,13 @@ def _options(bench: Bench, chosen: Chosen) -> list[Any]:
     ]
 
 
-def _channels(bench: Bench) -> list[dict[str, str]]:
-    """What may be overlaid besides the usual: common channels first."""
+def _channels(bench: Bench, chosen: Chosen) -> list[dict[str, str]]:
+    """What may be overlaid besides the usual: what somebody has chosen, then what most runs have."""
     usual = {name for names in bench.usual().values() for name in names}
     others = sorted((name for name in bench.where if name not in usual), key=lambda name: -len(bench.where[name]))
-    count = len(bench.views)
-    return [
-        {"value": name, "label": f"{clean(name, 80)} ({len(bench.where[name])} of {count} runs)"}
-        for name in others[:OFFERED]
-    ]
+    names = dict.fromkeys([*chosen.more, *others[:OFFERED]])
+    have = {name: f"{len(bench.where.get(name, ()))} of {len(bench.views)} runs" for name in names}
+    return [{"value": name, "label": f"{clean(name, 80)} ({have[name]})"} for name in names]
 
 
 def _made(bench: Bench, left_out: dict[str, str], chosen: Chosen, asked: Asked) -> dict[str, Any]:
@@ -271,15 +272,15 @@ def update(together: Together, pulse: dict[str, Any], keys: Any, seen: dict[str,
     began = time.monotonic()
     chosen = Chosen.of(keys, pulse.get("options"))
     bench, left_out = together.gather(chosen)
-    asked = _possible(Asked.of(pulse.get("look"), pulse.get("span"), ALIGNED), bench)
+    asked = Asked.of(pulse.get("look"), pulse.get("span"), ALIGNED)
     now = {**seen}
     made = _made(bench, left_out, chosen, asked)
     texts = [_news(now, f"text {name}", made[name]) for name in TEXTS]
     face = _news(now, "face", sides.title(bench))
-    offer = _news(now, "offered", _channels(bench))
-    axes = dash.no_update if now.get("axes") == list(bench.axes) else offered(bench.axes)
-    now["axes"] = list(bench.axes)
-    plots, figures = _drawn((together, bench, chosen, asked), now, pulse.get("shown"), graphs)
+    offer = _news(now, "offered", _channels(bench, chosen))
+    axes = _news(now, "axes", _axes(bench, asked))
+    axes = axes if axes is dash.no_update else offered(axes)
+    plots, figures = _drawn((together, bench, chosen, _possible(asked, bench)), now, pulse.get("shown"), graphs)
     if now == seen:
         raise dash.exceptions.PreventUpdate
     cost = 1000 * COST_FACTOR * (time.monotonic() - began)

@@ -11,7 +11,7 @@ from dash import dcc, html
 
 from dashboards.live import View
 from dashboards.pages.finding import severity
-from dashboards.together import Bench, Chosen
+from dashboards.together import FEWEST, READING, Bench, Chosen
 from dashboards.words import STATES, SYMBOLS, WORDS, health, newest, number
 from trainwatch.compare import ABSENT, Comparison, Found
 from trainwatch.figures import style
@@ -29,19 +29,25 @@ def verdict(bench: Bench, left_out: dict[str, str]) -> Any:
     """Where the runs part first and which setting is suspect, in one sentence; and who is not here."""
     parted = bench.first() is not None
     missing = [html.Li([html.Code(key), f": {why}"]) for key, why in left_out.items()]
-    heads = [html.H1(_heading(bench)), html.P(sentence(bench), className="lead", role="status")]
+    waits = len(bench.views) < FEWEST and READING in left_out.values()
+    lead = (
+        "Reading: the first reading of a long log takes a while; the page fills by itself."
+        if waits
+        else sentence(bench)
+    )
+    heads = [html.H1(_heading(bench)), html.P(lead, className="lead", role="status")]
     told = html.Ul(missing, className="left-out", **{"aria-label": "Runs that are not compared"}) if missing else None
     return html.Section([*heads, told], className=f"card verdict {'info' if parted else 'unknown'}")
 
 
 def _heading(bench: Bench) -> str:
-    return f"{len(bench.views)} runs compared" if len(bench.views) > 1 else "Nothing to compare yet"
+    return f"{len(bench.views)} runs compared" if len(bench.views) >= FEWEST else "Nothing to compare yet"
 
 
 def sentence(bench: Bench) -> str:
     """The verdict as text."""
     said, first = bench.said, bench.first()
-    if said is None or len(bench.views) < 2:
+    if said is None or len(bench.views) < FEWEST:
         return "A comparison needs at least two runs that can be read."
     if first is None:
         return next(summary(said)) if len(bench.views) == 2 else _none_parts(said, bench.labels[bench.baseline])
@@ -203,7 +209,7 @@ def _since(view: View, found: Found, step: int | None) -> Any:
 
 def below(bench: Bench) -> Any:
     """What `trainwatch compare` says besides: pair by pair, last and best values, where every channel parts."""
-    if bench.said is None or len(bench.views) < 2:
+    if bench.said is None or len(bench.views) < FEWEST:
         return None
     folds = [_fold("Pair by pair", [html.Ul([html.Li(one) for one in summary(bench.said)])])]
     for section in sections(bench.said):
