@@ -193,7 +193,7 @@ def overlay(
         "xaxis": _x_axis(single, how, reach),
         "shapes": [_parting_line(mark, at) for mark, at in parted],
     }
-    layout["yaxis"] = {**style.axis(unit, bool(look.log)), "uirevision": f"{unit} {look.log}"}
+    layout["yaxis"] = {**style.axis(unit, bool(look.log)), "uirevision": safe(f"{unit} {look.log}")}
     named = sum(bool(trace.get("showlegend", True)) for trace in traces)
     traces += _parting_marks(parted)
     return bare(go.Figure({"data": traces, "layout": {**style.LAYOUT, **layout, "showlegend": named <= LEGEND}}))
