@@ -148,8 +148,9 @@ class Together:
     def __init__(self, live: Live) -> None:
         self.live = live
         self._lock = threading.Lock()
-        self._made: dict[tuple[Any, ...], tuple[Bench, float, float]] = {}
+        self._made: dict[tuple[tuple[str, ...], str], tuple[Bench, float, float]] = {}
         self._figures: dict[tuple[Any, ...], Drawn | None] = {}
+        self._sent: dict[str, str] = {}
 
     def gather(self, chosen: Chosen) -> tuple[Bench, dict[str, str]]:
         """The runs as they stand now; and of those that cannot be compared why, by key."""
@@ -161,23 +162,27 @@ class Together:
                 left_out[key] = _why_not(view, self.live)
             else:
                 found.append((file, view))
-        return self._bench(found, chosen.baseline) if found else Bench(), left_out
+        bench = self._bench(chosen, found) if found else Bench()
+        compared = {view.key for view in bench.views}
+        return bench, left_out | {view.key: READING for _, view in found if view.key not in compared}
 
-    def _bench(self, found: list[tuple[Watched, View]], baseline: str) -> Bench:
+    def _bench(self, chosen: Chosen, found: list[tuple[Watched, View]]) -> Bench:
         """The comparison as it was made last, unless the runs have changed and it is worth making anew."""
-        views = tuple(view for _, view in found)
-        name = (*(view.key for view in views), "", baseline)
+        views = {view.key: view for _, view in found}
+        name = (chosen.keys, chosen.baseline)
         bench, made, cost = self._made.get(name, (Bench(), 0.0, 0.0))
         began = time.monotonic()
-        if bench.stamp != _stamp(views) and (not bench.views or began - made >= WORTH * cost):
+        changed = bench.stamp != _stamp(views.values())
+        lost = not bench.views or any(view.key not in views for view in bench.views)
+        if changed and (lost or began - made >= WORTH * cost):
             with _held(file for file, _ in found):
-                bench = _made(views, baseline)
+                bench = _made(tuple(views.values()), chosen.baseline)
             now = time.monotonic()
             with self._lock:
                 self._made[name] = (bench, now, now - began)
                 for old in list(self._made)[:-KEPT]:
                     del self._made[old]
-        return replace(bench, views=views)
+        return replace(bench, views=tuple(views[view.key] for view in bench.views))
 
     def draw(self, bench: Bench, channel: str, chosen: Chosen, asked: Asked) -> Drawn | None:
         """A channel's figure; None if no run has anything for it."""
@@ -190,9 +195,17 @@ class Together:
             drawn = _drawn(bench, channel, chosen, asked)
         with self._lock:
             self._figures[key] = drawn
-            for old in list(self._figures)[:-FIGURES_KEPT]:
-                del self._figures[old]
+            if drawn:
+                self._sent[drawn.digest] = drawn.json
+            kept: dict[Any, Any]
+            for kept, most in ((self._figures, FIGURES_KEPT), (self._sent, 2 * FIGURES_KEPT)):
+                for old in list(kept)[:-most]:
+                    del kept[old]
         return drawn
+
+    def sent(self, digest: str) -> str | None:
+        """A figure that was drawn before, by its content's name; None if it was too long ago."""
+        return self._sent.get(digest)
 
 
 def _why_not(view: View | None, live: Live) -> str:

@@ -17,6 +17,7 @@ from trainwatch.figures.overlay import Mark, Overlay, aligned, axes, channels, o
 from trainwatch.run import Run
 from trainwatch.schema import NONFINITE
 
+PLAIN = Overlay()
 HOSTILE = "<b>x</b><img src=x onerror=alert(1)>%{y}"
 
 
@@ -36,7 +37,7 @@ def breaks(run: Run, name: str, row: int, kind: str = "nan") -> Run:
     return run
 
 
-def drawn(channel: str, runs: list[Run], how: Overlay = Overlay(), marks: Any = ()) -> dict[str, Any]:
+def drawn(channel: str, runs: list[Run], how: Overlay = PLAIN, marks: Any = ()) -> dict[str, Any]:
     figure = overlay(channel, runs, [f"run {index}" for index in range(len(runs))], how, marks)
     assert figure is not None
     return {one.name: one for one in figure.data}

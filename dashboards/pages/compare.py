@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import dash
 import dash_mantine_components as dmc
-from dash import dcc, html
+from dash import Patch, dcc, html
 from dash.dependencies import ALL, Input, Output, State
 
 from dashboards.asked import Asked
@@ -222,8 +222,8 @@ def _panel(name: str, channel: str, figure: dict[str, Any] | None) -> Any:
     )
 
 
-def _figure(drawing: Drawing, channel: str, name: str, seen: dict[str, Any]) -> dict[str, Any] | None:
-    """A figure that the page does not have yet, else None."""
+def _figure(drawing: Drawing, channel: str, name: str, seen: dict[str, Any]) -> Any:
+    """What the page does not have yet of a figure, else None."""
     together, bench, chosen, asked = drawing
     state = digest([bench.versions, bench.stamp, bench.baseline, chosen.difference, chosen.seeds, repr(asked)])
     before, shown = seen["figures"].get(name, ("", ""))
@@ -233,8 +233,22 @@ def _figure(drawing: Drawing, channel: str, name: str, seen: dict[str, Any]) -> 
     text = drawn.json if drawn else str(blank(_why_blank(bench, channel, chosen), None).to_json())
     content = drawn.digest if drawn else digest(text)
     seen["figures"] = {**seen["figures"], name: (state, content)}
-    figure: dict[str, Any] | None = json.loads(text) if content != shown else None
-    return figure
+    return _changes(together.sent(shown), json.loads(text)) if content != shown else None
+
+
+def _changes(before: str | None, figure: dict[str, Any]) -> Any:
+    """What has changed of a figure that the page has; the whole of it if it has no such curves."""
+    old = json.loads(before) if before else {"data": []}
+    pairs = list(zip(old["data"], figure["data"], strict=False))
+    if len(old["data"]) != len(figure["data"]) or any(a.get("name") != b.get("name") for a, b in pairs):
+        return figure
+    patch = Patch()
+    for index, (a, b) in enumerate(pairs):
+        if a != b:
+            patch["data"][index] = b
+    if old["layout"] != figure["layout"]:
+        patch["layout"] = figure["layout"]
+    return patch
 
 
 def _why_blank(bench: Bench, channel: str, chosen: Chosen) -> str:
@@ -305,7 +319,7 @@ def _drawn(drawing: Drawing, seen: dict[str, Any], shown: Any, graphs: list[str]
     for name in graphs:
         wanted = name in names and (not isinstance(shown, list) or name in shown)
         figure = _figure(drawing, names[name], name, seen) if wanted else None
-        figures.append(figure or dash.no_update)
+        figures.append(dash.no_update if figure is None else figure)
     return dash.no_update, figures
 
 
