@@ -180,8 +180,7 @@ class Together:
             now = time.monotonic()
             with self._lock:
                 self._made[name] = (bench, now, now - began)
-                for old in list(self._made)[:-KEPT]:
-                    del self._made[old]
+                _keep(self._made, KEPT)
         return replace(bench, views=tuple(views[view.key] for view in bench.views))
 
     def draw(self, bench: Bench, channel: str, chosen: Chosen, asked: Asked) -> Drawn | None:
@@ -197,15 +196,19 @@ class Together:
             self._figures[key] = drawn
             if drawn:
                 self._sent[drawn.digest] = drawn.json
-            kept: dict[Any, Any]
-            for kept, most in ((self._figures, FIGURES_KEPT), (self._sent, 2 * FIGURES_KEPT)):
-                for old in list(kept)[:-most]:
-                    del kept[old]
+            _keep(self._figures, FIGURES_KEPT)
+            _keep(self._sent, 2 * FIGURES_KEPT)
         return drawn
 
     def sent(self, digest: str) -> str | None:
         """A figure that was drawn before, by its content's name; None if it was too long ago."""
         return self._sent.get(digest)
+
+
+def _keep(made: dict[Any, Any], most: int) -> None:
+    """Drop what was made first."""
+    for old in list(made)[:-most]:
+        del made[old]
 
 
 def _why_not(view: View | None, live: Live) -> str:

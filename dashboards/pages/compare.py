@@ -18,7 +18,7 @@ from dashboards.live import Live, View
 from dashboards.pages import sides
 from dashboards.pages.look import controls, offered, stores
 from dashboards.pages.run import BLANK, COST_FACTOR, GRAPH, PACES, WHEN_OVER, digest
-from dashboards.together import FEWEST, MORE, MOST, Bench, Chosen, Together
+from dashboards.together import FEWEST, MORE, MOST, READING, Bench, Chosen, Together
 from trainwatch.figures import blank
 from trainwatch.figures.overlay import ALIGNED
 from trainwatch.text.wording import clean
@@ -45,7 +45,7 @@ def layout(together: Together, search: str) -> Any:
     table = dmc.RadioGroup(part["compare-runs"], id="compare-baseline", value=baseline)
     shown = _switch("settings", "all, not only what differs", chosen.settings)
     return [
-        *_stores(chosen, asked, bench),
+        *_stores(chosen, asked, WHEN_OVER if _over(bench, left_out) else PACES[0]),
         dcc.Store(id="compare-seen", data=seen),
         dcc.Store(id="face", data=face),
         part["compare-verdict"],
@@ -65,9 +65,9 @@ def _axes(bench: Bench, asked: Asked) -> tuple[str, ...]:
     return tuple(name for name in ALIGNED if name in (*bench.axes, asked.against))
 
 
-def _stores(chosen: Chosen, asked: Asked, bench: Bench) -> list[Any]:
+def _stores(chosen: Chosen, asked: Asked, pace: int) -> list[Any]:
     return [
-        dcc.Interval(id="compare-tick", interval=WHEN_OVER if _over(bench, chosen) else PACES[0]),
+        dcc.Interval(id="compare-tick", interval=pace),
         dcc.Store(id="compare-keys", data=list(chosen.keys)),
         dcc.Store(id="compare-options", data=chosen.kept),
         dcc.Store(id="compare-pulse"),
@@ -77,9 +77,9 @@ def _stores(chosen: Chosen, asked: Asked, bench: Bench) -> list[Any]:
     ]
 
 
-def _over(bench: Bench, chosen: Chosen) -> bool:
-    """Whether nothing more is expected of any run."""
-    return len(bench.views) == len(chosen.keys) and all(view.over for view in bench.views)
+def _over(bench: Bench, left_out: dict[str, str]) -> bool:
+    """Whether nothing more is expected of any run; one that is not there may come, but nobody waits for it."""
+    return READING not in left_out.values() and all(view.over for view in bench.views)
 
 
 def _possible(asked: Asked, bench: Bench) -> Asked:
@@ -288,19 +288,31 @@ def update(together: Together, pulse: dict[str, Any], keys: Any, seen: dict[str,
     bench, left_out = together.gather(chosen)
     asked = Asked.of(pulse.get("look"), pulse.get("span"), ALIGNED)
     now = {**seen}
-    made = _made(bench, left_out, chosen, asked)
-    texts = [_news(now, f"text {name}", made[name]) for name in TEXTS]
-    face = _news(now, "face", sides.title(bench))
-    offer = _news(now, "offered", _channels(bench, chosen))
-    axes = _news(now, "axes", _axes(bench, asked))
-    axes = axes if axes is dash.no_update else offered(axes)
+    told = _told(bench, left_out, chosen, asked, now)
     plots, figures = _drawn((together, bench, chosen, _possible(asked, bench)), now, pulse.get("shown"), graphs)
     if now == seen:
         raise dash.exceptions.PreventUpdate
     cost = 1000 * COST_FACTOR * (time.monotonic() - began)
     pace = next((pace for pace in PACES if pace >= cost), PACES[-1])
-    pace = max(pace, WHEN_OVER) if _over(bench, chosen) else pace
+    pace = max(pace, WHEN_OVER) if _over(bench, left_out) else pace
+    *texts, face, axes, offer = told
     return (*texts, face, pace, axes, offer, plots, now, figures)
+
+
+def _told(bench: Bench, left_out: dict[str, str], chosen: Chosen, asked: Asked, seen: dict[str, Any]) -> list[Any]:
+    """The words, the tab's title, and what the controls offer: each only if it is not what the page has."""
+    state = digest([bench.versions, bench.stamp, bench.baseline, chosen.kept, left_out, repr(asked)])
+    if seen.get("state") == state:
+        return [dash.no_update] * (len(TEXTS) + 3)
+    seen["state"] = state
+    made = _made(bench, left_out, chosen, asked)
+    axes = _news(seen, "axes", _axes(bench, asked))
+    return [
+        *(_news(seen, f"text {name}", made[name]) for name in TEXTS),
+        _news(seen, "face", sides.title(bench)),
+        axes if axes is dash.no_update else offered(axes),
+        _news(seen, "offered", _channels(bench, chosen)),
+    ]
 
 
 def _news(seen: dict[str, Any], name: str, content: Any) -> Any:

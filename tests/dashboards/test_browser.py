@@ -291,7 +291,7 @@ return plot && plot.data && plot.layout.xaxis && {
 
 
 def test_runs_are_compared_while_they_are_written(
-    browser: webdriver.Chrome, logs: Path, address: str, write: Any, header: Any, row: Any, end: Any
+    browser: webdriver.Chrome, logs: Path, address: str, write: Any, header: Any, row: Any
 ) -> None:
     for key in ("a", "b"):
         write(logs / f"{key}.jsonl", header(key, STEPS), *(row(step, STEPS) for step in range(1, 100)))

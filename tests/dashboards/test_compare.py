@@ -159,6 +159,7 @@ def test_only_what_changed_is_sent(tmp_path: Path, write: Any, header: Any, row:
     gathered(together, *keys)
     seen, names = state_of(together, search(*keys))
     pulse = {"options": Chosen(keys).kept, "shown": names[:2]}
+    seen = page.update(together, pulse, list(keys), seen, names)[-2]
     with pytest.raises(dash.exceptions.PreventUpdate):
         page.update(together, pulse, list(keys), seen, names)
     write(tmp_path / "b.jsonl", row(60, STEPS))
