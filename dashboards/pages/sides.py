@@ -75,7 +75,10 @@ def _suspected(said: Comparison, run: int) -> str:
         return f"suspect: {_listed([item.path for item in suspects])} ({suspects[0].why})"
     if any(run in group and 0 in group for group in said.seeds) and said.runs[run]["settings"]:
         return "no setting is suspect: nothing but seed, names and folders was set differently"
-    return "no setting is suspect" if said.runs[run]["settings"] else "its settings were not recorded"
+    if not said.runs[run]["settings"]:
+        return "its settings were not recorded"
+    differing = sum(item.values[run] != item.values[0] for item in said.config)
+    return f"none of the {differing} settings that differ speaks of it" if differing else "no setting differs"
 
 
 def _none_parts(said: Comparison, base: str) -> str:
@@ -234,5 +237,5 @@ def title(bench: Bench) -> dict[str, str]:
     levels = [health(view.diagnosis) for view in bench.views if view.diagnosis]
     level = min(levels, key=RANKS.index, default="unknown")
     word = f"{SYMBOLS[level]} {WORDS[level]}: " if level in RANKS[:3] else ""
-    names = ", ".join(bench.labels) or "runs"
+    names = _listed(list(bench.labels)) or "runs"
     return {"title": f"{word}{names} compared - trainwatch", "icon": level if level != "unknown" else "none"}

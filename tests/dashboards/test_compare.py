@@ -256,3 +256,13 @@ def test_a_hostile_name_stays_text(tmp_path: Path, write: Any, header: Any, row:
 
 def test_the_address_shows_the_page(folder: Path, caller: Any) -> None:
     assert caller(create_app(folder), "/compare?run=a.jsonl&run=b.jsonl").startswith(b"<!DOCTYPE html>")
+
+
+def test_settings_that_say_nothing_of_the_parting_are_counted(
+    tmp_path: Path, write: Any, header: Any, row: Any
+) -> None:
+    for key, config in (("a.jsonl", {"x": 1, "y": 1}), ("b.jsonl", {"x": 2, "y": 2})):
+        rows = [row(step, STEPS, loss=1.0 + (key == "b.jsonl" and step > 150)) for step in range(1, 300)]
+        write(tmp_path / key, header(key[0], STEPS, config=config), *rows)
+    bench, _ = gathered(Together(Live(tmp_path)), "a.jsonl", "b.jsonl")
+    assert sides.sentence(bench).endswith("none of the 2 settings that differ speaks of it.")
