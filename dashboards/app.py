@@ -22,9 +22,11 @@ from dashboards import take
 from dashboards.asked import Asked
 from dashboards.listing import Listing
 from dashboards.live import Live
+from dashboards.pages import compare as compare_page
 from dashboards.pages import run as run_page
 from dashboards.pages import runs as runs_page
 from dashboards.pages.finding import rule_pages
+from dashboards.together import Together
 from trainwatch.engine import Settings
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -46,6 +48,7 @@ class ServeError(Exception):
 def create_app(folder_or_files: Path | list[Path], settings: Settings | None = None) -> dash.Dash:
     """The dashboard of every run below a folder, or of some files."""
     live = Live(folder_or_files, settings)
+    together = Together(live)
     app = dash.Dash(
         "trainwatch",
         title="trainwatch",
@@ -63,12 +66,15 @@ def create_app(folder_or_files: Path | list[Path], settings: Settings | None = N
     listing = Listing(live)
     runs_page.register(app, listing)
     run_page.register(app, live)
+    compare_page.register(app, together)
 
     @app.callback(Output("page", "children"), Input("where", "pathname"), Input("where", "search"))  # type: ignore[untyped-decorator]
     def show(pathname: str, search: str) -> Any:
         asked = parse_qs((search or "").lstrip("?"))
         if pathname == "/run":
             return run_page.layout(live, asked.get("path", [""])[0], Asked.at(search))
+        if pathname == "/compare":
+            return compare_page.layout(together, search)
         return runs_page.layout(listing)
 
     return app

@@ -28,27 +28,27 @@ class Asked:
     ends: tuple[float, float] | None = None
 
     @classmethod
-    def of(cls, look: Any, span: Any) -> Asked:
+    def of(cls, look: Any, span: Any, units: tuple[str, ...] = AGAINST) -> Asked:
         """From what a page keeps; whatever makes no sense there is left at its default."""
         look = look if isinstance(look, Mapping) else {}
         span = span if isinstance(span, Mapping) else {}
         return cls(
-            _one_of(look.get("against"), AGAINST),
+            _one_of(look.get("against"), units),
             _one_of(look.get("scale"), tuple(SCALES)),
             int(_one_of(str(look.get("smooth")), SMOOTH)),
-            _one_of(span.get("unit"), AGAINST),
+            _one_of(span.get("unit"), units),
             _ends(span.get("ends")),
         )
 
     @classmethod
-    def at(cls, search: str) -> Asked:
+    def at(cls, search: str, units: tuple[str, ...] = AGAINST) -> Asked:
         """From an address: ``?x=epoch&y=log&smooth=50&step=331-505``."""
         said = {name: values[0] for name, values in parse_qs((search or "").lstrip("?")).items()}
-        unit = next((name for name in AGAINST if RANGE.fullmatch(said.get(name, ""))), "step")
+        unit = next((name for name in units if RANGE.fullmatch(said.get(name, ""))), "step")
         found = RANGE.fullmatch(said.get(unit, ""))
         ends = [float(found[1]), float(found[2])] if found else None
         look = {"against": said.get("x"), "scale": said.get("y"), "smooth": said.get("smooth")}
-        return cls.of(look, {"unit": unit, "ends": ends})
+        return cls.of(look, {"unit": unit, "ends": ends}, units)
 
     @property
     def kept(self) -> tuple[dict[str, str], dict[str, Any] | None]:

@@ -10,6 +10,7 @@ import hashlib
 import math
 import threading
 import time
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -192,6 +193,12 @@ class Live:
                 self._reading[key] = self._ahead.submit(file.refresh)
         self._refresh([file], patience)
         return file.view
+
+    def some(self, keys: Iterable[str], patience: float = PATIENCE) -> list[Watched | None]:
+        """The files with these keys as they stand now, read side by side; None where the folder has no such file."""
+        files = [self.file(key) for key in keys]
+        self._refresh([file for file in files if file], patience)
+        return files
 
     def file(self, key: str) -> Watched | None:
         """The file with that key, nothing new read."""

@@ -159,10 +159,10 @@
     // What the plots show, in words and in the address, so that a link leads back to it.
     range(span, look) {
       const address = new URL(window.location.href);
-      if (address.pathname === "/run") {
+      if (["/run", "/compare"].includes(address.pathname)) {
         const said = { x: look.against, y: look.scale, smooth: look.smooth };
         const usual = { x: "step", y: "auto", smooth: "0" };
-        for (const unit of ["step", "epoch", "samples", "tokens", "time"]) address.searchParams.delete(unit);
+        for (const unit of ["step", "epoch", "samples", "tokens", "time", "stage"]) address.searchParams.delete(unit);
         if (span) address.searchParams.set(span.unit, span.ends.map((end) => +end.toFixed(6)).join("-"));
         for (const [name, value] of Object.entries(said)) {
           if (value && value !== usual[name]) address.searchParams.set(name, value);

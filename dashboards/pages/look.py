@@ -12,8 +12,8 @@ from dashboards.asked import SCALES, SMOOTH, Asked
 LABELS: Final = {"time": "wall clock", "0": "off"}
 
 
-def controls(asked: Asked, axes: tuple[str, ...]) -> Any:
-    """The bar above the plots: one axis, one scale, one smoothing and one range for all of them."""
+def controls(asked: Asked, axes: tuple[str, ...], *more: Any) -> Any:
+    """The bar above the plots: one axis, one scale, one smoothing and one range for all of them, and what else."""
     look, span = asked.kept
     return html.Div(
         [
@@ -25,6 +25,7 @@ def controls(asked: Asked, axes: tuple[str, ...]) -> Any:
                     _choice("against", "Against", offered(axes), look["against"]),
                     _choice("scale", "Scale", offered(tuple(SCALES)), look["scale"]),
                     _choice("smooth", "Smooth", offered(SMOOTH), look["smooth"]),
+                    *more,
                 ],
                 className="choices",
             ),

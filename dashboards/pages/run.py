@@ -181,13 +181,14 @@ def _texts(view: View, file: Watched, seen: dict[str, Any]) -> list[Any]:
     }
     changed = []
     for name, content in made.items():
-        digest = _digest(content)
-        changed.append(content if seen.get(f"text {name}") != digest else dash.no_update)
-        seen[f"text {name}"] = digest
+        held = digest(content)
+        changed.append(content if seen.get(f"text {name}") != held else dash.no_update)
+        seen[f"text {name}"] = held
     return changed
 
 
-def _digest(content: Any) -> str:
+def digest(content: Any) -> str:
+    """Names what a page holds, so that what it shows already is not sent again."""
     return hashlib.sha1(to_json_plotly(content).encode()).hexdigest()[:12]
 
 

@@ -317,3 +317,53 @@ def test_a_page_says_when_its_server_is_gone(
     server.server_close()
     until(browser, lambda page: page.find_element(By.ID, "lost").is_displayed())
     leave(browser)
+
+
+AXIS = """
+const panel = [...document.querySelectorAll('figure.panel')].find(one => one.innerText.startsWith(arguments[0]));
+if (!panel) return null;
+panel.scrollIntoView();
+const plot = panel.querySelector('.js-plotly-plot');
+const list = v => v && v._inputArray ? [...v._inputArray] : v ? [...v] : [];
+return plot && plot.data && plot.layout.xaxis && {
+  x: plot.layout.xaxis.title.text, y: plot.layout.yaxis.title.text, range: plot.layout.xaxis.range,
+  curves: Object.fromEntries(plot.data.map(one => [one.name, list(one.x)])),
+}
+"""
+
+
+def test_runs_are_compared_while_they_are_written(
+    browser: webdriver.Chrome, logs: Path, address: str, write: Any, header: Any, row: Any
+) -> None:
+    for key in ("a", "b"):
+        write(logs / f"{key}.jsonl", header(key, STEPS), *(row(step, STEPS) for step in range(1, 100)))
+    write(logs / "b.jsonl", row(100, STEPS))
+    browser.get(f"{address}/compare?run=a.jsonl&run=b.jsonl&run=gone.jsonl")
+    until(browser, lambda page: "2 runs compared" in text(page))
+    assert "Nothing that is called so" in text(browser)
+    shown = until(browser, lambda page: page.execute_script(AXIS, "loss"))
+    assert (shown["x"], shown["y"]) == ("step", "loss")
+
+    # a row that is written is on the screen, and nothing was loaded anew
+    browser.execute_script("window.notReloaded = true")
+    write(logs / "a.jsonl", *(row(step, STEPS) for step in range(100, 131)))
+    until(browser, lambda page: page.execute_script(AXIS, "loss")["curves"]["a"][-1] == 130)
+
+    # what is chosen changes the plots and stands in the address
+    browser.execute_script("document.getElementById('compare-difference').click()")
+    until(browser, lambda page: page.execute_script(AXIS, "loss")["y"] == "less a")
+    browser.execute_script("document.querySelectorAll('#compare-runs input[type=radio]')[1].click()")
+    until(browser, lambda page: page.execute_script(AXIS, "loss")["y"] == "less b")
+    browser.execute_script("document.querySelector('#against input[value=samples]').click()")
+    until(browser, lambda page: page.execute_script(AXIS, "loss")["x"] == "samples")
+    asked = browser.current_url
+    assert {"difference=1", "baseline=b.jsonl", "x=samples"} <= set(asked.partition("?")[2].split("&"))
+    assert browser.execute_script("return window.notReloaded")
+
+    # and the address leads back to it
+    browser.get(f"{asked}&samples=640-3200")
+    until(browser, lambda page: (page.execute_script(AXIS, "loss") or {}).get("range") == [640, 3200])
+    again = browser.execute_script(AXIS, "loss")
+    assert (again["x"], again["y"]) == ("samples", "less b")
+    assert errors(browser) == []
+    assert requests(browser) <= {"127.0.0.1"}

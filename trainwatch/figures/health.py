@@ -29,7 +29,7 @@ def evaluation_metrics(run: Run, findings: Findings, look: Look = WHOLE) -> go.F
 
 def _evaluated(run: Run, findings: Findings, look: Look, wanted: Callable[[str], bool], unit: str) -> go.Figure | None:
     names = [name for name in run.eval.channels if wanted(name)]
-    curves = [(name, split, rows) for name in names for split, rows in _splits(run).items()][:SERIES]
+    curves = [(name, split, rows) for name in names for split, rows in splits(run).items()][:SERIES]
     series = [Series.of(run.eval, name, rows) for name, _, rows in curves]
     plot = Plot(run, findings, look, far_apart(series))
     for index, ((name, split, _), one) in enumerate(zip(curves, series, strict=True)):
@@ -38,7 +38,7 @@ def _evaluated(run: Run, findings: Findings, look: Look, wanted: Callable[[str],
     return plot.done(unit)
 
 
-def _splits(run: Run) -> dict[str, NDArray[np.bool_]]:
+def splits(run: Run) -> dict[str, NDArray[np.bool_]]:
     """Which rows of the evaluation belong to each split."""
     written = run.eval.text.get("split", {})
     names = np.array([str(written.get(row, "")) for row in range(run.eval.size)], dtype=object)

@@ -18,7 +18,12 @@ Span = tuple[int, int]
 AGAINST: Final = ("step", "epoch", "samples", "tokens", "time")
 """What a figure can be drawn against, where the run tells it."""
 POINTS: Final = 300  # a plot is some 600 pixels wide: a minimum and a maximum for every fourth one
-HOUR, MINUTE = 3600.0, 60.0
+SINCE: Final = {
+    "hours since the first row": 3600.0,
+    "minutes since the first row": 60.0,
+    "seconds since the first row": 1.0,
+}
+"""What a wall clock is drawn in, and the seconds of each."""
 
 
 @dataclass(frozen=True)
@@ -94,11 +99,9 @@ def _epochs(steps: Steps, values: Floats) -> Axis:
 
 def _since_start(steps: Steps, values: Floats) -> Axis:
     seconds = values - values[0]
-    unit, name = next(
-        ((unit, name) for unit, name in ((HOUR, "hours"), (MINUTE, "minutes")) if seconds[-1] >= 2 * unit),
-        (1.0, "seconds"),
-    )
-    return Axis(f"{name} since the first row", steps, seconds / unit)
+    *larger, smallest = SINCE
+    title = next((title for title in larger if seconds[-1] >= 2 * SINCE[title]), smallest)
+    return Axis(title, steps, seconds / SINCE[title])
 
 
 AXES: Final[dict[str, Callable[[Steps, Floats], Axis]]] = {

@@ -141,20 +141,21 @@ class Plot:
         traces = self.curves + self.edge + _finding_marks(marks)
         if across:
             traces, layout["shapes"] = (
-                _placed(traces, across),
+                placed(traces, across),
                 _shapes_placed(self.shapes + _finding_lines(marks), across),
             )
-        return _bare(go.Figure({"data": traces, "layout": layout}))
+        return bare(go.Figure({"data": traces, "layout": layout}))
 
 
 def blank(words: str, span: Span | None, across: Axis | None = None) -> go.Figure:
     """A plot without a curve, and why."""
     told = {"text": safe(words), "showarrow": False, "xref": "paper", "yref": "paper", "x": 0.5, "y": 0.5}
     axes = {"xaxis": _x_axis(span, span, across), "yaxis": {"visible": False}}
-    return _bare(go.Figure({"data": [], "layout": {**style.LAYOUT, **axes, "annotations": [told]}}))
+    return bare(go.Figure({"data": [], "layout": {**style.LAYOUT, **axes, "annotations": [told]}}))
 
 
-def _bare(figure: go.Figure) -> go.Figure:
+def bare(figure: go.Figure) -> go.Figure:
+    """The figure without plotly's own look."""
     figure.layout.template = None  # plotly's default look would add 7 kB to every update of a page
     return figure
 
@@ -170,14 +171,14 @@ def _x_axis(span: Span | None, reach: Span | None, across: Axis | None) -> dict[
     return {**shown, "range": across.at(reach).tolist() if across else list(reach)}
 
 
-def _placed(traces: list[dict[str, Any]], across: Axis) -> list[dict[str, Any]]:
+def placed(traces: list[dict[str, Any]], across: Axis) -> list[dict[str, Any]]:
     """The traces at another axis' positions; hovering still tells the step."""
-    placed = []
+    moved = []
     for trace in traces:
         steps = np.array([np.nan if step is None else step for step in trace["x"]], dtype=np.float64)
         more = {"customdata": trace["x"], "hovertemplate": style.HOVER_PLACED} if _says_step(trace) else {}
-        placed.append({**trace, "x": across.at(steps).astype(np.float32), **more})  # a NaN parts lines as None does
-    return placed
+        moved.append({**trace, "x": across.at(steps).astype(np.float32), **more})  # a NaN parts lines as None does
+    return moved
 
 
 def _says_step(trace: dict[str, Any]) -> bool:

@@ -42,8 +42,9 @@ LAYOUT: Final[dict[str, Any]] = {
 
 
 def line(index: int, width: float = 1.6) -> dict[str, Any]:
-    """The line of the ``index``-th curve of a figure."""
-    return {"color": PALETTE[index % len(PALETTE)], "dash": DASHES[index % len(DASHES)], "width": width}
+    """The line of the ``index``-th curve of a figure; no two of the first 32 are alike."""
+    dash = DASHES[(index + index // len(PALETTE)) % len(DASHES)]
+    return {"color": PALETTE[index % len(PALETTE)], "dash": dash, "width": width}
 
 
 def solid(index: int, width: float = 1.8) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import groupby
 from typing import Any, Literal
@@ -165,7 +165,12 @@ def comparison_markdown(said: Comparison) -> str:
 
 def labels(said: Comparison) -> list[str]:
     """A short name for each run: its own, with a number where two have the same."""
-    names = [clean(run["run"], 40) for run in said.runs]
+    return numbered(run["run"] for run in said.runs)
+
+
+def numbered(names: Iterable[str]) -> list[str]:
+    """Names on one line, with a number where two are the same."""
+    names = [clean(name, 40) for name in names]
     return [name if names.count(name) == 1 else f"{name} #{index}" for index, name in enumerate(names, 1)]
 
 
@@ -234,7 +239,7 @@ def sections(said: Comparison) -> Iterator[Section]:
     yield Section("Runs", ("run", "file", "state", "steps", "worst", "root cause"), rows)
     for title, found in (("Settings that differ", said.config), ("What else differs", said.facts)):
         if found:
-            rows = [(clean(item.path, 80), *map(_value, item.values)) for item in found]
+            rows = [(clean(item.path, 80), *map(setting, item.values)) for item in found]
             yield Section(title, ("setting", *names), rows)
     if said.values:
         yield Section("Final value (best, at step)", ("channel", *names), list(map(_value_row, said.values)))
@@ -263,7 +268,8 @@ def _run_row(name: str, run: Mapping[str, Any]) -> tuple[str, ...]:
     return (name, clean(run["source"]), run["status"], reach, found, run["root"] or "-")
 
 
-def _value(value: Any) -> str:
+def setting(value: Any) -> str:
+    """A setting's value on one short line; a dash where there is no such setting."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return f"{value:g}" if isinstance(value, float) else str(value)
     return "-" if value == ABSENT else clean(value, LONGEST_CELL) or "''"
