@@ -12,7 +12,6 @@ from trainwatch.figures.look import WHOLE, Look
 from trainwatch.figures.plot import SERIES, Findings, Plot, Series, family, far_apart, sampled
 from trainwatch.figures.style import safe
 from trainwatch.run import Run
-from trainwatch.schema import NONFINITE_NAMES
 
 CELLS: Final = 160  # of a heat map across: some four pixels each
 HEAT: Final[dict[str, Any]] = {  # orange to violet: no eye confuses them
@@ -67,10 +66,8 @@ def contribution(run: Run, findings: Findings, look: Look = WHOLE) -> go.Figure 
 def _contribution(run: Run, name: str) -> Series:
     table = run.train
     values = table[f"loss/{name}"] * table[f"weight/{name}"]
-    there = table.live & np.isfinite(values)
     codes = np.maximum(table.codes(f"loss/{name}"), table.codes(f"weight/{name}"))
-    bad = [(NONFINITE_NAMES[code], table.step[table.live & (codes == code)]) for code in np.unique(codes) if code]
-    return Series(table.step[there], values[there], bad)
+    return Series.from_rows(table, values, codes, table.live)
 
 
 def gradient_share(run: Run, findings: Findings, look: Look = WHOLE) -> go.Figure | None:
