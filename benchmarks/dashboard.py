@@ -303,7 +303,8 @@ def long(place: Path, rounds: int, steps: int) -> list[list[str]]:
 
 def _zoomed(looker: Looker, server: psutil.Process, steps: int, said: str) -> list[list[str]]:
     """Ten ranges, from a tenth of the run to a thousandth."""
-    rng, screen, answered, began = random.Random(0), [], [], _cpu(server)
+    rng, screen, answered = random.Random(0), [], []
+    began = _cpu(server), looker.cpu()
     for number in range(10):
         width = steps // (10, 100, 1000)[number % 3]
         low = rng.randrange(steps - width)
@@ -311,9 +312,11 @@ def _zoomed(looker: Looker, server: psutil.Process, steps: int, said: str) -> li
         time.sleep(0.5)
         screen.append(took / 1000)
         answered += [one["server"] / 1000 for one in looker.answers() if at <= one["at"] <= at + took][:1]
-    cost = f"{(_cpu(server) - began) / 10:.2f} s each"
+    costs = [
+        f"{(now - before) / 10:.2f} s each" for now, before in zip((_cpu(server), looker.cpu()), began, strict=True)
+    ]
     return [
-        [f"{said}: zoom, the server's answer (median, largest of 10)", "0.1 s", _middle(answered), cost, ""],
+        [f"{said}: zoom, the server's answer (median, largest of 10)", "0.1 s", _middle(answered), *costs],
         [f"{said}: zoom, detail on the screen (median, largest of 10)", "0.3 s", _middle(screen), "", ""],
     ]
 

@@ -72,6 +72,21 @@ def test_a_page_is_updated_only_by_what_changed(tmp_path: Path, write: Any, row:
     assert len(panels) == len(graphs)
 
 
+def test_a_plot_below_the_first_ones_is_sent_when_it_comes_on_screen(finished: Path) -> None:
+    live = Live(finished)
+    page_of(live, "peptide.jsonl")
+    stores = [one["props"] for one in _components(run_page.layout(live, "peptide.jsonl")) if one["type"] == "Store"]
+    seen = next(one["data"] for one in stores if one["id"] == "seen")
+    later = [name for name in run_page.NAMES if seen[name] == run_page.LATER]
+    assert "loss" not in later
+    assert len(later) > 3
+    *_, seen, graphs, _ = run_page.update(live, {}, "peptide.jsonl", seen)
+    assert all(sent is dash.no_update for sent in graphs)
+    *_, after, graphs, _ = run_page.update(live, {"shown": [later[0]]}, "peptide.jsonl", seen)
+    assert [name for name, sent in zip(run_page.NAMES, graphs, strict=True) if sent is not dash.no_update] == later[:1]
+    assert after[later[0]] not in ("", run_page.LATER)
+
+
 def test_a_zoom_sends_the_steps_it_asked_for(finished: Path) -> None:
     live = Live(finished)
     page_of(live, "peptide.jsonl")

@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from trainwatch.figures import style
-from trainwatch.figures.look import WHOLE, Look
+from trainwatch.figures.look import WHOLE, Look, Span
 from trainwatch.figures.plot import SERIES, Findings, Plot, Series, family, far_apart, sampled
 from trainwatch.figures.style import safe
 from trainwatch.run import Run
@@ -94,6 +94,14 @@ def _stack(plot: Plot, steps: np.ndarray, shares: dict[str, tuple[int, np.ndarra
         plot.plain(Series(steps[kept], share[kept]), name, style.line(index, 1.0), **fill)
 
 
+def _near(steps: np.ndarray, span: Span | None) -> slice:
+    """The stretch of rows that holds every step of the span, and a neighbour on each side."""
+    if span is None:
+        return slice(None)
+    inside = np.flatnonzero((steps >= span[0]) & (steps <= span[1]))
+    return slice(max(int(inside[0]) - 1, 0), int(inside[-1]) + 2) if len(inside) else slice(None)
+
+
 def _to_one(figure: go.Figure | None) -> go.Figure | None:
     return figure.update_yaxes(range=[0, 1], selector={"overlaying": None}) if figure else None
 
@@ -116,16 +124,22 @@ def loss_share(run: Run, findings: Findings, look: Look = WHOLE) -> go.Figure | 
     parts = {name: _contribution(run, name) for _, name in named if f"loss/{name}" in run.train}
     if len(parts) < 2:
         return None
-    rows = np.abs(np.stack([run.train[f"loss/{name}"] * run.train[f"weight/{name}"] for name in parts]))
+    at = _near(run.train.step, look.span)
+    columns = [run.train[f"loss/{name}"][at] * run.train[f"weight/{name}"][at] for name in parts]
+    rows = np.nan_to_num(np.abs(np.stack(columns)), copy=False)
     broken = np.logical_or.reduce(
-        [run.train.codes(f"{kind}/{name}") > 0 for name in parts for kind in ("loss", "weight")]
+        [run.train.codes(f"{kind}/{name}")[at] > 0 for name in parts for kind in ("loss", "weight")]
     )
-    whole = run.train.live & ~broken & (np.nansum(rows, axis=0) > 0)
-    at = np.flatnonzero(whole)
-    shares = np.nan_to_num(rows[:, at]) / np.nansum(rows[:, at], axis=0)
+    sums = rows.sum(axis=0)
+    whole = run.train.live[at] & ~broken & (sums > 0)
+    shares = rows[:, whole] / sums[whole]
     plot = Plot(run, findings, look, free=False)
     colours = {name: index for index, name in named}
-    _stack(plot, run.train.step[at], {name: (colours[name], share) for name, share in zip(parts, shares, strict=True)})
+    _stack(
+        plot,
+        run.train.step[at][whole],
+        {name: (colours[name], share) for name, share in zip(parts, shares, strict=True)},
+    )
     for name, part in parts.items():
         plot.bad(part, name, style.line(colours[name])["color"])
     return _to_one(plot.done("share of the loss"))
