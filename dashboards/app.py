@@ -1,7 +1,8 @@
-"""The Dash app around the pages, and the server that shows it to this machine alone."""
+"""The Dash app around the pages, and the server that shows it: to this machine alone, or to who has the token."""
 
 from __future__ import annotations
 
+import errno
 import gzip
 import logging
 import socket
@@ -18,7 +19,7 @@ from dash import dcc, html
 from dash.dependencies import Input, Output
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
-from dashboards import take
+from dashboards import door, take
 from dashboards.asked import Asked
 from dashboards.listing import Listing
 from dashboards.live import Live
@@ -29,24 +30,25 @@ from dashboards.pages.finding import rule_pages
 from dashboards.together import Together
 from trainwatch.engine import Settings
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PORT = 8050
 PORTS_TRIED = 50
+EVERY_ADDRESS = ("0.0.0.0", "::")
 WORTH_COMPRESSING = 2000  # bytes
 ASSETS = Path(__file__).parent / "assets"
-# the browser itself refuses what a log might talk the page into; Dash starts from an inline script
-POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; font-src 'self' data:; object-src 'none'; base-uri 'none'; frame-ancestors 'none'"
-)
+REQUEST_SECONDS = 60.0  # who sends nothing for so long is not listened to any more
 
 
 class ServeError(Exception):
     """The dashboard cannot be served as asked; the text is one sentence that says why."""
 
 
-def create_app(folder_or_files: Path | list[Path], settings: Settings | None = None) -> dash.Dash:
-    """The dashboard of every run below a folder, or of some files."""
+def create_app(
+    folder_or_files: Path | list[Path],
+    settings: Settings | None = None,
+    token: str | None = None,
+    anywhere: bool = False,
+) -> dash.Dash:
+    """The dashboard of every run below a folder, or of some files; ``token`` and ``anywhere`` as in door.close."""
     live = Live(folder_or_files, settings)
     together = Together(live)
     app = dash.Dash(
@@ -59,8 +61,6 @@ def create_app(folder_or_files: Path | list[Path], settings: Settings | None = N
         meta_tags=[{"name": "color-scheme", "content": "light dark"}],
     )
     app.layout = _frame()
-    app.server.before_request(_only_from_here)
-    app.server.after_request(_with_policy)
     app.server.after_request(_smaller)
     take.register(app.server, live)
     listing = Listing(live)
@@ -69,14 +69,16 @@ def create_app(folder_or_files: Path | list[Path], settings: Settings | None = N
     compare_page.register(app, together)
 
     @app.callback(Output("page", "children"), Input("where", "pathname"), Input("where", "search"))  # type: ignore[untyped-decorator]
-    def show(pathname: str, search: str) -> Any:
-        asked = parse_qs((search or "").lstrip("?"))
+    def show(pathname: Any, search: Any) -> Any:
+        search = search if isinstance(search, str) else ""
+        asked = parse_qs(search.lstrip("?"))
         if pathname == "/run":
             return run_page.layout(live, asked.get("path", [""])[0], Asked.at(search))
         if pathname == "/compare":
             return compare_page.layout(together, search)
         return runs_page.layout(listing)
 
+    door.close(app, token, anywhere)
     return app
 
 
@@ -113,12 +115,6 @@ def _keys() -> Any:
     return html.Div([html.H2("Keys"), html.Dl(rows)], id="keys", className="card")
 
 
-def _only_from_here() -> flask.Response | None:
-    """A page elsewhere whose name was pointed at this machine must not read the logs (DNS rebinding)."""
-    name = flask.request.host.rsplit(":", 1)[0].strip("[]")
-    return None if name in LOOPBACK else flask.Response("trainwatch answers to this machine only.\n", status=403)
-
-
 def _smaller(response: flask.Response) -> flask.Response:
     """Compress an answer of the callbacks: for whoever looks through a tunnel."""
     accepted = "gzip" in flask.request.headers.get("Accept-Encoding", "")
@@ -128,15 +124,10 @@ def _smaller(response: flask.Response) -> flask.Response:
     return response
 
 
-def _with_policy(response: flask.Response) -> flask.Response:
-    response.headers["Content-Security-Policy"] = POLICY
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Referrer-Policy"] = "no-referrer"
-    return response
-
-
 class _Quiet(WSGIRequestHandler):
     """A page that asks every second would fill the terminal."""
+
+    timeout = REQUEST_SECONDS
 
     def log_request(self, *_: Any) -> None:
         return
@@ -145,23 +136,24 @@ class _Quiet(WSGIRequestHandler):
 def start(
     folder_or_files: Path | list[Path],
     port: int = PORT,
-    host: str = LOOPBACK[0],
+    host: str = door.LOOPBACK[0],
     settings: Settings | None = None,
+    token: str | None = None,
 ) -> tuple[BaseWSGIServer, str]:
     """Serve from a thread of its own; returns the server, to shut it down, and its address. Raises ServeError."""
-    if host not in LOOPBACK:
-        raise ServeError(
-            f"the dashboard listens on this machine only, not on {host!r}; use ssh -L {port}:127.0.0.1:{port}."
-        )
+    anywhere = host not in door.LOOPBACK
+    if anywhere and not token:
+        raise ServeError(f"beyond this machine, on {host!r}, the dashboard is served only with a token.")
     for path in folder_or_files if isinstance(folder_or_files, list) else [folder_or_files]:
         if not path.exists():
             raise ServeError(f"{path}: there is no such file or folder.")
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     free = _free_port(host, port)
-    app = create_app(folder_or_files, settings)
+    app = create_app(folder_or_files, settings, token, anywhere)
     server = make_server(host, free, app.server, threaded=True, request_handler=_Quiet)
     threading.Thread(target=server.serve_forever, name="trainwatch-dash", daemon=True).start()
-    return server, f"http://{f'[{host}]' if ':' in host else host}:{server.port}"
+    name = socket.gethostname() if host in EVERY_ADDRESS else host
+    return server, f"http://{f'[{name}]' if ':' in name else name}:{server.port}"
 
 
 def _free_port(host: str, port: int) -> int:
@@ -172,8 +164,10 @@ def _free_port(host: str, port: int) -> int:
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 trial.bind((host, candidate))
-            except OSError:
-                continue
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    continue
+                raise ServeError(f"cannot listen on {host}, port {candidate} ({error.strerror}).") from None
             return candidate
     raise ServeError(f"no port from {port} to {port + PORTS_TRIED - 1} is free on {host}; name another with --port.")
 
@@ -181,19 +175,26 @@ def _free_port(host: str, port: int) -> int:
 def serve(
     folder: Path | list[Path],
     port: int = PORT,
-    host: str = LOOPBACK[0],
+    host: str = door.LOOPBACK[0],
     open_browser: bool = False,
     settings: Settings | None = None,
 ) -> None:
     """Serve until Ctrl-C, which is the caller's to answer; says where. Raises ServeError."""
-    server, address = start(folder, port, host, settings)
+    try:
+        token = door.token_for(host)
+    except door.TokenError as error:
+        raise ServeError(str(error)) from None
+    server, address = start(folder, port, host, settings, token)
     if port and server.port != port:
         print(f"port {port} is taken, so this is {server.port}")
     what = folder if isinstance(folder, Path) else f"{len(folder)} files"
-    print(f"trainwatch shows {what} at {address} (Ctrl-C ends it)")
-    if open_browser:
-        webbrowser.open(address)
+    print(f"trainwatch shows {what} at {door.link(address, token)} (Ctrl-C ends it)")
+    if host not in door.LOOPBACK:
+        print("Whoever has this link can read the runs; it is not encrypted: `ssh -L` is.")
     try:
+        if open_browser:
+            webbrowser.open(door.link(address, token))
         threading.Event().wait()
     finally:
         server.shutdown()
+        server.server_close()

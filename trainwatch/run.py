@@ -89,12 +89,12 @@ class Run:
     @property
     def first_step(self) -> int | None:
         """The smallest step in the curve, None before the first row."""
-        return int(self.train.step[self.train.live].min()) if self.train.live.any() else None
+        return self.train.reach[0] if self.train.reach else None
 
     @property
     def last_step(self) -> int | None:
         """The largest step in the curve, None before the first row."""
-        return int(self.train.step[self.train.live].max()) if self.train.live.any() else None
+        return self.train.reach[1] if self.train.reach else None
 
     def components(self) -> list[str]:
         """Loss components, as declared and then as seen in the rows."""

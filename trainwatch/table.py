@@ -31,6 +31,8 @@ class Table:
         self._live: NDArray[np.bool_] = np.zeros(0, dtype=bool)
         self._step: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self.text: dict[str, dict[int, Any]] = {}
+        self._reach: tuple[int, int] | None = None
+        self._reached = 0  # rows that it covers
 
     @property
     def channels(self) -> list[str]:
@@ -46,6 +48,17 @@ class Table:
     def live(self) -> NDArray[np.bool_]:
         """Which rows belong to the curve; the others were superseded by a resume."""
         return self._live[: self.size]
+
+    @property
+    def reach(self) -> tuple[int, int] | None:
+        """Smallest and largest step of the curve, None before its first row; only new rows are looked at."""
+        fresh = slice(self._reached, self.size)
+        steps = self._step[fresh][self._live[fresh]]
+        if len(steps):
+            known = self._reach or (int(steps[0]), int(steps[0]))
+            self._reach = min(known[0], int(steps.min())), max(known[1], int(steps.max()))
+        self._reached = self.size
+        return self._reach
 
     def __contains__(self, name: object) -> bool:
         return name in self._values
@@ -91,12 +104,13 @@ class Table:
     def supersede(self, above: int) -> None:
         """Take every row with a step above ``above`` out of the curve."""
         self.live[self.step > above] = False
+        self._reach, self._reached = None, 0
 
     def curve(self, name: str) -> tuple[NDArray[np.int64], Floats]:
         """Steps and values of the rows in which ``name`` is finite and that no resume superseded."""
         values = self[name]
         there = self.live & np.isfinite(values)
-        return self.step[there], values[there]
+        return (self.step, values) if there.all() else (self.step[there], values[there])
 
     def last(self, name: str) -> float | None:
         """The newest value of the curve, NaN or an infinity if that is what was written; None if there is none."""

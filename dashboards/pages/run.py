@@ -22,6 +22,7 @@ from trainwatch.figures import FIGURES, Look
 
 PACES = (500, 1000, 2000, 5000, 10_000)  # ms between two looks; few values, as each change restarts the clock
 WHEN_OVER = 5000  # ms between two looks at a run that is over: its file may be written anew, or the run resumed
+BELOW_SECONDS = 10.0  # what stands below ends in the log's last lines: as large as the plots, and new with every row
 COST_FACTOR = 4  # a page spends at most a fourth of its time on updates
 GRAPH: dict[str, Any] = {
     "displaylogo": False,
@@ -32,6 +33,8 @@ GRAPH: dict[str, Any] = {
     "toImageButtonOptions": {"format": "png", "scale": 2},
 }
 NAMES = (PROOF, *FIGURES)
+AT_ONCE = 4  # plots that a new page brings; the browser draws the others when they come on screen
+LATER = "later"
 PROOF_SAYS = ("Where it began", "The figure that shows the root cause.")
 BLANK: dict[str, Any] = {"data": [], "layout": {"paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)"}}
 
@@ -44,6 +47,7 @@ def layout(live: Live, key: str, asked: Asked = WHOLE) -> Any:
     look = file.look(asked)
     seen: dict[str, Any] = {}
     proof, *plots = [_panel(key, name, *_drawn(file, name, look, seen)) for name in NAMES]
+    _put_off(plots, seen)
     said, told, rest, face = _texts(view, file, seen)
     return [
         dcc.Interval(id="tick", interval=WHEN_OVER if view.over else PACES[0]),
@@ -82,6 +86,14 @@ def _grouped(plots: list[Any]) -> list[Any]:
         html.Section([html.H3(group, className="group-head"), html.Div(members, className="plots")], className="group")
         for group, members in groups.items()
     ]
+
+
+def _put_off(plots: list[Any], seen: dict[str, Any]) -> None:
+    """Leave the plots below the first ones blank: twenty that nobody sees yet would hold the browser up."""
+    there = [(name, plot) for name, plot in zip(FIGURES, plots, strict=True) if seen[name]]
+    for name, plot in there[AT_ONCE:]:
+        plot.children[1].figure = BLANK
+        seen[name] = LATER
 
 
 def _panel(key: str, name: str, figure: dict[str, Any] | None, style: dict[str, str]) -> Any:
@@ -144,7 +156,7 @@ def register(app: dash.Dash, live: Live) -> None:
 
 def update(live: Live, pulse: dict[str, Any], key: str, seen: dict[str, Any]) -> Any:
     """What has changed for a page that has ``seen`` these digests; PreventUpdate if nothing has."""
-    began = time.monotonic()
+    began = time.thread_time()  # waiting for the reader, or for a processor that others hold, is no cost of a page
     view, file = live.view(key), live.file(key)
     if view is None or file is None:
         raise dash.exceptions.PreventUpdate
@@ -155,7 +167,7 @@ def update(live: Live, pulse: dict[str, Any], key: str, seen: dict[str, Any]) ->
     texts = _texts(view, file, now)
     if now == seen:
         raise dash.exceptions.PreventUpdate
-    cost = 1000 * COST_FACTOR * (time.monotonic() - began)
+    cost = 1000 * COST_FACTOR * (time.thread_time() - began)
     pace = next((pace for pace in PACES if pace >= cost), PACES[-1])
     return (*texts, max(pace, WHEN_OVER) if view.over else pace, axes, now, graphs, panels)
 
@@ -176,15 +188,28 @@ def _texts(view: View, file: Watched, seen: dict[str, Any]) -> list[Any]:
     made = {
         "verdict": verdict(view),
         "findings": findings(view, file.spot),
-        "below": below(view, file.story()),
+        "below": below(view, file.story()) if _is_due(view, seen) else dash.no_update,
         "face": title(view),
     }
     changed = []
     for name, content in made.items():
+        if content is dash.no_update:
+            changed.append(content)
+            continue
         held = digest(content)
         changed.append(content if seen.get(f"text {name}") != held else dash.no_update)
         seen[f"text {name}"] = held
     return changed
+
+
+def _is_due(view: View, seen: dict[str, Any]) -> bool:
+    """Whether what stands below is made anew: at every state of the run, and now and then while it goes on."""
+    told, now = view.diagnosis, time.time()
+    state, before = told.status if told else "", seen.get("below at")
+    if state == seen.get("state") and isinstance(before, int | float) and 0 <= now - before < BELOW_SECONDS:
+        return False
+    seen["state"], seen["below at"] = state, now
+    return True
 
 
 def digest(content: Any) -> str:
@@ -193,13 +218,13 @@ def digest(content: Any) -> str:
 
 
 def _changed(file: Watched, look: Look, shown: Any, seen: dict[str, Any]) -> tuple[list[Any], list[Any]]:
-    """The figures that are on screen (all, if that is not known) and differ from what the page has."""
+    """The figures that are on screen (if that is not known, all that ever were) and differ from what the page has."""
     graphs: list[Any] = []
     panels: list[Any] = []
     for name in NAMES:
         before = seen.get(name)
         # a figure that was absent has no place on screen yet, so nobody can tell whether it would be seen
-        wanted = not isinstance(shown, list) or name in shown or not before
+        wanted = not before or (name in shown if isinstance(shown, list) else before != LATER)
         figure, style = _drawn(file, name, look, seen) if wanted else (None, {})
         changed = wanted and seen[name] != before
         graphs.append(figure if changed and figure else dash.no_update)

@@ -262,7 +262,8 @@ def update(listing: Listing, seen: Any, pace: Any, shown: Any) -> Any:
 def edited(listing: Listing, changes: Any) -> dict[str, Any]:
     """Keep what somebody typed into cells; answers with those rows as they are now, and with what came of it."""
     rows, words = [], []
-    for change in changes if isinstance(changes, list) else []:
+    listed = changes if isinstance(changes, list) else []
+    for change in (one for one in listed if isinstance(one, dict)):
         key, name = str(change.get("rowId")), str(change.get("colId"))
         value, before = (str(change.get(part) or "") for part in ("value", "oldValue"))
         row, said = listing.edit(key, name, value, before)

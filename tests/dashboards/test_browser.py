@@ -275,6 +275,58 @@ def test_a_hostile_run_stays_text(
     assert errors(browser) == []
 
 
+def refused(browser: webdriver.Chrome) -> list[str]:
+    """Every answer that was not what a page wanted."""
+    entries = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    answers = [entry["params"]["response"] for entry in entries if entry["method"] == "Network.responseReceived"]
+    return [f"{one['status']} {one['url']}" for one in answers if one["status"] >= 400]
+
+
+def test_a_token_opens_the_page_once_and_for_all_and_is_not_seen_again(
+    browser: webdriver.Chrome, finished: Path
+) -> None:
+    token = "a-token-of-thirty-two-characters"
+    server, address = start(finished, 0, token=token)
+    browser.get(f"{address}/run?path=peptide.jsonl")
+    until(browser, lambda page: "asks for its token" in text(page))
+    assert "peptide" not in text(browser)
+    leave(browser)
+    browser.get(f"{address}/run?path=peptide.jsonl&token={token}")
+    until(browser, lambda page: page.execute_script(TRACE, "loss", "sequence [nat]"))
+    assert browser.current_url == f"{address}/run?path=peptide.jsonl"
+    assert browser.execute_script("return document.cookie") == ""
+    browser.get(f"{address}/")
+    until(browser, lambda page: page.find_elements(By.CSS_SELECTOR, ".run-link"))
+    assert refused(browser) == []
+    assert errors(browser) == []
+    leave(browser)
+    browser.delete_all_cookies()
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_link_in_a_page_elsewhere_is_let_in_and_its_scripts_are_not(
+    browser: webdriver.Chrome, finished: Path, tmp_path: Path
+) -> None:
+    """Elsewhere is another name of this machine here: to a browser that is another site."""
+    token = "a-token-of-thirty-two-characters"
+    server, address = start(finished, 0, token=token)
+    elsewhere = tmp_path / "elsewhere.html"
+    page = """<a href="{0}/run?path=peptide.jsonl&token={1}">see</a><script>
+    fetch("{0}/_dash-update-component", {{method: "POST", credentials: "include", mode: "no-cors",
+        headers: {{"Content-Type": "text/plain"}}, body: "{{}}"}}).finally(() => (window.asked = true))</script>"""
+    elsewhere.write_text(page.format(address, token))
+    browser.get(elsewhere.as_uri())
+    until(browser, lambda page: page.execute_script("return window.asked"))
+    browser.find_element(By.TAG_NAME, "a").click()
+    until(browser, lambda page: page.execute_script(TRACE, "loss", "sequence [nat]"))
+    assert browser.current_url == f"{address}/run?path=peptide.jsonl"
+    leave(browser)
+    browser.delete_all_cookies()
+    server.shutdown()
+    server.server_close()
+
+
 def test_a_finished_run_is_seldom_asked_for(browser: webdriver.Chrome, finished: Path) -> None:
     """Every five seconds: its file may be written anew."""
     server, address = start(finished, 0)

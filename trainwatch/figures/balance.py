@@ -8,11 +8,10 @@ import numpy as np
 import plotly.graph_objects as go
 
 from trainwatch.figures import style
-from trainwatch.figures.look import WHOLE, Look
+from trainwatch.figures.look import WHOLE, Look, Span
 from trainwatch.figures.plot import SERIES, Findings, Plot, Series, family, far_apart, sampled
 from trainwatch.figures.style import safe
 from trainwatch.run import Run
-from trainwatch.schema import NONFINITE_NAMES
 
 CELLS: Final = 160  # of a heat map across: some four pixels each
 HEAT: Final[dict[str, Any]] = {  # orange to violet: no eye confuses them
@@ -67,10 +66,8 @@ def contribution(run: Run, findings: Findings, look: Look = WHOLE) -> go.Figure 
 def _contribution(run: Run, name: str) -> Series:
     table = run.train
     values = table[f"loss/{name}"] * table[f"weight/{name}"]
-    there = table.live & np.isfinite(values)
     codes = np.maximum(table.codes(f"loss/{name}"), table.codes(f"weight/{name}"))
-    bad = [(NONFINITE_NAMES[code], table.step[table.live & (codes == code)]) for code in np.unique(codes) if code]
-    return Series(table.step[there], values[there], bad)
+    return Series.from_rows(table, values, codes, table.live)
 
 
 def gradient_share(run: Run, findings: Findings, look: Look = WHOLE) -> go.Figure | None:
@@ -97,6 +94,14 @@ def _stack(plot: Plot, steps: np.ndarray, shares: dict[str, tuple[int, np.ndarra
         plot.plain(Series(steps[kept], share[kept]), name, style.line(index, 1.0), **fill)
 
 
+def _near(steps: np.ndarray, span: Span | None) -> slice:
+    """The stretch of rows that holds every step of the span, and a neighbour on each side."""
+    if span is None:
+        return slice(None)
+    inside = np.flatnonzero((steps >= span[0]) & (steps <= span[1]))
+    return slice(max(int(inside[0]) - 1, 0), int(inside[-1]) + 2) if len(inside) else slice(None)
+
+
 def _to_one(figure: go.Figure | None) -> go.Figure | None:
     return figure.update_yaxes(range=[0, 1], selector={"overlaying": None}) if figure else None
 
@@ -119,16 +124,22 @@ def loss_share(run: Run, findings: Findings, look: Look = WHOLE) -> go.Figure | 
     parts = {name: _contribution(run, name) for _, name in named if f"loss/{name}" in run.train}
     if len(parts) < 2:
         return None
-    rows = np.abs(np.stack([run.train[f"loss/{name}"] * run.train[f"weight/{name}"] for name in parts]))
+    at = _near(run.train.step, look.span)
+    columns = [run.train[f"loss/{name}"][at] * run.train[f"weight/{name}"][at] for name in parts]
+    rows = np.nan_to_num(np.abs(np.stack(columns)), copy=False)
     broken = np.logical_or.reduce(
-        [run.train.codes(f"{kind}/{name}") > 0 for name in parts for kind in ("loss", "weight")]
+        [run.train.codes(f"{kind}/{name}")[at] > 0 for name in parts for kind in ("loss", "weight")]
     )
-    whole = run.train.live & ~broken & (np.nansum(rows, axis=0) > 0)
-    at = np.flatnonzero(whole)
-    shares = np.nan_to_num(rows[:, at]) / np.nansum(rows[:, at], axis=0)
+    sums = rows.sum(axis=0)
+    whole = run.train.live[at] & ~broken & (sums > 0)
+    shares = rows[:, whole] / sums[whole]
     plot = Plot(run, findings, look, free=False)
     colours = {name: index for index, name in named}
-    _stack(plot, run.train.step[at], {name: (colours[name], share) for name, share in zip(parts, shares, strict=True)})
+    _stack(
+        plot,
+        run.train.step[at][whole],
+        {name: (colours[name], share) for name, share in zip(parts, shares, strict=True)},
+    )
     for name, part in parts.items():
         plot.bad(part, name, style.line(colours[name])["color"])
     return _to_one(plot.done("share of the loss"))

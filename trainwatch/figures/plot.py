@@ -17,11 +17,12 @@ from trainwatch.figures.look import POINTS, WHOLE, Axis, Look, Span, Steps, axis
 from trainwatch.figures.style import safe
 from trainwatch.run import Run
 from trainwatch.schema import NONFINITE_NAMES, Finding
-from trainwatch.table import Floats, Table
+from trainwatch.table import Codes, Floats, Table
 
 SERIES: Final = 12  # more lines than this are not told apart
 MARKS: Final = 500  # edge marks that a screen can part
 LETTERS: Final = 60  # of a stage's name that fit across half a page; one that would run into the next is its number
+LEVEL: Final = 20  # a curve with fewer equal neighbours, one in so many, is noise and no staircase
 LINES: Final = 100  # stages, and lines of findings: beyond, they would hide the curves
 LOG_SPREAD: Final = 20.0  # from this ratio on, the smaller curve of a linear plot lies flat on its floor
 
@@ -40,10 +41,15 @@ class Series:
     def of(cls, table: Table, name: str, rows: NDArray[np.bool_] | None = None) -> Series:
         """The curve of a column, or of those of its rows that ``rows`` selects."""
         use = table.live if rows is None else table.live & rows
-        values, codes = table[name], table.codes(name)
+        return cls.from_rows(table, table[name], table.codes(name), use)
+
+    @classmethod
+    def from_rows(cls, table: Table, values: Floats, codes: Codes, use: NDArray[np.bool_]) -> Series:
+        """The curve of values with their codes, one for each row of the table; copied only where rows are left out."""
         fine = use & np.isfinite(values)
-        bad = [(NONFINITE_NAMES[code], table.step[use & (codes == code)]) for code in np.unique(codes) if code]
-        return cls(table.step[fine], values[fine], bad)
+        broken = [code for code in NONFINITE_NAMES if code and (codes == code).any()] if codes.any() else []
+        bad = [(NONFINITE_NAMES[code], table.step[use & (codes == code)]) for code in broken]
+        return cls(table.step, values, bad) if fine.all() else cls(table.step[fine], values[fine], bad)
 
 
 @dataclass
@@ -87,8 +93,9 @@ class Plot:
         steps, values = series.steps, series.values
         if self.log:
             above = values > 0
-            self.at_edge("0 or less, below any log axis", steps[~above], label, line["color"], "line-ew-open")
-            steps, values = steps[above], values[above]
+            if not above.all():
+                self.at_edge("0 or less, below any log axis", steps[~above], label, line["color"], "line-ew-open")
+                steps, values = steps[above], values[above]
         x, y = sampled(steps, values, self.span, self.look.points)
         if len(x):
             trace = {"mode": "lines", "x": x, "y": y, "name": safe(label), "line": line}
@@ -201,19 +208,19 @@ def smoothed(steps: Steps, values: Floats, half_life: int) -> Floats:
 
 def sampled(steps: Steps, values: Floats, span: Span | None, points: int | None = POINTS) -> tuple[Steps, Any]:
     """What is drawn of a curve: its part in ``span`` with a neighbour on each side, extremes kept."""
-    if len(steps) > 1 and (np.diff(steps) < 0).any():
+    if (steps[1:] < steps[:-1]).any():
         order = np.argsort(steps, kind="stable")
         steps, values = steps[order], values[order]
     if span is not None:
         first = max(int(np.searchsorted(steps, span[0])) - 1, 0)
         last = int(np.searchsorted(steps, span[1], side="right")) + 1
         steps, values = steps[first:last], values[first:last]
-    if (
-        points is not None and len(steps) > points
-    ):  # what lies on a level between two equals draws nothing: a staircase keeps its exact steps
+    if points is not None and len(steps) > points:
+        # what lies on a level between two equals draws nothing: a staircase keeps its exact steps
         level = values[1:] == values[:-1]
-        corner = ~(np.append(level, False) & np.append(False, level))
-        steps, values = steps[corner], values[corner]
+        if np.count_nonzero(level) > len(level) // LEVEL:
+            corner = ~(np.append(level, False) & np.append(False, level))
+            steps, values = steps[corner], values[corner]
     if points is not None and len(steps) > points:
         kept = NaNMinMaxLTTBDownsampler().downsample(
             np.ascontiguousarray(steps), np.ascontiguousarray(values), n_out=points
