@@ -82,8 +82,9 @@ class ResumeDiscontinuity(Rule):
     repeated: float = 0.02  # of the run's data: replaying a part of one epoch of many is harmless
     rescaled: float = 4.0  # x: a scaler doubles or halves its factor, once
     window: int = 20  # rows on each side
-    fewest: int = 5  # rows: a median of fewer is no level; old weights learn again within twenty, in short runs
-    few: int = 3  # rows: where short runs begin; after twenty of a hundred they have most of it behind them
+    fewest: int = 5  # rows: a median of fewer is no level
+    short: int = 200  # rows before a resume: what was learnt in so few is learnt again within twenty
+    few: int = 3  # rows: where such a run begins; after twenty it has most of it behind it
 
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
         """Every resume of the run: a few rows about each."""
@@ -167,11 +168,12 @@ class ResumeDiscontinuity(Rule):
             return "", True
         first = column[: 50 * self.window]
         first = first[np.isfinite(first)]
-        sides = [
-            (old, new, first[: self.window], max(noise(old), float(spreads(old[None], np.array([np.median(old)]))[0]))),
-            (old[-self.fewest :], new[: self.fewest], first[: self.few], noise(old)),
-        ]
-        jumped = next((side for side in sides if self._risen(*side)), None)
+        sigma = max(noise(old), float(spreads(old[None], np.array([np.median(old)]))[0]))
+        sides = [(old, new, first[: self.window])]
+        near, behind = old[-self.fewest :], new[: self.fewest]
+        if seam.after[0] <= self.short and behind.min() > near.max():  # of heavy tails a median of five says little
+            sides += [(near, behind, first[: self.few])]
+        jumped = next((side for side in sides if self._risen(*side, sigma)), None)
         if jumped is None:
             return "", True
         level, now = (float(np.median(rows)) for rows in jumped[:2])
