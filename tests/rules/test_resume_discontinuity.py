@@ -111,8 +111,8 @@ def test_old_weights_that_a_short_run_learns_again(make_run, judge, old, says):
     for seed in range(20):
         random = np.random.default_rng(seed)
         step = np.arange(1, 101)
-        loss = 2.6 + 2 * np.exp(-step / 6) + 0.1 * random.standard_normal(100)
-        again = 2.6 + 2 * np.exp(-(step[50:] - 45 * old) / 6) + 0.1 * random.standard_normal(50)
+        loss = 2.6 + 2 * np.exp(-step / 6) + 0.05 * random.standard_normal(100)
+        again = 2.6 + 2 * np.exp(-(step[50:] - 45 * old) / 6) + 0.05 * random.standard_normal(50)
         run = make_run({"step": step[:50], "loss": loss[:50]}, header=HEAD, end=None)
         make_run({"step": step[50:], "loss": again}, header={**HEAD, "resumed_from": 50}, onto=run)
         found = judge(run, "resume-discontinuity")
