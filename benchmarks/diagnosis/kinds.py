@@ -576,13 +576,6 @@ _ALL = (
         "restart unused codes",
     ),
     Kind(
-        "router-collapse",
-        "the balancing loss is left out: the router sends most tokens to few of the experts, and others get none",
-        ("codebook-collapse", "dead-module", "component-ignored", "component-dead"),
-        (*SLOW, *GENERAL, "gradient-dominance", "frozen-weights", "group-unmoved"),
-        "add the balancing loss with its weight to the total",
-    ),
-    Kind(
         "generator-collapse",
         "the generator gives one and the same sample",
         ("mode-collapse",),

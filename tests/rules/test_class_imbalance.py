@@ -12,7 +12,12 @@ RULE = "class-imbalance"
     ("counts", "severity"),
     [
         ({"a": 797, "b": 195, "c": 8}, "critical"),
-        ({"a": 300, "b": 20}, "warning"),
+        ({"a": 300, "b": 20}, "info"),
+        ({"a": 5000, "b": 90}, "critical"),
+        ({"a": 280_000, "b": 490}, "info"),
+        ({"verb": 954, "noun": 943, "adv": 395, "intj": 151, "prep": 121, "conj": 50}, "info"),
+        ({"verb": 756, "noun": 723, "adv": 297, "prep": 86, "conj": 38, "intj": 4}, "warning"),
+        ({"verb": 93, "noun": 91, "adv": 40, "name": 36, "prep": 12, "conj": 3}, "info"),
         ({f"c{i}": 1000 for i in range(20)} | {"rare": 10}, "warning"),
         ({"a": 500, "b": 0}, "critical"),
         ({"a": 900, "b": 100}, None),
@@ -23,7 +28,7 @@ RULE = "class-imbalance"
     ],
 )
 def test_declared_counts(make_run, judge, counts, severity):
-    """One ratio, the majority, and the length of the tail decide."""
+    """How far off the smallest class is, how many samples it has, the majority, and the length of the tail decide."""
     found = judge(make_run({"loss": np.ones(10)}, header={"classes": counts}), RULE)
     assert [finding.severity for finding in found] == ([severity] if severity else [])
 
@@ -80,7 +85,7 @@ def test_counts_that_are_none_do_not_count(make_run, judge):
 def test_small_batches_in_many_rows(make_run, judge):
     """Six hundred samples of two classes are enough; an even draw is none."""
     random = np.random.default_rng(0)
-    rare = random.binomial(6, 0.02, 100).astype(float)
+    rare = random.binomial(6, 0.01, 100).astype(float)
     (found,) = judge(make_run({"data/class/a": 6 - rare, "data/class/b": rare}), RULE)
     assert found.rank > 0
     even = random.binomial(6, 0.5, 100).astype(float)

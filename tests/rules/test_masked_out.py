@@ -57,6 +57,16 @@ def test_answers_to_long_prompts_that_are_learnt(make_run, judge):
     assert found.severity == "info"
 
 
+@pytest.mark.parametrize(("empty", "validation", "severity"), [(5, 1, "warning"), (5, -1, "info"), (400, 1, "info")])
+def test_a_few_positions_learnt_by_heart(make_run, judge, empty, validation, severity):
+    """Nothing is left in every fifth row, and validation has gained nothing; each alone is healthy."""
+    loss, share = 3 * np.exp(-np.arange(400) / 100) + 0.2, np.full(400, 0.99)
+    share[::empty] = 1.0
+    evals = [{"step": step, "loss/a": 1 + validation * step / 1000} for step in range(50, 401, 50)]
+    (found,) = judge(make_run({"data/masked/a": share, "loss/a": loss}, evals=evals), RULE)
+    assert found.severity == severity
+
+
 def test_what_is_no_task(make_run, judge):
     """An auxiliary loss may look at a few positions."""
     head = {"components": {"a": {"role": "auxiliary"}}}

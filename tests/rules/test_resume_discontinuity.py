@@ -103,3 +103,17 @@ def test_the_first_batches_again(make_run, judge, period, begins, told):
     run = make_run(first, header=HEAD, end=None)
     make_run(after, header={**HEAD, "time": 2e9, "resumed_from": 400}, onto=run)
     assert [finding.severity for finding in judge(run, "resume-discontinuity")] == told
+
+
+@pytest.mark.parametrize(("old", "says"), [(False, []), (True, ["warning"])])
+def test_old_weights_that_a_short_run_learns_again(make_run, judge, old, says):
+    """Within twenty rows: the first five tell; twenty seeds."""
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        step = np.arange(1, 101)
+        loss = 2.6 + 2 * np.exp(-step / 6) + 0.05 * random.standard_normal(100)
+        again = 2.6 + 2 * np.exp(-(step[50:] - 45 * old) / 6) + 0.05 * random.standard_normal(50)
+        run = make_run({"step": step[:50], "loss": loss[:50]}, header=HEAD, end=None)
+        make_run({"step": step[50:], "loss": again}, header={**HEAD, "resumed_from": 50}, onto=run)
+        found = judge(run, "resume-discontinuity")
+        assert [one.severity for one in found] == says

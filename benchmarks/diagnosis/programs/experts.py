@@ -25,7 +25,7 @@ from benchmarks.diagnosis.data import shuffled, text
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, Sampling, declared
 from trainwatch.schedule import schedule_value
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 100
 WIDTH, HEADS, EXPERTS, CONTEXT = 48, 3, 4, 32
 TRAINING, VALIDATION, BATCH, ACCUMULATION = 6400, 100, 8, 2
@@ -39,10 +39,10 @@ HEALTHY = (
     "bias-balanced",
 )
 SICK = (
-    *("router-collapse", "component-detached", "component-scale", "steps-miscounted", "stage-stuck"),
+    *("component-detached", "component-scale", "steps-miscounted", "stage-stuck"),
     *("resume-old-weights", "too-little-data", "labels-break", "repeating-text", "missing-zero-grad", "root-of-zero"),
 )
-TWINS = {"router-collapse": "sixteen-experts", "stage-stuck": "longer-contexts", "resume-old-weights": "resumed"}
+TWINS = {"stage-stuck": "longer-contexts", "resume-old-weights": "resumed"}
 
 
 @lru_cache(maxsize=1)
@@ -404,12 +404,6 @@ VARIANTS: dict[str, Callable[[Parts], Parts]] = {
 }
 
 
-def router_collapse(parts: Parts) -> int:
-    """The router's losses are computed and logged, and the total is the cross-entropy alone."""
-    mistakes.reweigh(parts, lambda applied, weights: weights | {"balance": 0.0, "z": 0.0})  # noqa: ARG005
-    return 1
-
-
 def component_detached(parts: Parts) -> int:
     """The balance is made of counts: how many places each expert has, squared. Counts have no gradient."""
     plain = parts.losses
@@ -450,7 +444,6 @@ def root_of_zero(parts: Parts) -> int:
 
 
 OWN: dict[str, mistakes.Mistake] = {
-    "router-collapse": router_collapse,
     "component-detached": component_detached,
     "component-scale": partial(mistakes.component_scale, name="balance", by=1e6),
     "stage-stuck": stage_stuck,

@@ -83,6 +83,8 @@ class ResumeDiscontinuity(Rule):
     rescaled: float = 4.0  # x: a scaler doubles or halves its factor, once
     window: int = 20  # rows on each side
     fewest: int = 5  # rows: a median of fewer is no level
+    short: int = 200  # rows before a resume: what was learnt in so few is learnt again within twenty
+    few: int = 3  # rows: where such a run begins; after twenty it has most of it behind it
 
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
         """Every resume of the run: a few rows about each."""
@@ -164,15 +166,27 @@ class ResumeDiscontinuity(Rule):
         old, new = (column[rows][np.isfinite(column[rows])] for rows in (seam.before, seam.after))
         if min(len(old), len(new)) < self.fewest:
             return "", True
-        level, now, first = float(np.median(old)), float(np.median(new)), column[: 50 * self.window]
-        progress = float(np.median(first[np.isfinite(first)][: self.window])) - level
-        sigma = max(noise(old), float(spreads(old[None], np.array([level]))[0]))
-        doubt = self.sigmas * sigma * 1.2533 * (1 / len(old) + 1 / len(new)) ** 0.5  # medians of so many rows
-        if not now - level > max(self.lost * progress, doubt) or progress <= self.sigmas * sigma:
+        first = column[: 50 * self.window]
+        first = first[np.isfinite(first)]
+        sigma = max(noise(old), float(spreads(old[None], np.array([np.median(old)]))[0]))
+        sides = [(old, new, first[: self.window])]
+        near, behind = old[-self.fewest :], new[: self.fewest]
+        if seam.after[0] <= self.short and behind.min() > near.max():  # of heavy tails a median of five says little
+            sides += [(near, behind, first[: self.few])]
+        jumped = next((side for side in sides if self._risen(*side, sigma)), None)
+        if jumped is None:
             return "", True
+        level, now = (float(np.median(rows)) for rows in jumped[:2])
         late = column[max(end - self.window, int(seam.after[-1])) : end]
         over = bool(np.nanmedian(late) < (level + now) / 2) if np.isfinite(late).any() else False
         return f"the loss is {now:.4g} where it was {level:.4g}", over
+
+    def _risen(self, old: Floats, new: Floats, first: Floats, sigma: float) -> bool:
+        """Whether the loss stands higher by more than a chance, and by a part of what was gained since the first."""
+        level, now = float(np.median(old)), float(np.median(new))
+        progress = float(np.median(first)) - level
+        doubt = self.sigmas * sigma * 1.2533 * (1 / len(old) + 1 / len(new)) ** 0.5  # medians of so many rows
+        return now - level > max(self.lost * progress, doubt) and progress > self.sigmas * sigma
 
     def _data(self, run: Run, seam: Seam) -> tuple[str, bool]:
         """Whether the data begins anew, and whether that is much of the run's data."""

@@ -25,12 +25,14 @@ EVENED = re.compile(
 
 @dataclass
 class ClassImbalance(Rule):
-    """One class has many times the samples of another.
+    """One class has many times the samples of another, and too few of its own to be learnt.
 
     What it sees:
         The header's `classes` {name: count}, and, where `data/class/<name>` tells how many samples of a class were in a
-        step's batch, what training really saw. The ratio of the largest class to the smallest; what was seen counts
-        more than what was declared, so that a sampler that evens the classes out is believed.
+        step's batch, what training really saw; that counts more than what was declared, so that a sampler that evens
+        the classes out is believed. An alarm needs a smallest class that is far off and short of samples: under 20 of
+        them and a thirtieth of an even share, or under 100, a fiftieth of the largest class and a tenth of the next
+        smallest one. Any ratio above ten is an info.
 
     Why it matters:
         A model that always answers with the largest class is nearly right by the loss and by accuracy, and the rare
@@ -42,20 +44,25 @@ class ClassImbalance(Rule):
         what each batch holds: `watch.log({"data/class/cat": n, "data/class/dog": m})`.
 
     When it is wrong:
-        Words, species and objects follow long tails by nature: more than a hundred classes are an info at most, and so
-        is any imbalance that the config already answers (a class weight, a sampler, a focal loss).
+        Words, species and objects follow long tails by nature, and a rare class with hundreds of samples is learnt all
+        the same: conjunctions beside verbs, fraud beside purchases. More than a hundred classes are an info at most,
+        and so is any imbalance that the config already answers (a class weight, a sampler, a focal loss).
 
     References:
         Amazon SageMaker Debugger, ClassImbalance (ratio above 10); Buda et al., "A systematic study of the class
-        imbalance problem" (2018).
+        imbalance problem" (2018); Liu et al., "Large-Scale Long-Tailed Recognition in an Open World" (2019).
     """
 
     block: ClassVar[int] = 20
     needs: ClassVar[tuple[str, ...]] = ("run:classes|data/class/<name>",)
     causes: ClassVar[tuple[str, ...]] = ("mode-collapse", "loss-plateau", "suspicious-validation")
 
-    ratio: float = 10.0  # largest over smallest: SageMaker's threshold; beyond it recall of the rare class suffers
+    ratio: float = 10.0  # largest over smallest: SageMaker's threshold; natural tails reach 20 to 150, and are learnt
+    few: int = 20  # samples: Liu et al. call fewer few-shot; no plain training learns a class from them
+    many: int = 100  # samples: Liu et al. call more many-shot; such a class is learnt however many the others have
+    share: float = 30.0  # x fewer than an even share: a class that was lost has 58 and more, those of a small set 17
     grave_ratio: float = 50.0  # 79.7 % beside 0.8 % was such a run: the rare class is a rounding error of the loss
+    apart: float = 10.0  # x fewer than the next smallest: a tail that is long by nature comes to 2 or 3
     majority: float = 0.5  # of all samples: a model that knows one answer is right more often than wrong
     long_tail: int = 100  # classes; more are a vocabulary, whose tail is long by nature
     enough: int = 1000  # samples seen before the batches are believed: the rare class is then due ten times; or
@@ -103,7 +110,7 @@ class ClassImbalance(Rule):
         answered = len(counts) > self.long_tail or bool(self._evened)
         grave = ratio > self.grave_ratio and share > self.majority
         yield self.finding(
-            "info" if answered else "critical" if grave else "warning",
+            "info" if answered or not self._lost(counts, least) else "critical" if grave else "warning",
             "run",
             (first, last),
             f"{most} has {share:.1%} of the samples that {how}, {least} has {100 * counts[least] / total:.2g}%: "
@@ -112,6 +119,15 @@ class ClassImbalance(Rule):
             advice=f"Draw the classes evenly or weight the loss of {least}; judge by a metric of each class.",
             confidence=0.9,
         )
+
+    def _lost(self, counts: Mapping[str, float], least: str) -> bool:
+        """Whether the smallest class is too small to be learnt, and not just the end of a tail."""
+        samples = min(counts[least], self._declared.get(least, np.inf))  # epochs draw the same ones again
+        smallest, following = sorted(counts.values())[:2]
+        beside = max(smallest, 1.0)
+        few = samples < self.few and sum(counts.values()) / len(counts) > self.share * beside
+        alone = following > self.apart * beside and max(counts.values()) > self.grave_ratio * beside
+        return few or (samples < self.many and alone)
 
     def _drawn_evenly(self, seen: Mapping[str, float], last: int) -> Iterator[Finding]:
         """Take back what was said of the declared counts."""

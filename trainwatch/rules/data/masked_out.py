@@ -42,8 +42,10 @@ class MaskedOut(Rule):
 
     When it is wrong:
         Fine-tuning on short answers to long prompts masks the prompts by design. A component that halves its loss under
-        its mask is therefore an info, and so is one that is no task; but an auxiliary of which nothing is left for a
-        fifth of the run is a warning (confidence masks open early in a run, if ever).
+        its mask is therefore an info, unless a tenth of all rows have nothing left at all, as no batch of answers has,
+        and its validation loss is no lower than at first: then it learnt a few positions by heart. One that is no task
+        is an info, too; but an auxiliary of which nothing is left for a fifth of the run is a warning (confidence masks
+        open early in a run, if ever).
 
     References:
         ignore_index that collides with a class, attention masks with the wrong polarity: the commonest silent faults of
@@ -52,7 +54,7 @@ class MaskedOut(Rule):
 
     block: ClassVar[int] = 20
     needs: ClassVar[tuple[str, ...]] = ("data/masked/<component>",)
-    wants: ClassVar[tuple[str, ...]] = ("loss/<component>",)
+    wants: ClassVar[tuple[str, ...]] = ("loss/<component>", "eval:loss/<component>")
     causes: ClassVar[tuple[str, ...]] = (
         *("loss-zero", "loss-stuck", "component-dead", "component-ignored", "slow-convergence", "mode-collapse"),
         *("non-finite-loss", "dead-module"),
@@ -66,6 +68,8 @@ class MaskedOut(Rule):
     fewest: int = 5  # rows of such a log
     lasts: float = 0.2  # of the planned run, for an auxiliary that is masked out as a whole
     learnt: float = 0.5  # of the loss is gone since the mask closed: what is left is enough to learn from
+    empty: float = 0.1  # of the rows have nothing left; 0.25 where one position in 250 counted, by mistake
+    evaluations: int = 3  # after the first one, before validation can deny what was learnt
 
     _streaks: dict[str, Streak] = field(default_factory=dict, init=False)
     _roles: Roles = field(default_factory=Roles, init=False)
@@ -83,12 +87,24 @@ class MaskedOut(Rule):
         yield from self._judge(chunk, self._streaks, self.blocks)
 
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
-        """A log of few rows is judged as a whole."""
+        """What is learnt is held against validation; a log of few rows is judged as a whole."""
+        for component, streak in self._streaks.items():
+            if streak.onset is not None and self._by_heart(run, component):
+                yield self._finding(component, streak, by_heart=True)
         rows = self._rows + len(rest)
         late = run.end is not None or (run.last_step or 0) >= self.half * self._total
         if self.fewest <= rows < self.blocks * self.block and late:
             whole = Chunk("train", rest.rows, rest.start - self._rows, rest.stop)
             yield from self._judge(whole, {}, -(-rows // self.block))
+
+    def _by_heart(self, run: Run, component: str) -> bool:
+        """Whether batches have nothing left now and then, and validation has gained nothing from the others."""
+        masked, losses = run.train[f"{PREFIX}{component}"], run.eval[f"loss/{component}"]
+        masked, losses = masked[np.isfinite(masked)], losses[np.isfinite(losses)]
+        if not len(masked) or len(losses) <= self.evaluations:
+            return False
+        often = float((masked >= self.everything).mean()) > self.empty
+        return often and float(np.median(losses[-self.evaluations :])) >= losses[0]
 
     def _judge(self, chunk: Chunk, streaks: dict[str, Streak], blocks: int) -> Iterator[Finding]:
         for name in [name for name in chunk.channels if name.startswith(PREFIX)][:MOST]:
@@ -102,10 +118,10 @@ class MaskedOut(Rule):
             if streak.push(closed, columns):
                 yield self._finding(component, streak)
 
-    def _finding(self, component: str, streak: Streak) -> Finding:
+    def _finding(self, component: str, streak: Streak, *, by_heart: bool = False) -> Finding:
         onset, now = streak.onset or streak.latest, streak.latest
         nothing = now["masked"] >= self.everything
-        learns = 0 < now["loss"] < self.learnt * onset["loss"]
+        learns = 0 < now["loss"] < self.learnt * onset["loss"] and not by_heart
         aside = self._roles.aside(component)
         helps = self._roles.said.get(component) == "auxiliary" and nothing
         grave = nothing and not aside
