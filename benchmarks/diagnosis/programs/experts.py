@@ -25,7 +25,7 @@ from benchmarks.diagnosis.data import shuffled, text
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, Sampling, declared
 from trainwatch.schedule import schedule_value
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 100
 WIDTH, HEADS, EXPERTS, CONTEXT = 48, 3, 4, 32
 TRAINING, VALIDATION, BATCH, ACCUMULATION = 6400, 100, 8, 2

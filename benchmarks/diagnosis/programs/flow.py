@@ -24,7 +24,7 @@ from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, declared, linear
 from trainwatch.schedule import schedule_value
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 140
 MATERIALS = {"wood": 700.0, "aluminium": 2700.0, "steel": 7800.0, "brass": 8500.0}  # kg/m3
 TRAINING, VALIDATION, BATCH = 6400, 1000, 256

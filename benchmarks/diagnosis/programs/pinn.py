@@ -24,7 +24,7 @@ from benchmarks.diagnosis import mistakes
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, declared, linear
 from trainwatch.schedule import schedule_value
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 100
 VISCOSITY, SMOOTH = 0.07, 0.3
 """The true one, and the artificial one that training begins with."""

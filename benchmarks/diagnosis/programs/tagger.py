@@ -24,7 +24,7 @@ from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, declared
 from trainwatch.schedule import schedule_value
 
-HELD_OUT = True
+HELD_OUT = False
 EPOCH, EPOCHS, BATCH = 20, 8, 32  # steps, epochs, sentences a step
 STEPS = EPOCH * EPOCHS
 TRAINING, VALIDATION = EPOCH * BATCH, 200
