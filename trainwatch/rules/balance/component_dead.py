@@ -267,7 +267,7 @@ def _together(rows: Chunk, norms: dict[str, Floats]) -> Floats:
 def _any_zero(chunk: Chunk) -> Bools:
     """Rows in which some module's gradient is exactly 0. bool [rows]"""
     norms = [chunk[name] == 0 for name in chunk.channels if name.startswith("grad_norm/")]
-    return np.any(norms, axis=0) if norms else np.zeros(len(chunk), dtype=bool)  # type: ignore[no-any-return]
+    return np.any(norms, axis=0) if norms else np.zeros(len(chunk), dtype=bool)
 
 
 def _modules(header: Header) -> list[dict[str, Any]]:

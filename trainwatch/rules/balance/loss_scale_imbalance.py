@@ -283,8 +283,8 @@ class LossScaleImbalance(Rule):
             return (owned or starve) and (episode.blocks >= 2 or self._short())
         unsolved = any(abs(episode.here[f"raw/{name}"]) >= self.ordinary for name in episode.others)
         absurd = unsolved and ratio > ease * self.absurd_ratio and (episode.blocks >= 2 or self._short())
-        loud = self.warning_ratio if alarm else self.loud_ratio  # it is over when the others have come back
-        if ratio > loud and episode.blocks >= 2 and self._drown(episode):
+        bar = self.warning_ratio if alarm else self.loud_ratio  # it is over when the others have come back
+        if ratio > bar and episode.blocks >= 2 and self._drown(episode):
             return True
         return absurd and not any(self._improves(episode, name, 5 if alarm else 1) for name in episode.others)
 
