@@ -535,7 +535,7 @@ _ALL = (
     Kind(
         "labels-break",
         "from a step on the labels belong to other inputs",
-        ("loss-divergence", "loss-spike"),
+        ("loss-divergence", "loss-spike", "component-divergence"),
         (*WORSE, *GRADIENTS, *GENERAL),
         "look at the data that begins there",
     ),

@@ -59,3 +59,14 @@ def test_nothing_is_said_of_what_is_trained():
     layer = nn.Linear(4, 4)
     layer.weight = nn.Parameter(torch.ones(4, 4, dtype=torch.uint8), requires_grad=False)
     assert frozen(layer)["fresh"] in (0, 20)
+
+
+@pytest.mark.parametrize(("bias", "fresh"), [(0.0, True), (0.1, True), (0.3, True), (0.4, False)])
+def test_a_small_layer_is_told_by_its_bias(bias, fresh):
+    """Few weights say little; a bias beyond the bounds of its layer, 1 / sqrt(8), was trained."""
+    torch.manual_seed(0)
+    layer = nn.Linear(8, 32)
+    with torch.no_grad():
+        nn.init.xavier_normal_(layer.weight)
+        layer.bias.copy_(torch.linspace(-bias, bias, 32))
+    assert bool(frozen(layer)["fresh"]) == fresh

@@ -118,3 +118,14 @@ def test_an_auxiliary_outside_with_a_module_that_nothing_trains(norms, count, ma
     header = {"components": {"b": {"role": "auxiliary"}}, "outside_at": ["b"], "modules": modules}
     run = make_run(table | {f"grad_norm/{name}": NOISE for name in norms}, header=header)
     assert len(judge(run, RULE)) == count
+
+
+@pytest.mark.parametrize(("extra", "role", "count"), [(0.0, "task", 1), (0.5, "task", 0), (0.0, "regulariser", 0)])
+def test_the_others_make_up_the_whole_gradient(extra, role, count, make_run, judge):
+    """Over the parameters it has none, though its value falls; where something is left over, it may be that one's."""
+    sampled = np.where(ROW % 10 == 0, 1.0, np.nan)
+    wide = {"param_grad/a": 3.0 * sampled, "param_grad/c": 4.0 * sampled, "param_cosine/a~c": 0.5 * sampled}
+    losses = {f"loss/{name}": FALL * NOISE for name in "abc"} | {f"weight/{name}": np.ones(N) for name in "abc"}
+    norm = {"grad_norm": np.full(N, (9 + 16 + 12) ** 0.5 + extra), "loss": 3 * FALL * NOISE}
+    found = judge(make_run(losses | wide | norm, header={"components": {"b": {"role": role}}}), RULE)
+    assert [(finding.severity, finding.subject) for finding in found] == count * [("warning", "component:b")]

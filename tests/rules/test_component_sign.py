@@ -102,3 +102,21 @@ def test_a_bounded_task_that_is_maximised(cosine, raw, role, severity, make_run,
     more = {"grad_cosine/a~dice": cosine + 0.05 * np.random.default_rng(1).standard_normal(N)}
     (finding,) = judge(make_run(columns("dice", raw, np.full(N, -1.0)) | more, header=header), RULE)
     assert (finding.severity, finding.first_step) == (severity, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "role", "end", "severity"),
+    [
+        ("class", "task", 0.7, "warning"),
+        ("class", "task", 2.5, "info"),  # it stays where it was
+        ("class", "auxiliary", 0.7, "info"),
+        ("entropy", "task", 0.7, "info"),  # what a policy loses as it learns
+        ("domain", "task", 0.7, "info"),  # an opponent learns it
+    ],
+)
+def test_a_task_that_comes_down_although_it_is_maximised(name, role, end, severity, make_run, judge):
+    """The others make it smaller, against its own gradient: its sign is wrong."""
+    header = {"components": {name: {"role": role}, "a": {"role": "task"}}}
+    raw = end + (2.6 - end) * np.exp(-ROW / 40)
+    (finding,) = judge(make_run(columns(name, raw, np.full(N, -0.5)), header=header), RULE)
+    assert finding.severity == severity

@@ -82,11 +82,18 @@ def test_a_named_group_with_a_rate_and_nothing_to_move(make_run, judge):
 
 def test_modules_that_are_frozen_as_they_were_initialised(make_run, judge):
     """Noise that nobody trained; not weights that were loaded, a teacher, a copy of what is trained, or what thawed."""
-    head = {"name": "head", "depth": 1, "parameters": 40, "trainable": 40}
-    body = {"name": "body", "depth": 1, "parameters": 60, "trainable": 0, "fresh": 60}
+    head = {"name": "head", "depth": 1, "parameters": 4000, "trainable": 4000}
+    body = {"name": "body", "depth": 1, "parameters": 6000, "trainable": 0, "fresh": 6000}
+    few = [body | {"parameters": 300, "fresh": 300}, head | {"parameters": 200, "trainable": 200}]
+    assert judge(make_run(columns(), header={"modules": few}), RULE) == []  # of so few nobody can say
     (finding,) = judge(make_run(columns(), header={"modules": [body, head]}), RULE)
     assert (finding.severity, finding.subject, finding.first_step) == ("warning", "module:body", 1)
-    for change in ({"fresh": 6}, {"name": "teacher"}, {"parameters": 40, "fresh": 40}, {"parameters": 3, "fresh": 3}):
+    for change in (
+        {"fresh": 600},
+        {"name": "teacher"},
+        {"parameters": 4000, "fresh": 4000},
+        {"parameters": 400, "fresh": 400},
+    ):
         assert judge(make_run(columns(), header={"modules": [body | change, head]}), RULE) == []
     thawed = columns() | {"grad_norm/body": np.ones(N)}
     assert judge(make_run(thawed, header={"modules": [body, head]}), RULE) == []

@@ -97,3 +97,11 @@ def test_weights_that_each_step_stirs_up(make_run, judge):
     stages = {"curriculum": {"name": "P", "stages": [{"start": 0}, {"start": 150}]}}
     for columns, header in ((stays, None), (thrown | falls, None), (thrown, stages)):
         assert judge(make_run(run_of(0.03, loss) | columns, header=header), RULE) == []
+
+
+@pytest.mark.parametrize(("best", "count"), [(0.4, 0), (0.9, 1)])
+def test_what_comes_after_the_loss_is_learned_is_not_of_the_first_step(best, count, make_run, judge):
+    """The last sample before the loss is lost was high: it is to blame only where nothing was learned since."""
+    first = np.where(ROW == 0, 0.11, np.nan)
+    loss = np.where(ROW < 60, best + (1 - best) * np.exp(-ROW / 10), 50.0)
+    assert len(judge(make_run(run_of(first, loss)), RULE)) == count

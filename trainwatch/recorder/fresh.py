@@ -2,6 +2,7 @@
 
 Weights of an initialisation are drawn alike: their rows and columns differ by chance alone, and they are flat between
 two bounds, or normal. Weights that were trained have rows and columns of many sizes, heavy tails, and leave the bounds.
+So do biases, which begin as a constant or flat: in a small layer they tell what the few weights cannot.
 """
 
 from __future__ import annotations
@@ -25,9 +26,20 @@ def fresh(module: Any) -> int:
     own = [parameter.detach() for parameter in module.parameters(recurse=False)]
     with contextlib.suppress(Exception):  # quantised, sharded, on no device: nothing can be said
         matrices = [values for values in own if values.dim() > 1]
-        if own and (all(map(_drawn, matrices)) if matrices else all(map(_constant, own))):
+        biases = [values for values in own if values.dim() == 1]
+        drawn = all(map(_drawn, matrices)) and not (
+            len(matrices) == 1 and any(_left(bias, matrices[0]) for bias in biases)
+        )
+        if own and (drawn if matrices else all(map(_constant, own))):
             return sum(values.numel() for values in own)
     return 0
+
+
+def _left(bias: Tensor, weight: Tensor) -> bool:
+    """Whether a bias is beyond the bounds between which one is drawn: those of its layer's inputs."""
+    rounding = 1e-5 if bias.dtype in (torch.float32, torch.float64) else 1e-2
+    bound = (len(weight) / weight.numel()) ** 0.5 * (1 + rounding)
+    return bool(bias.abs().max() > bound) and not bool((bias == bias[0]).all())
 
 
 def _constant(values: Tensor) -> bool:

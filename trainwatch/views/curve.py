@@ -125,3 +125,26 @@ def wanders(run: Run, points: Points) -> bool:
     signs = np.sign(points.loss[points.loss != 0])
     flips = float(np.mean(signs[1:] != signs[:-1])) if len(signs) > 1 else 0.0
     return plays([*run.train.channels, *run.eval.channels]) or flips > FLIPS
+
+
+MEDIAN = 1.25  # x that of a mean: the standard error of a median
+
+
+def rise_at_once(loss: Floats) -> tuple[float, float, bool]:
+    """The level before the last rise that came at once and has stood for a quarter of the points, its height, and
+    whether it stood there from the first.
+    """
+    quarter, moment = len(loss) // 4, max(5, len(loss) // 20)
+    now = float(np.median(loss[-quarter:]))
+    smooth = running_median(loss, 5)
+    low = np.flatnonzero(smooth <= (smooth[:-quarter].min(initial=now) + now) / 2)
+    at = int(low[-1]) if len(low) else 0
+    before, after = loss[max(0, at - quarter) : at - 1], loss[at + 3 :]
+    if len(before) < 2 * moment or len(after) < max(quarter, 4 * moment):
+        return now, 0.0, False
+    level = float(np.median(before))
+    height, error = now - level, MEDIAN * noise(before) / len(before) ** 0.5
+    sharp = np.median(before[-moment:]) < level + height / 4 < now - height / 4 < np.median(after[:moment])
+    _, second, third, last = (float(np.median(part)) for part in np.array_split(after, 4))
+    stands = third - last < height / 5
+    return level, height if sharp and stands and height > 8 * error else 0.0, second - last < height / 5

@@ -30,7 +30,8 @@ class ComponentDead(Rule):
         The norm of the component's gradient is exactly 0 in five probes in a row, over 20 rows at least, in which its
         weight and its value are not, while other components have one. Or the recorder found that a declared task does
         not depend on the tensor at which the others' gradients are taken (`outside_at`), and its value has not come
-        down in a hundred rows; so for an auxiliary, if a whole module has never had a gradient. Where no gradients are
+        down in a hundred rows; so for an auxiliary, if a whole module has never had a gradient. Or it has no gradient
+        over the parameters, and the others' add up to the whole gradient's norm in every sample. Where no gradients are
         recorded: its value is one and the same from the first row on, while the total changes.
 
     Why it matters:
@@ -57,7 +58,7 @@ class ComponentDead(Rule):
     block: ClassVar[int] = BLOCK
     needs: ClassVar[tuple[str, ...]] = ("loss/<component>",)
     wants: ClassVar[tuple[str, ...]] = (
-        "component_grad/<component>|grad_share/<component>",
+        *("component_grad/<component>|grad_share/<component>", "param_grad/<component>"),
         "weight/<component>",
         "run:components",
     )
@@ -70,6 +71,7 @@ class ComponentDead(Rule):
     unlearned_rows: int = 100  # for a task without a norm: by then what is trained elsewhere has come down
     fell: float = 0.05  # of its first level: less is no learning
     others_fell: float = 0.2  # of the first level of one that has a norm: the run does learn
+    same: float = 0.02  # relative: the parts are of three digits, and cancel
     moves: float = 0.75  # of the rows change the total: a log of two or three digits repeats itself
 
     _roles: Roles = field(default_factory=Roles, init=False)
@@ -106,6 +108,7 @@ class ComponentDead(Rule):
         yield from trial.update(rest)
         yield from trial._constants(rest)
         yield from trial._cut_off(run)
+        yield from trial._left_out(run)
 
     def _follow(self, name: str, chunk: Chunk, norms: dict[str, Floats]) -> Streak | None:
         """The streak of rows without a gradient, if these rows changed its story."""
@@ -188,6 +191,36 @@ class ComponentDead(Rule):
             if _fell(rows, name) < self.fell and table.size >= self.unlearned_rows:
                 yield self._unlearned(name, run)
 
+    def _left_out(self, run: Run) -> Findings:
+        """Tasks without a gradient over the parameters, where those of the others make up the whole gradient's norm."""
+        rows = Chunk("train", run.train, 0, run.train.size)
+        norms = {name.partition("/")[2]: rows[name] for name in rows.channels if name.startswith("param_grad/")}
+        near = gradients(rows)
+        whole = rows["grad_norm"]
+        made = np.abs(_together(rows, norms) / whole - 1) < self.same if norms else np.zeros(len(rows), dtype=bool)
+        for name in components(rows) if made.any() else ():
+            value, weight = rows[f"loss/{name}"], rows[f"weight/{name}"]
+            due = np.isfinite(value) & (value != 0) & (weight > 0) & np.isfinite(_together(rows, norms)) & (whole > 0)
+            if (
+                name in norms
+                or name in near
+                or self._roles.aside(name)
+                or due.sum() < self.probes
+                or not made[due].all()
+            ):
+                continue
+            at = rows.step[due]
+            yield self.finding(
+                "warning",
+                f"component:{name}",
+                (int(at[0]), run.last_step or 0),
+                f"The {name} loss stands at {value[due][-1]:,.4g} and has no gradient over the parameters: those of "
+                f"{', '.join(norms)} make up the whole gradient.",
+                evidence={"value": float(value[due][-1]), "samples": int(due.sum())},
+                advice=f"Find what cuts {name} off from the model: detach(), no_grad, argmax, item() or a constant.",
+                confidence=0.9,
+            )
+
     def _unlearned(self, name: str, run: Run) -> Finding:
         first, now = _levels(Chunk("train", run.train, 0, run.train.size), name)
         at = run.header.raw.get("gradient_at") or "the tensor at which gradients are taken"
@@ -218,6 +251,17 @@ class ComponentDead(Rule):
                 advice=f"See whether {name} depends on the model at all: a clamp, detach() or argmax makes a constant.",
                 confidence=0.7,
             )
+
+
+def _together(rows: Chunk, norms: dict[str, Floats]) -> Floats:
+    """The norm of the sum of the components' gradients over the parameters, by norms and cosines. float64 [rows]"""
+    names = list(norms)
+    square = np.sum([norm**2 for norm in norms.values()], axis=0)
+    for index, name in enumerate(names):
+        for other in names[index + 1 :]:
+            square = square + 2 * norms[name] * norms[other] * rows[f"param_cosine/{name}~{other}"]
+    total: Floats = np.sqrt(np.maximum(square, 0.0))
+    return total
 
 
 def _any_zero(chunk: Chunk) -> Bools:

@@ -13,6 +13,7 @@ from trainwatch.bases.course import OfCourse
 from trainwatch.schema import Finding
 from trainwatch.stats import median, noise, running_medians
 from trainwatch.views.components import Course, Relapse, relapse
+from trainwatch.views.curve import rise_at_once
 
 Floats = NDArray[np.float64]
 
@@ -23,8 +24,9 @@ class ComponentDivergence(OfCourse):
 
     What it sees:
         A component had been falling, and has given back more than half of what it gained: by a fifth of its best value
-        and eight times its noise, and it stays there for a fifth of the stage. The total fell in the same time. Weights
-        are the same then and now; a new stage begins anew.
+        and eight times its noise, and it stays there for a fifth of the stage; or at once, and it has stood there for a
+        quarter. The total fell in the same time, or rose with it and has fallen again by more than half of that rise.
+        Weights are the same then and now; a new stage begins anew.
 
     Why it matters:
         The one number that everybody watches says that all is well, while a task is being unlearned.
@@ -50,6 +52,7 @@ class ComponentDivergence(OfCourse):
     sigmas: float = 8.0  # of the noise of one row or bin, of which the levels are medians of five
     given_back: float = 0.5  # of what it had gained, as for the total (loss-divergence)
     weights: float = 0.2  # relative: weights that moved no more than that explain no rise
+    clear: float = 4.0  # of the noise: what a total hides, and what came at once, must be plain
     total_falls: float = 0.02  # relative, as everywhere: less is standing still
 
     def judge(self, course: Course) -> Iterator[Finding]:
@@ -58,8 +61,21 @@ class ComponentDivergence(OfCourse):
         for name in course.names if len(course.names) > 1 else ():
             if not course.roles.aside(name):
                 found = relapse(course[f"loss/{name}"], begin, len(course), self.rise, self.sigmas)
+                found = found or self._at_once(course[f"loss/{name}"], begin)
                 if found is not None and self._sick(name, course, begin, found):
                     yield self._finding(name, course, found)
+
+    def _at_once(self, values: Floats, begin: int) -> Relapse | None:
+        """A rise from one row to the next that has stood since, by a fifth of the level before it."""
+        known = begin + np.flatnonzero(np.isfinite(values[begin:]))
+        level, height, flat = rise_at_once(values[known]) if len(known) >= 4 * 5 else (0.0, 0.0, False)
+        if not flat or not height > self.rise * abs(level):
+            return None
+        smooth = running_medians(values[known], 5)
+        at = int(np.flatnonzero(smooth <= level + height / 2)[-1])
+        start, scatter = float(smooth[: at + 1].max()), noise(values[known[: at + 1]])
+        plain = height > self.clear * scatter
+        return Relapse(start, level, int(known[at]), level + height, scatter) if plain else None
 
     def _sick(self, name: str, course: Course, begin: int, found: Relapse) -> bool:
         """It had gained something, gave back half of it under the same weights, and the total fell."""
@@ -72,10 +88,12 @@ class ComponentDivergence(OfCourse):
         return found.now - found.best > self.given_back * gain and fell and self._same_weights(course, found.at)
 
     def _fell(self, total: Floats, at: int) -> bool:
-        """Since the component was best, by more than its noise."""
+        """Since the component was best, or since the total rose with it; by more than its noise."""
         level = running_medians(total, 5)
         then, now = level[at], median(total[-max(5, len(total) // 20) :])
-        return bool(then - now > max(self.total_falls * abs(then), noise(total)))
+        peak = np.nanmax(level[at:], initial=then)
+        hidden = peak - now > max(self.given_back * (peak - then), self.clear * noise(total))
+        return bool(then - now > max(self.total_falls * abs(then), noise(total)) or hidden)
 
     def _same_weights(self, course: Course, at: int) -> bool:
         """Every weight is within a fifth of what it was."""

@@ -35,9 +35,10 @@ class ComponentSign(OfCourse):
         A component with a negative weight whose raw value rises to three times what it was, while its contribution
         outgrows all others: a warning, and critical from a hundred times on. Or one whose raw value a bound keeps from
         rising: a declared task that stays where it began, while its gradient runs against that of a task which is
-        learned (a cosine below -0.5 in the mean; turned round, both would agree): a warning. Or, at any weight, a
-        contribution that has fallen far below 0, a hundred times beyond where it began and ten times the others, and
-        is still falling, or a thousand times, whatever its role.
+        learned (a cosine below -0.5 in the mean; turned round, both would agree): a warning. Or a declared task that
+        comes down although it is maximised: what the others learn makes it smaller. Or, at any weight, a contribution
+        that has fallen far below 0, a hundred times beyond where it began and ten times the others, and is still
+        falling, or a thousand times, whatever its role.
         A negative weight that does neither, or is meant (an entropy bonus, a reward), is an info; but no
         regulariser is meant to rise a thousandfold.
 
@@ -124,8 +125,10 @@ class ComponentSign(OfCourse):
         runaway = times >= self.runaway and rises and counts
         grows = times >= self.growth and (rises or times >= self.grave) and leads
         turned = self._turned(name, course, there) if not (runaway or grows) else ""
-        sick = runaway or (grows and not self._meant(name, course)) or bool(turned)
+        falls = self._falls(name, course, there)
+        sick = runaway or (grows and not self._meant(name, course)) or bool(turned) or falls
         undoes = f", and its gradient undoes that of {turned}" if turned else ""
+        undoes = ", against its own gradient: what the others learn brings it down" if falls else undoes
         told = f"The {name} loss has the weight {weight[there][-1] if there.any() else -1.0:,.4g}, so it is maximised"
         return self.finding(
             ("critical" if times >= self.grave else "warning") if sick else "info",
@@ -137,6 +140,16 @@ class ComponentSign(OfCourse):
             advice=f"Turn the sign of the {name} weight." if sick else f"If it is not meant, turn {name}'s sign.",
             confidence=0.9 if sick else 0.7,
         )
+
+    @staticmethod
+    def _falls(name: str, course: Course, there: Bools) -> bool:
+        """Whether it is declared a task, and comes down although it is maximised: so the others want it smaller.
+
+        A score that is sought rises, or is known by its name; what an opponent learns is, too.
+        """
+        raw = course[f"loss/{name}"]
+        always = bool(there.any()) and bool(there[np.isfinite(raw)].all()) and bool((raw[there] > 0).all())
+        return always and course.roles.said.get(name) == "task" and not _sought(name) and course.learned(name)
 
     def _turned(self, name: str, course: Course, there: Bools) -> str:
         """The learned task that a declared task of negative weight, which is not learned, runs against."""

@@ -25,8 +25,8 @@ class GradientConflict(OfCourse):
         The cosine between two components' gradients averages below -0.1 for a fifth of the run, by more than three
         standard errors, with norms within ten times of each other; and meanwhile one of the two has risen from its best
         level by a fifth and eight times its noise; or it is below -0.5 for half of the run, and one of them is not
-        learned at all while something else is. Regularisers pull by design, and are left out. Without a loser it is an
-        info where the cosine is below -0.3 and the total has stopped falling.
+        learned at all while something else comes down to half. Regularisers pull by design, and are left out. Without a
+        loser it is an info where the cosine is below -0.3 and the total has stopped falling.
 
     Why it matters:
         What one step gives to a task the same step takes from the other. The sum of both stands, and both are worse
@@ -69,6 +69,7 @@ class GradientConflict(OfCourse):
     fraction: float = 0.2  # of the run
     rise: float = 0.2  # of the best value of the one that loses: a healthy trade between two tasks comes to a tenth
     sigmas: float = 8.0  # of the noise of one row or bin, of which the levels are medians of five
+    halved: float = 0.55  # of its first value: at a floor, which falls a little yet, no component comes down so far
     stalled: float = 0.01  # of the total, over the stretch
 
     def judge(self, course: Course) -> Iterator[Finding]:
@@ -110,7 +111,7 @@ class GradientConflict(OfCourse):
             if found is not None and self._same_weights(course, loser, other, found.at, end):
                 return self._finding(loser, other, course, (begin, end), mean, found)
         lost = [name for name in (a, b) if not course.learned(name)]
-        learns = any(course.learned(name) for name in course.names)  # at a floor all gradients cancel
+        learns = any(self._plainly(name, course) for name in course.names)  # at a floor all gradients cancel
         if mean < self.opposite and 2 * (end - begin) >= len(course) and lost and learns:
             return self._finding(a, b, course, (begin, end), mean, None, "warning")
         total = course["loss"][begin:end]
@@ -119,6 +120,12 @@ class GradientConflict(OfCourse):
         if mean < self.strong and fell < self.stalled * abs(median(total[:half])):
             return self._finding(a, b, course, (begin, end), mean, None)
         return None
+
+    def _plainly(self, name: str, course: Course) -> bool:
+        """Whether a component is learned beyond what a few batches of a run at its floor can look like."""
+        known = course[f"loss/{name}"][np.isfinite(course[f"loss/{name}"])]
+        now = median(known[-max(5, len(known) // 10) :])
+        return course.learned(name) and bool(now < self.halved * median(known[:5]))
 
     def _same_weights(self, course: Course, loser: str, other: str, at: int, end: int) -> bool:
         """A loser whose weight was lowered, or whose rival's was raised, loses by plan."""

@@ -64,11 +64,12 @@ class LossScaleImbalance(Rule):
         it has nine tenths of it and fifty times the others' sum in two blocks on end, and not all of them improve; if
         it has four fifths of it, a hundred times the others' sum, and none of them improves; or, where no gradients are
         recorded, if it is a thousand times the others while these stand at values of 1 and more and none of them
-        improves. Else it is worth knowing, no more. Not among the others: components of weight 0, of a tiny or negative
-        weight, or one that rises or whose schedule is not at its end, with both signs (a policy's surrogate), and those
-        that fell from the large one's scale because they are solved. What is a regulariser or an auxiliary, by role or
-        name, is one of them only below a thousandth, at a value of 1 and more, without a gradient to speak of. A start
-        that passes within a fifth of the run while the loss falls is an info.
+        improves, or fifty times in two blocks on end while these, all of them declared tasks, have doubled. Else it is
+        worth knowing, no more. Not among the others: components of weight 0, of a tiny or negative weight, or one that
+        rises or whose schedule is not at its end, with both signs (a policy's surrogate), and those that fell from the
+        large one's scale because they are solved. What is a regulariser or an auxiliary, by role or name, is one of
+        them only below a thousandth, at a value of 1 and more, without a gradient to speak of. A start that passes
+        within a fifth of the run while the loss falls is an info.
 
     Why it matters:
         The optimiser follows the sum. What contributes a millionth of it is not trained at all, and after clipping the
@@ -113,6 +114,7 @@ class LossScaleImbalance(Rule):
     critical_ratio: float = 100.0  # below 1 % of the sum a component's gradient drowns in the other's noise
     absurd_ratio: float = 1000.0  # proof without gradients: healthy sums (pixels beside a bonus) reach 10 to 300
     ordinary: float = 1.0  # raw value of a task not learned yet (ln 3, a normalised error); terms meant small are below
+    worse: float = 2.0  # x its first level: a task that is trained does not double, beside a louder one or not
     owned_share: float = 0.95  # of the gradient: what the others are left with is less than one batch's noise
     improvement: float = 0.02  # relative; less than that in two blocks is no learning
     solved: float = 0.3  # of its first value: a component this far down is done, and rightly small
@@ -131,7 +133,8 @@ class LossScaleImbalance(Rule):
     _total: int = field(default=0, init=False)  # steps that are planned
     _rows: int = field(default=0, init=False)
     _final: bool = field(default=False, init=False)
-    _start: dict[str, float] = field(default_factory=dict, init=False)
+    _start: dict[str, float] = field(default_factory=dict, init=False)  # of the first block
+    _begun: dict[str, float] = field(default_factory=dict, init=False)  # of the first three rows
     _episode: Episode | None = field(default=None, init=False)
     _told: dict[str, Finding] = field(default_factory=dict, init=False)
 
@@ -182,6 +185,8 @@ class LossScaleImbalance(Rule):
             known = rows[f"raw/{name}"][np.isfinite(rows[f"raw/{name}"])]
             if len(known):
                 self._start.setdefault(name, float(known[0]))
+                rows_known = blocks[f"raw/{name}"][np.isfinite(blocks[f"raw/{name}"])]
+                self._begun.setdefault(name, float(np.median(rows_known[:3])))
         sizes = np.stack([np.nan_to_num(_sizes(rows[f"raw/{name}"], rows[f"weight/{name}"])) for name in names])
         top, awaited = sizes.max(axis=0), 0
         for index in np.flatnonzero(top > HYSTERESIS * self.warning_ratio * (sizes.sum(axis=0) - top)):
@@ -278,7 +283,18 @@ class LossScaleImbalance(Rule):
             return (owned or starve) and (episode.blocks >= 2 or self._short())
         unsolved = any(abs(episode.here[f"raw/{name}"]) >= self.ordinary for name in episode.others)
         absurd = unsolved and ratio > ease * self.absurd_ratio and (episode.blocks >= 2 or self._short())
+        bar = self.warning_ratio if alarm else self.loud_ratio  # it is over when the others have come back
+        if ratio > bar and episode.blocks >= 2 and self._drown(episode):
+            return True
         return absurd and not any(self._improves(episode, name, 5 if alarm else 1) for name in episode.others)
+
+    def _drown(self, episode: Episode) -> bool:
+        """Whether all others are declared tasks that stand at twice their first level, which was no small one."""
+        return all(
+            self._roles.get(name) == "task"
+            and episode.here[f"raw/{name}"] >= self.worse * self._begun[name] >= self.worse * self.ordinary
+            for name in episode.others
+        )
 
     def _was_loud(self, episode: Episode) -> bool:
         """Whether it was as loud in the block before: of a few samples a step, one block's median is no level."""

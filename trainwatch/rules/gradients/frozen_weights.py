@@ -66,6 +66,7 @@ class FrozenWeights(Rule):
     begin: float = 0.5  # of the planned steps: what is unfrozen step by step has begun by then
     much: float = 0.1  # of the parameters are frozen as they were initialised: less is a table or a projection
     noise: float = 0.9  # of those show no training at all; twenty steps of any training leave less than half
+    told: int = 600  # parameters: of fewer nobody can say whether a draw or a training left them
     few: float = 0.02  # of the parameters can be trained, and all of them in normalisation layers
 
     _streaks: dict[str, Streak] = field(default_factory=dict, init=False)
@@ -122,7 +123,12 @@ class FrozenWeights(Rule):
         ]
         whole = sum(_number(item.get("parameters")) for item in known if item.get("depth") == 1)
         size, fresh = (sum(_number(item.get(name)) for item in own) for name in ("parameters", "fresh"))
-        if size >= self.much * whole and fresh >= self.noise * size and len(sizes) and run.first_step is not None:
+        if (
+            size >= max(self.told, self.much * whole)
+            and fresh >= self.noise * size
+            and len(sizes)
+            and run.first_step is not None
+        ):
             said = ", ".join(str(item.get("name")) for item in own[:4])
             yield self.finding(
                 "warning",

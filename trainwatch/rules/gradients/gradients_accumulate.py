@@ -28,7 +28,8 @@ class GradientsAccumulate(Rule):
         line on double-logarithmic paper, while the loss does not rise with it. A healthy norm starts level, noisy or
         falling; a divergence and an escape from a small initialisation are exponential. Where the first batches are too
         unlike for a line, the next rows tell: no single gradient moves a sum of many by much, so the norm is smooth, as
-        no norm of batches is, and never comes back to near its first.
+        no norm of batches is, and never comes back to near its first; and it is no larger than such a sum, or several
+        times what the step's components come to together, over the same parameters, which at first it was not.
 
     Why it matters:
         The optimiser follows the whole past: a momentum without friction. SGD swings ever wider and Adam walks on in
@@ -47,7 +48,7 @@ class GradientsAccumulate(Rule):
 
     block: ClassVar[int] = 20
     needs: ClassVar[tuple[str, ...]] = ("grad_norm",)
-    wants: ClassVar[tuple[str, ...]] = ("loss",)
+    wants: ClassVar[tuple[str, ...]] = ("loss", "param_grad/<component>")
     causes: ClassVar[tuple[str, ...]] = (
         *("gradient-explosion", "loss-divergence", "loss-oscillation", "clipping-saturated", "lr-too-high"),
         *("non-finite-gradient", "non-finite-loss", "weight-growth", "loss-stuck"),
@@ -66,12 +67,14 @@ class GradientsAccumulate(Rule):
     worse: float = 0.05  # of the first loss: above it the run is being lost
     above: float = 4.0  # x the first norm in every row of the later look; the lowest of healthy runs comes to 1.5
     still: float = 0.06  # of the norm, from row to row, later: sums sink to 0.03 and less, healthy ones keep 0.1 to 0.5
+    beyond: float = 1.5  # x the sum of the components' norms: one step's gradient is no larger than that sum
     looks: int = 2  # such blocks of 20 rows in a row: a smooth rise passes through one
 
     _told: Finding | None = field(default=None, init=False)
     _judged: bool = field(default=False, init=False)
     _start: tuple[float, float, int] | None = field(default=None, init=False)  # first norm, its block's median, step
     _looked: int = field(default=0, init=False)  # smooth blocks in a row by now; -1 once one was not far up
+    _held: bool = field(default=False, init=False)  # the first norm was no larger than those of its components together
     _rows: int = field(default=0, init=False)  # with a norm, in all
     _first: tuple[float, float] = field(default=(np.nan, np.nan), init=False)
     _last: float = field(default=np.nan, init=False)
@@ -100,17 +103,21 @@ class GradientsAccumulate(Rule):
             self._judged = True
             if len(known):
                 self._start = float(norm[known[0]]), float(np.median(norm[known])), int(block.step[known[0]])
+                times = _times(block)
+                self._held = bool(len(times) and times[0] <= 1.05)
         elif self._told is None and self._start is not None and self._looked >= 0 and len(known) >= self.fewest:
-            self._later(norm[known], block.step[known], block["loss"])
+            times = _times(block)
+            more = self._held and bool(len(times)) and bool(times.min() > self.beyond)
+            self._later(norm[known], block.step[known], block["loss"], more)
         self._rows += len(known)
 
-    def _later(self, norms: Floats, steps: NDArray[np.int64], loss: Floats) -> None:
+    def _later(self, norms: Floats, steps: NDArray[np.int64], loss: Floats, more: bool) -> None:
         """A sum that one gradient hardly moves any more; one block that is not far up ends the look for good."""
         assert self._start is not None
         first, middle, began = self._start
         law = middle * (2 * (self._rows + len(norms)) / self.block) ** self.fastest  # what a sum can have come to
         smooth = np.median(np.abs(np.diff(np.log(norms)))) <= self.still
-        far = norms.min() >= self.above * first and norms.max() <= law
+        far = norms.min() >= self.above * first and (more or norms.max() <= law)
         self._looked = -1 if not far else self._looked + 1 if smooth else 0
         if self._looked < self.looks:
             return
@@ -191,3 +198,14 @@ class GradientsAccumulate(Rule):
             last_step=max(told.first_step, int(chunk.step.max())),
             evidence=told.evidence | {"norm": self._last},
         )
+
+
+def _times(chunk: Chunk) -> Floats:
+    """The norm, by the sum of its components' over the parameters, in the rows that have them. float64 [samples]"""
+    parts = [chunk[name] for name in chunk.channels if name.startswith("param_grad/")]
+    if not parts:
+        return np.empty(0)
+    norm, together = chunk["grad_norm"], np.nansum(parts, axis=0)
+    sampled = np.isfinite(norm) & np.isfinite(together) & (together > 0)
+    times: Floats = norm[sampled] / together[sampled]
+    return times

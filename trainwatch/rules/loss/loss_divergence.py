@@ -14,7 +14,7 @@ from trainwatch.run import Run
 from trainwatch.schema import Finding, Severity
 from trainwatch.stats import noise
 from trainwatch.table import Chunk
-from trainwatch.views.curve import Points, running_median, wanders
+from trainwatch.views.curve import MEDIAN, Points, rise_at_once, running_median, wanders
 
 Floats = NDArray[np.float64]
 SUPERVISED = ("metric/acc", "metric/accuracy", "metric/top1", "metric/perplexity", "metric/ppl")
@@ -36,7 +36,8 @@ class Fall:
     height: float  # of that rise; 0 if there is none
     flat: bool  # nothing of it came back since its first moments
     levels: Floats  # medians of eighths
-    error: float  # of such a median
+    error: float  # of such a median, and
+    late: float  # of one since the best: what was thrown elsewhere has another noise there
 
     @property
     def progress(self) -> float:
@@ -119,7 +120,8 @@ class LossDivergence(CurveRule):
             return (gave or broke) and fall.steady >= self.steady
         levels, bar = fall.levels, self.clear * fall.error
         risen = min(levels[-2:]) > max(self.doubled * levels.min(), levels[0] + bar) and fall.now > fall.start
-        return bool(levels.min() > 0 and risen and levels[-1] > levels[-2] - bar)
+        stays = levels[-1] > levels[-2] - max(bar, self.clear * fall.late)
+        return bool(levels.min() > 0 and risen and stays)
 
     def _weighted_up(self, run: Run, rest: Chunk, fall: Fall, stage: Points) -> bool:
         """Whether weights that were raised since the best point explain the rise."""
@@ -187,7 +189,7 @@ def _fall(stage: Points) -> Fall:
     path = float(np.abs(np.diff(down)).sum())
     last, now = smooth[-tail:], float(np.median(smooth[-tail:]))
     height = max(float(smooth[best:].max()) - smooth[best], 1e-300)
-    level, height, flat = _break(stage.loss)
+    level, height, flat = rise_at_once(stage.loss)
     sigma = noise(stage.loss[: max(best + 1, len(stage) // 4, 8)])
     return Fall(
         start=start,
@@ -204,30 +206,8 @@ def _fall(stage: Points) -> Fall:
         flat=flat,
         levels=np.array([np.median(part) for part in np.array_split(stage.loss, 8)]),
         error=MEDIAN * sigma / max(1, len(stage) // 8) ** 0.5,
+        late=MEDIAN * noise(stage.loss[best:]) / max(1, len(stage) // 8) ** 0.5,
     )
-
-
-MEDIAN = 1.25  # x that of a mean: the standard error of a median
-
-
-def _break(loss: Floats) -> tuple[float, float, bool]:
-    """The level before the last rise that came at once and has stood for a quarter of the points, its height, and
-    whether it stood there from the first.
-    """
-    quarter, moment = len(loss) // 4, max(5, len(loss) // 20)
-    now = float(np.median(loss[-quarter:]))
-    smooth = running_median(loss, 5)
-    low = np.flatnonzero(smooth <= (smooth[:-quarter].min(initial=now) + now) / 2)
-    at = int(low[-1]) if len(low) else 0
-    before, after = loss[max(0, at - quarter) : at - 1], loss[at + 3 :]
-    if len(before) < 2 * moment or len(after) < max(quarter, 4 * moment):
-        return now, 0.0, False
-    level = float(np.median(before))
-    height, error = now - level, MEDIAN * noise(before) / len(before) ** 0.5
-    sharp = np.median(before[-moment:]) < level + height / 4 < now - height / 4 < np.median(after[:moment])
-    _, second, third, last = (float(np.median(part)) for part in np.array_split(after, 4))
-    stands = third - last < height / 5
-    return level, height if sharp and stands and height > 8 * error else 0.0, second - last < height / 5
 
 
 def _stands(smooth: Floats, best: int, start: float) -> bool:

@@ -32,8 +32,9 @@ class LrTooHigh(Rule):
         down. A fiftieth is enough in the median where all weights together grew by half between two samples, and the
         loss, of which more than half is left, has not come down since the first fifth of the run. Or weights that from
         one sample to the next grew fivefold, by more than 0.1 of their norm a step, while the loss stood at a quarter
-        above its first value and more, or at a tenth above it and then stood still, at more than half of it, for the
-        rest of the run. Where the goal itself moves (rewards, adversaries) it is an info, unless the weights grew so.
+        above its first value and more, or at a tenth above it, or was back there from a quarter below, and then stood
+        still, at more than half of it, for the rest of the run. Where the goal itself moves (rewards, adversaries) it
+        is an info, unless the weights grew so.
 
     Why it matters:
         About 1e-3 is usual. Steps that rewrite the weights jump over every minimum; what looks like a hard task or
@@ -56,7 +57,8 @@ class LrTooHigh(Rule):
     causes: ClassVar[tuple[str, ...]] = (
         *("gradient-explosion", "gradient-spike", "loss-divergence", "loss-oscillation", "loss-spike", "loss-stuck"),
         *("non-finite-loss", "non-finite-gradient", "weight-growth", "clipping-saturated", "dead-module"),
-        *("component-dead", "gradient-vanishing", "loss-plateau", "slow-convergence", "hidden-nan", "mode-collapse"),
+        *("component-dead", "loss-scale-imbalance", "component-divergence", "aggressive-ramp", "gradient-vanishing"),
+        *("curriculum-shock", "loss-plateau", "slow-convergence", "hidden-nan", "mode-collapse"),
     )
 
     ratio: float = 0.1  # norm of the update over that of the weights; the trainer's healthy runs reach 0.006
@@ -127,8 +129,17 @@ class LrTooHigh(Rule):
         at = np.flatnonzero(np.isfinite(values))
         beyond = (whole.nonfinite("loss") > 0) | (loss > first + (self.blown - 1) * abs(first))
         ends = [*(at[1:] + 1).tolist(), len(loss)]
-        stands = [2 * int(beyond[max(0, end - self.rows) : end].sum()) > min(self.rows, end) for end in ends]
+        stands = [
+            2 * int(beyond[max(0, end - self.rows) : end].sum()) > min(self.rows, end)
+            and not self._learnt(loss[begin:end], beyond[begin:end])
+            for begin, end in zip(at.tolist(), ends, strict=True)
+        ]
         return max(values[at[stands]].tolist(), default=0.0)
+
+    def _learnt(self, loss: Floats, beyond: NDArray[np.bool_]) -> bool:
+        """Whether the loss came down to half after a sample and only then was lost: that came of something else."""
+        level = running_medians(loss[: int(beyond.argmax())], self.rows)
+        return bool(len(level) and np.nanmin(level, initial=np.inf) < loss[0] - self.back * abs(loss[0]))
 
     def _doubled(self, whole: Chunk, series: dict[str, Floats]) -> bool:
         """Whether a sample that is too high was followed by one in which all weights together are twice as large."""
@@ -178,10 +189,20 @@ class LrTooHigh(Rule):
                     learnt = first - best > self.back * abs(first)  # with this rate: then something else came
                     hurt = self.hurt_stuck if self._stands(whole["loss"][end:], first, len(whole)) else self.hurt
                     bar = max(hurt * abs(first), self.sigmas * noise(whole["loss"][: end + 1]))
-                    if not learnt and np.nanmax(peak, initial=-np.inf) - first > bar:
+                    hit = np.nanmax(peak, initial=-np.inf) - first > bar or self._undone(whole, end, first)
+                    if hit and not learnt:
                         worst = max(worst or (0.0, "", 0, 0), (float(times[index]), name, begin, end))
         if worst:
             yield self._swept(whole, *worst, first)
+
+    def _undone(self, whole: Chunk, end: int, first: float) -> bool:
+        """Whether all that the loss had come down was given back by then, and hardly anything was learned since."""
+        loss = whole["loss"][: end + 1]
+        level = running_medians(loss, self.rows)
+        level = level[np.isfinite(level)]
+        rose = level - np.minimum.accumulate(level)
+        gave = (level >= first) & (rose > max(self.hurt * abs(first), self.sigmas * noise(loss)))
+        return bool(gave.any()) and self._stands(whole["loss"][end:], first, len(whole))
 
     def _stands(self, after: Floats, first: float, rows: int) -> bool:
         """Whether the rest of the run, at least half of it, takes hardly anything from a loss that is mostly there."""
