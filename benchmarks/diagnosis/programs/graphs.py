@@ -292,7 +292,7 @@ def sgd(parts: Parts) -> Parts:
 
 
 def early_stopping(parts: Parts) -> Parts:
-    """A long run is planned, and ended when two evaluations in a row were no better than the best; few graphs."""
+    """A long run is planned, and ended when three evaluations in a row were no better than the best; few graphs."""
     parts.steps, history = 3 * STEPS, []
     kept = torch.arange(TRAINING) < TRAINING // 2
 
@@ -306,7 +306,7 @@ def early_stopping(parts: Parts) -> Parts:
     parts.clocks = {"epoch": lambda applied: applied // (EPOCH // 2)}
     few = replace(parts, batches=loader(BATCH, parts.seed, kept), batches_per_epoch=EPOCH // 2)
     few.evaluation = Evaluation(EPOCH // 2, remembered)
-    few.stops = lambda: len(history) > 2 and min(history[-2:]) > min(history[:-2])
+    few.stops = lambda: len(history) > 3 and min(history[-3:]) > min(history[:-3])
     return constant(few, 0.75 * RATE)
 
 
@@ -371,11 +371,11 @@ VARIANTS: dict[str, Callable[[Parts], Parts]] = {
 
 
 class SigmoidPassing(nn.Module):
-    """A layer that keeps nothing of what came in: three sigmoids deep, neither skip nor norm."""
+    """A layer that keeps nothing of what came in: four sigmoids deep, neither skip nor norm."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.maps = nn.Sequential(*(part for _ in range(3) for part in (nn.Linear(width, width), nn.Sigmoid())))
+        self.maps = nn.Sequential(*(part for _ in range(4) for part in (nn.Linear(width, width), nn.Sigmoid())))
 
     def forward(self, h: Tensor, adjacency: Tensor) -> Tensor:
         out: Tensor = self.maps(h + (adjacency @ h) / 2.0)
