@@ -315,6 +315,7 @@ def frozen_embedding(parts: Parts) -> Parts:
     fresh = {name: value.clone() for name, value in parts.model.state_dict().items()}
     schooled(parts, STEPS)
     kept = ("embed.", "layers.0.")
+    parts.header["config"] |= {"frozen": ["embed", "layers.0"]}
     parts.model.load_state_dict({name: value for name, value in fresh.items() if not name.startswith(kept)}, False)
     for name, parameter in parts.model.named_parameters():
         parameter.requires_grad_(not name.startswith(kept))
