@@ -30,8 +30,11 @@ def schedule_value(declared: Mapping[str, Any], at: float) -> float | None:
     return None if values is None else float(values[0])
 
 
-def schedule_values(declared: Mapping[str, Any], at: ArrayLike) -> NDArray[np.float64] | None:
-    """:func:`schedule_value` for many readings at once. float64 [readings]"""
+def schedule_values(declared: Mapping[str, Any], at: ArrayLike, *, held: bool = True) -> NDArray[np.float64] | None:
+    """:func:`schedule_value` for many readings at once. float64 [readings]
+
+    ``held`` is whether an exponential stays where its declared steps end; else it goes on falling.
+    """
     import numpy as np
 
     kind = declared.get("kind")
@@ -54,7 +57,8 @@ def schedule_values(declared: Mapping[str, Any], at: ArrayLike) -> NDArray[np.fl
         if kind == "constant":
             values = np.full(since.shape, start)
         else:
-            progress = np.clip((since - warmup) / (over - warmup), 0.0, 1.0)
+            last = 1.0 if held or kind != "exponential" or cycles > 1 else np.inf
+            progress = np.clip((since - warmup) / (over - warmup), 0.0, last)
             progress = np.where(progress < 1.0, (progress * cycles) % 1.0, progress)
             done = _shape(str(kind), progress, rate)
             values = start * (1.0 - done) + end * done  # exact at both ends, which start + (end - start) is not
@@ -99,14 +103,16 @@ def schedule_band(
     import numpy as np
 
     both = schedule_values(declared, np.stack([at, at - tick]))
-    if both is None:
+    further = schedule_values(declared, at, held=False)  # a decay by a factor has no end of its own
+    if both is None or further is None:
         nothing = np.full(at.shape, np.nan)
         return nothing, nothing
     now, before = both
     start = float(declared["start"])
     slack = tolerance * np.maximum(np.abs(now), 0.1 * max(abs(start), abs(float(declared.get("end", start)))))
     slack = np.where(np.isfinite(now), slack, np.nan)  # a declaration that overflows accuses nobody
-    return np.minimum(now, before) - slack, np.maximum(now, before) + slack
+    every = (now, before, np.where(np.isfinite(further), further, now))
+    return np.minimum.reduce(every) - slack, np.maximum.reduce(every) + slack
 
 
 MOST: Final = 64

@@ -57,7 +57,7 @@ class LengthCollapse(Rule):
         *("data/<name>/min", "data/<name>/mean", "data/<name>/max"),
         *("loss", "run:total_steps", "eval:loss"),
     )
-    causes: ClassVar[tuple[str, ...]] = ("invalid-outputs",)
+    causes: ClassVar[tuple[str, ...]] = ("invalid-outputs", "mode-collapse")
 
     short: float = 0.5  # of the shortest training sample: a mean cannot be there while half of the outputs are right
     empty: float = 1.0  # token, where the data's lengths are not known

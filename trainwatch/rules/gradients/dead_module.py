@@ -9,7 +9,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from trainwatch.rule import Rule
+from trainwatch.header import Header, mapping, number, text
+from trainwatch.rule import Findings, Rule
 from trainwatch.schema import Finding
 from trainwatch.stats import Streak
 from trainwatch.table import Chunk
@@ -53,14 +54,22 @@ class DeadModule(Rule):
     rows: int = 20  # in a row: gates that begin at 0 open within two, and turns of two optimisers are shorter
     same: float = 1e-4  # relative range of a loss that is one number: what batches make of it is a hundred times that
 
+    _frozen: set[str] = field(default_factory=set, init=False)  # channels of modules that the header says are frozen
     _streaks: dict[str, Streak] = field(default_factory=dict, init=False)
     _off: dict[str, int] = field(default_factory=dict, init=False)  # rows in which a component was switched off
     _range: dict[str, tuple[float, float]] = field(default_factory=dict, init=False)  # of the loss in rows of 0
     _serves: dict[str, set[str]] = field(default_factory=dict, init=False)  # other components than those, by module
 
+    def start(self, header: Header) -> Findings:
+        """What is frozen may still carry the gradient of an earlier training, which clipping wears away."""
+        told = header.raw.get("modules")
+        modules = [mapping(one) for one in told] if isinstance(told, list) else []
+        self._frozen = {f"grad_norm/{text(one.get('name'))}" for one in modules if number(one.get("trainable")) == 0}
+        return ()
+
     def update(self, chunk: Chunk) -> Iterator[Finding]:
         """Most modules have no zero, and are done with one comparison."""
-        names = [name for name in chunk.channels if name.startswith("grad_norm/")][:MOST]
+        names = [name for name in chunk.channels if name.startswith("grad_norm/") and name not in self._frozen][:MOST]
         alive: Bools | None = None
         off = _switched_off(chunk)
         for name in names:
