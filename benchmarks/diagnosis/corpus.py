@@ -1,8 +1,8 @@
 """The corpus: which trainings there are, training those that are missing, their store, and reading it back.
 
-The store is one archive a program: `index.json` with the first faulty steps, and run files. Numbers that
-came from float32 keep four digits, the loss five, a gradient's parts three; times are in milliseconds; what names a
-machine is dropped.
+The store is one archive a program: `index.json` with the first faulty steps, and run files. Numbers that came from
+float32 keep four digits, the loss five, a gradient's parts three, seconds two; moments are in milliseconds; what names
+a machine is dropped.
 """
 
 from __future__ import annotations
@@ -233,7 +233,7 @@ def _short(key: str, value: Any, kind: str) -> Any:
     if key in ("time", "elapsed"):
         return round(value, 3)
     if key.startswith("time/"):
-        return float(f"{value:.2g}" if key == "time/monitor" else f"{value:.3g}")
+        return float(f"{value:.2g}")
     if kind not in ("step", "eval", "sample") or EXACT.fullmatch(key):
         return value
     if COARSE.match(key):
