@@ -20,6 +20,7 @@ pytest.importorskip("selenium")
 from selenium import webdriver
 from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -101,6 +102,11 @@ def reveal(browser: webdriver.Chrome, name: str) -> None:
     found = 'return document.querySelector(`figure.panel[data-name="${arguments[0]}"]`)'
     panel = until(browser, lambda page: page.execute_script(found, name))
     browser.execute_script("arguments[0].scrollIntoView()", panel)
+
+
+def press(browser: webdriver.Chrome, key: str) -> None:
+    """A key as a hand presses it: wherever the focus is."""
+    ActionChains(browser).send_keys(key).perform()
 
 
 def requests(browser: webdriver.Chrome) -> set[str]:
@@ -242,14 +248,16 @@ def test_keys_walk_and_the_pointer_draws_one_line(browser: webdriver.Chrome, fin
     server, address = start(finished, 0)
     browser.get(f"{address}/run?path=peptide.jsonl")
     until(browser, lambda page: page.execute_script(TRACE, "loss", "sequence [nat]"))
-    body = browser.find_element(By.TAG_NAME, "body")
-    body.send_keys("n")
-    first = until(browser, lambda page: page.execute_script("return document.activeElement.innerText"))
-    body.send_keys("n")
-    until(browser, lambda page: page.execute_script("return document.activeElement.innerText") != first)
-    body.send_keys("?")
+    focus = "return document.activeElement.matches('.finding') && document.activeElement.innerText"
+    press(browser, "n")
+    first = until(browser, lambda page: page.execute_script(focus))
+    press(browser, "n")
+    until(browser, lambda page: page.execute_script(focus) not in (False, first))
+    press(browser, "p")
+    until(browser, lambda page: page.execute_script(focus) == first)
+    press(browser, "?")
     assert browser.find_element(By.ID, "keys").is_displayed()
-    body.send_keys("?")
+    press(browser, "?")
     reveal(browser, "loss")
     lines = "return [...document.querySelectorAll('.hover-line')].filter(l => l.style.display === 'block').length"
     hover = "document.querySelector('[data-name=loss] .js-plotly-plot').emit('plotly_hover', {points: [{x: 50}]})"
