@@ -1,30 +1,36 @@
-"""Pictures of the dashboard for the README, made from a run file with the real app and headless Chromium.
+"""Pictures of every page of the dashboard, made from a folder of run files with the real app and headless Chromium.
 
-python docs/screenshot.py logs/demo.jsonl     writes docs/dashboard-light.png and docs/dashboard-dark.png
+python docs/screenshot.py logs demo.jsonl healthy.jsonl
+
+writes docs/pictures/<page>-<light|dark>-<wide|narrow>.webp: the runs below the folder, the first run, and both compared.
 """
 
 from __future__ import annotations
 
+import base64
 import sys
 import tempfile
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import urlencode
 
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
-from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from dashboards.app import start
 
-HERE = Path(__file__).parent
-SIZE = {"width": 1360, "height": 1780, "deviceScaleFactor": 1, "mobile": False}
+PICTURES = Path(__file__).parent / "pictures"
+SIZES = {"wide": (1360, 1500), "narrow": (390, 1500)}
 FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --disable-background-networking --disable-component-update "
     "--disable-sync --no-first-run --hide-scrollbars"
 )
-DRAWN = "return [...document.querySelectorAll('figure.panel .main-svg')].length > 3"
+DRAWN = {
+    "runs": "return document.querySelectorAll('.run-link').length > 0",
+    "run": "return document.querySelectorAll('figure.panel .main-svg').length > 3",
+    "compare": "return document.querySelectorAll('figure.panel .main-svg').length > 3",
+}
 
 
 def browser(profile: str) -> webdriver.Chrome:
@@ -36,28 +42,44 @@ def browser(profile: str) -> webdriver.Chrome:
     return webdriver.Chrome(options=options, service=Service("/usr/bin/chromedriver"))
 
 
-def main(path: Path) -> None:
-    """Write one picture for each colour scheme."""
-    server, address = start(path.parent, 0)
+def addresses(runs: list[str]) -> dict[str, str]:
+    """The pages, by name."""
+    compared = urlencode([("run", run) for run in runs])
+    return {"runs": "/", "run": f"/run?{urlencode({'path': runs[0]})}", "compare": f"/compare?{compared}"}
+
+
+def take(driver: webdriver.Chrome, address: str, drawn: str, scheme: str, size: tuple[int, int], picture: Path) -> None:
+    """One picture of one page."""
+    width, height = size
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    feature = {"name": "prefers-color-scheme", "value": scheme}
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    driver.get(address)
+    WebDriverWait(driver, 60).until(lambda page: page.execute_script(drawn))
+    taken = driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "webp", "quality": 72})
+    picture.write_bytes(base64.b64decode(taken["data"]))
+    print(f"{picture} {picture.stat().st_size // 1000} kB", flush=True)
+
+
+def main(folder: Path, runs: list[str]) -> None:
+    """Write the pictures of every page, in both colour schemes and sizes."""
+    PICTURES.mkdir(exist_ok=True)
+    server, address = start(folder, 0)
     with tempfile.TemporaryDirectory() as profile:
         driver = browser(profile)
         try:
-            for scheme in ("light", "dark"):
-                feature = {"name": "prefers-color-scheme", "value": scheme}
-                driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
-                driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", SIZE)
-                driver.get(f"{address}/run?path={quote(path.name)}")
-                WebDriverWait(driver, 30).until(lambda page: page.execute_script(DRAWN))
-                driver.find_element(By.TAG_NAME, "h1").is_displayed()
-                picture = HERE / f"dashboard-{scheme}.png"
-                driver.save_screenshot(str(picture))
-                print(f"{picture} {picture.stat().st_size // 1000} kB")
+            for name, page in addresses(runs).items():
+                for scheme in ("light", "dark"):
+                    for label, size in SIZES.items():
+                        picture = PICTURES / f"{name}-{scheme}-{label}.webp"
+                        take(driver, address + page, DRAWN[name], scheme, size, picture)
         finally:
             driver.quit()
             server.shutdown()
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) < 4:
         sys.exit(__doc__)
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])
