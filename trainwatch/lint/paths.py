@@ -1,0 +1,32 @@
+"""Where a relative path may lead from, and which file there has the nearest name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+
+NEAR = 0.6  # of difflib's ratio, by the stems
+MOST = 5_000  # files of a folder that are looked at
+ROOTS = (".git", "pyproject.toml", "setup.py", "setup.cfg")
+
+
+def bases(file: Path, folder: Path) -> Iterator[Path]:
+    """The working folder, the file's own, and those above it up to the project's root."""
+    yield folder
+    for place in (file.absolute().parent, *file.absolute().parent.parents):
+        yield place
+        if any((place / mark).exists() for mark in ROOTS):
+            return
+
+
+def near_file(folder: Path, name: str) -> str:
+    """The file in a folder, of the same suffix, whose name is nearest; empty where none is near."""
+    suffix = Path(name).suffix
+    try:
+        there = [entry.name for _, entry in zip(range(MOST), folder.iterdir(), strict=False)]
+    except OSError:
+        return ""
+    stems = {Path(other).stem: other for other in there if Path(other).suffix == suffix}
+    close = difflib.get_close_matches(Path(name).stem, stems, n=1, cutoff=NEAR)
+    return stems[close[0]] if close else ""
