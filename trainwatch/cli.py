@@ -411,19 +411,23 @@ def _print_check(format_: Format, judged: list[Judged], unread: list[str]) -> No
 def _lint(paths: Sequence[Path], command: list[str] | None) -> tuple[list[Diagnosis], list[str]]:
     """What lint says of each path and of the command, and what could not be judged."""
     from trainwatch import judge
-    from trainwatch.lint import SOURCES, files, lint_file, lint_run
+    from trainwatch.lint import SCRIPTS, SOURCES, files, lint_command, lint_file, lint_run
+    from trainwatch.lint.sources.python_file import read_script
     from trainwatch.lint.tree import LintError
 
     if not paths and not command:
         raise UserError("lint needs a config, a run, or a command behind `--`; `trainwatch lint --help` has examples.")
-    said, unread, chosen = [], [], judge.settings()
-    for path in paths:
+    said: list[Diagnosis] = []
+    unread: list[str] = []
+    chosen, scripts = judge.settings(), []
+    for path in sorted(paths, key=lambda path: path.suffix.lower() not in SCRIPTS):
         try:
             if path.is_file() and (path.suffix.lower() not in SOURCES or path.name == "trainer_state.json"):
                 [item] = _each([path], chosen)
                 said.append(lint_run(item.run, chosen))
                 continue
-            said += [lint_file(file, chosen) for file in files(path)]
+            said += [lint_file(file, chosen, scripts) for file in files(path)]
+            scripts += [read_script(path)] if path.suffix.lower() in SCRIPTS else []
         except (LintError, UserError) as error:
             unread.append(str(error))
     if command:

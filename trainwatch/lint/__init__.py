@@ -6,7 +6,8 @@ the one that the config stands for. Nothing is imported, constructed or run.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from trainwatch.diagnosis import Diagnosis, root_cause
@@ -15,13 +16,17 @@ from trainwatch.lint import header, recorded
 from trainwatch.lint.check import Material, catalogue
 from trainwatch.lint.dialect import Dialect, dialects
 from trainwatch.lint.horizon import plan
+from trainwatch.lint.sources.command import Command, read_command
 from trainwatch.lint.sources.files import READERS, read_config
-from trainwatch.lint.sources.python_file import imports_of, read_schema, read_script
-from trainwatch.lint.tree import Config, LintError
+from trainwatch.lint.sources.hydra_tree import HydraTree, compose
+from trainwatch.lint.sources.python_file import Script, imports_of, read_schema, read_script
+from trainwatch.lint.sources.yaml_file import value_of
+from trainwatch.lint.tree import Config, LintError, Node, Place
 from trainwatch.run import Run
 from trainwatch.schema import Finding
 
-SOURCES = (*READERS, ".py", ".ipynb")
+SCRIPTS = (".py", ".ipynb")
+SOURCES = (*READERS, *SCRIPTS)
 FOLDERS = (".yaml", ".yml")
 """What is taken from a folder: a folder's JSON is most often data."""
 
@@ -37,18 +42,79 @@ def files(path: Path) -> Iterator[Path]:
     yield from found
 
 
-def lint_file(path: Path, settings: Settings | None = None) -> Diagnosis:
-    """Judge a config, a script or a notebook. Raises LintError."""
-    if path.suffix.lower() in (".py", ".ipynb"):
-        found = list(checked(Material(script=read_script(path))))
-        return conclude(str(path), path.suffix[1:], path.name, found)
-    findings, notes = [], []
+def lint_file(path: Path, settings: Settings | None = None, scripts: Sequence[Script] = ()) -> Diagnosis:
+    """Judge a config, by itself and against ``scripts``; or a script or a notebook. Raises LintError."""
+    if path.suffix.lower() in SCRIPTS:
+        return conclude(str(path), path.suffix[1:], path.name, checked(Material(script=read_script(path))))
     configs = read_config(path)
+    findings: list[Finding] = []
     for config in configs:
-        findings += [*checked(material(config)), *header.judge(config, settings or Settings())]
-        said = plan(config)
-        notes += [said.sentence()] if said.computed else []
+        findings += judged(config, settings or Settings(), scripts)
+    notes = [said.sentence() for config in configs if (said := plan(config)).computed]
     return conclude(str(path), configs[0].format, path.name, findings, notes)
+
+
+def judged(config: Config, settings: Settings, scripts: Sequence[Script] = ()) -> Iterator[Finding]:
+    """What is wrong with a config, by itself and against each script."""
+    known = material(config)
+    yield from checked(known)
+    yield from header.judge(config, settings)
+    for script in scripts:
+        yield from checked(replace(known, script=script), compare=True)
+
+
+def lint_command(words: Sequence[str], folder: Path, settings: Settings | None = None) -> Diagnosis:
+    """Judge a launch command: its script, its flags and overrides, and the configs that it names. Raises LintError."""
+    command = read_command(words)
+    path = command.path(folder)
+    script = read_script(path) if path is not None and path.is_file() else None
+    tree = hydra_tree(command, script, folder)
+    findings = list(checked(Material(script=script, command=command, hydra=tree, folder=folder)))
+    scripts = [script] if script else []
+    for file in _named(command, tree, folder):
+        for config in read_config(file):
+            findings += judged(config, settings or Settings(), scripts)
+    for config in overridden(command):
+        said = Material(config, frozenset[Dialect](["omegaconf"]), script=script, folder=folder)
+        findings += [*checked(replace(said, script=None)), *(checked(said, compare=True) if script else ())]
+    return conclude(command.text, "command", Path(command.script or command.module or words[0]).name, findings)
+
+
+def hydra_tree(command: Command, script: Script | None, folder: Path) -> HydraTree | None:
+    """What Hydra composes for a command; None for one that is not Hydra's. Raises LintError."""
+    name, place = command.option("--config-name"), command.option("--config-path", "--config-dir")
+    main = script.hydra if script else None
+    asked = (name.value if name else None) or (main.name if main else None)
+    if asked is None or (main is None and name is None):
+        return None
+    beside = (folder / script.file).parent if script else folder
+    within = (place.value if place else None) or (main.folder if main else None) or "."
+    found = next((base / within for base in (beside, folder) if (base / within).is_dir()), beside / within)
+    chosen = {item.key: item.value or "" for item in command.overrides if item.prefix in ("", "+") and item.value}
+    chosen = {group: option for group, option in chosen.items() if HydraTree(found).is_group(group)}
+    chosen = {group: option for group, option in chosen.items() if option in HydraTree(found).options(group)}
+    tree = compose(found, asked, name.place if name else main.place if main else Place("command"), chosen)
+    tree.open = tree.open or bool(script and "ConfigStore" in script.names)
+    return tree
+
+
+def _named(command: Command, tree: HydraTree | None, folder: Path) -> list[Path]:
+    """The config files that a command reads."""
+    told = [folder / option.value for option in command.options if option.value]
+    told = [path for path in told if path.suffix.lower() in READERS and path.is_file()]
+    composed = sorted({node.place.file for node in tree.keys.values()}) if tree else []
+    return [*told, *(Path(file) for file in composed)]
+
+
+def overridden(command: Command) -> Iterator[Config]:
+    """The overrides as a config of their own, whose places are in the command."""
+    values: dict[str, Node] = {}
+    for item in command.overrides:
+        if item.value is not None and item.key:
+            values[item.key] = value_of(item.value, item.place, tuple(item.key.replace("/", ".").split(".")))
+    if values:
+        start = Place("command")
+        yield Config("command", "command", Node((), values, start, start))
 
 
 def material(config: Config) -> Material:
@@ -65,10 +131,11 @@ def material(config: Config) -> Material:
     return Material(config, tools, read_schema(path, kind or "Config"))
 
 
-def checked(looked_at: Material) -> Iterator[Finding]:
-    """What every check says."""
+def checked(looked_at: Material, *, compare: bool = False) -> Iterator[Finding]:
+    """What every check says of it by itself; or those that compare a config with a script."""
     for check in catalogue().values():
-        yield from check().look(looked_at)
+        if check.compares == compare:
+            yield from check().look(looked_at)
 
 
 def conclude(source: str, form: str, name: str, findings: Iterable[Finding], notes: Iterable[str] = ()) -> Diagnosis:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from trainwatch.lint.tree import Config, Node, Place
 from trainwatch.schema import Finding, Severity
@@ -20,6 +20,7 @@ from trainwatch.schema import Finding, Severity
 if TYPE_CHECKING:
     from trainwatch.lint.dialect import Dialect
     from trainwatch.lint.sources.command import Command
+    from trainwatch.lint.sources.hydra_tree import HydraTree
     from trainwatch.lint.sources.python_file import Script
 
 Findings = Iterable[Finding]
@@ -37,6 +38,7 @@ class Material:
     schema: Mapping[str, str] = field(default_factory=dict)
     script: Script | None = None
     command: Command | None = None
+    hydra: HydraTree | None = None
     folder: Path = field(default_factory=Path.cwd)
 
     @property
@@ -46,7 +48,9 @@ class Material:
 
 
 class Check:
-    """The base of every check."""
+    """The base of every check; one that ``compares`` holds a config against a script."""
+
+    compares: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
@@ -90,7 +94,7 @@ class Check:
 
 def point(finding: Finding, place: Place) -> Finding:
     """The finding with its place in front of its evidence."""
-    where = {"file": place.file, "line": place.line, "column": place.column}
+    where: dict[str, float | int | str] = {"file": place.file, "line": place.line, "column": place.column}
     return replace(finding, evidence={**where, **finding.evidence})
 
 

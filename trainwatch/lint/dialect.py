@@ -1,17 +1,17 @@
-"""Which tool reads a config, told by what only its configs have: the same text is a number to one and not to another."""
+"""Which tool reads a config, told by what only its configs have: one takes for a number what another takes for text."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
 
-from trainwatch.lint.names import TRAINING_ARGUMENTS
+from trainwatch.lint.names import TRAINING_ARGUMENTS, words
 from trainwatch.lint.tree import Config, Node
 
 Dialect = Literal["omegaconf", "lightning", "yacs", "axolotl", "huggingface", "deepspeed"]
-UNMISTAKABLE = frozenset(
+UNMISTAKABLE = words(
     "num_train_epochs per_device_train_batch_size per_device_eval_batch_size lr_scheduler_type output_dir do_train "
-    "gradient_accumulation_steps logging_steps save_strategy eval_strategy evaluation_strategy report_to".split()
+    "gradient_accumulation_steps logging_steps save_strategy eval_strategy evaluation_strategy report_to"
 )
 YACS = 0.8  # of the names in capitals
 FLOATING: frozenset[Dialect] = frozenset(["omegaconf", "lightning", "yacs", "axolotl"])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-WORDS = frozenset(
+from trainwatch.lint.names import words
+
+WORDS = words(
     "batch patch match optics model modal mode nodes codes steps stops scale scalar sample sampler simple samples "
     "curricula momenta decoder encoder embedder trainer tracker loader logger lodger weights heights train trail "
     "valid value values state stage stages start stats gamma gemma epoch epochs clip flip crop drop noise losses "
@@ -12,7 +14,7 @@ WORDS = frozenset(
     "schedule scheduled scheduler schema scheme dataset database precision recision resume rescue cache catch "
     "tests texts tasks masks warmup format former forward reward rewards world words length lengths strength "
     "block blocks black clock labels levels level label target targets charge change range ranger angle single "
-    "global local locals total tools group groups growth gradient gradients adapter adaptor adaptive eval evals".split()
+    "global local locals total tools group groups growth gradient gradients adapter adaptor adaptive eval evals"
 )
 """Words of configs that are near one another and right: none of them is a slip."""
 ENOUGH, LONG = 5, 8  # letters of a word from which one slip, and two, leave it recognisable
@@ -48,13 +50,13 @@ def _without_s(word: str) -> str:
 
 def misspelt(name: str, known: Iterable[str]) -> str | None:
     """The known name that ``name`` is with a slip in one of its words."""
-    words = name.lower().replace("-", "_").split("_")
+    parts = name.lower().replace("-", "_").split("_")
     found = []
     for other in known:
         theirs = other.lower().split("_")
-        if len(theirs) != len(words):
+        if len(theirs) != len(parts):
             continue
-        apart = [(a, b) for a, b in zip(words, theirs, strict=True) if a != b]
+        apart = [(a, b) for a, b in zip(parts, theirs, strict=True) if a != b]
         if len(apart) == 1 and slip(*apart[0]):
             found.append((distance(*apart[0]), other))
     return min(found)[1] if found else None

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from trainwatch.lint.check import Check, Material
 from trainwatch.lint.horizon import plan
+from trainwatch.lint.names import words
 from trainwatch.lint.tree import Node
 from trainwatch.schema import Finding
 
@@ -18,7 +19,7 @@ LENGTH = re.compile(
 )
 WARMUP = re.compile(r"warm_?up|burn_?in", re.IGNORECASE)
 INTERVAL = re.compile(r"every|interval|freq|period|per_|max_|min_|start|begin|from", re.IGNORECASE)
-RATES = frozenset("decay_rate gamma decay_factor factor lr_decay_rate staircase power_decay".split())
+RATES = words("decay_rate gamma decay_factor factor lr_decay_rate staircase power_decay")
 """Beside one of these, a number of decay steps is the unit of an endless decay and no length."""
 SHARE = re.compile(r"_?(?:num_)?(?:steps?|iters?|iterations?|updates?|epochs?)$", re.IGNORECASE)
 

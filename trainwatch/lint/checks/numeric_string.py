@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from trainwatch.lint.check import Check, Material
 from trainwatch.lint.dialect import FLOATING
+from trainwatch.lint.names import words
 from trainwatch.lint.tree import Node
 from trainwatch.schema import Finding
 
@@ -24,7 +25,7 @@ NUMERIC = re.compile(
 NAMES = re.compile(
     r"(?:^|_)(?:commit|sha|hash|id|rev|revision|version|name|tag|uuid|run|date|git)(?:_|$)", re.IGNORECASE
 )
-TEXTS = frozenset("env environment env_vars labels annotations tags metadata description".split())
+TEXTS = words("env environment env_vars labels annotations tags metadata description")
 """Mappings whose values are texts by nature."""
 BOOLEANS = {"true": "true", "false": "false"}
 

@@ -6,13 +6,17 @@ import re
 from collections.abc import Iterator
 
 from trainwatch.lint.check import Check, Material
+from trainwatch.lint.names import words
 from trainwatch.schema import Finding
 
 PATH = re.compile(
-    r"(?:\w+_)?(?:checkpoint|ckpt|weights)_(?:path|file|dir)|(?:resume|load|init)_from(?:_\w+)?|resume_path", re.I
+    r"(?:\w+_)?(?:checkpoint|ckpt|weights)_(?:path|file|dir)|(?:resume|load|init)_from(?:_\w+)?|resume_path",
+    re.IGNORECASE,
 )
-ASKS = re.compile(r"resume|load_(?:checkpoint|weights|pretrained)|from_checkpoint|finetune|fine_tune|restore", re.I)
-AUTOMATIC = frozenset("auto_resume resume_if_exists auto_restore".split())
+ASKS = re.compile(
+    r"resume|load_(?:checkpoint|weights|pretrained)|from_checkpoint|finetune|fine_tune|restore", re.IGNORECASE
+)
+AUTOMATIC = words("auto_resume resume_if_exists auto_restore")
 
 
 class RequiredNull(Check):

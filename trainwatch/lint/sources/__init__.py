@@ -1,1 +1,1 @@
-"""Where settings come from. One file for each way of writing them; each gives a tree with places, and judges nothing."""
+"""Where settings come from: one file for each way of writing them. Each gives places, and judges nothing."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trainwatch.lint.names import words
 from trainwatch.lint.sources.files import read_text
 from trainwatch.lint.tree import LintError, Place
 
@@ -151,10 +152,10 @@ def _merge(file: str, parts: list[_Part]) -> Script:
     return Script(file, script.imports, script.names, script.flags, closed and not open_, script.constants, hydra)
 
 
-OPEN = frozenset(
-    "parse_known_args add_arguments add_argparse_args from_argparse_args add_argument_group add_subparsers "
-    "add_parser add_mutually_exclusive_group add_config_arguments get_args ArgumentParser_from HfArgumentParser".split()
-) - {"add_argument_group", "add_mutually_exclusive_group"}
+OPEN = words(
+    "parse_known_args add_arguments add_argparse_args from_argparse_args add_subparsers "
+    "add_parser add_config_arguments HfArgumentParser"
+)
 """Calls after which a parser may know flags that are not written in the script."""
 
 
@@ -191,7 +192,7 @@ def _constants(target: ast.expr, value: ast.expr | None, part: _Part) -> Iterato
 def _literal(node: ast.AST | None) -> Any:
     """A literal's value; None for what is none."""
     try:
-        return ast.literal_eval(node) if node is not None else None  # type: ignore[arg-type]  # takes nodes too
+        return ast.literal_eval(node) if node is not None else None
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError, OverflowError):
         return None
 

@@ -14,6 +14,7 @@ from trainwatch.lint.tree import Config, LintError, Node, Place, Repeated
 MOST = 20_000  # settings: beyond, it is data; aliases of aliases count as often as they are used
 DEEPEST = 100  # levels
 SCHEMA = re.compile(r"^\s*#\s*trainwatch:\s*schema=(\S+)", re.MULTILINE)
+QUOTES = ("'", '"')
 PLAIN = "tag:yaml.org,2002:"
 CONSTRUCT: dict[str, Any] = {
     "int": yaml.SafeLoader.construct_yaml_int,
@@ -25,7 +26,7 @@ CONSTRUCT: dict[str, Any] = {
 def read_yaml(text: str, file: str) -> Iterator[Config]:
     """Every document of a file that has settings. Raises LintError."""
     try:
-        documents = list(yaml.compose_all(text, yaml.SafeLoader))  # type: ignore[no-untyped-call]
+        documents = list(yaml.compose_all(text, yaml.SafeLoader))
     except yaml.MarkedYAMLError as error:
         raise LintError(_broken(file, error)) from None
     except (yaml.YAMLError, ValueError) as error:
@@ -49,7 +50,7 @@ def read_json(text: str, file: str) -> Iterator[Config]:
     except (RecursionError, ValueError):
         raise LintError(f"{file}: is nested too deep, or has numbers too long, to be a config; mend it.") from None
     try:
-        document = yaml.compose(text.replace("\t", " "), yaml.SafeLoader)  # type: ignore[no-untyped-call]
+        document = yaml.compose(text.replace("\t", " "), yaml.SafeLoader)
     except (yaml.YAMLError, RecursionError, ValueError):
         raise LintError(f"{file}: is laid out so that its places cannot be told; reformat it with jq.") from None
     if isinstance(document, yaml.MappingNode | yaml.SequenceNode):
@@ -61,7 +62,7 @@ def read_json(text: str, file: str) -> Iterator[Config]:
 def value_of(text: str, place: Place, path: tuple[str, ...]) -> Node:
     """A value of a command line as YAML reads it; what is no YAML is text."""
     try:
-        composed = yaml.compose(text, yaml.SafeLoader)  # type: ignore[no-untyped-call]
+        composed = yaml.compose(text, yaml.SafeLoader)
     except (yaml.YAMLError, RecursionError, ValueError):
         composed = None
     if composed is None:
@@ -89,7 +90,8 @@ class _Reading:
         if isinstance(composed, yaml.SequenceNode):
             items = [self.node(item, (*path, str(index)), None) for index, item in enumerate(composed.value)]
             return Node(path, items, place, named)
-        return Node(path, self._scalar(composed), place, named, str(composed.value), composed.style in ("'", '"'))
+        assert isinstance(composed, yaml.ScalarNode)
+        return Node(path, self._scalar(composed), place, named, str(composed.value), composed.style in QUOTES)
 
     def _mapping(self, composed: yaml.MappingNode, path: tuple[str, ...]) -> dict[str, Node]:
         own: dict[str, Node] = {}
@@ -117,9 +119,9 @@ class _Reading:
             found |= self._merged(item, (*path, "<<"))
         return {name: _moved(node, (*path, name)) for name, node in found.items()}
 
-    def _scalar(self, composed: yaml.Node) -> Any:
+    def _scalar(self, composed: yaml.ScalarNode) -> Any:
         kind = str(composed.tag).removeprefix(PLAIN)
-        if composed.style in ("'", '"'):
+        if composed.style in QUOTES:
             return str(composed.value)
         if self.json_only:
             return json.loads(composed.value)
