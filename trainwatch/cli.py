@@ -343,22 +343,27 @@ def dash(
 def rules(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="The rule to read about.")] = None,
 ) -> None:
-    """List every rule by family, or show one rule's page and thresholds.
+    """List every rule by family and every check of lint, or show one's page and thresholds.
 
     \b
     Example:     trainwatch rules curriculum-mismatch
     Exit codes:  0 shown, 2 there is no such rule
     """
     from trainwatch.engine import catalogue
+    from trainwatch.lint import check
+    from trainwatch.rule import page
     from trainwatch.text import tables, terminal
 
-    known = catalogue()
+    known, checks = catalogue(), check.catalogue()
     if name is None:
-        tables.catalogue(terminal.console(), known)
+        tables.catalogue(terminal.console(), known, {name: page(found)[""] for name, found in checks.items()})
     elif name in known:
         tables.rule_page(terminal.console(), known[name])
+    elif name in checks:
+        tables.page_of(terminal.console(), name, "lint", page(checks[name]))
     else:
-        raise UserError(f"there is no rule {name!r}{nearest(name, list(known)) or '; `trainwatch rules` lists them.'}")
+        near = nearest(name, [*known, *checks])
+        raise UserError(f"there is no rule {name!r}{near or '; `trainwatch rules` lists them.'}")
 
 
 def _judge(paths: Sequence[Path], chosen: Settings, mapped: list[str] | None) -> tuple[list[Judged], list[str]]:
@@ -412,14 +417,14 @@ def _lint(paths: Sequence[Path], command: list[str] | None) -> tuple[list[Diagno
     """What lint says of each path and of the command, and what could not be judged."""
     from trainwatch import judge
     from trainwatch.lint import SCRIPTS, SOURCES, files, lint_command, lint_file, lint_run
-    from trainwatch.lint.sources.python_file import read_script
+    from trainwatch.lint.sources.python_file import Script, read_script
     from trainwatch.lint.tree import LintError
 
     if not paths and not command:
         raise UserError("lint needs a config, a run, or a command behind `--`; `trainwatch lint --help` has examples.")
     said: list[Diagnosis] = []
     unread: list[str] = []
-    chosen, scripts = judge.settings(), []
+    chosen, scripts = judge.settings(), list[Script]()
     for path in sorted(paths, key=lambda path: path.suffix.lower() not in SCRIPTS):
         try:
             if path.is_file() and (path.suffix.lower() not in SOURCES or path.name == "trainer_state.json"):
@@ -432,7 +437,7 @@ def _lint(paths: Sequence[Path], command: list[str] | None) -> tuple[list[Diagno
             unread.append(str(error))
     if command:
         try:
-            said.append(lint_command(command, Path.cwd(), chosen))
+            said.append(lint_command(command, Path(), chosen))
         except LintError as error:
             unread.append(str(error))
     return said, unread

@@ -16,7 +16,7 @@ from trainwatch.lint import header, recorded
 from trainwatch.lint.check import Material, catalogue
 from trainwatch.lint.dialect import Dialect, dialects
 from trainwatch.lint.horizon import plan
-from trainwatch.lint.sources.command import Command, read_command
+from trainwatch.lint.sources.command import Command, hydra_parser, read_command
 from trainwatch.lint.sources.files import READERS, read_config
 from trainwatch.lint.sources.hydra_tree import HydraTree, compose
 from trainwatch.lint.sources.python_file import Script, imports_of, read_schema, read_script
@@ -77,7 +77,10 @@ def lint_command(words: Sequence[str], folder: Path, settings: Settings | None =
     for config in overridden(command):
         said = Material(config, frozenset[Dialect](["omegaconf"]), script=script, folder=folder)
         findings += [*checked(replace(said, script=None)), *(checked(said, compare=True) if script else ())]
-    return conclude(command.text, "command", Path(command.script or command.module or words[0]).name, findings)
+    notes = ["the syntax of overrides was not judged: `pip install 'trainwatch[lint]'` brings Hydra's parser"]
+    silent = tree is None or not command.overrides or hydra_parser() is not None
+    name = Path(command.script or command.module or words[0]).name
+    return conclude(command.text, "command", name, findings, () if silent else notes)
 
 
 def hydra_tree(command: Command, script: Script | None, folder: Path) -> HydraTree | None:
@@ -138,9 +141,14 @@ def checked(looked_at: Material, *, compare: bool = False) -> Iterator[Finding]:
             yield from check().look(looked_at)
 
 
+def _in_order(finding: Finding) -> tuple[str, float, float]:
+    said = finding.evidence
+    return str(said["file"]), float(said["line"]), float(said["column"])
+
+
 def conclude(source: str, form: str, name: str, findings: Iterable[Finding], notes: Iterable[str] = ()) -> Diagnosis:
     """The findings in the order of the file, as a diagnosis that every face can print."""
-    ordered = sorted(findings, key=lambda item: (str(item.evidence["file"]), item.evidence["line"], -item.rank))
+    ordered = sorted(findings, key=_in_order)
     root, _ = root_cause(ordered)
     return Diagnosis(
         source=source,

@@ -20,13 +20,15 @@ PLACE = ("file", "line", "column")
 def show(out: Console, diagnoses: Sequence[Diagnosis]) -> None:
     """Print each finding under its place, which terminals and editors open, and a line that counts them."""
     for said in diagnoses:
+        if said.format == "command" and said.findings:
+            write(out, Text(f"command: {clean(said.source)}", style="dim"))
         for finding in said.findings:
             write(out, Text(place(finding), style="bold") + Text("  ") + badge(finding.severity) + _rule(finding))
             write(out, Text(clean(finding.message)), left=2)
             if finding.advice:
                 write(out, Text(clean(finding.advice), style="green"), left=2)
         for note in said.notes:
-            write(out, Text(f"{clean(said.source)}: {clean(note)}.", style="dim"))
+            write(out, Text(f"{clean(said.run)}: {clean(note)}.", style="dim"))
     out.print(_count(diagnoses))
 
 

@@ -67,12 +67,13 @@ class BadFlag(Check):
                 yield self.finding("critical", "", option.place, message, advice)
         elif flag.choices and said not in map(str, flag.choices):
             near = nearest(said, [str(choice) for choice in flag.choices])
+            right = near.split("'")[1] if near else "one of these"
             message = f"{option.name} {said} is none of {', '.join(map(str, flag.choices))}{near or '.'}"
-            yield self.finding("critical", "", option.place, message, f"Write {option.name} {flag.choices[0]}.")
+            yield self.finding("critical", "", option.place, message, f"Write {right}.")
         elif flag.kind in ("int", "float") and not _fits(said, flag.kind):
-            right = f"{float(said):.0f}" if _fits(said, "float") else "a number"
+            right = f"{option.name} {float(said):.0f}" if _fits(said, "float") else "a number"
             message = f"{option.name} is read as {flag.kind}, and {said} is none."
-            yield self.finding("critical", "", option.place, message, f"Write {option.name} {right}.")
+            yield self.finding("critical", "", option.place, message, f"Write {right}.")
 
 
 def _fits(text: str, kind: str) -> bool:

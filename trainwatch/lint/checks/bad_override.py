@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from trainwatch.engine import nearest
 from trainwatch.lint.check import Check, Material
-from trainwatch.lint.sources.command import Override
+from trainwatch.lint.sources.command import Override, hydra_parser
 from trainwatch.lint.sources.hydra_tree import HydraTree
 from trainwatch.lint.sources.yaml_file import value_of
 from trainwatch.lint.tree import Node
 from trainwatch.schema import Finding
 
+NAMED = re.compile(r"\[\s*\w+\s*=[^\[\]{}]*\]")
+"""Names in a list: a mapping is meant."""
 MULTIRUN = "--multirun"
 OWN = ("hydra", "hydra.")
 
@@ -122,12 +125,11 @@ class BadOverride(Check):
 
 def _refused(text: str) -> str:
     """Why Hydra's parser refuses an override; empty where it takes it, or is not installed."""
-    try:
-        from hydra.core.override_parser.overrides_parser import OverridesParser
-    except Exception:  # not installed, or beside an OmegaConf that it does not work with
+    parser = hydra_parser()
+    if parser is None:
         return ""
     try:
-        OverridesParser.create().parse_override(text)
+        parser.create().parse_override(text)
     except Exception as error:
         return (str(error).splitlines() or ["no reason is given"])[0].rstrip(".")
     return ""
@@ -135,6 +137,9 @@ def _refused(text: str) -> str:
 
 def _quoting(override: Override) -> str:
     value = override.value or ""
+    if NAMED.fullmatch(value):
+        inside = re.sub(r"\s*=\s*", ":", value[1:-1])
+        return f"Write '{override.key}={{{inside}}}' for a mapping."
     if value.count("[") != value.count("]") or value.count("{") != value.count("}"):
         return "Close the bracket, without spaces, or put the whole override in the shell's quotes."
     if " " in value and value[:1] in "[{":

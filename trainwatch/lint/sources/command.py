@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from trainwatch.lint.tree import Place
 
@@ -17,6 +18,7 @@ NEGATIVE = re.compile(r"-\.?\d")
 SHORT = {"-cn": "--config-name", "-cp": "--config-path", "-cd": "--config-dir", "-m": "--multirun"}
 NAME = "command"
 """What stands for the file in a place of the command; its column counts the characters of the whole command."""
+START = Place(NAME)
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Command:
     text: str
     script: str = ""
     module: str = ""
-    script_place: Place = Place(NAME)
+    script_place: Place = START
     processes: int = 1
     options: list[Option] = field(default_factory=list)
     overrides: list[Override] = field(default_factory=list)
@@ -76,9 +78,10 @@ def read_command(words: Sequence[str]) -> Command:
         placed.pop(0)  # of the environment
     cut, script, module = _program(placed)
     options, overrides = _arguments(placed[cut + 1 :])
-    place = placed[cut][1] if 0 <= cut < len(placed) else Place(NAME)
+    place = placed[cut][1] if 0 <= cut < len(placed) else START
     launcher, _ = _arguments(placed[: max(cut, 0)])
-    counts = [int(item.value) for item in launcher if COUNTS.fullmatch(item.name) and (item.value or "").isdigit()]
+    told = [item.value or "" for item in launcher if COUNTS.fullmatch(item.name)]
+    counts = [int(value) for value in told if value.isdecimal()]
     text = shlex.join(words)
     return Command(text, script, module, place, counts[-1] if counts else 1, options, overrides, placed[cut + 1 :])
 
@@ -114,3 +117,12 @@ def _arguments(placed: list[tuple[str, Place]]) -> tuple[list[Option], list[Over
             key, _, value = word.partition("=")
             overrides.append(Override(word, "", key, value, place))
     return options, overrides
+
+
+def hydra_parser() -> Any:
+    """Hydra's own parser of overrides; None where it is not installed, or cannot be loaded."""
+    try:
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+    except Exception:  # an import that fails halfway may raise anything
+        return None
+    return OverridesParser
