@@ -103,7 +103,7 @@ BAD = [
     # files
     ("f1.yaml", "data:\n  train_path: data/trian.jsonl\n", "missing-path", 2, "train.jsonl"),
     ("f2.yaml", "base_config: data/cfg_pretrian.yaml\n", "missing-path", 1, "cfg_pretrain.yaml"),
-    ("f3.json", '{"checkpoint_path":\n "data/best.ckpt"}', "missing-path", 2, "files in"),
+    ("f3.json", '{"checkpoint_path":\n "data/trian.jsonl"}', "missing-path", 2, "train.jsonl"),
     # weights, sources, shapes
     ("w1.yaml", "losses: [seq, mass]\nloss_weights:\n  seq: 1.0\n  mas: 0.1\n", "misspelt-weight", 4, "mass"),
     (
@@ -136,5 +136,6 @@ BAD = [
     ("null1.yaml", "resume: true\ncheckpoint_path: null\n", "required-null", 2, "path"),
     ("null2.yaml", "model:\n  load_pretrained: true\n  weights_file:\n", "required-null", 3, "path"),
     ("shape1.yaml", "model:\n  model_kwargs:\n  - depth: 3\n  - width: 2\n", "wrong-shape", 3, "dashes"),
-    ("shape2.yaml", "loss_weights: [0.1, 0.2]\n", "wrong-shape", 1, "key: value"),
+    ("shape2.yaml", "model:\n  init_args: [0.1, 0.2]\n", "wrong-shape", 2, "key: value"),
+    ("shape3.yaml", "dataset_args:\n- noise: 0.1\n- length: 3\n", "wrong-shape", 2, "dashes"),
 ]

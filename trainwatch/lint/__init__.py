@@ -36,10 +36,19 @@ def files(path: Path) -> Iterator[Path]:
     if not path.is_dir():
         yield path
         return
-    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in FOLDERS and file.is_file())
+    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in FOLDERS and _says(file))
     if not found:
         raise LintError(f"{path}: holds no {' or '.join(FOLDERS)} file; name a config.")
     yield from found
+
+
+def _says(file: Path) -> bool:
+    """Whether there is more in a file than comments: an empty one is Hydra's way of choosing nothing."""
+    try:
+        with file.open("rb") as lines:
+            return any(not line.strip().startswith((b"#", b"---")) for line in lines if line.strip())
+    except OSError:
+        return file.is_file()
 
 
 def lint_file(path: Path, settings: Settings | None = None, scripts: Sequence[Script] = ()) -> Diagnosis:

@@ -42,7 +42,9 @@ def training_arguments(node: Node) -> bool:
 
 def _omegaconf(config: Config, nodes: list[Node], names: set[str]) -> bool:
     defaults = config.root.children.get("defaults")
-    if (defaults and defaults.items) or names & {"_target_", "_component_", "_recursive_", "hydra"}:
+    if (defaults and defaults.items) or names & {"_target_", "_component_", "_name", "hydra"} or config.package:
+        return True
+    if {"finetuning_type", "model_name_or_path"} <= names:  # LLaMA-Factory loads with OmegaConf
         return True
     if any(isinstance(node.value, str) and "${" in node.value for node in nodes):
         return True

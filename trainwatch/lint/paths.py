@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterator
 from pathlib import Path
 
+from trainwatch.lint.spelling import LONG, distance
+
 NEAR = 0.6  # of difflib's ratio, by the stems
 SHORTEST = 3  # letters of a stem: with fewer, anything is near
 MOST = 5_000  # files of a folder that are looked at
@@ -23,13 +25,27 @@ def bases(file: Path, folder: Path) -> Iterator[Path]:
 
 def near_file(folder: Path, name: str) -> str:
     """The file in a folder, of the same suffix, whose name is nearest; empty where none is near."""
-    suffix = Path(name).suffix
-    if len(Path(name).stem) < SHORTEST:
-        return ""
+    stem, stems = Path(name).stem, _stems(folder, Path(name).suffix)
+    close = difflib.get_close_matches(stem, stems, n=1, cutoff=NEAR) if len(stem) >= SHORTEST else []
+    return stems[close[0]] if close else ""
+
+
+def slipped_file(folder: Path, name: str) -> str:
+    """The file in a folder whose name ``name`` is with a slip or two of the pen; shard 2 is no slip of shard 1."""
+    stem, stems = Path(name).stem, _stems(folder, Path(name).suffix)
+    most = 2 if len(stem) >= LONG else 1
+    near = [other for other in stems if len(stem) > SHORTEST and _digits(other) == _digits(stem)]
+    slips = sorted((distance(stem, other), other) for other in near if abs(len(stem) - len(other)) <= most)
+    return stems[slips[0][1]] if slips and slips[0][0] <= most else ""
+
+
+def _stems(folder: Path, suffix: str) -> dict[str, str]:
     try:
         there = [entry.name for _, entry in zip(range(MOST), folder.iterdir(), strict=False)]
     except OSError:
-        return ""
-    stems = {Path(other).stem: other for other in there if Path(other).suffix == suffix}
-    close = difflib.get_close_matches(Path(name).stem, stems, n=1, cutoff=NEAR)
-    return stems[close[0]] if close else ""
+        return {}
+    return {Path(other).stem: other for other in there if Path(other).suffix == suffix}
+
+
+def _digits(text: str) -> str:
+    return "".join(letter for letter in text if letter.isdigit())

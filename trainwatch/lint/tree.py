@@ -108,13 +108,14 @@ class Repeated:
 
 @dataclass(frozen=True)
 class Config:
-    """A config file; ``schema`` is what its comment names as the place of its known names."""
+    """A config file; ``schema`` is what its comment names as the place of its known names, ``package`` is Hydra's."""
 
     file: str
     format: str
     root: Node
     repeated: list[Repeated] = field(default_factory=list)
     schema: str = ""
+    package: str = ""
 
     def above(self, node: Node) -> Iterator[Node]:
         """The mappings around a node, from the nearest to the root."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from trainwatch.lint.check import Check, Material
-from trainwatch.lint.paths import bases, near_file
+from trainwatch.lint.paths import bases, slipped_file
 from trainwatch.lint.tree import Node
 from trainwatch.schema import Finding
 
@@ -32,8 +32,8 @@ class MissingPath(Check):
 
     What it sees:
         Files that are read (data, checkpoints, vocabularies, other configs), beside the config, in the working folder
-        and up to the project's root. It speaks where the folder is there and the file is not, or where a bare name has
-        a near one; what a run writes, and paths of another machine, are left alone.
+        and up to the project's root. It warns where a file of nearly that name is there, and mentions where only the
+        folder is; what a run writes, and paths of another machine, are left alone.
 
     Why it matters:
         The run ends at its first line of work, after it waited in a queue; or quietly starts from scratch.
@@ -67,12 +67,13 @@ class MissingPath(Check):
         if any((base / text).exists() for base in places):
             return
         parents = [(base / text).parent for base in places if (base / text).parent.is_dir()]
-        near = next((name for parent in parents if (name := near_file(parent, PurePosixPath(text).name))), "")
-        if not parents or not (near or "/" in text.removeprefix("./")):
+        near = next((name for parent in parents if (name := slipped_file(parent, PurePosixPath(text).name))), "")
+        written = any(OUTPUT.search(part) for part in PurePosixPath(text).parts[:-1])
+        if not parents or not (near or ("/" in text.removeprefix("./") and not written)):
             return
         right = str(PurePosixPath(text).with_name(near)) if near else ""
         yield self.finding(
-            "warning",
+            "warning" if right else "info",
             node.dotted,
             node.place,
             f"{node.dotted} is {text}, which is not there{f'; {right} is' if right else ''}.",

@@ -25,8 +25,8 @@ NUMERIC = re.compile(
 NAMES = re.compile(
     r"(?:^|_)(?:commit|sha|hash|id|rev|revision|version|name|tag|uuid|run|date|git)(?:_|$)", re.IGNORECASE
 )
-TEXTS = words("env environment env_vars labels annotations tags metadata description")
-"""Mappings whose values are texts by nature."""
+TEXTS = words("env environment env_vars labels annotations tags metadata description tool")
+"""Mappings whose values are texts by nature, or (`tool` of a pyproject.toml) are read by no trainer."""
 BOOLEANS = {"true": "true", "false": "false"}
 
 

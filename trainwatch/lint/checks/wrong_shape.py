@@ -10,8 +10,10 @@ from trainwatch.lint.dialect import FLOATING
 from trainwatch.lint.tree import Node
 from trainwatch.schema import Finding
 
-MAPPINGS = re.compile(r"(?:\w+_)?(?:kwargs|init_args|loss_weights)", re.IGNORECASE)
-"""Names that are mappings in every trainer: they are given as **kwargs, or read by name."""
+MAPPINGS = re.compile(r"(?:\w+_)?kwargs|init_args", re.IGNORECASE)
+"""Names that are mappings in every trainer: they are given as **kwargs."""
+NAMED = re.compile(r"\w+_args|(?:\w+_)?loss_weights?", re.IGNORECASE)
+"""Names under which a list of single `- key: value` entries was meant to be a mapping."""
 
 
 class WrongShape(Check):
@@ -19,7 +21,7 @@ class WrongShape(Check):
 
     What it sees:
         Every value against the type of its field, where a comment names the schema; and lists under names that are
-        mappings everywhere (`dataset_kwargs`, `init_args`, `loss_weights`).
+        mappings everywhere (`model_kwargs`, `init_args`), or one `- key: value` after the other under `dataset_args`.
 
     Why it matters:
         `'list' object has no attribute 'items'`, after the data was loaded.
@@ -39,10 +41,10 @@ class WrongShape(Check):
                 wrong = _misfit(node, kind, numbers=bool(material.dialects & FLOATING))
                 if wrong:
                     yield self._say(node, f"is {wrong}, and {kind} is read")
-            elif node.items and MAPPINGS.fullmatch(node.name):
+            elif node.items and (MAPPINGS.fullmatch(node.name) or NAMED.fullmatch(node.name)):
                 if all(len(item.children) == 1 for item in node.items):
                     yield self._say(node, "is a list, and a mapping is read", "Leave out the dashes.")
-                elif not node.items[0].children:
+                elif MAPPINGS.fullmatch(node.name) and not node.items[0].children:
                     yield self._say(node, "is a list, and a mapping is read", "Write key: value lines.")
 
     def _say(self, node: Node, what: str, advice: str = "") -> Finding:

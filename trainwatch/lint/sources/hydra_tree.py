@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from trainwatch.lint.sources.files import read_config, read_text
 from trainwatch.lint.tree import LintError, Node, Place
 
-PACKAGE = re.compile(r"^\s*#\s*@package\s+(\S+)", re.MULTILINE)
 DEEPEST = 20  # defaults lists within defaults lists
 SUFFIX = ".yaml"
 
@@ -69,9 +67,8 @@ def _add(
     except LintError:
         tree.open = tree.open or bool(read_text(path).strip())  # an empty file is a config without settings
         return
-    said = PACKAGE.search(read_text(path))
-    if said:
-        package = "" if said.group(1) == "_global_" else said.group(1).replace("_group_", group.replace("/", "."))
+    if config.package:
+        package = "" if config.package == "_global_" else config.package.replace("_group_", group.replace("/", "."))
     defaults = config.root.children.get("defaults")
     for entry in defaults.items if defaults else ():
         _default(tree, entry, group, package, chosen, depth)

@@ -14,6 +14,7 @@ from trainwatch.lint.tree import Config, LintError, Node, Place, Repeated
 MOST = 20_000  # settings: beyond, it is data; aliases of aliases count as often as they are used
 DEEPEST = 100  # levels
 SCHEMA = re.compile(r"^\s*#\s*trainwatch:\s*schema=(\S+)", re.MULTILINE)
+PACKAGE = re.compile(r"^\s*#\s*@package\s+(\S+)", re.MULTILINE)
 QUOTES = ("'", '"')
 PLAIN = "tag:yaml.org,2002:"
 CONSTRUCT: dict[str, Any] = {
@@ -33,12 +34,12 @@ def read_yaml(text: str, file: str) -> Iterator[Config]:
         raise LintError(f"{file}: is no YAML ({str(error).splitlines()[0]}); mend it.") from None
     except RecursionError:
         raise LintError(f"{file}: is nested too deep to be a config; flatten it.") from None
-    found = SCHEMA.search(text)
+    schema, package = (found.group(1) if (found := comment.search(text)) else "" for comment in (SCHEMA, PACKAGE))
     for document in documents:
         if isinstance(document, yaml.MappingNode | yaml.SequenceNode):
             reading = _Reading(file, json_only=False)
             root = reading.node(document, (), None)
-            yield Config(file, "yaml", root, reading.repeated, found.group(1) if found else "")
+            yield Config(file, "yaml", root, reading.repeated, schema, package)
 
 
 def read_json(text: str, file: str) -> Iterator[Config]:
