@@ -36,7 +36,11 @@ def files(path: Path) -> Iterator[Path]:
     if not path.is_dir():
         yield path
         return
-    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in FOLDERS and _says(file))
+    found = sorted(
+        file
+        for file in path.rglob("*")
+        if file.suffix.lower() in FOLDERS and not file.name.startswith(".") and _says(file)
+    )
     if not found:
         raise LintError(f"{path}: holds no {' or '.join(FOLDERS)} file; name a config.")
     yield from found

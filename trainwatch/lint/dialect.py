@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
 from trainwatch.lint.names import TRAINING_ARGUMENTS, words
+from trainwatch.lint.paths import asks_for, project
 from trainwatch.lint.tree import Config, Node
 
 Dialect = Literal["omegaconf", "lightning", "yacs", "axolotl", "huggingface", "deepspeed"]
@@ -50,3 +52,15 @@ def _omegaconf(config: Config, nodes: list[Node], names: set[str]) -> bool:
         return True
     parents = Path(config.file).parent.absolute()
     return any((parents / ".." / step / "hydra").is_dir() for step in (".", "..")) and config.format == "yaml"
+
+
+CONVERTERS = re.compile(
+    r"\b(omegaconf|hydra[-_]core|jsonargparse|hyperpyyaml|ruamel[._]yaml|yacs|lightning\[)", re.IGNORECASE
+)
+
+
+def converter(config: Config) -> str:
+    """A reader that takes `1e-4` for a number and that the config's project asks for; empty where it asks for none."""
+    root = project(Path(config.file))
+    found = CONVERTERS.search(asks_for(root)) if root else None
+    return found.group(1).lower() if found else ""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 from trainwatch.lint.spelling import LONG, distance
@@ -11,6 +13,8 @@ from trainwatch.lint.spelling import LONG, distance
 NEAR = 0.6  # of difflib's ratio, by the stems
 SHORTEST = 3  # letters of a stem: with fewer, anything is near
 MOST = 5_000  # files of a folder that are looked at
+LONGEST = 200_000  # characters of a list of requirements
+REQUIREMENTS = ("requirements*.txt", "requirements/*.txt", "pyproject.toml", "setup.*", "environment*.y*ml")
 ROOTS = (".git", "pyproject.toml", "setup.py", "setup.cfg")
 
 
@@ -19,8 +23,25 @@ def bases(file: Path, folder: Path) -> Iterator[Path]:
     yield folder
     own = file.absolute().parent
     above = [own, *own.parents]
-    root = next((place for place in above if any((place / mark).exists() for mark in ROOTS)), None)
+    root = project(file)
     yield from above[: above.index(root) + 1] if root else above[:2]
+
+
+def project(file: Path) -> Path | None:
+    """The root of the project that a file belongs to; None where nothing marks one."""
+    marked = (place for place in file.absolute().parents if any((place / mark).exists() for mark in ROOTS))
+    return next(marked, None)
+
+
+@lru_cache(maxsize=64)
+def asks_for(root: Path) -> str:
+    """What a project says that it needs: the text of its lists of requirements."""
+    found = [place for pattern in REQUIREMENTS for place in sorted(root.glob(pattern))[:20] if place.is_file()]
+    texts = []
+    for place in found:
+        with contextlib.suppress(OSError), place.open(encoding="utf-8", errors="replace") as lines:
+            texts.append(lines.read(LONGEST))
+    return "\n".join(texts)
 
 
 def near_file(folder: Path, name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 
 from trainwatch.lint.names import words
@@ -17,6 +18,7 @@ WORDS = words(
     "global local locals total tools group groups growth gradient gradients adapter adaptor adaptive eval evals"
 )
 """Words of configs that are near one another and right: none of them is a slip."""
+ENDINGS = words("e d r er ed or al es ing ion ings ions ive able ment ments ness y ies") | {""}
 ENOUGH, LONG = 5, 8  # letters of a word from which one slip, and two, leave it recognisable
 
 
@@ -41,7 +43,15 @@ def slip(word: str, known: str) -> bool:
         return False
     if _without_s(word) == _without_s(known) or word.startswith(known) or known.startswith(word):
         return word.startswith(known) and len(word) == len(known) + 1 and word[-1] == known[-1] and word[-1] != "s"
+    if any(_inflected(a, b) for a, b in ((word, known), (word.rstrip("s"), known.rstrip("s")))):
+        return False
     return distance(word, known) <= (2 if len(known) >= LONG else 1)
+
+
+def _inflected(one: str, other: str) -> bool:
+    """Whether two words have one stem and different endings: pretrainer and pretrained."""
+    stem = os.path.commonprefix([one, other])
+    return len(stem) >= ENOUGH and one[len(stem) :] in ENDINGS and other[len(stem) :] in ENDINGS
 
 
 def _without_s(word: str) -> str:

@@ -8,10 +8,10 @@ import re
 from collections.abc import Iterator
 
 from trainwatch.lint.check import Check, Material
-from trainwatch.lint.dialect import FLOATING
+from trainwatch.lint.dialect import FLOATING, converter
 from trainwatch.lint.names import words
 from trainwatch.lint.tree import Node
-from trainwatch.schema import Finding
+from trainwatch.schema import Finding, Severity
 
 EXPONENT = re.compile(r"[-+]?(?:[0-9][0-9_]*)?\.?[0-9_]*[eE][-+]?[0-9]+")
 NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
@@ -46,7 +46,7 @@ class NumericString(Check):
 
     When it is wrong:
         The trainer converts by type. Readers that do (OmegaConf, jsonargparse, yacs, axolotl) are known by their
-        configs and spared.
+        configs and spared; where the project's requirements list one, a plain `1e-4` is only mentioned.
 
     References:
         YAML 1.1, float: the exponent has a sign, the mantissa a dot. PyYAML issue 173.
@@ -55,18 +55,20 @@ class NumericString(Check):
     def look(self, material: Material) -> Iterator[Finding]:
         """Every scalar for itself."""
         spared = bool(material.dialects & FLOATING)
+        reader = converter(material.config) if material.config and material.config.format == "yaml" else ""
         for node in material.nodes:
             if node.scalar and isinstance(node.value, str) and not TEXTS & {part.lower() for part in node.path[:-1]}:
-                found = None if node.quoted else self._plain(node, spared)
+                found = None if node.quoted else self._plain(node, spared, reader)
                 if node.quoted and not (material.schema and spared):
                     found = self._quoted(node)
                 if found:
                     yield found
 
-    def _plain(self, node: Node, spared: bool) -> Finding | None:
+    def _plain(self, node: Node, spared: bool, reader: str) -> Finding | None:
         text = node.value
         if EXPONENT.fullmatch(text) and not spared and not NAMES.search(node.name):
-            return self._number(node, "YAML 1.1 reads it as text, for want of a dot or of the exponent's sign")
+            why = "YAML 1.1 reads it as text, for want of a dot or of the exponent's sign"
+            return self._number(node, f"{why}; {reader} does not" if reader else why, "info" if reader else "warning")
         if GROUPED.fullmatch(text) and NUMERIC.search(_named(node)):
             return self._number(node, "with commas in it, it is text")
         if text == "None" and not spared:
@@ -107,13 +109,13 @@ class NumericString(Check):
             patch={node.dotted: inside},
         )
 
-    def _number(self, node: Node, why: str) -> Finding | None:
+    def _number(self, node: Node, why: str, severity: Severity = "warning") -> Finding | None:
         value = float(node.value.replace(",", "").replace("_", ""))
         if not math.isfinite(value):
             return None
         right = as_yaml(value)
         return self.finding(
-            "warning",
+            severity,
             node.dotted,
             node.place,
             f"{node.dotted} is {node.value!r} and not a number: {why}.",
