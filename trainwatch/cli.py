@@ -228,7 +228,7 @@ def lint(
     context: typer.Context,
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[CONFIG|RUN]... | -- COMMAND...", help="Configs, scripts, folders of configs, runs."),
+        typer.Argument(metavar="[CONFIG|RUN]...", help="Configs, scripts, folders of configs, runs."),
     ] = None,
     format_: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.text,
     fail_on: Annotated[FailOn, typer.Option(help="Exit with 1 from this severity on.")] = FailOn.warning,

@@ -34,8 +34,11 @@ def test_a_reader_that_converts_is_taken_from_the_requirements(tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    ["pretrainer: x", "optimizers: []", "evaluator: x", "schedules: {}", "momenta: 1", "patch_size: 3", "trained: true"]
-    + ["optimisation: {}", "val_batch_size: 3", "weight_decays: 1", "checkpoints: x", "min_epochs: 2", "tokenizers: x"],
+    [
+        *("pretrainer: x", "optimizers: []", "evaluator: x", "schedules: {}", "momenta: 1", "patch_size: 3"),
+        *("optimisation: {}", "val_batch_size: 3", "weight_decays: 1", "checkpoints: x", "min_epochs: 2"),
+        *("tokenizers: x", "trained: true"),
+    ],
 )
 def test_another_word_is_no_slip(text, tmp_path):
     """Endings, plurals, British spellings and other words of the trade."""

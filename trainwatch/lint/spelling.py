@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 
 from trainwatch.lint.names import words
@@ -15,11 +14,12 @@ WORDS = words(
     "schedule scheduled scheduler schema scheme dataset database precision recision resume rescue cache catch "
     "tests texts tasks masks warmup format former forward reward rewards world words length lengths strength "
     "block blocks black clock labels levels level label target targets charge change range ranger angle single "
+    "tracking training "
     "global local locals total tools group groups growth gradient gradients adapter adaptor adaptive eval evals"
 )
 """Words of configs that are near one another and right: none of them is a slip."""
 ENDINGS = words("e d r er ed or al es ing ion ings ions ive able ment ments ness y ies") | {""}
-ENOUGH, LONG = 5, 8  # letters of a word from which one slip, and two, leave it recognisable
+ENOUGH, LONG = 5, 9  # letters of a word from which one slip, and two, leave it recognisable
 
 
 def distance(one: str, other: str) -> int:
@@ -50,8 +50,8 @@ def slip(word: str, known: str) -> bool:
 
 def _inflected(one: str, other: str) -> bool:
     """Whether two words have one stem and different endings: pretrainer and pretrained."""
-    stem = os.path.commonprefix([one, other])
-    return len(stem) >= ENOUGH and one[len(stem) :] in ENDINGS and other[len(stem) :] in ENDINGS
+    alike = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    return alike >= ENOUGH and one[alike:] in ENDINGS and other[alike:] in ENDINGS
 
 
 def _without_s(word: str) -> str:
