@@ -96,6 +96,22 @@ def test_scripts_beside_configs_are_compared(configs, capsys):
     assert "curriculum-choice" in capsys.readouterr().out
 
 
+def test_a_config_that_is_named_for_another_curriculum(configs, capsys):
+    """The published mistake: optimized_extended.yaml says only use_curriculum, and the script imports another."""
+    (configs / "src").mkdir()
+    for name in ("DELAYED", "EXTENDED"):
+        (configs / f"src/curriculum_{name.lower()}.py").write_text(f"{name}_CURRICULUM = []\n")
+    (configs / "conf/optimized_extended.yaml").write_text("seed: 1\nuse_curriculum: true\n")
+    script = configs / "train.py"
+    script.write_text("from src.curriculum_delayed import DELAYED_CURRICULUM\n")
+    assert main(["lint", "conf/optimized_extended.yaml", "train.py"]) == 1
+    out = capsys.readouterr().out
+    assert "conf/optimized_extended.yaml:2:17" in out
+    assert "named for the curriculum EXTENDED" in out
+    script.write_text("from src.curriculum_extended import EXTENDED_CURRICULUM\n")
+    assert main(["lint", "conf/optimized_extended.yaml", "train.py"]) == 0
+
+
 def test_a_recorded_run(tmp_path, capsys):
     """The rules that judge headers, and the checks, on the config in the record."""
     stages = [{"start": 0, "end": 900, "name": "a"}, {"start": 900, "end": 9000, "name": "b"}]
