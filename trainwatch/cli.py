@@ -435,6 +435,8 @@ def _lint(paths: Sequence[Path], command: list[str] | None) -> tuple[list[Diagno
             scripts += [read_script(path)] if path.suffix.lower() in SCRIPTS else []
         except (LintError, UserError) as error:
             unread.append(str(error))
+        except Exception as error:  # one file never takes the others down
+            unread.append(f"{path}: {sentence(error)}")
     if command:
         try:
             said.append(lint_command(command, Path(), chosen))

@@ -14,6 +14,7 @@ from trainwatch.lint.tree import Place
 ASSIGNS = re.compile(r"[A-Za-z_]\w*=.*", re.DOTALL)
 OVERRIDE = re.compile(r"(~|\+\+|\+)?([\w][\w./@:\-]*|[\w./@:\-]+)(?:=(.*))?", re.DOTALL)
 COUNTS = re.compile(r"--?(?:nproc[_-]per[_-]node|num[_-]processes|num[_-]gpus|nproc)")
+MODULE = re.compile(r"\w+(?:\.\w+)*")
 NEGATIVE = re.compile(r"-\.?\d")
 SHORT = {"-cn": "--config-name", "-cp": "--config-path", "-cd": "--config-dir", "-m": "--multirun"}
 NAME = "command"
@@ -63,7 +64,7 @@ class Command:
         """The script's file, if the command names one."""
         if self.script:
             return folder / self.script
-        parts = Path(*self.module.split(".")) if self.module else None
+        parts = Path(*self.module.split(".")) if MODULE.fullmatch(self.module) else None
         places = [] if parts is None else [folder / parts / "__main__.py", (folder / parts).with_suffix(".py")]
         return next((place for place in places if place.is_file()), None)
 
