@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import typer.core
 
 from trainwatch.engine import nearest
 from trainwatch.errors import UserError, sentence
 
 if TYPE_CHECKING:
+    from trainwatch.diagnosis import Diagnosis
     from trainwatch.engine import Settings
     from trainwatch.judge import Judged
+    from trainwatch.schema import Finding
 
 CODES = (
     "Exit codes: 0 nothing at or above --fail-on, 1 something is, 2 some path could not be judged (stderr says why)."
@@ -210,6 +213,44 @@ def compare(
         tables.comparison(terminal.console(), said)
 
 
+class LintCommand(typer.core.TyperCommand):
+    """What stands behind `--` is a command of its own, and no option of ours."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Keep the launch command apart before ours is parsed."""
+        cut = args.index("--") if "--" in args else len(args)
+        ctx.obj = args[cut + 1 :] if cut < len(args) else None
+        return super().parse_args(ctx, args[:cut])
+
+
+@app.command(cls=LintCommand, epilog=CODES, short_help="What is wrong with a config or a command, before it runs.")
+def lint(
+    context: typer.Context,
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[CONFIG|RUN]...", help="Configs, scripts, folders of configs, runs."),
+    ] = None,
+    format_: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.text,
+    fail_on: Annotated[FailOn, typer.Option(help="Exit with 1 from this severity on.")] = FailOn.warning,
+) -> None:
+    """Look at a config, a launch command or a recorded run's own config before a GPU hour is spent.
+
+    YAML, JSON, TOML, Python and notebooks are read with their places; nothing is imported or run.
+
+    \b
+    Examples:    trainwatch lint configs/x.yaml
+                 trainwatch lint configs --format sarif
+                 trainwatch lint logs/exp1.jsonl
+                 trainwatch lint -- python train.py --config-name=big data.path=x lr=1e-4
+    """
+    from trainwatch.text import wording
+
+    said, unread = _lint(paths or [], context.obj)
+    _print_lint(format_, said, unread)
+    broken = _complain([*unread, *(wording.broke(item) for item in said if item.failed)])
+    raise typer.Exit(2 if broken else int(_graver([f for item in said for f in item.findings], fail_on)))
+
+
 @app.command(short_help="Write the post-mortem as HTML or Markdown.")
 def report(
     run: RunPath,
@@ -306,22 +347,27 @@ def dash(
 def rules(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="The rule to read about.")] = None,
 ) -> None:
-    """List every rule by family, or show one rule's page and thresholds.
+    """List every rule by family and every check of lint, or show one's page and thresholds.
 
     \b
     Example:     trainwatch rules curriculum-mismatch
     Exit codes:  0 shown, 2 there is no such rule
     """
     from trainwatch.engine import catalogue
+    from trainwatch.lint import check
+    from trainwatch.rule import page
     from trainwatch.text import tables, terminal
 
-    known = catalogue()
+    known, checks = catalogue(), check.catalogue()
     if name is None:
-        tables.catalogue(terminal.console(), known)
+        tables.catalogue(terminal.console(), known, {name: page(found)[""] for name, found in checks.items()})
     elif name in known:
         tables.rule_page(terminal.console(), known[name])
+    elif name in checks:
+        tables.page_of(terminal.console(), name, "lint", page(checks[name]))
     else:
-        raise UserError(f"there is no rule {name!r}{nearest(name, list(known)) or '; `trainwatch rules` lists them.'}")
+        near = nearest(name, [*known, *checks])
+        raise UserError(f"there is no rule {name!r}{near or '; `trainwatch rules` lists them.'}")
 
 
 def _judge(paths: Sequence[Path], chosen: Settings, mapped: list[str] | None) -> tuple[list[Judged], list[str]]:
@@ -338,7 +384,7 @@ def _judge(paths: Sequence[Path], chosen: Settings, mapped: list[str] | None) ->
     return judged, unread
 
 
-def _each(paths: Sequence[Path], chosen: Settings, mapped: list[str] | None) -> list[Judged]:
+def _each(paths: Sequence[Path], chosen: Settings, mapped: list[str] | None = None) -> list[Judged]:
     """The newest run of each file."""
     for path in paths:
         if path.is_dir():
@@ -359,19 +405,70 @@ def _distinct(judged: list[Judged]) -> list[Judged]:
 
 
 def _print_check(format_: Format, judged: list[Judged], unread: list[str]) -> None:
-    from trainwatch.engine import catalogue
-    from trainwatch.rule import page
     from trainwatch.text import markdown, sarif, terminal, wording
 
     if format_ is Format.json:
         _print_json(wording.strict({"version": 1, "runs": [item.diagnosis.to_dict() for item in judged]}))
     elif format_ is Format.sarif:
-        summaries = {name: page(rule)[""] for name, rule in catalogue().items()}
-        _print_json(wording.strict(sarif.document([item.diagnosis for item in judged], unread, summaries)))
+        _print_json(wording.strict(sarif.document([item.diagnosis for item in judged], unread, _summaries())))
     elif format_ is Format.markdown:
         print("\n".join(markdown.diagnosis(item.diagnosis, item.run.header.total_steps) for item in judged), end="")
     else:
         terminal.show_all(terminal.console(), [(item.diagnosis, item.run.header.total_steps) for item in judged])
+
+
+def _lint(paths: Sequence[Path], command: list[str] | None) -> tuple[list[Diagnosis], list[str]]:
+    """What lint says of each path and of the command, and what could not be judged."""
+    from trainwatch import judge
+    from trainwatch.lint import SCRIPTS, SOURCES, files, lint_command, lint_file, lint_run
+    from trainwatch.lint.sources.python_file import Script, read_script
+    from trainwatch.lint.tree import LintError
+
+    if not paths and not command:
+        raise UserError("lint needs a config, a run, or a command behind `--`; `trainwatch lint --help` has examples.")
+    said: list[Diagnosis] = []
+    unread: list[str] = []
+    chosen, scripts = judge.settings(), list[Script]()
+    for path in sorted(paths, key=lambda path: path.suffix.lower() not in SCRIPTS):
+        try:
+            if path.is_file() and (path.suffix.lower() not in SOURCES or path.name == "trainer_state.json"):
+                [item] = _each([path], chosen)
+                said.append(lint_run(item.run, chosen))
+                continue
+            said += [lint_file(file, chosen, scripts) for file in files(path)]
+            scripts += [read_script(path)] if path.suffix.lower() in SCRIPTS else []
+        except (LintError, UserError) as error:
+            unread.append(str(error))
+        except Exception as error:  # one file never takes the others down
+            unread.append(f"{path}: {sentence(error)}")
+    if command:
+        try:
+            said.append(lint_command(command, Path(), chosen))
+        except LintError as error:
+            unread.append(str(error))
+    return said, unread
+
+
+def _print_lint(format_: Format, said: list[Diagnosis], unread: list[str]) -> None:
+    from trainwatch.text import places, sarif, terminal, wording
+
+    if format_ is Format.json:
+        _print_json(wording.strict({"version": 1, "runs": [item.to_dict() for item in said]}))
+    elif format_ is Format.sarif:
+        _print_json(wording.strict(sarif.document(said, unread, _summaries())))
+    elif format_ is Format.markdown:
+        print("\n".join(places.page(item) for item in said), end="")
+    elif said:
+        places.show(terminal.console(), said)
+
+
+def _summaries() -> dict[str, str]:
+    """The first line of every rule's and check's page."""
+    from trainwatch import engine
+    from trainwatch.lint import check
+    from trainwatch.rule import page
+
+    return {name: page(found)[""] for name, found in {**engine.catalogue(), **check.catalogue()}.items()}
 
 
 def _explain(judged: list[Judged]) -> None:
@@ -385,10 +482,14 @@ def _explain(judged: list[Judged]) -> None:
 
 
 def _fails(judged: list[Judged], fail_on: FailOn) -> bool:
+    return _graver([finding for item in judged for finding in item.diagnosis.findings], fail_on)
+
+
+def _graver(findings: list[Finding], fail_on: FailOn) -> bool:
     from trainwatch.schema import SEVERITIES
 
     limit = len(SEVERITIES) if fail_on is FailOn.never else SEVERITIES.index(fail_on.value)
-    return any(finding.rank >= limit for item in judged for finding in item.diagnosis.findings)
+    return any(finding.rank >= limit for finding in findings)
 
 
 def _print_json(value: Any) -> None:

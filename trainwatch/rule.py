@@ -150,7 +150,7 @@ Part = Literal["What it sees", "Why it matters", "What to do", "When it is wrong
 PARTS: tuple[Part, ...] = ("What it sees", "Why it matters", "What to do", "When it is wrong", "References")
 
 
-def page(rule: type[Rule]) -> dict[str, str]:
+def page(rule: type) -> dict[str, str]:
     """A rule's docstring by parts, with its first line under ``""``; a part that it lacks is absent."""
     import inspect
 

@@ -35,7 +35,10 @@ def document(diagnoses: Sequence[Diagnosis], unread: Sequence[str], summaries: M
 
 def _result(said: Diagnosis, finding: Finding) -> dict[str, Any]:
     key = "/".join(str(part) for part in (said.run, *finding.key))
-    place = {"artifactLocation": {"uri": Path(said.source).as_posix()}, "region": {"startLine": 1}}
+    where = finding.evidence  # of lint: the place in a file
+    region = {"startLine": where.get("line", 1), **({"startColumn": where["column"]} if "column" in where else {})}
+    uri = Path(str(where.get("file", said.source))).as_posix()
+    place = {"artifactLocation": {"uri": uri}, "region": region}
     text = wording.clean(finding.message) + (f" {wording.clean(finding.advice)}" if finding.advice else "")
     return {
         "ruleId": finding.rule,

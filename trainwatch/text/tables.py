@@ -79,36 +79,29 @@ def _run_name(run: Run) -> str:
     return clean(run.source.stem if run.name == run.source.stem else f"{run.name} ({run.source.name})", 60)
 
 
-def catalogue(out: Console, known: Mapping[str, type[Rule]]) -> None:
-    """Print every rule by family with the first line of its page."""
-    rules = sorted((rule().family, name, rule) for name, rule in known.items())
-    wide = max((len(name) for name in known), default=0)
+def catalogue(out: Console, known: Mapping[str, type[Rule]], checks: Mapping[str, str]) -> None:
+    """Print every rule by family, and every check of lint, with the first line of its page."""
+    rules = sorted((rule().family, name, page(rule)[""]) for name, rule in known.items())
+    rules += [("lint (before a run)", name, said) for name, said in checks.items()]
+    wide = max((len(name) for _, name, _ in rules), default=0)
     for index, (family, members) in enumerate(groupby(rules, key=lambda item: item[0])):
         if index:
             out.print()
         write(out, Text(family, style="bold"))
-        for _, name, rule in members:
+        for _, name, said in members:
             lead = Text(f"  {name.ljust(wide)}  ", style="cyan")
             if out.width < NARROW:
                 write(out, Text(f"  {name}", style="cyan"))
                 lead = Text("    ")
-            write(out, Text(page(rule)[""]), lead=lead)
+            write(out, Text(said), lead=lead)
     out.print()
     write(out, Text("`trainwatch rules NAME` shows a rule's page and thresholds.", style="dim"))
 
 
 def rule_page(out: Console, rule: type[Rule]) -> None:
     """Print a rule's docstring, its thresholds, what it needs and what it explains."""
-    said = page(rule)
     fresh = rule()
-    write(out, Text(f"{fresh.name}", style="bold") + Text(f"  ({fresh.family})", style="dim"))
-    write(out, Text(said[""]))
-    for part in PARTS:
-        if part in said:
-            out.print()
-            write(out, Text(part, style="bold"))
-            for paragraph in said[part].split("\n\n"):
-                write(out, Text(" ".join(paragraph.split())), left=2)
+    page_of(out, fresh.name, fresh.family, page(rule))
     thresholds = [(item.name, getattr(fresh, item.name)) for item in fields(rule) if item.init]
     if thresholds:
         out.print()
@@ -120,6 +113,18 @@ def rule_page(out: Console, rule: type[Rule]) -> None:
             out.print()
             write(out, Text(label, style="bold"))
             write(out, Text(", ".join(names)), left=2)
+
+
+def page_of(out: Console, name: str, family: str, said: Mapping[str, str]) -> None:
+    """Print a rule's or a check's docstring by its parts."""
+    write(out, Text(name, style="bold") + Text(f"  ({family})", style="dim"))
+    write(out, Text(said[""]))
+    for part in PARTS:
+        if part in said:
+            out.print()
+            write(out, Text(part, style="bold"))
+            for paragraph in said[part].split("\n\n"):
+                write(out, Text(" ".join(paragraph.split())), left=2)
 
 
 def comparison(out: Console, said: Comparison) -> None:
