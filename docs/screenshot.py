@@ -2,7 +2,7 @@
 
 python docs/screenshot.py logs demo.jsonl healthy.jsonl
 
-writes docs/pictures/<page>-<light|dark>-<wide|narrow>.webp: the runs below the folder, the first run, and both compared.
+writes docs/pictures/<page>-<light|dark>-<wide|narrow>.webp: the runs below the folder, the first run, all compared.
 """
 
 from __future__ import annotations

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainwatch.bases.course import OfCourse
+from trainwatch.header import Header
+from trainwatch.rule import Findings
 from trainwatch.schema import Finding
 from trainwatch.stats import median, noise, running_medians
 from trainwatch.views.components import Course, Relapse, relapse
 from trainwatch.views.curve import rise_at_once
+from trainwatch.views.games import opponent
 
 Floats = NDArray[np.float64]
 
@@ -25,8 +28,8 @@ class ComponentDivergence(OfCourse):
     What it sees:
         A component had been falling, and has given back more than half of what it gained: by a fifth of its best value
         and eight times its noise, and it stays there for a fifth of the stage; or at once, and it has stood there for a
-        quarter. The total fell in the same time, or rose with it and has fallen again by more than half of that rise.
-        Weights are the same then and now; a new stage begins anew.
+        quarter of the planned steps. The total fell in the same time, or rose with it and has fallen again by more than
+        half of that rise. Weights are the same then and now; a new stage begins anew.
 
     Why it matters:
         The one number that everybody watches says that all is well, while a task is being unlearned.
@@ -55,18 +58,26 @@ class ComponentDivergence(OfCourse):
     clear: float = 4.0  # of the noise: what a total hides, and what came at once, must be plain
     total_falls: float = 0.02  # relative, as everywhere: less is standing still
 
+    _planned: int = field(default=0, init=False)  # steps
+
     def judge(self, course: Course) -> Iterator[Finding]:
         """The stage that holds now."""
         begin = course.regime_begin(len(course))
         for name in course.names if len(course.names) > 1 else ():
             if not course.roles.aside(name):
                 found = relapse(course[f"loss/{name}"], begin, len(course), self.rise, self.sigmas)
-                found = found or self._at_once(course[f"loss/{name}"], begin)
+                found = found or (None if opponent(name) else self._at_once(course, name, begin))
                 if found is not None and self._sick(name, course, begin, found):
                     yield self._finding(name, course, found)
 
-    def _at_once(self, values: Floats, begin: int) -> Relapse | None:
+    def start(self, header: Header) -> Findings:
+        """How long the run is meant to be: what stands for a quarter of the rows so far may be a young run's mood."""
+        self._planned = header.total_steps or 0
+        return super().start(header)
+
+    def _at_once(self, course: Course, name: str, begin: int) -> Relapse | None:
         """A rise from one row to the next that has stood since, by a fifth of the level before it."""
+        values = course[f"loss/{name}"]
         known = begin + np.flatnonzero(np.isfinite(values[begin:]))
         level, height, flat = rise_at_once(values[known]) if len(known) >= 4 * 5 else (0.0, 0.0, False)
         if not flat or not height > self.rise * abs(level):
@@ -74,7 +85,8 @@ class ComponentDivergence(OfCourse):
         smooth = running_medians(values[known], 5)
         at = int(np.flatnonzero(smooth <= level + height / 2)[-1])
         start, scatter = float(smooth[: at + 1].max()), noise(values[known[: at + 1]])
-        plain = height > self.clear * scatter
+        first, last = course.steps(int(known[at]), len(course) - 1)
+        plain = height > self.clear * scatter and last - first >= self._planned / 4
         return Relapse(start, level, int(known[at]), level + height, scatter) if plain else None
 
     def _sick(self, name: str, course: Course, begin: int, found: Relapse) -> bool:
