@@ -1,6 +1,7 @@
 """Real logs that somebody labelled: who reads them, who names what is wrong, who cries wolf; trainwatch and its rivals.
 
     python benchmarks/reallogs.py FOLDER [--rivals FOLDER_OF_PROGRAMS] [--misses]
+    python benchmarks/reallogs.py --corpus [--rivals FOLDER_OF_PROGRAMS] [--misses]
 
 FOLDER holds `labels.tsv` (columns slug, repo, label, pathology_or_note) and a folder of files for each slug. A label
 is HEALTHY, PATHOLOGICAL, or something else, which is read and not judged. Each tool is asked as a program, as a user
@@ -8,6 +9,9 @@ asks it; the rivals (losslint, runmedic, trainproof) once about the log as it li
 losses, rates and norms that trainwatch reads in it. An alarm is what a tool calls a warning or worse. Logs of one
 repository are alike, so shares are means over repositories of the means within each. Read right is a log whose runs,
 rows, steps, components and channels are those that ``readings.py`` expects.
+
+``--corpus`` judges the held-out programs of ``benchmarks.diagnosis`` instead (seed 0, a program for a
+repository): their kinds say what is wrong, and a rival has named it if its words are those of a rule that may name it.
 """
 
 from __future__ import annotations
@@ -31,10 +35,13 @@ import readings
 from rich.progress import track
 from tables import show
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.diagnosis import corpus as stored
 from trainwatch.readers import read_all
 from trainwatch.run import Run
 
 PATIENCE = 120  # s for one log
+CORPUS_SEEDS = 1  # of each kind and variant: with the rivals, each takes five seconds
 
 
 @dataclass(frozen=True)
@@ -74,9 +81,12 @@ class Log:
     label: str
     note: str
     path: Path
+    known: Cause | None = None  # of the corpus; a label's words tell it otherwise
 
     def causes(self) -> list[Cause]:
         """What its label says is wrong."""
+        if self.known:
+            return [self.known]
         return [cause for cause in CAUSES if re.search(cause.label, self.note, re.IGNORECASE)]
 
 
@@ -94,6 +104,26 @@ def logs(folder: Path) -> list[Log]:
     with (folder / "labels.tsv").open(newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     return [Log(row["slug"], row["repo"], row["label"], row["pathology_or_note"], folder / row["slug"]) for row in rows]
+
+
+def corpus(folder: Path) -> list[Log]:
+    """The held-out programs' trainings, laid below a folder as they were recorded."""
+    found = []
+    for name in (name for name, program in stored.found().items() if program.HELD_OUT):
+        for record in (record for record in stored.records(name) if record.case.seed < CORPUS_SEEDS):
+            place = folder / f"{name}-{record.case.file}"
+            place.mkdir()
+            stored.lay(record.files, place)
+            label, kind = ("PATHOLOGICAL", record.kind.name) if record.kind else ("HEALTHY", "")
+            found.append(Log(place.name, name, label, kind, place, named(record.kind.root) if record.kind else None))
+    return found
+
+
+def named(rules: tuple[str, ...]) -> Cause:
+    """How rules are named by ourselves, and by whoever means the same."""
+    words = {word for rule in rules for word in rule.split("-") if len(word) > 3}
+    alike = [cause.rivals for cause in CAUSES if cause.rules & set(rules)]
+    return Cause("", frozenset(rules), "|".join([*sorted(words), *alike]))
 
 
 def ask(program: Iterable[str], path: Path, judged: Callable[[Any], Told]) -> Told:
@@ -206,38 +236,49 @@ def scored(name: str, verdicts: list[tuple[Log, Told]]) -> list[str]:
 def main() -> None:
     """Ask every tool about every log, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("--corpus", action="store_true", help="the held-out programs of benchmarks.diagnosis instead")
     parser.add_argument("--rivals", type=Path, help="the folder that the rivals' programs are installed in")
     parser.add_argument("--misses", action="store_true", help="print the healthy logs alarmed and the sick ones missed")
     asked = parser.parse_args()
-    chosen = logs(asked.folder)
-    ours = (str(Path(sys.executable).with_name("trainwatch")), "check", "--format", "json")
-    verdicts = [(log, ask(ours, log.path, of_trainwatch)) for log in track(chosen, "trainwatch")]
-    rows = [scored("trainwatch", verdicts)]
-    if asked.misses:
-        misses(verdicts)
-    with tempfile.TemporaryDirectory() as folder:
-        flat = {log.slug: flattened(log, Path(folder)) for log in chosen} if asked.rivals else {}
-        for name, (arguments, judged) in RIVALS.items() if asked.rivals else ():
-            program = shutil.which(name, path=asked.rivals)
-            if program is None:
-                print(f"{name} is not installed in {asked.rivals}, and is left out")
-                continue
-            call = (program, *arguments)
-            rows.append(scored(name, [(log, ask(call, log.path, judged)) for log in track(chosen, name)]))
-            plain = [(log, ask(call, path, judged) if (path := flat[log.slug]) else Told()) for log in chosen]
-            rows.append(scored(f"{name}, flattened", plain))
+    if asked.corpus == bool(asked.folder):
+        parser.error("give either a folder of labelled logs or --corpus")
+    with tempfile.TemporaryDirectory() as scratch:
+        chosen = corpus(Path(scratch)) if asked.corpus else logs(asked.folder)
+        rows = judged_by_all(chosen, asked.rivals, misses=asked.misses)
     show(
         f"{len(chosen)} labelled logs of {len({log.repository for log in chosen})} repositories",
         ("tool", "read", "alarm recall", "right cause", "healthy alarmed", "a log"),
         rows,
     )
-    there = [name for name in readings.expected() if (asked.folder / name).is_file()]
-    wrong = list(readings.wrong(asked.folder, there))
-    print("\n".join([f"trainwatch, read right: {len(there) - len(wrong)} of {len(there)}", *wrong]))
+    if asked.folder:
+        there = [name for name in readings.expected() if (asked.folder / name).is_file()]
+        wrong = list(readings.wrong(asked.folder, there))
+        print("\n".join([f"trainwatch, read right: {len(there) - len(wrong)} of {len(there)}", *wrong]))
 
 
-def misses(verdicts: list[tuple[Log, Told]]) -> None:
+def judged_by_all(chosen: list[Log], rivals: Path | None, *, misses: bool) -> list[list[str]]:
+    """A row of the table for each tool, and for each rival a second one about flattened logs."""
+    ours = (str(Path(sys.executable).with_name("trainwatch")), "check", "--format", "json")
+    verdicts = [(log, ask(ours, log.path, of_trainwatch)) for log in track(chosen, "trainwatch")]
+    if misses:
+        show_misses(verdicts)
+    rows = [scored("trainwatch", verdicts)]
+    with tempfile.TemporaryDirectory() as folder:
+        flat = {log.slug: flattened(log, Path(folder)) for log in chosen} if rivals else {}
+        for name, (arguments, judged) in RIVALS.items() if rivals else ():
+            program = shutil.which(name, path=rivals)
+            if program is None:
+                print(f"{name} is not installed in {rivals}, and is left out")
+                continue
+            call = (program, *arguments)
+            rows.append(scored(name, [(log, ask(call, log.path, judged)) for log in track(chosen, name)]))
+            plain = [(log, ask(call, path, judged) if (path := flat[log.slug]) else Told()) for log in chosen]
+            rows.append(scored(f"{name}, flattened", plain))
+    return rows
+
+
+def show_misses(verdicts: list[tuple[Log, Told]]) -> None:
     """What trainwatch got wrong, log by log."""
     for log, told in verdicts:
         if log.label == "HEALTHY" and told.alarms:
