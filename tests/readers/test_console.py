@@ -570,3 +570,14 @@ def test_of_chained_exceptions_the_last_one_counts(tmp_path):
         path.write_text(f"step 1: loss 2.0\n{first}\n{link}\n\n{second}{launcher}")
         end = read(path).end
         assert (end["status"], end["reason"]) == ("failed", "RuntimeError")
+
+
+def test_where_the_last_of_chained_exceptions_is_torn_the_first_one_counts(tmp_path):
+    """Eight ranks that write over each other."""
+    path = tmp_path / "train.log"
+    full = 'Traceback (most recent call last):\n  File "s.py", line 1, in save\nRuntimeError: file write failed\n'
+    torn = 'Traceback (most recent call last):\n  File "/home/OLMW1226 16:05:47 8985 api.py:908] Sending process 9205\n'
+    torn += "W1226 16:05:47 8985 api.py:908] closing signal SIGTERM\n"
+    link = "During handling of the above exception, another exception occurred:"
+    path.write_text(f"step 1: loss 2.0\n{full}\n{link}\n\n{torn}")
+    assert read(path).end["reason"] == "RuntimeError"

@@ -31,6 +31,7 @@ class LastWords:
     """Follows the lines of a log; :attr:`exception` is the first one after which no step came."""
 
     exception: Event | None = None
+    _caught: Event | None = None  # the one that another followed, should that one be torn
     _traceback: list[str] | None = None
     _before: str = ""
 
@@ -42,7 +43,8 @@ class LastWords:
             self._traceback, self._before = [line], found["before"]
             return True
         if "exception" in line and CHAINED.search(line):
-            self.exception = None  # it was caught: what the process died of is the one that follows
+            # it was caught: what the process died of is the one that follows
+            self._caught, self.exception = self.exception or self._caught, None
             return True
         for pattern, kind in SILENT if HINT.search(line) else ():
             if pattern.search(line):
@@ -68,20 +70,21 @@ class LastWords:
 
     def went_on(self) -> None:
         """A step came: whatever was said before was survived."""
-        self.exception = None
+        self.exception = self._caught = None
 
     def events(self) -> list[Event]:
         """The exception and the end of the run, if there was one."""
-        if self.exception is None:
+        exception = self.exception or self._caught
+        if exception is None:
             return []
-        reason = _signal(str(self.exception["message"])) or str(self.exception["type"])
+        reason = _signal(str(exception["message"])) or str(exception["type"])
         asked = reason.startswith("SIG") or reason in ("KeyboardInterrupt", "TimeLimit", "Cancelled")
         if asked:
             said = {"TimeLimit": "SIGTERM: time limit", "Cancelled": "SIGTERM: cancelled"}.get(reason, reason)
             return [{"kind": "end", "status": "stopped", "reason": said}]
         return [
-            {"kind": "event", "event": "exception", **self.exception},
-            {"kind": "end", "status": "failed", "reason": self.exception["type"], "exception": self.exception},
+            {"kind": "event", "event": "exception", **exception},
+            {"kind": "end", "status": "failed", "reason": exception["type"], "exception": exception},
         ]
 
 
