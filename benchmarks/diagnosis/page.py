@@ -128,7 +128,8 @@ ABOUT = """# What trainwatch finds, and what it imagines
 Written by `python -m benchmarks.diagnosis`: real trainings with one real mistake each, and healthy ones, recorded with
 `trainwatch.Recorder`; they are in `benchmarks/diagnosis/store`, their programs in `benchmarks/diagnosis/programs`, the
 kinds of mistake in `benchmarks/diagnosis/kinds.py`. Rules were tuned on the tuning programs; nobody who wrote a rule
-looked at the held-out ones.
+looked at the held-out ones before they were first judged. What was mended afterwards, and what each set gave at first,
+stands in DECISIONS.md.
 
 ![kinds of mistake by programs](diagnosis.svg)
 

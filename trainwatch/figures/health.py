@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from trainwatch.figures import style
 from trainwatch.figures.look import WHOLE, Look
-from trainwatch.figures.plot import SERIES, Findings, Plot, Series, family, far_apart
+from trainwatch.figures.plot import SERIES, Findings, Plot, Series, each, family, far_apart
 from trainwatch.figures.style import safe
 from trainwatch.run import Run
 from trainwatch.schema import NONFINITE
@@ -75,7 +75,7 @@ def amp(run: Run, findings: Findings, look: Look = WHOLE) -> go.Figure | None:
 
 def magnitudes(run: Run, findings: Findings, look: Look = WHOLE) -> go.Figure | None:
     """The largest absolute values of activations: what overflows in half precision is seen coming."""
-    return _family(run, findings, look, "absmax/", "largest magnitude", log=True)
+    return each(run, findings, look, "absmax/", "largest magnitude")
 
 
 def memory(run: Run, findings: Findings, look: Look = WHOLE) -> go.Figure | None:
@@ -116,14 +116,6 @@ def _dotted(series: Series) -> dict[str, Any]:
     return {"mode": "lines+markers", "marker": {"size": 5}} if len(series.steps) <= 100 else {}
 
 
-def _family(run: Run, findings: Findings, look: Look, prefix: str, unit: str, log: bool = False) -> go.Figure | None:
-    """A curve for each channel with this prefix."""
-    plot = Plot(run, findings, look, log=log)
-    for index, name in enumerate(family(run.train, prefix)):
-        plot.curve(Series.of(run.train, name), name.removeprefix(prefix), style.line(index))
-    return plot.done(unit)
-
-
 def seconds(run: Run, findings: Findings, look: Look = WHOLE) -> go.Figure | None:
     """Where a step's time goes: the wait for data, the work, the wait for other ranks."""
-    return _family(run, findings, look, "time/", "seconds a step", log=True)
+    return each(run, findings, look, "time/", "seconds a step")

@@ -250,6 +250,14 @@ def family(table: Table, *prefixes: str) -> list[str]:
     return names if len(names) <= SERIES else sorted(names, key=lambda name: name not in broken)[:SERIES]
 
 
+def each(run: Run, findings: Findings, look: Look, prefix: str, unit: str) -> go.Figure | None:
+    """A curve for each channel of training with this prefix, on a log axis; None if there is none."""
+    plot = Plot(run, findings, look, log=True)
+    for index, name in enumerate(family(run.train, prefix)):
+        plot.curve(Series.of(run.train, name), name.removeprefix(prefix), style.line(index))
+    return plot.done(unit)
+
+
 def far_apart(series: Iterable[Series]) -> bool:
     """Whether curves that are all positive differ so much that only a log axis shows them together."""
     values = [one.values for one in series if len(one.values)]
