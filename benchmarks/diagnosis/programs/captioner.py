@@ -23,7 +23,7 @@ from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, Sampling, declared, linear
 from trainwatch.schedule import schedule_value
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 150
 COLOURS, SHAPES = ("red", "green", "blue"), ("square", "cross", "bar")
 WORDS = ("<end>", "a", "two", "three", *COLOURS, *SHAPES, "squares", "crosses", "bars", "above", "beside", "<begin>")

@@ -21,7 +21,7 @@ from benchmarks.diagnosis import facts, mistakes
 from benchmarks.diagnosis.data import digits, shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, cosine, declared, linear
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 150
 SWITCH = 110
 """The step after which the teacher is dropped."""

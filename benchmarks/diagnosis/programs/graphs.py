@@ -23,7 +23,7 @@ from benchmarks.diagnosis import facts, mistakes
 from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, cosine, declared
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 150
 TRAINING, HELD, BATCH, NODES = 480, 240, 32, 16
 EPOCH = TRAINING // BATCH

@@ -25,7 +25,7 @@ from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Loop, Parts, Resume, declared, linear
 from trainwatch.schedule import schedule_value
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 150
 OUTPUTS = ("amplitude", "phase", "power")
 LOW = torch.tensor([1.0, 500.0, 40.0, 10.0, 5.0])  # kg, N/m, N s/m, N, rad/s
