@@ -17,6 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from trainwatch.engine import catalogue
 from trainwatch.figures.style import GREY, PALETTE
+from trainwatch.lint import check
 from trainwatch.rule import Rule, page
 from trainwatch.schema import SEVERITIES
 
@@ -75,6 +76,22 @@ def _lines(known: Rules) -> Iterator[str]:
     )
     for family, names in families.items():
         yield from _family(family, names, known, edges)
+    yield from _before()
+
+
+def _before() -> Iterator[str]:
+    """The checks of a config, of a command and of a script."""
+    yield from ("", "## Before the run", "")
+    yield from (
+        "What `trainwatch lint` sees in a config, a launch command or a script, besides what the rules above see in a "
+        "plan. `off` in `[tool.trainwatch]` switches checks off as it does rules.",
+        "",
+        "| check | what it says | up to |",
+        "| --- | --- | --- |",
+    )
+    for name, found in check.catalogue().items():
+        said = " ".join(page(found)[""].split()).replace("|", "\\|")
+        yield f"| `{name}` | {said} | {gravest(found)} |"
 
 
 def _families(known: Rules) -> dict[str, list[str]]:
@@ -115,7 +132,7 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def gravest(rule: type[Rule]) -> str:
+def gravest(rule: type[Rule] | type[check.Check]) -> str:
     """The highest severity that stands in a rule's source other than in a comparison; info if there is none."""
     tree = ast.parse(Path(inspect.getfile(rule)).read_text())
     compared = {id(inner) for node in ast.walk(tree) if isinstance(node, ast.Compare) for inner in ast.walk(node)}

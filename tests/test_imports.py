@@ -32,7 +32,7 @@ ARROWS = {  # the longest name that fits a module holds; each may also import it
     "diagnosis": ("engine", "rule", "run", "header", "schema"),
     "parting": ("run", "table", "header", "stats", "schema"),
     "compare": ("parting", "run", "table", "header", "stats", "diagnosis", "schema"),
-    "judge": ("readers", "engine", "diagnosis", "run", "schema"),
+    "judge": ("readers", "engine", "lint", "diagnosis", "run", "schema"),
     "following": ("readers", "engine", "diagnosis", "run", "schema"),
     "errors": ("foreign", "readers", "engine", "schema"),
     "lint": ("run", "header", "stats", "diagnosis", "engine", "schema"),

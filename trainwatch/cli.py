@@ -230,6 +230,9 @@ def lint(
         list[Path] | None,
         typer.Argument(metavar="[CONFIG|RUN]...", help="Configs, scripts, folders of configs, runs."),
     ] = None,
+    card: Annotated[
+        str | None, typer.Option(metavar="NAME|GIB", help="The card that it runs on (T4, A100-80GB, 24): does it fit?")
+    ] = None,
     format_: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.text,
     fail_on: Annotated[FailOn, typer.Option(help="Exit with 1 from this severity on.")] = FailOn.warning,
 ) -> None:
@@ -245,7 +248,7 @@ def lint(
     """
     from trainwatch.text import wording
 
-    said, unread = _lint(paths or [], context.obj)
+    said, unread = _lint(paths or [], context.obj, _gibibytes(card))
     _print_lint(format_, said, unread)
     broken = _complain([*unread, *(wording.broke(item) for item in said if item.failed)])
     raise typer.Exit(2 if broken else int(_graver([f for item in said for f in item.findings], fail_on)))
@@ -417,7 +420,17 @@ def _print_check(format_: Format, judged: list[Judged], unread: list[str]) -> No
         terminal.show_all(terminal.console(), [(item.diagnosis, item.run.header.total_steps) for item in judged])
 
 
-def _lint(paths: Sequence[Path], command: list[str] | None) -> tuple[list[Diagnosis], list[str]]:
+def _gibibytes(card: str | None) -> float | None:
+    """The memory of the card that the user names."""
+    from trainwatch.lint.memory import CARDS, card_of
+
+    memory = card_of(card) if card else None
+    if card and not memory:
+        raise UserError(f"--card {card}: is not known{nearest(card.lower(), CARDS)}; write its memory in GiB instead.")
+    return memory
+
+
+def _lint(paths: Sequence[Path], command: list[str] | None, card: float | None) -> tuple[list[Diagnosis], list[str]]:
     """What lint says of each path and of the command, and what could not be judged."""
     from trainwatch import judge
     from trainwatch.lint import SCRIPTS, SOURCES, files, lint_command, lint_file, lint_run
@@ -435,7 +448,7 @@ def _lint(paths: Sequence[Path], command: list[str] | None) -> tuple[list[Diagno
                 [item] = _each([path], chosen)
                 said.append(lint_run(item.run, chosen))
                 continue
-            said += [lint_file(file, chosen, scripts) for file in files(path)]
+            said += [lint_file(file, chosen, scripts, card) for file in files(path)]
             scripts += [read_script(path)] if path.suffix.lower() in SCRIPTS else []
         except (LintError, UserError) as error:
             unread.append(str(error))
@@ -443,7 +456,7 @@ def _lint(paths: Sequence[Path], command: list[str] | None) -> tuple[list[Diagno
             unread.append(f"{path}: {sentence(error)}")
     if command:
         try:
-            said.append(lint_command(command, Path(), chosen))
+            said.append(lint_command(command, Path(), chosen, card))
         except LintError as error:
             unread.append(str(error))
     return said, unread

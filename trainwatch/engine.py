@@ -55,10 +55,14 @@ def _rule_in(module_name: str) -> type[Rule]:
 
 @dataclass
 class Settings:
-    """Which rules run, and with which thresholds: ``off`` names rules, ``thresholds`` maps rule -> field -> value."""
+    """Which rules run, and with which thresholds: ``off`` names rules, ``thresholds`` maps rule -> field -> value.
+
+    ``checks_off`` names checks of lint.
+    """
 
     off: frozenset[str] = frozenset()
     thresholds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    checks_off: frozenset[str] = frozenset()
 
     def rules(self) -> list[Rule]:
         """Fresh rules. Raises SettingsError for a rule or a field that does not exist."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from trainwatch.diagnosis import Diagnosis, diagnose
 from trainwatch.engine import Settings, SettingsError
+from trainwatch.lint.check import catalogue
 from trainwatch.readers import ReadError, find, leader, read_all
 from trainwatch.run import Run
 
@@ -36,7 +37,8 @@ def settings(assignments: Iterable[str] = (), folder: Path | None = None) -> Set
             raise SettingsError(f"--set {assignment!r} has the wrong form; write rule.field=value.")
         rule, field, value = found.groups()
         thresholds.setdefault(rule, {})[field] = _value(value)
-    chosen = Settings(frozenset(off), thresholds)
+    checks = frozenset(off) & catalogue().keys() if off else frozenset[str]()
+    chosen = Settings(frozenset(off) - checks, thresholds, checks)
     chosen.rules()  # a rule that does not exist is said before anything is read
     return chosen
 

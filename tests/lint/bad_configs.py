@@ -138,4 +138,21 @@ BAD = [
     ("shape1.yaml", "model:\n  model_kwargs:\n  - depth: 3\n  - width: 2\n", "wrong-shape", 3, "dashes"),
     ("shape2.yaml", "model:\n  init_args: [0.1, 0.2]\n", "wrong-shape", 2, "key: value"),
     ("shape3.yaml", "dataset_args:\n- noise: 0.1\n- length: 3\n", "wrong-shape", 2, "dashes"),
+    # memory
+    (
+        "card1.yaml",
+        "gpu: T4\nmodel:\n  d_model: 2048\n  n_layers: 24\n  max_seq_len: 2048\n  vocab_size: 32000\n"
+        "train:\n  batch_size: 32\n  bf16: true\n",
+        "batch-too-large",
+        8,
+        "GiB",
+    ),
+    (
+        "card2.json",
+        '{"gpu_type": "V100", "hidden_size": 1024, "num_hidden_layers": 24,\n"seq_length": 512, "vocab_size": 50000,\n'
+        '"per_device_train_batch_size": 128}\n',
+        "batch-too-large",
+        3,
+        "accumulate",
+    ),
 ]

@@ -2,7 +2,8 @@
 
 import pytest
 
-from trainwatch.lint import lint_command
+from trainwatch import judge
+from trainwatch.lint import lint_command, lint_file
 from trainwatch.lint.sources.command import hydra_parser, read_command
 
 SCRIPT = """
@@ -179,3 +180,75 @@ def test_a_hydra_circle_is_a_sentence(project):
     (project / "configs/cfg_pretrain.yaml").write_text("defaults:\n  - cfg_pretrain\n")
     with pytest.raises(Exception, match="circle"):
         lint_command(["python", "pretrain.py"], project)
+
+
+@pytest.mark.parametrize(
+    ("command", "right"),
+    [
+        ("python pretrain.py --config-name=cfg_multimodal", "arch=multimodal"),
+        ("python pretrain.py name=multimodal-run-3", "arch=multimodal"),
+        ("python train.py --epochs 3 --name multimodal_small", "--arch multimodal"),
+    ],
+)
+def test_a_run_that_is_named_for_another_architecture(project, command, right):
+    """The default runs, and the name promises what is there as well."""
+    (project / "configs/arch/multimodal.yaml").write_text("depth: 8\n")
+    (project / "configs/cfg_multimodal.yaml").write_text("defaults: [{arch: small}, _self_]\nname: x\n")
+    path = project / "configs/cfg_pretrain.yaml"
+    path.write_text(path.read_text() + "name: x\n")
+    choices = 'parser.add_argument("--arch", choices=["plain", "multimodal"], default="plain")\n'
+    name = 'parser.add_argument("--name")\nargs'
+    (project / "train.py").write_text(PARSER.replace("\nargs", f"\n{choices}{name}"))
+    [(rule, said)] = alarms(project, command)
+    assert rule == "architecture-choice"
+    assert right in said
+    assert alarms(project, f"{command} {right}") == []
+
+
+def test_an_anneal_that_is_written_in_the_script(project):
+    """50,000 steps in the code, 10,000 in the config."""
+    (project / "configs/flat.yaml").write_text("total_steps: 10000\nlr: 0.001\n")
+    (project / "loop.py").write_text("expansion_anneal_steps = 50000\nwarmup_steps = 500\nrun('configs/flat.yaml')\n")
+    [found] = lint_command(["python", "loop.py"], project).findings
+    assert (found.rule, found.evidence["line"], found.severity) == ("coded-horizon", 1, "warning")
+    assert "20% of the way" in found.message
+    (project / "configs/flat.yaml").write_text("total_steps: 60000\nlr: 0.001\n")
+    assert lint_command(["python", "loop.py"], project).findings == ()
+
+
+def test_the_processes_of_the_launcher_count(project):
+    """4 processes with 8 samples each take 32 at a step."""
+    plan = "epochs: 2\nnum_samples: 6400\nper_device_batch_size: 8\ntotal_steps: {}\n"
+    launch = "torchrun --nproc_per_node 4 loop.py --config configs/flat.yaml"
+    (project / "loop.py").write_text("")
+    (project / "configs/flat.yaml").write_text(plan.format(400))
+    assert alarms(project, launch) == []
+    (project / "configs/flat.yaml").write_text(plan.format(1600))
+    assert [rule for rule, _ in alarms(project, launch)] == ["total-steps-mismatch"]
+
+
+def test_a_check_can_be_switched_off(project):
+    """As rules can: in pyproject.toml."""
+    (project / "configs/flat.yaml").write_text("lr: 1e-4\nseed: 1\n")
+    assert [item.rule for item in lint_file(project / "configs/flat.yaml").findings] == ["numeric-string"]
+    (project / "pyproject.toml").write_text('[tool.trainwatch]\noff = ["numeric-string", "lr-zero"]\n')
+    assert lint_file(project / "configs/flat.yaml", judge.settings(folder=project)).findings == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("lr: 0.001\nfp16: true\n", "Clip at 1.0"),
+        ("lr: 0.001\nfp16: true\nmax_grad_norm: 1.0\n", ""),
+        ("lr: 0.001\nprecision: 16-mixed\ngradient_clip_val: 0\n", "Clip at 1.0"),
+        ("lr: 0.001\nprecision: bf16-mixed\n", ""),
+        ("label_smoothing: 0.1\nlosses: {precursor_loss_weight: 0.1}\n", "label_smoothing: 0.0"),
+        ("label_smoothing: 0.1\nlosses: {precursor_loss_weight: 0.0}\n", ""),
+    ],
+)
+def test_defaults_that_do_not_go_together(project, text, said):
+    """Mentioned, and no more."""
+    (project / "configs/flat.yaml").write_text(text)
+    found = [item for item in lint_file(project / "configs/flat.yaml").findings if item.rule == "risky-defaults"]
+    assert [item.severity for item in found] == (["info"] if said else [])
+    assert not said or said in found[0].advice

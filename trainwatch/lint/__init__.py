@@ -55,41 +55,54 @@ def _says(file: Path) -> bool:
         return file.is_file()
 
 
-def lint_file(path: Path, settings: Settings | None = None, scripts: Sequence[Script] = ()) -> Diagnosis:
-    """Judge a config, by itself and against ``scripts``; or a script or a notebook. Raises LintError."""
+def lint_file(
+    path: Path, settings: Settings | None = None, scripts: Sequence[Script] = (), card: float | None = None
+) -> Diagnosis:
+    """Judge a config, by itself and against ``scripts``; or a script or a notebook. Raises LintError.
+
+    ``card`` is the memory of the card that it is going to run on, in GiB.
+    """
+    chosen = settings or Settings()
     if path.suffix.lower() in SCRIPTS:
-        return conclude(str(path), path.suffix[1:], path.name, checked(Material(script=read_script(path))))
+        return conclude(str(path), path.suffix[1:], path.name, checked(Material(script=read_script(path)), chosen))
     configs = read_config(path)
     findings: list[Finding] = []
     for config in configs:
-        findings += judged(config, settings or Settings(), scripts)
+        findings += judged(config, chosen, scripts, card)
     notes = [said.sentence() for config in configs if (said := plan(config)).computed]
     return conclude(str(path), configs[0].format, path.name, findings, notes)
 
 
-def judged(config: Config, settings: Settings, scripts: Sequence[Script] = ()) -> Iterator[Finding]:
+def judged(
+    config: Config, settings: Settings, scripts: Sequence[Script] = (), card: float | None = None
+) -> Iterator[Finding]:
     """What is wrong with a config, by itself and against each script."""
-    known = material(config)
-    yield from checked(known)
+    known = replace(material(config), card=card)
+    yield from checked(known, settings)
     yield from header.judge(config, settings)
     for script in scripts:
-        yield from checked(replace(known, script=script), compare=True)
+        yield from checked(replace(known, script=script), settings, compare=True)
 
 
-def lint_command(words: Sequence[str], folder: Path, settings: Settings | None = None) -> Diagnosis:
+def lint_command(
+    words: Sequence[str], folder: Path, settings: Settings | None = None, card: float | None = None
+) -> Diagnosis:
     """Judge a launch command: its script, its flags and overrides, and the configs that it names. Raises LintError."""
+    chosen = settings or Settings()
     command = read_command(words)
     path = command.path(folder)
     script = read_script(path) if path is not None and path.is_file() else None
     tree = hydra_tree(command, script, folder)
-    findings = list(checked(Material(script=script, command=command, hydra=tree, folder=folder)))
+    findings = list(checked(Material(script=script, command=command, hydra=tree, folder=folder), chosen))
     scripts = [script] if script else []
-    for file in _named(command, tree, folder):
+    for file in _named(command, tree, folder) or _written(script, folder):
         for config in read_config(file):
-            findings += judged(config, settings or Settings(), scripts)
+            config = replace(config, processes=command.processes)
+            findings += judged(config, chosen, scripts, card)
     for config in overridden(command):
         said = Material(config, frozenset[Dialect](["omegaconf"]), script=script, folder=folder)
-        findings += [*checked(replace(said, script=None)), *(checked(said, compare=True) if script else ())]
+        findings += checked(replace(said, script=None), chosen)
+        findings += checked(said, chosen, compare=True) if script else ()
     notes = ["the syntax of overrides was not judged: `pip install 'trainwatch[lint]'` brings Hydra's parser"]
     silent = tree is None or not command.overrides or hydra_parser() is not None
     name = Path(command.script or command.module or words[0]).name
@@ -122,6 +135,12 @@ def _named(command: Command, tree: HydraTree | None, folder: Path) -> list[Path]
     return [*told, *(Path(file) for file in composed)]
 
 
+def _written(script: Script | None, folder: Path) -> list[Path]:
+    """The config file that a script reads if the command names none: the only one that is written in it and there."""
+    found = [folder / name for name in script.configs if (folder / name).is_file()] if script else []
+    return found if len(found) == 1 else []
+
+
 def overridden(command: Command) -> Iterator[Config]:
     """The overrides as a config of their own, whose places are in the command."""
     values: dict[str, Node] = {}
@@ -147,10 +166,10 @@ def material(config: Config) -> Material:
     return Material(config, tools, read_schema(path, kind or "Config"))
 
 
-def checked(looked_at: Material, *, compare: bool = False) -> Iterator[Finding]:
+def checked(looked_at: Material, settings: Settings, *, compare: bool = False) -> Iterator[Finding]:
     """What every check says of it by itself; or those that compare a config with a script."""
-    for check in catalogue().values():
-        if check.compares == compare:
+    for name, check in catalogue().items():
+        if check.compares == compare and name not in settings.checks_off:
             yield from check().look(looked_at)
 
 
@@ -186,5 +205,5 @@ def lint_run(run: Run, settings: Settings | None = None) -> Diagnosis:
     chosen = settings or Settings()
     config = recorded.config_of(run)
     tree = Material(config, frozenset[Dialect](["omegaconf"]))
-    findings = [*recorded.judge(run, chosen), *checked(tree)]
+    findings = [*recorded.judge(run, chosen), *checked(tree, chosen)]
     return conclude(str(run.source), run.format, run.name, findings)

@@ -30,7 +30,8 @@ Findings = Iterable[Finding]
 class Material:
     """What is looked at: a config, a script, the command that starts it; whatever of them is known.
 
-    ``schema`` maps the known names of the config to their types, dotted; empty where none is named.
+    ``schema`` maps the known names of the config to their types, dotted; empty where none is named. ``card`` is the
+    memory of the card that it is going to run on, in GiB; None where nobody says so.
     """
 
     config: Config | None = None
@@ -40,6 +41,7 @@ class Material:
     command: Command | None = None
     hydra: HydraTree | None = None
     folder: Path = field(default_factory=Path.cwd)
+    card: float | None = None
 
     @property
     def nodes(self) -> list[Node]:

@@ -22,6 +22,7 @@ class Plan:
     batch: Node | None
     accumulation: Node | None
     processes: Node | None
+    launched: int = 1  # processes that the launch command starts, where the config says none
 
     @property
     def parts(self) -> dict[str, float]:
@@ -30,7 +31,7 @@ class Plan:
         said = {name: value for name in named if (value := _positive(getattr(self, name))) is not None}
         if "batch" in said:
             each = self.batch is not None and self.batch.name.lower() in PER_DEVICE
-            said["batch_size"] = said.pop("batch") * (said.get("processes", 1) if each else 1)
+            said["batch_size"] = said.pop("batch") * (said.get("processes", self.launched) if each else 1)
         return said
 
     @property
@@ -69,7 +70,7 @@ def plan(config: Config, node: Node | None = None) -> Plan:
         part: _one(next((found for mapping in around if (found := _said(mapping, names, config))), []))
         for part, names in named.items()
     }
-    return Plan(total=_one(total), **parts)
+    return Plan(total=_one(total), launched=config.processes, **parts)
 
 
 def _said(mapping: Node, names: frozenset[str], config: Config) -> list[Node]:

@@ -108,7 +108,10 @@ class Repeated:
 
 @dataclass(frozen=True)
 class Config:
-    """A config file; ``schema`` is what its comment names as the place of its known names, ``package`` is Hydra's."""
+    """A config file; ``schema`` is what its comment names as the place of its known names, ``package`` is Hydra's.
+
+    ``processes`` are as many as the launch command starts, where one is known.
+    """
 
     file: str
     format: str
@@ -116,6 +119,7 @@ class Config:
     repeated: list[Repeated] = field(default_factory=list)
     schema: str = ""
     package: str = ""
+    processes: int = 1
 
     def above(self, node: Node) -> Iterator[Node]:
         """The mappings around a node, from the nearest to the root."""

@@ -24,6 +24,11 @@ RATES = words("decay_rate gamma decay_factor factor lr_decay_rate staircase powe
 SHARE = re.compile(r"_?(?:num_)?(?:steps?|iters?|iterations?|updates?|epochs?)$", re.IGNORECASE)
 
 
+def is_length(name: str) -> bool:
+    """Whether a setting of this name says how long something takes, in steps or epochs."""
+    return bool(LENGTH.fullmatch(name)) and not INTERVAL.search(name)
+
+
 class AbsoluteHorizon(Check):
     """An anneal, decay, ramp or warm-up is longer than the run: it was written for another one.
 
@@ -65,7 +70,7 @@ class AbsoluteHorizon(Check):
         assert material.config is not None
         name = node.name if node.name != "steps" else "_".join((*node.path[-2:-1], "steps"))
         inside = node.name == "steps" and any(part in ("schedules", "anneal", "warmup") for part in node.path[:-1])
-        if not (LENGTH.fullmatch(name) or inside) or INTERVAL.search(node.name):
+        if not (is_length(name) or inside):
             return False
         mapping = next(material.config.above(node), None)
         return mapping is None or not RATES & {key.lower() for key in mapping.children}

@@ -7,7 +7,7 @@ import json
 import re
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from trainwatch.lint.names import words
 from trainwatch.lint.sources.files import read_text
 from trainwatch.lint.tree import LintError, Place
 
+CONFIGS = (".yaml", ".yml", ".toml")  # a JSON file that a script names is most often data
 MAGIC = re.compile(r"^\s*[%!?]|\?\s*$")
 
 
@@ -51,7 +52,7 @@ class HydraMain:
 
 @dataclass(frozen=True)
 class Script:
-    """What a script says about its settings."""
+    """What a script says about its settings; ``configs`` are the names of config files that are written in it."""
 
     file: str
     imports: dict[str, Place] = field(default_factory=dict)
@@ -60,6 +61,7 @@ class Script:
     closed: bool = False
     constants: list[Constant] = field(default_factory=list)
     hydra: HydraMain | None = None
+    configs: dict[str, Place] = field(default_factory=dict)
 
     def flag(self, name: str) -> Flag | None:
         """The flag of that name; one that is abbreviated as argparse allows it, if only one begins so."""
@@ -149,7 +151,7 @@ def _merge(file: str, parts: list[_Part]) -> Script:
             hydra = hydra or _hydra(node, part)
             closed |= isinstance(node, ast.Call) and _called(node) == "parse_args"
     open_ = any(_called(node) in OPEN for part in parts for node in ast.walk(part.tree) if isinstance(node, ast.Call))
-    return Script(file, script.imports, script.names, script.flags, closed and not open_, script.constants, hydra)
+    return replace(script, closed=closed and not open_, hydra=hydra)
 
 
 OPEN = words(
@@ -167,6 +169,8 @@ def _look(node: ast.AST, part: _Part, script: Script) -> None:
         script.imports.setdefault(node.module or ".", part.place(node))
         for alias in node.names:
             script.names.setdefault(alias.name, part.place(node))
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.endswith(CONFIGS):
+        script.configs.setdefault(node.value, part.place(node))
     elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
         script.names.setdefault(node.id, part.place(node))
     elif isinstance(node, ast.Call) and _called(node) == "add_argument":

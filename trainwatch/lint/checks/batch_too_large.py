@@ -1,0 +1,62 @@
+"""See the check's docstring."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from trainwatch.lint.check import Check, Material
+from trainwatch.lint.horizon import plan
+from trainwatch.lint.memory import card_of, shape
+from trainwatch.lint.names import words
+from trainwatch.schema import Finding
+
+CARD = words("gpu gpu_type gpu_name card accelerator_type device_name gpu_model")
+LORA = words("lora_rank lora_r adapter load_in_4bit load_in_8bit quantization_bit peft finetuning_type fsdp zero_stage")
+
+
+class BatchTooLarge(Check):
+    """The batch does not fit the card.
+
+    What it sees:
+        A transformer's width, depth, sequence length and batch, its precision, optimiser and recomputation, against the
+        card that `--card` or the config names. It says between what and what it expects, and warns if the lower end is
+        more than the card has.
+
+    Why it matters:
+        The run ends in its first backward pass, after it waited for its card.
+
+    What to do:
+        Take the batch that fits, and accumulate gradients to the size that was meant.
+
+    When it is wrong:
+        Models that are no plain transformers; adapters, quantised weights and sharded optimisers, which are left alone.
+
+    References:
+        Korthikanti et al. 2022, Reducing Activation Recomputation in Large Transformer Models (arXiv:2205.05198).
+    """
+
+    def look(self, material: Material) -> Iterator[Finding]:
+        """The estimate against the card."""
+        if material.config is None or any(node.name.lower() in LORA and node.value for node in material.nodes):
+            return
+        named = next((n for n in material.nodes if n.name.lower() in CARD and isinstance(n.value, str)), None)
+        card = material.card or (card_of(named.value) if named else None)
+        made, batch = shape(material.config), plan(material.config).batch
+        if card is None or made is None or batch is None or made.high <= card:
+            return
+        fits = min(made.fits(card), int(made.batch) - 1)
+        without = "not even a batch of one fits: take a smaller model, or shard it"
+        yield self.finding(
+            "warning" if made.low > card else "info",
+            batch.dotted,
+            batch.place,
+            f"A batch of {made.batch:g} needs {made.low:.0f} to {made.high:.0f} GiB, and the card has {card:g}: "
+            f"{made.parameters / 1e6:,.0f} M parameters, {made.layers:g} layers of {made.hidden:g}, "
+            f"{made.length:,.0f} tokens.",
+            f"Write {batch.name}: {fits} and accumulate, or recompute activations."
+            if fits
+            else f"{without}.".capitalize(),
+            patch={batch.dotted: fits} if fits and made.low > card and made.batch == batch.number else {},
+            evidence={"low": made.low, "high": made.high, "card": card, "parameters": made.parameters},
+            confidence=0.8 if made.low > card else 0.5,
+        )
