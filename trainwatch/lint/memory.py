@@ -26,7 +26,9 @@ LENGTH = words(
 )
 VOCABULARY = words("vocab_size n_vocab vocabulary_size")
 FEED_FORWARD = words("intermediate_size d_ff ffn_dim ffn_hidden_size dim_feedforward n_inner mlp_dim")
-RECOMPUTED = words("gradient_checkpointing activation_checkpointing recompute grad_checkpointing")
+RECOMPUTED = words(
+    "gradient_checkpointing activation_checkpointing recompute grad_checkpointing checkpoint_activations"
+)
 HALF = words("bf16 fp16 amp use_amp mixed_precision precision dtype torch_dtype")
 GATED = re.compile(r"llama|mistral|qwen|gemma|swiglu|geglu|gated", re.IGNORECASE)
 CARDS = {
@@ -128,7 +130,7 @@ def shape(config: Config) -> Shape | None:
 
 
 def _nodes(config: Config, names: frozenset[str]) -> Iterator[Node]:
-    return (node for node in config.root.walk() if node.name.lower() in names)
+    return (node for node in config.root.walk() if node.name.lower().replace("-", "_") in names)
 
 
 def _said(config: Config, names: frozenset[str]) -> float | None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from trainwatch.lint.check import Check, Material
 from trainwatch.lint.horizon import plan
 from trainwatch.lint.memory import card_of, shape
 from trainwatch.lint.names import words
+from trainwatch.lint.tree import Node
 from trainwatch.schema import Finding
 
 CARD = words("gpu gpu_type gpu_name card accelerator_type device_name gpu_model")
-LORA = words("lora_rank lora_r adapter load_in_4bit load_in_8bit quantization_bit peft finetuning_type fsdp zero_stage")
+SPREAD = re.compile(
+    r"lora|adapter|load_in_[48]bit|quantization|peft|finetuning_type|fsdp|zero_|offload|shard|parallel[_-]size",
+    re.IGNORECASE,
+)
+"""What keeps less than the whole of a model and its optimiser on one card."""
 
 
 class BatchTooLarge(Check):
@@ -37,7 +43,7 @@ class BatchTooLarge(Check):
 
     def look(self, material: Material) -> Iterator[Finding]:
         """The estimate against the card."""
-        if material.config is None or any(node.name.lower() in LORA and node.value for node in material.nodes):
+        if material.config is None or any(SPREAD.search(node.name) and _on(node) for node in material.nodes):
             return
         named = next((n for n in material.nodes if n.name.lower() in CARD and isinstance(n.value, str)), None)
         card = material.card or (card_of(named.value) if named else None)
@@ -60,3 +66,8 @@ class BatchTooLarge(Check):
             evidence={"low": made.low, "high": made.high, "card": card, "parameters": made.parameters},
             confidence=0.8 if made.low > card else 0.5,
         )
+
+
+def _on(node: Node) -> bool:
+    """A size of 1, false and null spread nothing."""
+    return node.value is True or node.value not in (None, 0, 1, "")
