@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from trainwatch.foreign import sums
 from trainwatch.foreign.channels import Naming
 from trainwatch.foreign.counters import LIMIT, Row, Steps, counted, trained
 from trainwatch.foreign.grid import Grid
@@ -76,6 +77,8 @@ class Assembler:
             self.naming.learn((name, row.split) for row in some for name in row.values)
         if self._steps is None and any(trained(row) for row in rows):
             self._steps = Steps.seen(rows)
+            self.naming.prove(components=sums.components(rows, self.naming.places))
+            self.naming.prove(weights=sums.weights(rows, self.naming.places))
         for item in items:
             if isinstance(item, Row):
                 self._row(item)
@@ -162,7 +165,10 @@ class Assembler:
 
     def _event(self, event: Event) -> None:
         self._flush()
-        self.run().add_event(event)
+        if event.get("kind") == "run":  # another attempt at the same
+            self.run().add_header({**self.run().header.raw, **event})
+        else:
+            self.run().add_event(event)
 
     def _row(self, row: Row) -> None:
         here: dict[str, dict[str, float]] = {}

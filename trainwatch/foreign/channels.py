@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Literal
 
 Role = Literal["step", "epoch", "batch", "planned", "rate", "norm", "scale", "loss", "measure", "ignored"]
@@ -35,6 +36,7 @@ STEPS = {
     *(("step",), ("steps",), ("iter",), ("iters",), ("iteration",), ("iterations",), ("it",)),
     *(("update",), ("updates",), ("timesteps",), ("total", "timesteps")),
 }
+STAGES = {("stage",), ("curriculum", "stage"), ("curriculum", "stage", "idx"), ("curriculum", "stage", "index")}
 BATCHES = {("batch",), ("micro", "step"), ("minibatch",)}
 PLANNED = {("total", "steps"), ("max", "steps"), ("total", "iters")}
 NORMS = {("grad", "norm"), ("total", "grad", "norm"), ("gradient", "norm"), ("gnorm",), ("gradnorm",), ("norm",)}
@@ -214,6 +216,19 @@ class Naming:
         self._taken.add((split, channel))
         self.places[pair] = Place(split, channel, recognise(pair[0]).role)
 
+    def prove(
+        self, components: Iterable[tuple[str, str]] = (), weights: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """Names that were shown to be components of the total, or weights of components."""
+        for pair in components:
+            if pair[0] not in _TOLD and self.places[pair].role == "measure":
+                split = self.places[pair].split
+                self._give(pair, split, f"loss/{clean(recognise(pair[0]).stem)}")
+                self.places[pair] = replace(self.places[pair], role="loss")
+        for name, component in weights.items():
+            if name not in _TOLD:
+                self.places[name, ""] = Place("", f"weight/{component}", "measure")
+
     def explained(self) -> dict[str, str]:
         """The guess: for each name its channel, with the split before it where it is no training."""
         shown = [pair for pair, place in self.places.items() if place.role not in HIDDEN or pair[0] in _TOLD]
@@ -241,6 +256,8 @@ def _channel(reading: Reading, name: str, split: str) -> str:
     fixed = {"norm": "grad_norm", "scale": "amp/scale", "epoch": "epoch"}
     if reading.role in fixed and (not split or reading.role == "epoch"):
         return fixed[reading.role]
+    if not split and tuple(_parts([reading.stem])) in STAGES:
+        return "stage"
     merit = split and not EFFORT.search(name)
     return f"metric/{clean(reading.stem)}" if merit else f"logged/{clean(name)}"
 

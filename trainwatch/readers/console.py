@@ -20,7 +20,7 @@ from trainwatch.foreign.channels import recognise
 from trainwatch.foreign.counters import Row
 from trainwatch.foreign.following import GrowingText
 from trainwatch.foreign.headed import Headed
-from trainwatch.foreign.lastwords import LastWords
+from trainwatch.foreign.lastwords import TRACEBACK, LastWords
 from trainwatch.foreign.layout import Layout, is_json
 from trainwatch.foreign.printed import ALONE, COLOUR, LONGEST, Printed, scan
 from trainwatch.run import Event
@@ -54,6 +54,7 @@ EVALUATION = re.compile(
 MARK = re.compile(r"\[(train|valid|dev|eval|test)\]")
 UNUSUAL = re.compile("[\x1b\r\x08]")
 REDRAWN = re.compile(r"\r|\x08+")
+DIGITS = re.compile(r"\d+")
 SECTION = re.compile(r"\b(?P<test>testing)\b|\b(?:evaluating|evaluation|validating|validation)\b", re.IGNORECASE)
 TRAINING = re.compile(r"\btrain(?:ing)?\b", re.IGNORECASE)
 SETTINGS = re.compile(r"\b(?:Namespace|Config|Arguments|TrainConfig)\(|^\s*(?:#|def |class |import |return\b)")
@@ -107,6 +108,8 @@ class Console:
     blurred: set[str] = field(default_factory=set)
     last_words: LastWords = field(default_factory=LastWords)
     headed: Headed = field(default_factory=Headed)
+    _opening: str = ""  # the first line, digits aside: where it comes again, the program was started again
+    _trained: bool = False
     _counters: dict[str, float] = field(default_factory=dict)  # of a line that had nothing else
     _totals: dict[str, float] = field(default_factory=dict)
     _split: str = ""  # of the section that the lines stand in
@@ -131,7 +134,11 @@ class Console:
 
     def _part(self, line: str) -> Iterator[Row | Event]:
         line = line[:LONGEST]
-        if not line.strip() or line.startswith("wandb: ") or self.last_words.take(line):
+        if not line.strip() or line.startswith("wandb: "):
+            return
+        if not self._trained:
+            yield from self._started(line)
+        if self.last_words.take(line):
             return
         if (rows := self.headed.read(line)) is not None:
             yield from self._end_block()
@@ -153,6 +160,15 @@ class Console:
             return
         yield from self._end_block()
         yield from self._line(line, printed)
+
+    def _started(self, line: str) -> Iterator[Event]:
+        """Before any step: another attempt begins where the first line of all comes again after an exception."""
+        opening = DIGITS.sub("0", line.strip())
+        if self._opening == opening and self.last_words.exception and not TRACEBACK.match(line):
+            yield from self.last_words.events()
+            yield {"kind": "run"}
+            self.last_words.went_on()
+        self._opening = self._opening or opening
 
     def _marked(self, line: str, marks: list[re.Match[str]]) -> Iterator[Row]:
         """``12epoch results: [train] loss=0.5, [valid] loss=0.6``: a row for each part."""
@@ -195,6 +211,7 @@ class Console:
     def _said(self, row: Row) -> Row:
         if row.counter("step") is not None or row.counter("epoch") is not None or row.counter("batch") is not None:
             self.last_words.went_on()
+            self._trained = True
         return row
 
     def _line(self, line: str, printed: Printed) -> Iterator[Row]:

@@ -93,8 +93,12 @@ class AggressiveRamp(Rule):
     def update(self, chunk: Chunk) -> Iterator[Finding]:
         """Compare every block within a window after a rise with the block before that window."""
         columns = {"step": chunk.step.astype(np.float64)}
-        for name in [name.removeprefix("weight/") for name in chunk.channels if name.startswith("weight/")]:
+        weighted = [name.removeprefix("weight/") for name in chunk.channels if name.startswith("weight/")]
+        for name in weighted:
             columns |= self._columns(name, chunk)
+        for name in [name.removeprefix("loss/") for name in chunk.channels if name.startswith("loss/")]:
+            if name not in weighted:  # it counts as it is
+                columns[f"size/{name}"] = np.abs(chunk[f"loss/{name}"])
         self._blocks = self._blocks or Blocks(self._width(columns["step"][: self.block]))
         blocks = self._blocks.push(columns)
         if not blocks:
