@@ -10,6 +10,7 @@ of times: it looks at the run as it stands and remembers nothing.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -102,12 +103,20 @@ class Rule:
             first_step=int(steps[0]),
             last_step=int(max(steps)),  # a log may go backwards
             state="over" if over else "active",
-            message=message,
+            message=_spelt(message),
             evidence={name: _plain(value) for name, value in (evidence or {}).items()},
-            advice=advice,
+            advice=_spelt(advice),
             patch=dict(patch or {}),
             confidence=confidence,
         )
+
+
+LARGE = re.compile(r"(?<![\w.])\d(?:\.\d+)?e\+0[4-8](?!\w)")
+
+
+def _spelt(text: str) -> str:
+    """``3.257e+06`` as 3,257,000: what has up to nine digits is easier to read with all of them."""
+    return LARGE.sub(lambda found: f"{float(found[0]):,.0f}", text)
 
 
 @cache
