@@ -26,7 +26,7 @@ def section(run: Run) -> Section:
         "Loss and gradient",
         ("component", "unit", "weight", "share of the loss", "share of the gradient"),
         rows if any(set(row[2:]) != {"-"} for row in rows) else [],
-        right=(2, 3, 4),
+        right=("weight", "share of the loss", "share of the gradient"),
         about=f"Each from the first to the last {PART}th of the steps, as medians." if rows else "",
         figures=("loss", "contribution", "part", "share", "cosine", "norm", "nonfinite"),
     )

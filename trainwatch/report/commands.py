@@ -37,11 +37,6 @@ class Names:
 def _rows(run: Run, said: Diagnosis, names: Names) -> Iterator[Row]:
     check = f"trainwatch check {names.run}{names.options}"
     yield "verdict, root cause, findings, what could not be checked", check
-    for finding in said.findings[:RULES]:
-        chosen = f'select(.rule == "{finding.rule}" and .first_step == {finding.first_step})'
-        yield f"{finding.rule} at step {finding.first_step:,}", _piped(check, f".runs[].findings[] | {chosen}")
-    for rule in dict.fromkeys(finding.rule for finding in said.findings[:RULES]):
-        yield f"what {rule} looks for", f"trainwatch rules {shlex.quote(rule)}"
     if run.format == OWN and said.root_cause is not None:
         first = said.root_cause.first_step
         rows = f'select(.kind == "step" and .step >= {max(first - AROUND, 0)} and .step <= {first + AROUND})'
@@ -55,6 +50,11 @@ def _rows(run: Run, said: Diagnosis, names: Names) -> Iterator[Row]:
     yield "every curve with every point", f"trainwatch dash {names.folder}"
     yield "this report", f"trainwatch report {names.run}{names.options}"
 
+    for finding in said.findings[:RULES]:
+        chosen = f'select(.rule == "{finding.rule}" and .first_step == {finding.first_step})'
+        yield f"{finding.rule} at step {finding.first_step:,}", _piped(check, f".runs[].findings[] | {chosen}")
+    for rule in dict.fromkeys(finding.rule for finding in said.findings[:RULES]):
+        yield f"what {rule} looks for", f"trainwatch rules {shlex.quote(rule)}"
 
 def _piped(check: str, query: str) -> str:
     return f"{check} --format json | jq {shlex.quote(query)}"

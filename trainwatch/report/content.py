@@ -86,7 +86,7 @@ def _sections(run: Run, said: Diagnosis, healthy: Told | None, redactor: Redacto
         "Values",
         ("channel", "last", "best (at step)"),
         _values(run),
-        right=(1, 2),
+        right=("last", "best (at step)"),
         figures=("evaluation", "metrics", "quality"),
     )
     yield Section("The machine", figures=("time", "ranks", "memory"))

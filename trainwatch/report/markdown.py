@@ -48,12 +48,12 @@ def _run(content: Content, level: int) -> list[str]:
     lines += [f"Reproduce with {code(content.command)}. Written {content.written}.", ""]
     for section in content.starts:
         lines += _section(section, level + 1)
+    lines += _timeline(content.moments, mark)
     if said.findings:
         lines += [f"{mark} Findings, from cause to effect", ""]
         for finding in said.findings:
             follows = finding.key in said.explained
             lines += [*markdown.section(finding, follows=follows, level=level + 2), ""]
-    lines += _timeline(content.moments, mark)
     if content.traceback:
         lines += [f"{mark} Traceback", "", "```text", *fenced(content.traceback), "```", ""]
     for section in content.sections:

@@ -36,9 +36,9 @@ def _curriculum(run: Run) -> Section:
     rows = [_stage(run, index, stage) for index, stage in enumerate(plan.stages[:STAGES])]
     return Section.of(
         "Curriculum, declared against applied",
-        ("stage", "declared for", "rows with it", "weights: declared → applied", "data: asked → seen"),
+        ("stage", "declared for", "rows in it", "weights: declared → applied", "data: asked → seen"),
         rows,
-        right=(2,),
+        right=("rows in it",),
         about=f"{'; '.join(said)}. Applied weights are medians over the rows in which the stage was due.",
         figures=figures,
     )
@@ -88,7 +88,7 @@ def _clocks(run: Run) -> Section:
         "Clocks and schedules",
         ("counter", "first", "last", "a step", "drives"),
         rows,
-        right=(1, 2, 3),
+        right=("first", "last", "a step"),
         about="Each counter's first and last reading, and how far it went for each step." if rows else "",
         figures=("clocks", "lr", "schedules"),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 Row = tuple[str, ...]
 
@@ -27,6 +28,13 @@ class Section:
     left_out: int = 0
 
     @classmethod
-    def of(cls, title: str, head: Row, rows: Sequence[Row], **more: object) -> Section:
-        """A section whose table is not longer than somebody reads."""
-        return cls(title, head=head, rows=tuple(rows[:ROWS]), left_out=max(len(rows) - ROWS, 0), **more)  # type: ignore[arg-type]
+    def of(cls, title: str, head: Row, rows: Sequence[Row], right: Row = (), **more: Any) -> Section:
+        """A section whose table is not longer than somebody reads, without its empty columns.
+
+        ``right`` names the columns of numbers.
+        """
+        kept = [at for at, name in enumerate(head) if any(row[at] for row in rows) or not name]
+        shown = tuple(tuple(row[at] for at in kept) for row in rows[:ROWS])
+        names = tuple(head[at] for at in kept)
+        numbers = tuple(at for at, name in enumerate(names) if name in right)
+        return cls(title, head=names, rows=shown, right=numbers, left_out=max(len(rows) - ROWS, 0), **more)

@@ -37,7 +37,7 @@ def errors(runs: Sequence[Run]) -> Iterator[Section]:
         about = f"Mend this first: {first}. Each stopped a start by itself, so the others show only after it."
         if len(counted) == 1:
             about = f"Mend this first: {first}."
-        yield Section.of("Kinds of error", ("error, the first one first", "times"), rows, right=(1,), about=about)
+        yield Section.of("Kinds of error", ("error, the first one first", "times"), rows, right=("times",), about=about)
 
 
 def _row(index: int, start: Attempt) -> Row:

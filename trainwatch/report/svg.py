@@ -27,7 +27,7 @@ ACROSS: Final = 1000  # units of the view box: a page is not wider in pixels
 TALL, ROW = 230, 26  # pixels of a plot; of a row where each row has a name
 MARKS: Final = 60  # of one curve that are shapes of their own; beyond, each is a stroke
 LEVELS: Final = 20  # colours of a heat map
-LETTER, NARROWEST, WIDEST = 6.6, 44, 150  # pixels that a letter takes; of the room left of a plot
+LETTER, NARROWEST, WIDEST = 6.6, 44, 185  # pixels that a letter takes; of the room left of a plot
 NAME: Final = 40  # letters of a name in a legend or beside a row
 SYMBOLS: Final = {
     "circle": "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0",
