@@ -56,5 +56,6 @@ def _rows(run: Run, said: Diagnosis, names: Names) -> Iterator[Row]:
     for rule in dict.fromkeys(finding.rule for finding in said.findings[:RULES]):
         yield f"what {rule} looks for", f"trainwatch rules {shlex.quote(rule)}"
 
+
 def _piped(check: str, query: str) -> str:
     return f"{check} --format json | jq {shlex.quote(query)}"

@@ -47,6 +47,7 @@ PATTERNS: Final = (
     (re.compile(r"\b[A-Z][A-Z0-9_]{2,}=[^\s\"']+"), HIDDEN),  # a variable of the environment
 )
 HOMES: Final = re.compile(r"[\\/]+(?:home|Users|users)[\\/]+([^\\/\s\"':;,]+)")
+OWN: Final = "trainwatch"  # the format whose runs are named by whoever trained them
 COMMON: Final = frozenset(
     ["root", "user", "users", "home", "localhost", "none", "null", "true", "false", "cpu", "cuda"]
 )
@@ -66,7 +67,8 @@ class Redactor:
         for run in runs:
             for one in (run, *run.ranks.values()):
                 for said, put in _private(one):
-                    if len(said) >= SHORTEST and said.lower() not in COMMON and said != run.name:
+                    own_name = one.format == OWN and said == one.header.run
+                    if len(said) >= SHORTEST and said.lower() not in COMMON and not own_name:
                         found.setdefault(said, put)
         return cls(dict(sorted(found.items(), key=lambda item: -len(item[0]))))
 
@@ -118,6 +120,8 @@ def _private(run: Run) -> Iterator[tuple[str, str]]:
     yield source.name, PATH
     if source.parent != Path(source.anchor):
         yield str(source.parent), PATH
+    if run.format != OWN and run.name in source.parent.parts:
+        yield run.name, PATH  # a reader named it after its folder
     yield from _hosts(socket.gethostname())
     for user in HOMES.findall(str(source)):
         yield user, HIDDEN
