@@ -91,6 +91,7 @@ def test_the_embedded_findings_are_still_json(write_run, tmp_path):
         "recall@5 fell to 0.5 (mAP@0.5)",
         "the root cause: optimizer.lr 0.001, ratio 3/4",
         "grad_cosine/a~b is -0.9",
+        "data/mass/min is 3",
         "torch 2.13.0, float16",
     ],
 )
@@ -108,6 +109,8 @@ def test_what_is_no_secret_stays(said):
         ("~/runs/1", "[path]"),
         ("../other/x", "[path]"),
         ("data/train.csv", "[path]"),
+        ("data/arc-aug-1000/train is missing", "[path] is missing"),
+        ("No such file or directory: 'data/train'", "No such file or directory: [path]"),
         ("https://me:pw@example.org/x", "[url]"),
         ("HF_TOKEN=abc", "[hidden]"),
         ("at 10.0.0.7:29500", "at [address]"),

@@ -82,3 +82,11 @@ def test_few_rows_are_a_picture_too(rows, make_run):
     for figure in FIGURES.values():
         drawn = figure.draw(run, ())
         assert drawn is None or drawing(drawn).height > 0
+
+
+@pytest.mark.parametrize("top", [5e-4, 0.5, 50.0, 5e4, 5e8])
+def test_ticks_are_told_apart(top, make_run):
+    run = make_run({"loss": np.linspace(0, top, 50)})
+    ticks = [tick.text for tick in drawing(FIGURES["loss"].draw(run, ())).yticks]
+    assert len(set(ticks)) == len(ticks) > 2
+    assert all(tick == "0" or float(tick.replace(",", "")) > 0 for tick in ticks)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import PurePath
 
 from trainwatch.compare import values
 from trainwatch.diagnosis import Diagnosis
@@ -112,10 +113,16 @@ def _values(run: Run) -> list[tuple[str, str, str]]:
 SUMMARY = ("run", "state", "steps", "worst", "root cause")
 
 
-def summary(content: Content) -> tuple[str, str, str, str, str]:
-    """A run as one row of the table over all runs."""
+def summary(contents: Sequence[Content]) -> list[tuple[str, ...]]:
+    """A row for each run; runs of one name are told apart by their files."""
+    names = [content.diagnosis.run for content in contents]
+    return [_summary(content, alone=names.count(content.diagnosis.run) == 1) for content in contents]
+
+
+def _summary(content: Content, *, alone: bool) -> tuple[str, ...]:
     said = content.diagnosis
     root = f"{said.root_cause.rule}, since step {said.root_cause.first_step:,}" if said.root_cause else "-"
     worst = f"{wording.symbol(said)} {wording.worst(said)}"
     reach = wording.reach(said, content.planned).removeprefix("steps ")
-    return wording.clean(said.run, 80), said.status.replace("-", " "), reach, worst, root
+    name = said.run if alone else f"{said.run} ({PurePath(said.source).name})"
+    return wording.clean(name, 120), said.status.replace("-", " "), reach, worst, root

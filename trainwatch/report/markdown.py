@@ -22,7 +22,7 @@ def document(contents: Sequence[Content], redactor: Redactor | None = None) -> s
     if len(contents) == 1:
         lines = _run(contents[0], level=1)
     else:
-        rows = [tuple(escape(cell) for cell in summary(content)) for content in contents]
+        rows = [tuple(escape(cell) for cell in row) for row in summary(contents)]
         lines = [f"# Post-mortem of {wording.plural(len(contents), 'run')}", ""]
         lines += [*markdown.table(SUMMARY, rows), ""]
         for section in together(contents, redactor):

@@ -12,11 +12,12 @@ import numpy as np
 from trainwatch.diagnosis import Diagnosis
 from trainwatch.header import mapping, number, text
 from trainwatch.run import Event, Run
-from trainwatch.schema import Finding, Severity
+from trainwatch.schema import HEADER, Finding, Severity
 from trainwatch.text import wording
 
 MOMENTS = 200  # of each kind of event: more than that is no story any more
 KINDS = 40
+ASIDE = frozenset(["kind", "event", "time", "elapsed", "step", *HEADER])  # told elsewhere
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def _moments(run: Run, diagnosis: Diagnosis) -> Iterator[Moment]:
 
 
 def _event(run: Run, event: Event, kind: str) -> Moment:
-    details = {key: value for key, value in event.items() if key not in ("kind", "event", "time", "elapsed", "step")}
+    details = {key: value for key, value in event.items() if key not in ASIDE}
     details.pop("traceback", None)
     exception = mapping(details.pop("exception", None))
     said = [f"{wording.clean(key, 60)} {wording.clean(value, 200)}" for key, value in details.items() if value]

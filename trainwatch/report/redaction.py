@@ -17,6 +17,7 @@ from trainwatch.compare import flat
 from trainwatch.diagnosis import Diagnosis
 from trainwatch.header import Header
 from trainwatch.run import Run
+from trainwatch.schema import describe
 
 T = TypeVar("T")
 
@@ -35,6 +36,7 @@ PART: Final = r"[^\s\"'`<>|:;,()\[\]{}]"
 PATTERNS: Final = (
     (re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'`<>]+"), URL),
     (re.compile(r"(?<=[\"'`])(?:~|[A-Za-z]:)?[\\/][^\"'`\n]*(?=[\"'`])"), PATH),  # in quotes, blanks and all
+    (re.compile(r"(?<=directory: )(?:'[^'\n]*'|\"[^\"\n]*\")"), PATH),  # as Python words it
     (re.compile(rf"(?<![\w\\])[A-Za-z]:[\\/]+{PART}*"), PATH),
     (re.compile(rf"\\\\[\w.-]+\\{PART}+"), PATH),
     (re.compile(rf"(?<![\w.)\]>|<~/\\])~?/(?=[\w.~@+-]){PART}+"), PATH),
@@ -46,6 +48,7 @@ PATTERNS: Final = (
     (re.compile(r"(?<![\w.:])(?:[0-9a-f]{1,4}:){3,7}[0-9a-f]{1,4}(?![\w:])", re.IGNORECASE), ADDRESS),
     (re.compile(r"\b[A-Z][A-Z0-9_]{2,}=[^\s\"']+"), HIDDEN),  # a variable of the environment
 )
+NESTED: Final = re.compile(r"(?<![\w/\\])[\w.@+=-]+(?:/[\w.@+=-]+){2,}/?")
 HOMES: Final = re.compile(r"[\\/]+(?:home|Users|users)[\\/]+([^\\/\s\"':;,]+)")
 OWN: Final = "trainwatch"  # the format whose runs are named by whoever trained them
 COMMON: Final = frozenset(
@@ -59,18 +62,21 @@ class Redactor:
     """Knows what to hide of some runs; :meth:`tree` hides it in plain data of any shape."""
 
     secrets: dict[str, str] = field(default_factory=dict)
+    channels: frozenset[str] = frozenset()  # they have slashes as well, and are no paths
 
     @classmethod
     def of(cls, runs: Iterable[Run]) -> Redactor:
         """What these runs tell about where and by whom they were run."""
         found: dict[str, str] = {}
+        channels: set[str] = set()
         for run in runs:
+            channels.update(run.train.channels, run.eval.channels, run.sample.channels, run.named)
             for one in (run, *run.ranks.values()):
                 for said, put in _private(one):
                     own_name = one.format == OWN and said == one.header.run
                     if len(said) >= SHORTEST and said.lower() not in COMMON and not own_name:
                         found.setdefault(said, put)
-        return cls(dict(sorted(found.items(), key=lambda item: -len(item[0]))))
+        return cls(dict(sorted(found.items(), key=lambda item: -len(item[0]))), frozenset(channels))
 
     def text(self, said: str) -> str:
         """The text without what is to be hidden."""
@@ -81,7 +87,12 @@ class Redactor:
                 )
         for pattern, put in PATTERNS:
             said = pattern.sub(put, said)
-        return said
+        return NESTED.sub(self._nested, said) if "/" in said else said
+
+    def _nested(self, found: re.Match[str]) -> str:
+        """A path of three parts or more, if it is no channel."""
+        said = found[0]
+        return said if said in self.channels or describe(said) else PATH
 
     def tree(self, value: T) -> T:
         """The same data with every text in it redacted; runs are left as they are, for nobody prints them."""

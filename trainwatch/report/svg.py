@@ -390,8 +390,8 @@ def _decades(low: float, high: float) -> list[tuple[float, float]]:
 def _number(value: float) -> str:
     size = abs(value)
     if size >= 1e6 or 0 < size < 1e-3:
-        head, _, power = f"{value:.3g}".partition("e")
-        return f"{head}e{int(power)}" if power else f"{float(head):,.0f}"
+        head, _, power = f"{value:.2e}".partition("e")
+        return f"{float(head):g}e{int(power)}"
     return f"{value:,.0f}" if size >= 1000 else f"{value:.6g}"
 
 
