@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from trainwatch.diagnosis import Diagnosis
 from trainwatch.header import mapping, number, text
-from trainwatch.report.content import Moment, gather
+from trainwatch.report import place
+from trainwatch.report.moments import Moment, good_checkpoint, moments
+from trainwatch.report.moments import checkpoints as written_checkpoints
 from trainwatch.run import Run
 
 SAMPLES = 12  # outputs of the newest sample that are shown
@@ -30,22 +32,21 @@ class Story:
     @classmethod
     def of(cls, run: Run, diagnosis: Diagnosis) -> Story:
         """The story of a run as it stands; the caller holds its lock."""
-        told = gather(run, diagnosis)
         sampled, samples = _newest_outputs(run)
         return cls(
-            told.moments,
+            tuple(moments(run, diagnosis)),
             tuple(_checkpoints(run)),
-            told.good_checkpoint,
+            good_checkpoint(run, diagnosis.root_cause),
             sampled,
             samples,
-            told.traceback,
-            told.tail,
-            told.environment,
+            place.traceback(run),
+            tuple(place.tail(run.source)),
+            tuple(place.environment(run)),
         )
 
 
 def _checkpoints(run: Run) -> list[tuple[str, str, str, bool]]:
-    written = [event for event in run.events if event.get("kind") == "checkpoint"]
+    written = written_checkpoints(run)
     rows = []
     for event in written[: -CHECKPOINTS - 1 : -1]:
         step, metric = number(event.get("step")), number(event.get("metric"))

@@ -14,7 +14,7 @@ import pandas as pd
 
 from dashboards.live import Live, Watched
 from trainwatch.figures import FIGURES, Look
-from trainwatch.report import rendered
+from trainwatch.report import Subject, rendered
 
 KINDS = {"html": "text/html", "md": "text/markdown"}
 
@@ -37,7 +37,7 @@ def register(server: flask.Flask, live: Live) -> None:
         if kind not in KINDS or file.view.run is None or file.view.diagnosis is None:
             flask.abort(404, "there is no such post-mortem.")
         with file.lock:
-            text = rendered(file.view.run, file.view.diagnosis, kind)
+            text = rendered([Subject(file.view.run, file.view.diagnosis)], kind)
         return _attached(text, KINDS[kind], f"{file.followed.path.stem}-post-mortem.{kind}")
 
 

@@ -38,7 +38,7 @@ ARROWS = {  # the longest name that fits a module holds; each may also import it
     "lint": ("run", "header", "stats", "diagnosis", "engine", "schema"),
     "figures": ("run", "table", "header", "schema", "schedule"),
     "export": ("run", "table", "header", "schema"),
-    "report": FACES,
+    "report": (*FACES, "views"),
     "text": (*FACES, "judge", "parting"),
     "interrupt": (),
     "watch": (*FACES, "following", "interrupt", "judge"),

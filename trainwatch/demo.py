@@ -246,14 +246,14 @@ def _conclude(follower: Follower, trainer: subprocess.Popen[bytes], out: Console
 
 
 def _report(run: Run, diagnosis: Diagnosis, path: Path) -> Path:
-    from trainwatch.report import write
+    from trainwatch.report import Subject, write
 
     target = path.with_suffix(".html")
     try:
-        write(run, diagnosis, target)
+        write([Subject(run, diagnosis)], target)
     except ModuleNotFoundError:  # the figures need the dash extra
         target = path.with_suffix(".md")
-        write(run, diagnosis, target)
+        write([Subject(run, diagnosis)], target)
     return target
 
 

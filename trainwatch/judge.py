@@ -13,7 +13,7 @@ from typing import Any
 from trainwatch.diagnosis import Diagnosis, diagnose
 from trainwatch.engine import Settings, SettingsError
 from trainwatch.lint.check import catalogue
-from trainwatch.readers import ReadError, find, leader, read_all
+from trainwatch.readers import HEAD, ReadError, find, leader, read_all, stands_for_run
 from trainwatch.run import Run
 
 
@@ -119,3 +119,51 @@ def judge_all(files: Iterable[Path | ReadError], chosen: Settings) -> tuple[list
         else:
             judged += found
     return judged, unread
+
+
+NUMBERED = re.compile(r"[-_.]?\d+$")
+SIBLINGS = 24  # run files of one name that are looked at for a healthy one, the newest first
+
+
+def last_healthy(item: Judged, chosen: Settings) -> Judged | None:
+    """The newest other run of the same name in the run's folder that finished without a warning; None if none did."""
+    own = item.run.source
+    files = [path for path in own.parent.iterdir() if _may_be_called(path, item.run)] if own.parent.is_dir() else []
+    for path in sorted(files, key=_touched, reverse=True)[:SIBLINGS]:
+        if path.absolute() == own.absolute() or not stands_for_run(path):
+            continue
+        found = judge(path, chosen)
+        for other in reversed(found) if isinstance(found, list) else ():
+            if _base(other.run.name) == _base(item.run.name) and _healthy(other):
+                return other
+    return None
+
+
+def _may_be_called(path: Path, run: Run) -> bool:
+    """Whether a file may hold a run of that name, without reading more of it than its first line."""
+    if path.suffix != run.source.suffix or not path.is_file():
+        return False
+    if _base(path.stem) in (_base(run.source.stem), _base(run.name)):
+        return True
+    try:
+        with path.open("rb") as file:
+            return json.dumps(_base(run.name))[1:-1].encode() in file.readline(HEAD)
+    except OSError:
+        return False
+
+
+def _healthy(item: Judged) -> bool:
+    grave = any(finding.rank for finding in item.diagnosis.findings) or item.diagnosis.failed
+    return not grave and item.diagnosis.status == "finished" and item.run.train.size > 0
+
+
+def _base(name: str) -> str:
+    """``exp1`` of ``exp1-2``: a second run of a name is numbered by the recorder."""
+    return NUMBERED.sub("", name) or name
+
+
+def _touched(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

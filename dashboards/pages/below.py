@@ -10,7 +10,7 @@ from dashboards.live import View
 from dashboards.pages.finding import as_yaml, severity
 from dashboards.story import Story
 from trainwatch.diagnosis import Diagnosis
-from trainwatch.report.content import Moment
+from trainwatch.report.moments import Moment
 
 CONFIG_LIMIT = 100_000  # characters of a config that are shown; a longer one is data, not settings
 CONFIG_LINES = 3_000  # lines that can be searched; beyond, the text stands as one

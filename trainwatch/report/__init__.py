@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,20 +13,54 @@ if TYPE_CHECKING:
     from trainwatch.run import Run
 
 
-def rendered(run: Run, diagnosis: Diagnosis, kind: str) -> str:
-    """The post-mortem of a run as text: ``md`` for Markdown, anything else for HTML."""
+@dataclass(frozen=True)
+class Subject:
+    """A run that is reported on. ``healthy`` is the last healthy run of its name, if there is one."""
+
+    run: Run
+    diagnosis: Diagnosis
+    healthy: tuple[Run, Diagnosis] | None = None
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a report is written.
+
+    ``interactive`` embeds plotly (some 5 MB) in the page, ``redact`` hides paths, hosts, users and the environment;
+    ``options`` are those of the command that diagnosed the runs, so that the report can name it.
+    """
+
+    interactive: bool = False
+    redact: bool = False
+    options: tuple[str, ...] = ()
+
+
+PLAIN = Style()
+
+
+def rendered(subjects: Sequence[Subject], kind: str, style: Style = PLAIN) -> str:
+    """The post-mortem of one run or several as text: ``md`` for Markdown, anything else for HTML."""
     from trainwatch.report.content import gather
+    from trainwatch.report.redaction import Redactor
 
+    runs = [one.run for one in subjects] + [one.healthy[0] for one in subjects if one.healthy]
+    redactor = Redactor.of(runs) if style.redact else None
+    contents = [
+        gather(one.run, one.diagnosis, healthy=one.healthy, options=style.options, redactor=redactor)
+        for one in subjects
+    ]
     if kind == "md":
-        from trainwatch.report.markdown import document
-    else:
-        from trainwatch.report.page import document
-    return document(gather(run, diagnosis))
+        from trainwatch.report import markdown
+
+        return markdown.document(contents, redactor)
+    from trainwatch.report import page
+
+    return page.document(contents, redactor, interactive=style.interactive)
 
 
-def write(run: Run, diagnosis: Diagnosis, path: Path) -> None:
-    """Write the post-mortem of a run: Markdown if ``path`` ends in ``.md``, else HTML. Raises OSError."""
-    text = rendered(run, diagnosis, path.suffix.removeprefix("."))
+def write(subjects: Sequence[Subject], path: Path, style: Style = PLAIN) -> None:
+    """Write the post-mortem: Markdown if ``path`` ends in ``.md``, else HTML. Raises OSError."""
+    text = rendered(subjects, path.suffix.removeprefix("."), style)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     unfinished.write_text(text, encoding="utf-8")
