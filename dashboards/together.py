@@ -13,9 +13,10 @@ from urllib.parse import parse_qs
 
 from dashboards.asked import SCALES, Asked
 from dashboards.live import FIGURES_KEPT, Drawn, Live, View, Watched
+from trainwatch.axis import aligned, axes
 from trainwatch.compare import Apart, Comparison, compare, flat
 from trainwatch.diagnosis import Diagnosis
-from trainwatch.figures.overlay import Ends, Mark, Overlay, aligned, axes, channels, overlay
+from trainwatch.figures.overlay import Ends, Mark, Overlay, channels, overlay
 from trainwatch.figures.plot import blank
 from trainwatch.run import Run
 from trainwatch.text.tables import numbered
