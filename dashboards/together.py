@@ -14,12 +14,12 @@ from urllib.parse import parse_qs
 from dashboards.asked import SCALES, Asked
 from dashboards.live import FIGURES_KEPT, Drawn, Live, View, Watched
 from trainwatch.axis import aligned, axes
-from trainwatch.compare import Apart, Comparison, compare, flat
+from trainwatch.compare import Apart, Comparison, compare, first_of, flat
 from trainwatch.diagnosis import Diagnosis
 from trainwatch.figures.overlay import Ends, Mark, Overlay, channels, overlay
 from trainwatch.figures.plot import blank
 from trainwatch.run import Run
-from trainwatch.text.tables import numbered
+from trainwatch.text.comparison import numbered
 
 FEWEST, MOST = 2, 20
 """Runs that a page compares."""
@@ -107,8 +107,7 @@ class Bench:
 
     def first(self) -> Apart | None:
         """The first parting of all."""
-        parted = [item for item in self.said.partings if item.step is not None] if self.said else []
-        return min(parted, key=lambda item: (item.step, not item.exact), default=None)
+        return first_of(self.said.partings) if self.said else None
 
     def groups(self) -> tuple[tuple[int, ...], ...]:
         """Runs that differ in nothing but the seed."""

@@ -12,7 +12,7 @@ from trainwatch.cli import main
 from trainwatch.compare import ABSENT, compare, differences
 from trainwatch.diagnosis import diagnose
 from trainwatch.parting import part
-from trainwatch.text import tables
+from trainwatch.text import comparison as faces
 
 STEPS = np.arange(1, 1001)
 
@@ -256,7 +256,7 @@ def short_records(name: str, factor: float, **config: object) -> list[dict]:
 
 
 def told(play, *runs) -> str:
-    return "\n".join(tables.summary(judged(play, *runs)))
+    return "\n".join(faces.summary(judged(play, *runs)))
 
 
 def test_ten_epochs_are_too_few_to_judge_and_name_no_suspect(play):
@@ -266,7 +266,7 @@ def test_ten_epochs_are_too_few_to_judge_and_name_no_suspect(play):
     assert "no parting" not in said
     assert "suspect" not in said
     comparison = judged(play, short_records("a", 1.0), short_records("b", 5.0))
-    rows = next(section.rows for section in tables.sections(comparison) if section.title == "Where channels part")
+    rows = next(section.rows for section in faces.sections(comparison) if section.title == "Where channels part")
     assert rows == [("loss", "b", "too few common steps to judge", "-")]
 
 
@@ -281,7 +281,7 @@ def test_what_was_set_is_told_as_far_as_it_is_known(play):
 
 
 def test_repeats_are_not_called_seeds(play):
-    titles = [section.title for section in tables.sections(judged(play, run_records(), run_records()))]
+    titles = [section.title for section in faces.sections(judged(play, run_records(), run_records()))]
     assert any(title.startswith("Repeats of one setting") for title in titles)
     assert not any(title.startswith("Seeds") for title in titles)
 

@@ -31,7 +31,7 @@ ARROWS = {  # the longest name that fits a module holds; each may also import it
     "engine": ("rules", "rule", "views", "run", "table", "header", "schema"),
     "diagnosis": ("engine", "rule", "run", "header", "schema"),
     "parting": ("run", "table", "header", "stats", "schema"),
-    "compare": ("parting", "axis", "lint", "run", "table", "header", "stats", "diagnosis", "schema"),
+    "compare": ("parting", "axis", "lint", "views", "run", "table", "header", "stats", "diagnosis", "schema"),
     "judge": ("readers", "engine", "diagnosis", "run", "schema"),
     "following": ("readers", "engine", "diagnosis", "run", "schema"),
     "errors": ("foreign", "readers", "engine", "schema"),
