@@ -19,7 +19,7 @@ from trainwatch.diagnosis import Diagnosis
 from trainwatch.figures.overlay import Ends, Mark, Overlay, channels, overlay
 from trainwatch.figures.plot import blank
 from trainwatch.run import Run
-from trainwatch.text.comparison import numbered
+from trainwatch.text.comparison import named
 
 FEWEST, MOST = 2, 20
 """Runs that a page compares."""
@@ -238,7 +238,7 @@ def _made(views: tuple[View, ...], baseline: str) -> Bench:
     """The runs side by side; the caller holds their locks."""
     told = _told(views)
     runs = [run for run, _ in told]
-    names = numbered(diagnosis.run for _, diagnosis in told)
+    names = named([(diagnosis.run, diagnosis.source) for _, diagnosis in told])
     base = next((index for index, view in enumerate(views) if view.key == baseline), 0)
     order = (base, *(index for index in range(len(told)) if index != base))
     said = compare([told[index] for index in order])

@@ -229,13 +229,28 @@ def compare(
     if output and output.suffix not in (".html", ".htm", ".md"):
         raise UserError(f"{output}: a comparison ends in .html or .md; print the JSON with --format json.")
     kind = "markdown" if output and output.suffix == ".md" else "html" if output else format_.value
-    said, text = _compared_files(runs, kind) if _written(runs) else _compared_runs(runs, align.value, kind, map_)
+    said, text = _compared(runs, align.value, kind, map_)
     if output:
         _write(output, text)
     elif kind == "json":
         _print_json(strict({"version": 1, **said}))
     else:
         print(text, end="")
+
+
+def _compared(paths: Sequence[Path], align: str, kind: str, mapped: list[str] | None) -> tuple[dict[str, Any], str]:
+    """Files or runs against each other; JSON may be either."""
+    if _written(paths):
+        return _compared_files(paths, kind)
+    try:
+        return _compared_runs(paths, align, kind, mapped)
+    except UserError as error:
+        if any(path.suffix.lower() != ".json" for path in paths):
+            raise
+        try:
+            return _compared_files(paths, kind)
+        except UserError:
+            raise error from None
 
 
 def _written(paths: Sequence[Path]) -> bool:

@@ -96,8 +96,8 @@ def compare(judged: Sequence[Told], align: str = "step") -> Comparison:
     one_plan = len({plan(run).get("name") for run in runs}) == 1
     told = differences([facts(run, stages=one_plan) for run in runs])
     settings = [*chosen(told), *config]
-    groups = repeats(runs, settings)
-    held = Partings(runs, groups, align)
+    held = Partings(runs, repeats(runs, settings), align)
+    groups = tuple(held.groups)
     partings = tuple(held.all())
     found = tuple(
         suspect

@@ -19,6 +19,7 @@ from trainwatch.table import Table
 from trainwatch.views.evaluations import TRAINING
 
 KNOBS = ("weight/", "lr/", "schedule/", "stage")  # what a plan decides, so that any difference is a difference
+WEIGHED = ("weight/", "stage")  # of these, what no curve of the run itself decides
 SHARED = 0.5  # of the fewer rows: with less in common, two logs were written at different steps
 
 Curve = tuple[Steps, Floats]
@@ -83,11 +84,18 @@ class Partings:
 
     def __init__(self, runs: Sequence[Run], groups: Sequence[tuple[int, ...]], against: str) -> None:
         self.runs = runs
-        self.groups = [group for group in groups if len(group) > 1]
+        self.groups = [part for group in groups for part in self._alike(group)]
         self.against = against
         self.axes = axes(runs, against)
         self.without = [index for index, one in enumerate(self.axes) if one is None] if against != "step" else []
         self._curves: dict[tuple[int, str], Placed] = {}
+
+    def _alike(self, group: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+        """A group by what really ran: settings may agree where the weights that were applied do not."""
+        while group:
+            same = tuple(run for run in group if run == group[0] or _one_plan(self.runs[group[0]], self.runs[run]))
+            yield same
+            group = tuple(run for run in group if run not in same)
 
     def all(self) -> Iterator[Apart]:
         """Each run after the first, channel by channel."""
@@ -115,7 +123,7 @@ class Partings:
 
         The run in question is no witness of its own noise: its settings may be the first's, and its code may not.
         """
-        for group in self.groups:
+        for group in (group for group in self.groups if len(group) > 1):
             members = [run for run in group if run != index and (along == "step" or run not in self.without)]
             placed = [self._placed(run, channel, pick, along) for run in members if _has(self.runs[run], channel)]
             curves = np.array([one.at(positions) for one in placed])
@@ -157,6 +165,17 @@ def _channels(first: Run, other: Run) -> Iterator[tuple[str, bool, Pick]]:
     for channel in first.train.channels:
         if channel.startswith(KNOBS) and channel in other.train:
             yield channel, True, _plain(channel)
+
+
+def _one_plan(first: Run, other: Run) -> bool:
+    """Whether stages and weights are the same wherever both runs have rows."""
+    for channel in first.train.channels:
+        if channel.startswith(WEIGHED) and channel in other.train:
+            one, two = (Placed.of(_column(run.train, channel), None) for run in (first, other))
+            common, at_one, at_two = np.intersect1d(one.steps, two.steps, return_indices=True)
+            if len(common) and part(common, one.values[at_one], two.values[at_two], exact=True).differs:
+                return False
+    return True
 
 
 def _has(run: Run, channel: str) -> bool:

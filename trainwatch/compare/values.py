@@ -46,10 +46,11 @@ def merit(found: Sequence[Values], *, same_weights: bool = True) -> Values | Non
     A total of which the parts weigh otherwise in each run is compared with nothing: then it is the last resort.
     """
 
-    def rank(one: Values) -> tuple[bool, bool, int]:
+    def rank(one: Values) -> tuple[bool, bool, bool, int]:
         split, _, figure = one.channel.partition(" ")
         total = (figure or split) == "loss"
-        return total and not same_weights, split in TRAINING or not figure, -sum(end is not None for end in one.final)
+        part = "loss/" in figure
+        return part, total and not same_weights, split in TRAINING or not figure, -sum(end is not None for end in one.final)
 
     wanted = [one for one in found if not one.channel.startswith("loss/")]
     return min(wanted, key=lambda one: (*rank(one), not one.channel.endswith(" loss")), default=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from rich.console import Console
@@ -77,8 +78,14 @@ def markdown_sections(found: Iterable[Section]) -> Iterator[str]:
 
 
 def labels(said: Comparison) -> list[str]:
-    """A short name for each run: its own, with a number where two have the same."""
-    return numbered(run["run"] for run in said.runs)
+    """A short name for each run; see :func:`named`."""
+    return named([(run["run"], run["source"]) for run in said.runs])
+
+
+def named(runs: Sequence[tuple[str, str]]) -> list[str]:
+    """Each run by its name, by its file's where others have the same, and with a number where that is the same too."""
+    names = [name for name, _ in runs]
+    return numbered(name if names.count(name) == 1 else PurePath(source).stem for name, source in runs)
 
 
 def numbered(names: Iterable[str]) -> list[str]:
@@ -144,7 +151,7 @@ def _suspected(said: Comparison, run: int) -> str:
     if any({0, run} <= set(group) for group in said.seeds):
         return "no setting is suspect: nothing but seed, names and folders was set differently"
     differing = sum(item.values[run] != item.values[0] for item in said.config)
-    return f"none of the {differing} settings that differ speaks of it" if differing else "no setting differs"
+    return f"none of the {differing} settings that differ speaks of it" if differing else "no setting differs: see the code"
 
 
 def _none_parts(said: Comparison, base: str) -> str:
@@ -305,7 +312,10 @@ def _seed_sections(said: Comparison, names: list[str]) -> Iterator[Section]:
 
 
 def _parting_rows(said: Comparison, names: list[str]) -> list[tuple[str, ...]]:
-    telling = [item for item in said.partings if item.step is not None or not item.exact]
+    """Where each channel parts; of three runs or more only what parts, and the loss."""
+    few = len(names) == 2
+    telling = [item for item in said.partings if item.step is not None or item.channel == "loss" or few]
+    telling = [item for item in telling if item.step is not None or not item.exact]
     ordered = sorted(telling, key=lambda item: (item.run, item.step is None, item.step or 0, item.channel))
     return [
         (

@@ -12,7 +12,7 @@ from trainwatch.text import wording
 from trainwatch.text.wording import clean
 
 Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
-SHOWN = 4  # values, runs or settings that a cell names
+SHOWN = 3  # values, runs or settings that a cell names
 SHORT = 24  # letters of a value among others
 
 
@@ -21,7 +21,7 @@ def crowd(said: Comparison, names: Sequence[str]) -> Iterator[Table]:
     by = next((item for item in said.values if item.channel == said.merit), None)
     figure = f"final {clean(said.merit, 40)}" if said.merit else "final value"
     if any(len(group) > 1 for group in said.groups) and len(said.groups) > 1:
-        head = ("baseline's first: set otherwise", "runs", figure, "parts at step", "speed")
+        head = ("set otherwise than in the baseline", "runs", figure, "parts at step", "speed")
         yield "Groups of one setting", head, [_group(said, names, group, by) for group in said.groups]
     head = ("rank", "run", figure, "set otherwise than in the baseline", "parts at step", "worst", "speed")
     yield "Runs, the best first", head, [_run(said, names, rank, run, by) for rank, run in enumerate(said.ranking, 1)]
