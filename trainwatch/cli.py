@@ -200,7 +200,9 @@ def check(
 def compare(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN RUN...", help="Two runs or more, or scripts, notebooks and configs; the first leads."),
+        typer.Argument(
+            metavar="RUN RUN...", help="Two runs or more, or scripts, notebooks and configs; the first leads."
+        ),
     ],
     align: Annotated[
         Align, typer.Option("--align", help="What curves are laid along; by step where a log does not tell it.")
@@ -285,7 +287,9 @@ def _compared_files(paths: Sequence[Path], kind: str) -> tuple[dict[str, Any], s
     return data, sources.as_markdown(said) if kind == "markdown" else ""
 
 
-def _compared_runs(paths: Sequence[Path], align: str, kind: str, mapped: list[str] | None) -> tuple[dict[str, Any], str]:
+def _compared_runs(
+    paths: Sequence[Path], align: str, kind: str, mapped: list[str] | None
+) -> tuple[dict[str, Any], str]:
     """Runs against each other, as data and as text of that kind."""
     from trainwatch import compare as comparison
     from trainwatch import judge

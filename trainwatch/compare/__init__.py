@@ -150,7 +150,10 @@ def _found(diagnoses: Sequence[Diagnosis]) -> Iterator[Found]:
     keys = dict.fromkeys((finding.rule, finding.subject) for said in diagnoses for finding in said.findings)
     for rule, subject in keys:
         steps = [
-            min((item.first_step for item in said.findings if (item.rule, item.subject) == (rule, subject)), default=None)
+            min(
+                (item.first_step for item in said.findings if (item.rule, item.subject) == (rule, subject)),
+                default=None,
+            )
             for said in diagnoses
         ]
         blind = [rule in said.withheld or rule in said.failed for said in diagnoses]

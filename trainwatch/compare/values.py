@@ -50,7 +50,12 @@ def merit(found: Sequence[Values], *, same_weights: bool = True) -> Values | Non
         split, _, figure = one.channel.partition(" ")
         total = (figure or split) == "loss"
         part = "loss/" in figure
-        return part, total and not same_weights, split in TRAINING or not figure, -sum(end is not None for end in one.final)
+        return (
+            part,
+            total and not same_weights,
+            split in TRAINING or not figure,
+            -sum(end is not None for end in one.final),
+        )
 
     wanted = [one for one in found if not one.channel.startswith("loss/")]
     return min(wanted, key=lambda one: (*rank(one), not one.channel.endswith(" loss")), default=None)

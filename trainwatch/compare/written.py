@@ -19,10 +19,14 @@ from trainwatch.lint.sources.files import read_config
 from trainwatch.lint.sources.script_settings import Written, read_settings
 from trainwatch.lint.tree import Node
 
-WEIGHT = frozenset(["weight", "weights", "lambda", "lam", "lambdas", "coef", "coeff", "coefficient", "w", "alpha", "beta"])
+WEIGHT = frozenset(
+    ["weight", "weights", "lambda", "lam", "lambdas", "coef", "coeff", "coefficient", "w", "alpha", "beta"]
+)
 PLURAL = frozenset(["weights", "lambdas", "coefs", "coeffs", "coefficients"])  # of what the names below them weigh
 BESIDE = frozenset(["loss", "losses", "term", "factor"])  # say nothing that "weight" has not said
-NOT_LOSSES = frozenset(["decay", "weights_path", "init", "class", "pretrained", "file", "path", "dtype", "norm", "only"])
+NOT_LOSSES = frozenset(
+    ["decay", "weights_path", "init", "class", "pretrained", "file", "path", "dtype", "norm", "only"]
+)
 WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
 Meaning = tuple[str, str]

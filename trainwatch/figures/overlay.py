@@ -9,7 +9,7 @@ across a value that is not finite: there it has none.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -29,6 +29,13 @@ LEGEND: Final = 8  # runs: the names of more would cover the curves
 POINTS_IN_ALL: Final = 3000  # of all curves of a figure: what a page takes in with every update
 FEWEST_POINTS: Final = 120
 FEW: Final = 100  # rows that are shown as such
+
+USUAL: Final = {
+    "Losses": (("loss", "loss/"), 9),
+    "Gradients and learning rate": (("grad_norm", "lr/"), 5),
+    "Evaluation": (("loss", "loss/", "metric/"), 8),
+}
+"""What is overlaid unasked where two runs have it: channels and families of them, and how many at most."""
 
 Ends = tuple[float, float]
 
@@ -97,6 +104,36 @@ def channels(run: Run) -> list[str]:
     """What can be overlaid of a run: the columns of its steps, and of each evaluated split (``valid loss``)."""
     named = [f"{split} {name}".strip() for split in splits(run) for name in run.eval.channels]
     return list(dict.fromkeys([*run.train.channels, *named]))
+
+
+def having(runs: Sequence[Run]) -> dict[str, tuple[int, ...]]:
+    """Every channel that can be overlaid, and which runs have it."""
+    where: dict[str, list[int]] = {}
+    for index, run in enumerate(runs):
+        for name in channels(run):
+            where.setdefault(name, []).append(index)
+    return {name: tuple(have) for name, have in where.items()}
+
+
+def evaluated(where: Iterable[str], runs: Sequence[Run]) -> frozenset[str]:
+    """The channels that no run has in its steps, but in an evaluation."""
+    return frozenset(name for name in where if not any(name in run.train for run in runs))
+
+
+def usual(where: Mapping[str, Sequence[int]], from_evaluation: frozenset[str]) -> dict[str, list[str]]:
+    """The channels that are overlaid unasked, under what they belong to."""
+    common = [name for name, runs in where.items() if len(runs) > 1]
+    found = {}
+    for head, (wanted, most) in USUAL.items():
+        own = [name for name in common if (name in from_evaluation) == (head == "Evaluation")]
+        named = [name for name in own if _family(name.rpartition(" ")[2]) in wanted]
+        found[head] = sorted(named, key=lambda name: name not in wanted)[:most]
+    return found
+
+
+def _family(name: str) -> str:
+    head, slash, _ = name.partition("/")
+    return head + slash
 
 
 def series(run: Run, channel: str) -> Series | None:
@@ -288,7 +325,7 @@ def _parting_marks(marks: list[tuple[Mark, float]]) -> list[dict[str, Any]]:
             "yaxis": "y2",
             "hovertext": [safe(mark.text, 70) for mark, _ in marks],
             "hovertemplate": "%{hovertext}<extra></extra>",
-            "marker": {"symbol": "star", "size": 11, "color": colours},
+            "marker": {"symbol": "diamond", "size": 11, "color": colours},
             "name": "partings",
             "meta": "partings",
             "showlegend": False,

@@ -125,8 +125,11 @@ def certainty(said: Comparison) -> Iterator[str]:
 
 def pairs(said: Comparison) -> Iterator[str]:
     """The sentences on each pair; none where there are too many to read, or the verdict is all there is to say."""
-    if len(said.runs) <= COLUMNS:
-        yield from (line for line in summary(said) if line != verdict(said))
+    names, lead = labels(said), verdict(said)
+    for index in range(1, len(names) if len(names) <= COLUMNS else 0):
+        told = [line for line in _pair(said, names, index) if line != lead]
+        if told:
+            yield " ".join(told)
 
 
 def _at(item: Apart) -> str:
@@ -142,6 +145,18 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(clean(name, 80) for name in names[:NAMED]) + more
 
 
+def parted_in(said: Comparison, channel: str) -> list[Apart]:
+    """The partings that a figure of this channel shows: its own, and the first of all."""
+    first = first_of(said.partings)
+    own = {channel, channel.replace("loss/", "contribution/", 1)}
+    return [item for item in said.partings if item.step is not None and (item.channel in own or item is first)]
+
+
+def parts(item: Apart, names: Sequence[str]) -> str:
+    """A parting in words; ``names`` are the runs' in the order of the comparison."""
+    return f"{names[item.run]} parts from {names[0]} in {item.channel} at {_at(item)}"
+
+
 def _suspected(said: Comparison, run: int) -> str:
     suspects = [item for item in said.suspects if item.run == run]
     if suspects:
@@ -151,7 +166,11 @@ def _suspected(said: Comparison, run: int) -> str:
     if any({0, run} <= set(group) for group in said.seeds):
         return "no setting is suspect: nothing but seed, names and folders was set differently"
     differing = sum(item.values[run] != item.values[0] for item in said.config)
-    return f"none of the {differing} settings that differ speaks of it" if differing else "no setting differs: see the code"
+    return (
+        f"none of the {differing} settings that differ speaks of it"
+        if differing
+        else "no setting differs: see the code"
+    )
 
 
 def _none_parts(said: Comparison, base: str) -> str:
@@ -168,26 +187,31 @@ def _none_parts(said: Comparison, base: str) -> str:
 def summary(said: Comparison) -> Iterator[str]:
     """What parted, when, and which setting is suspect: a few sentences for each run after the first."""
     names = labels(said)
-    ends = next((item.final for item in said.values if item.channel == "loss"), ())
     for index in range(1, len(names)):
-        partings = [item for item in said.partings if item.run == index]
-        loss = next((item for item in partings if item.channel == "loss"), None)
-        last = [wording.number(ends[run]) if ends and ends[run] is not None else "nothing" for run in (0, index)]
-        yield _loss_sentence(names[0], names[index], loss, last)
-        parted = [item for item in partings if item.step is not None and item.channel != "loss"]
-        first = first_of(parted)
-        if first:
-            beside = [item.channel for item in parted if item.position == first.position]
-            yield f"The first to part: {', '.join(map(clean, beside))}, at {_at(first)}."
-        suspects = [item for item in said.suspects if item.run == index]
-        if suspects:
-            verb = "suspect is" if len(suspects) == 1 else "suspects are"
-            more = f" and {len(suspects) - SUSPECTS} more" if len(suspects) > SUSPECTS else ""
-            listed = ", ".join(clean(item.path, 80) for item in suspects[:SUSPECTS])
-            yield f"The {verb} {listed}{more}: {clean(suspects[0].why)}."
-        else:
-            yield from _same_settings(said, index)
-        yield from _only(said, names, index)
+        yield from _pair(said, names, index)
+
+
+def _pair(said: Comparison, names: Sequence[str], index: int) -> Iterator[str]:
+    """The sentences on a run and the first one."""
+    ends = next((item.final for item in said.values if item.channel == "loss"), ())
+    partings = [item for item in said.partings if item.run == index]
+    loss = next((item for item in partings if item.channel == "loss"), None)
+    last = [wording.number(ends[run]) if ends and ends[run] is not None else "nothing" for run in (0, index)]
+    yield _loss_sentence(names[0], names[index], loss, last)
+    parted = [item for item in partings if item.step is not None and item.channel != "loss"]
+    first = first_of(parted)
+    if first:
+        beside = [item.channel for item in parted if item.position == first.position]
+        yield f"The first to part: {', '.join(map(clean, beside))}, at {_at(first)}."
+    suspects = [item for item in said.suspects if item.run == index]
+    if suspects:
+        verb = "suspect is" if len(suspects) == 1 else "suspects are"
+        more = f" and {len(suspects) - SUSPECTS} more" if len(suspects) > SUSPECTS else ""
+        listed = ", ".join(clean(item.path, 80) for item in suspects[:SUSPECTS])
+        yield f"The {verb} {listed}{more}: {clean(suspects[0].why)}."
+    else:
+        yield from _same_settings(said, index)
+    yield from _only(said, names, index)
 
 
 def _only(said: Comparison, names: Sequence[str], index: int) -> Iterator[str]:

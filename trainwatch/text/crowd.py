@@ -23,7 +23,7 @@ def crowd(said: Comparison, names: Sequence[str]) -> Iterator[Table]:
     if any(len(group) > 1 for group in said.groups) and len(said.groups) > 1:
         head = ("set otherwise than in the baseline", "runs", figure, "parts at step", "speed")
         yield "Groups of one setting", head, [_group(said, names, group, by) for group in said.groups]
-    head = ("rank", "run", figure, "set otherwise than in the baseline", "parts at step", "worst", "speed")
+    head = ("#", "run", figure, "set otherwise than in the baseline", "parts at step", "worst", "speed")
     yield "Runs, the best first", head, [_run(said, names, rank, run, by) for rank, run in enumerate(said.ranking, 1)]
     for title, found in (("Settings that differ", said.config), ("What else differs", said.facts)):
         if found:
@@ -51,7 +51,8 @@ def _group(said: Comparison, names: Sequence[str], group: tuple[int, ...], by: V
     parted = f"{len(steps)} of {len(group)}, from {min(steps):,}" if steps else "-"
     paces = [seconds for run in group if (seconds := said.speed[run].step_seconds)]
     pace = wording.pace(median(paces)) if paces else ""
-    return _otherwise(said, group[0]) or "(baseline)", _few([names[run] for run in group]), came, parted, pace or "-"
+    otherwise = _otherwise(said, group[0]) or ("(baseline)" if 0 in group else "(its weights alone)")
+    return otherwise, _few([names[run] for run in group]), came, parted, pace or "-"
 
 
 def _run(said: Comparison, names: Sequence[str], rank: int, run: int, by: Values | None) -> tuple[str, ...]:
