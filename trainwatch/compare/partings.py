@@ -115,7 +115,7 @@ class Partings:
         repeats = list(self._repeats(index, channel, pick, along, positions))
         exact = exact and not repeats  # one setting, and another course: it follows the run, as a plateau's rate does
         pair = part(steps, a, b, exact=exact, repeats=repeats)
-        at = pair.parting and float(positions[np.searchsorted(steps, pair.parting.step)])
+        at = float(positions[np.searchsorted(steps, pair.parting.step)]) if pair.parting else None
         return Apart(index, channel, exact, pair, along, at, sum(map(len, repeats)))
 
     def _repeats(self, index: int, channel: str, pick: Pick, along: str, positions: Floats) -> Iterator[Floats]:

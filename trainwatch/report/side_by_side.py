@@ -1,4 +1,4 @@
-"""A comparison as one HTML file that needs no network and runs nothing: words, tables, and curves as static pictures."""
+"""A comparison as one HTML file that needs no network and runs nothing: words, tables, curves as static pictures."""
 
 from __future__ import annotations
 

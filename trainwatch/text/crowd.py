@@ -8,11 +8,13 @@ from statistics import fmean, median, stdev
 
 from trainwatch.compare import ABSENT, Comparison, Difference, Found, Values, first_of
 from trainwatch.compare.settings import about_seed, chosen
+from trainwatch.compare.values import ranking
 from trainwatch.text import wording
 from trainwatch.text.wording import clean
 
 Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
 SHOWN = 3  # values, runs or settings that a cell names
+OTHERWISE = "set otherwise than in the baseline"
 SHORT = 24  # letters of a value among others
 
 
@@ -21,24 +23,28 @@ def crowd(said: Comparison, names: Sequence[str]) -> Iterator[Table]:
     by = next((item for item in said.values if item.channel == said.merit), None)
     figure = f"final {clean(said.merit, 40)}" if said.merit else "final value"
     if any(len(group) > 1 for group in said.groups) and len(said.groups) > 1:
-        head = ("set otherwise than in the baseline", "runs", figure, "parts at step", "speed")
-        yield "Groups of one setting", head, [_group(said, names, group, by) for group in said.groups]
-    head = ("#", "run", figure, "set otherwise than in the baseline", "parts at step", "worst", "speed")
-    yield "Runs, the best first", head, [_run(said, names, rank, run, by) for rank, run in enumerate(said.ranking, 1)]
+        groups = [_group(said, names, group, by) for group in said.groups]
+        yield "Groups of one setting", (OTHERWISE, "runs", figure, "parts at step", "speed"), groups
+    runs = [_run(said, names, rank, run, by) for rank, run in enumerate(said.ranking, 1)]
+    yield "Runs, the best first", ("#", "run", figure, OTHERWISE, "parts at step", "worst", "speed"), runs
+    base = f"baseline {names[0]}"
     for title, found in (("Settings that differ", said.config), ("What else differs", said.facts)):
-        if found:
-            rows = [(clean(item.path, 80), _value(item.values[0]), _counted(item.values[1:])) for item in found]
-            yield title, ("setting", f"baseline {names[0]}", "others (runs)"), rows
+        rows = [_setting(item) for item in found]
+        if rows:
+            yield title, ("setting", base, "others (runs)"), rows
     if said.values:
-        head = ("channel", f"baseline {names[0]}", "best", "median", "worst")
-        yield "Final value", head, [_values(item, names) for item in said.values]
+        ends = [_values(item, names) for item in said.values]
+        yield "Final value", ("channel", base, "best", "median", "worst"), ends
     if said.findings:
         ordered = sorted(said.findings, key=lambda item: min(step for step in item.first_step if step is not None))
-        head = ("finding", f"baseline {names[0]}", "other runs", "since step")
-        yield "Findings", head, [_finding(item, names) for item in ordered]
-    rows = list(_channels(said, names))
-    if rows:
-        yield "Where channels part", ("channel", "runs that part", "first", "at step"), rows
+        yield "Findings", ("finding", base, "other runs", "since step"), [_finding(item, names) for item in ordered]
+    parted = list(_channels(said, names))
+    if parted:
+        yield "Where channels part", ("channel", "runs that part", "first", "at step"), parted
+
+
+def _setting(item: Difference) -> tuple[str, ...]:
+    return clean(item.path, 80), _value(item.values[0]), _counted(item.values[1:])
 
 
 def _group(said: Comparison, names: Sequence[str], group: tuple[int, ...], by: Values | None) -> tuple[str, ...]:
@@ -97,8 +103,6 @@ def _counted(values: Sequence[object]) -> str:
 
 
 def _values(item: Values, names: Sequence[str]) -> tuple[str, ...]:
-    from trainwatch.compare.values import ranking
-
     order = [run for run in ranking(item) if isinstance(item.final[run], float)]
     name = clean(item.channel, 60)
     base = item.final[0]
