@@ -14,7 +14,7 @@ Kind = Literal["parts", "same", "together", "too-few", "nothing-in-common"]
 
 CHANCE = {0: 0.10, 2: 0.04, 3: 0.02}
 """How often two runs of one setting part in some channel, by the repeats that told of the noise. Measured on the plain
-runs of the corpus in ``benchmarks/diagnosis``: 15, 6 and 2 of 144 pairs of seeds."""
+runs of the corpus (``python -m benchmarks.seeds``): 15, 6 and 2 of 144 pairs of seeds."""
 REPEAT = 0.5  # at least, that chance parted two runs of which no setting is known to differ
 FACT = 0.01  # a plan's number, or a loss that is not finite, is no matter of noise: what is left is a log that errs
 CAUSE = {"alone": 0.9, "one": 0.7, "several": 0.5}
