@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qs
 
-from trainwatch.figures.look import AGAINST
+from trainwatch.axis import AGAINST
 
 SCALES: Final = {"auto": None, "linear": False, "log": True}
 SMOOTH: Final = ("0", "10", "50", "250")

@@ -13,12 +13,13 @@ from urllib.parse import parse_qs
 
 from dashboards.asked import SCALES, Asked
 from dashboards.live import FIGURES_KEPT, Drawn, Live, View, Watched
-from trainwatch.compare import Apart, Comparison, compare, flat
+from trainwatch.axis import aligned, axes
+from trainwatch.compare import Apart, Comparison, compare, first_of, flat
 from trainwatch.diagnosis import Diagnosis
-from trainwatch.figures.overlay import Ends, Mark, Overlay, aligned, axes, channels, overlay
+from trainwatch.figures.overlay import Ends, Mark, Overlay, evaluated, having, overlay, usual
 from trainwatch.figures.plot import blank
 from trainwatch.run import Run
-from trainwatch.text.tables import numbered
+from trainwatch.text import comparison
 
 FEWEST, MOST = 2, 20
 """Runs that a page compares."""
@@ -26,12 +27,6 @@ READING: Final = "It is still being read."
 MORE = 12  # channels that somebody may add to the usual ones
 KEPT = 8  # comparisons, the newest
 WORTH = 5  # a comparison of growing runs is made anew when it has stood this many times as long as it took
-USUAL: Final = {
-    "Losses": (("loss", "loss/"), 9),
-    "Gradients and learning rate": (("grad_norm", "lr/"), 5),
-    "Evaluation": (("loss", "loss/", "metric/"), 8),
-}
-"""What is overlaid unasked where two runs have it: channels and families of them, and how many at most."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +101,7 @@ class Bench:
 
     def first(self) -> Apart | None:
         """The first parting of all."""
-        parted = [item for item in self.said.partings if item.step is not None] if self.said else []
-        return min(parted, key=lambda item: (item.step, not item.exact), default=None)
+        return first_of(self.said.partings) if self.said else None
 
     def groups(self) -> tuple[tuple[int, ...], ...]:
         """Runs that differ in nothing but the seed."""
@@ -115,31 +109,15 @@ class Bench:
 
     def usual(self) -> dict[str, list[str]]:
         """The channels that are overlaid unasked, under what they belong to."""
-        common = [name for name, runs in self.where.items() if len(runs) > 1]
-        found = {}
-        for head, (wanted, most) in USUAL.items():
-            own = [name for name in common if (name in self.evaluated) == (head == "Evaluation")]
-            named = [name for name in own if _family(name.rpartition(" ")[2]) in wanted]
-            found[head] = sorted(named, key=lambda name: name not in wanted)[:most]
-        return found
+        return usual(self.where, self.evaluated)
 
     def marks(self, channel: str) -> list[Mark]:
         """Where this channel parts, and the first parting of all."""
-        first = self.first()
-        own = {channel, channel.replace("loss/", "contribution/", 1)}
-        partings = self.said.partings if self.said else ()
-        telling = [item for item in partings if item.step is not None and (item.channel in own or item is first)]
-        return [Mark(self.order[item.run], item.step or 0, self.told(item), item is first) for item in telling]
-
-    def told(self, item: Apart) -> str:
-        """A parting in words."""
-        other, base = self.labels[self.order[item.run]], self.labels[self.baseline]
-        return f"{other} parts from {base} in {item.channel} at step {item.step or 0:,}"
-
-
-def _family(name: str) -> str:
-    head, slash, _ = name.partition("/")
-    return head + slash
+        if self.said is None:
+            return []
+        first, names = self.first(), [self.labels[index] for index in self.order]
+        telling = comparison.parted_in(self.said, channel)
+        return [Mark(self.order[one.run], one.step or 0, comparison.parts(one, names), one is first) for one in telling]
 
 
 class Together:
@@ -238,16 +216,13 @@ def _made(views: tuple[View, ...], baseline: str) -> Bench:
     """The runs side by side; the caller holds their locks."""
     told = _told(views)
     runs = [run for run, _ in told]
-    names = numbered(diagnosis.run for _, diagnosis in told)
+    names = comparison.named([(diagnosis.run, diagnosis.source) for _, diagnosis in told])
     base = next((index for index, view in enumerate(views) if view.key == baseline), 0)
     order = (base, *(index for index in range(len(told)) if index != base))
     said = compare([told[index] for index in order])
     # under the names of this page, whichever of them is the baseline
     said = replace(said, runs=tuple({**run, "run": names[at]} for at, run in zip(order, said.runs, strict=True)))
-    where: dict[str, list[int]] = {}
-    for index, run in enumerate(runs):
-        for name in channels(run):
-            where.setdefault(name, []).append(index)
+    where = having(runs)
     return Bench(
         views=views,
         baseline=base,
@@ -255,8 +230,8 @@ def _made(views: tuple[View, ...], baseline: str) -> Bench:
         said=said,
         order=order,
         settings=tuple(dict(flat(run.header.config)) for run in runs),
-        where={name: tuple(have) for name, have in where.items()},
-        evaluated=frozenset(name for name in where if not any(name in run.train for run in runs)),
+        where=where,
+        evaluated=evaluated(where, runs),
         axes=aligned(runs),
         stamp=_stamp(views),
     )

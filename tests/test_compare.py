@@ -12,7 +12,7 @@ from trainwatch.cli import main
 from trainwatch.compare import ABSENT, compare, differences
 from trainwatch.diagnosis import diagnose
 from trainwatch.parting import part
-from trainwatch.text import tables
+from trainwatch.text import comparison as faces
 
 STEPS = np.arange(1, 1001)
 
@@ -256,7 +256,7 @@ def short_records(name: str, factor: float, **config: object) -> list[dict]:
 
 
 def told(play, *runs) -> str:
-    return "\n".join(tables.summary(judged(play, *runs)))
+    return "\n".join(faces.summary(judged(play, *runs)))
 
 
 def test_ten_epochs_are_too_few_to_judge_and_name_no_suspect(play):
@@ -266,7 +266,7 @@ def test_ten_epochs_are_too_few_to_judge_and_name_no_suspect(play):
     assert "no parting" not in said
     assert "suspect" not in said
     comparison = judged(play, short_records("a", 1.0), short_records("b", 5.0))
-    rows = next(section.rows for section in tables.sections(comparison) if section.title == "Where channels part")
+    rows = next(section.rows for section in faces.sections(comparison) if section.title == "Where channels part")
     assert rows == [("loss", "b", "too few common steps to judge", "-")]
 
 
@@ -281,7 +281,7 @@ def test_what_was_set_is_told_as_far_as_it_is_known(play):
 
 
 def test_repeats_are_not_called_seeds(play):
-    titles = [section.title for section in tables.sections(judged(play, run_records(), run_records()))]
+    titles = [section.title for section in faces.sections(judged(play, run_records(), run_records()))]
     assert any(title.startswith("Repeats of one setting") for title in titles)
     assert not any(title.startswith("Seeds") for title in titles)
 
@@ -301,3 +301,158 @@ def test_five_suspects_are_named_and_the_others_counted(play):
         runs.append([{**row, "lr/main": lr} if row["kind"] == "step" else row for row in records])
     said = told(play, *runs)
     assert "The suspects are lr.lr_a, lr.lr_b, lr.lr_c, lr.lr_d, lr.lr_e and 3 more:" in said
+
+
+def test_repeats_tell_of_levels_that_no_pair_of_curves_shows():
+    """Each seed settles on a level of its own: chance without repeats, and known by them."""
+    seeds = [curve(seed) * level for seed, level in ((0, 1.0), (1, 1.35), (2, 0.8), (3, 1.2))]
+    assert part(STEPS, seeds[0], seeds[1]).parting is not None
+    assert part(STEPS, seeds[0], seeds[1], repeats=[np.array([seeds[0], seeds[2], seeds[3]])]).parting is None
+    assert part(STEPS, seeds[0], 6 * seeds[1], repeats=[np.array([seeds[0], seeds[2], seeds[3]])]).parting is not None
+
+
+def test_what_was_not_seen_has_a_size():
+    pair = part(STEPS, curve(0), curve(1))
+    assert pair.unseen is not None
+    assert part(STEPS, curve(0), curve(1) * (1 + 2 * pair.unseen)).parting is not None
+
+
+def epochs(per_epoch: int, name: str, *, count: int = 10, tell: bool = True) -> list[dict]:
+    """A loss that depends on how often the data was seen, whatever the batch."""
+    steps = per_epoch * count
+    noise = np.random.default_rng(per_epoch).normal(0, 0.02, steps)
+    rows = []
+    for step in range(1, steps + 1):
+        seen = step / per_epoch
+        loss = (3 * np.exp(-seen / 3) + 0.5) * (1 + noise[step - 1])
+        row = {"kind": "step", "step": step, "applied": step, "loss": float(loss)}
+        rows.append(row | ({"epoch": seen} if tell else {}))
+    return [{"kind": "run", "schema": 1, "run": name, "id": name, "config": {"batch": 1000 // per_epoch}}, *rows]
+
+
+def aligned_by(play, align: str, *runs):
+    return compare([(run, diagnose(run)) for run in map(play, runs)], align)
+
+
+def test_two_batch_sizes_part_by_step_and_not_by_epoch(play):
+    runs = epochs(100, "small"), epochs(40, "large")
+    by_step, by_epoch = aligned_by(play, "step", *runs), aligned_by(play, "epoch", *runs)
+    assert next(item for item in by_step.partings if item.channel == "loss").step is not None
+    loss = next(item for item in by_epoch.partings if item.channel == "loss")
+    assert (loss.axis, loss.step, loss.pair.rows) == ("epoch", None, 200)
+    assert by_epoch.notes == ()
+
+
+def test_who_does_not_tell_the_axis_is_aligned_by_step_and_named(play):
+    said = aligned_by(play, "epoch", epochs(100, "a"), epochs(100, "b", tell=False))
+    assert {item.axis for item in said.partings} == {"step"}
+    assert any("epoch is not in the log of b" in note for note in said.notes)
+
+
+def test_rows_at_other_steps_are_compared_between_rows(play):
+    sparse = [row for row in run_records(5.0) if row["kind"] != "step" or row["step"] % 10 == 5]
+    dense = [row for row in run_records(0.1, seed=1) if row["kind"] != "step" or row["step"] % 4 == 0]
+    said = judged(play, dense, sparse)
+    loss = next(item for item in said.partings if item.channel == "loss")
+    assert loss.step is not None
+    assert abs(loss.step - 301) <= 60
+
+
+def test_runs_without_settings_are_no_repeats_unless_their_names_say_so(play):
+    assert judged(play, short_records("a", 1.0), short_records("b", 1.0)).seeds == ()
+    assert judged(play, short_records("a-seed1", 1.0), short_records("a-seed2", 1.0)).seeds == ((0, 1),)
+
+
+def test_the_run_in_question_is_no_witness_of_its_own_noise(play):
+    """The mistake is in the code, so all four configs are one; three tell that the fourth is no seed."""
+    sick = run_records(seed=4)
+    for row in sick[300:-2]:
+        row["loss"] *= 3
+    said = judged(play, run_records(seed=1), run_records(seed=2), run_records(seed=3), sick)
+    assert said.verdict.run == 3
+    assert {item.run for item in said.partings if item.step is not None} == {3}
+    loss = next(item for item in said.partings if item.run == 3 and item.channel == "loss")
+    assert loss.repeats == 3
+
+
+def test_confidence_says_what_it_rests_on(play):
+    planned = judged(play, run_records(0.1), run_records(5.0))
+    assert planned.verdict.confidence == 0.99
+    assert "planned" in planned.verdict.rests_on[0]
+    worse = run_records(seed=2, lr=1e-4)
+    for row in worse[300:-2]:
+        row["loss"] *= 2
+    alone = judged(play, run_records(seed=1, lr=1e-3), worse).verdict
+    assert (alone.confidence, alone.cause) == (0.9, 0.9)
+    assert "own noise" in alone.rests_on[0]
+    backed = judged(play, run_records(seed=1, lr=1e-3), worse, *(run_records(seed=n, lr=1e-3) for n in (5, 6))).verdict
+    assert backed.confidence is not None
+    assert backed.confidence > 0.9
+    together = judged(play, run_records(seed=1), run_records(seed=2)).verdict
+    assert (together.kind, together.confidence) == ("together", None)
+    assert "would not be seen" in together.rests_on[0]
+
+
+def test_what_one_has_and_the_other_has_not_is_a_sentence(play):
+    broken = run_records(seed=2)
+    for row in broken[500:-2]:
+        row["loss"] = float("nan")
+    said = told(play, run_records(seed=1), broken)
+    assert "has, and w0.1-s1 has not: non-finite-loss since step 500" in said
+
+
+def test_speed_and_memory(play):
+    runs = []
+    for name, seconds in (("a", 0.1), ("b", 0.2)):
+        rows = short_records(name, 1.0)
+        extra = {"time/step": seconds, "time/data": 0.05, "memory/cuda_peak": 2.0**31, "memory/rss": 2.0**30}
+        runs.append([row | (extra if row["kind"] == "step" else {}) for row in rows])
+    section = next(one for one in faces.sections(judged(play, *runs)) if one.title == "Speed and memory")
+    assert section.rows == [
+        ("speed (median)", "10 steps/s", "5 steps/s"),
+        ("wait for data (median)", "50 ms (50% of a step)", "50 ms (25% of a step)"),
+        ("peak memory", "2 GiB cuda_peak", "2 GiB cuda_peak"),
+    ]
+
+
+def forty() -> list[list[dict]]:
+    return [run_records(0.1 if n % 4 else 5.0, seed=n, lr=1e-3 if n % 2 else 1e-4) for n in range(40)]
+
+
+def test_forty_runs_have_no_column_each(play):
+    said = judged(play, *forty())
+    found = {section.title: section for section in faces.sections(said)}
+    assert max(len(section.head) for section in found.values()) <= 7
+    assert len(found["Runs, the best first"].rows) == 40
+    accuracy = [float(row[2]) for row in found["Runs, the best first"].rows]
+    assert accuracy == sorted(accuracy, reverse=True)  # the runs weigh their losses otherwise: the metric ranks
+    groups = found["Groups of one setting"].rows
+    assert len(groups) == 3
+    assert "±" in groups[0][2]
+
+
+def test_a_page_without_network_in_which_hostile_names_stay_text(tmp_path, write_run):
+    evil = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+    paths = []
+    for name, weight in (("a.jsonl", 0.1), ("b.jsonl", 5.0)):
+        records = run_records(weight, **{evil: weight})
+        records[0]["run"] = evil
+        for row in records:
+            if row["kind"] == "step":
+                row[f"loss/{evil}"] = row["loss/a"]
+        paths.append(str(write_run(records, name)))
+    target = tmp_path / "x.html"
+    assert main(["compare", *paths, "-o", str(target)]) == 0
+    page = target.read_text()
+    assert "<script" not in page
+    assert "<img" not in page
+    assert "http" not in page.replace("http-equiv", "")
+    assert "prefers-color-scheme:dark" in page
+    assert page.count('class="chart"') >= 3
+    assert len(page) < 1_000_000
+
+
+def test_a_page_of_another_kind_is_refused(write_run, capsys):
+    paths = [str(write_run(run_records(seed=seed), f"{seed}.jsonl")) for seed in (1, 2)]
+    assert main(["compare", *paths, "-o", "x.pdf"]) == 2
+    assert ".html or .md" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-JUDGED = ("diagnosis", "compare", "figures", "engine", "rule", "run", "table", "header", "schema")
+JUDGED = ("diagnosis", "compare", "axis", "figures", "engine", "rule", "run", "table", "header", "schema")
 FACES = (*JUDGED, "text", "errors")
 ARROWS = {  # the longest name that fits a module holds; each may also import its own package
     "schema": (),
@@ -31,12 +31,13 @@ ARROWS = {  # the longest name that fits a module holds; each may also import it
     "engine": ("rules", "rule", "views", "run", "table", "header", "schema"),
     "diagnosis": ("engine", "rule", "run", "header", "schema"),
     "parting": ("run", "table", "header", "stats", "schema"),
-    "compare": ("parting", "run", "table", "header", "stats", "diagnosis", "schema"),
+    "compare": ("parting", "axis", "lint", "views", "run", "table", "header", "stats", "diagnosis", "schema"),
     "judge": ("readers", "engine", "lint", "diagnosis", "run", "schema"),
     "following": ("readers", "engine", "diagnosis", "run", "schema"),
     "errors": ("foreign", "readers", "engine", "schema"),
     "lint": ("run", "header", "stats", "diagnosis", "engine", "schema"),
-    "figures": ("run", "table", "header", "schema", "schedule"),
+    "axis": ("run", "table"),
+    "figures": ("axis", "run", "table", "header", "schema", "schedule"),
     "export": ("run", "table", "header", "schema"),
     "report": (*FACES, "views"),
     "text": (*FACES, "judge", "parting"),

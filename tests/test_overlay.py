@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainwatch.axis import aligned, axes
 from trainwatch.figures import overlay as over
 from trainwatch.figures import style
-from trainwatch.figures.overlay import Mark, Overlay, aligned, axes, channels, overlay
+from trainwatch.figures.overlay import Mark, Overlay, channels, overlay
 from trainwatch.run import Run
 from trainwatch.schema import NONFINITE
 

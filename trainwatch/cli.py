@@ -56,6 +56,17 @@ class CompareFormat(StrEnum):
     markdown = "markdown"
 
 
+class Align(StrEnum):
+    """What ``compare`` lays curves along."""
+
+    step = "step"
+    epoch = "epoch"
+    samples = "samples"
+    tokens = "tokens"
+    time = "time"
+    stage = "stage"
+
+
 class FailOn(StrEnum):
     """The severity from which ``check`` exits with 1."""
 
@@ -185,32 +196,129 @@ def check(
     raise typer.Exit(2 if broken else int(_fails(judged, fail_on)))
 
 
-@app.command(short_help="What differs between runs, and since when.")
+@app.command(short_help="What differs between runs, or between scripts, and since when.")
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Two run files or more; the first leads.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN RUN...", help="Two runs or more, or scripts, notebooks and configs; the first leads."
+        ),
+    ],
+    align: Annotated[
+        Align, typer.Option("--align", help="What curves are laid along; by step where a log does not tell it.")
+    ] = Align.step,
     format_: Annotated[CompareFormat, typer.Option("--format", help="How to print it.")] = CompareFormat.text,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write it as an .html page or as .md instead.")
+    ] = None,
     map_: Map = None,
 ) -> None:
-    """Say what differs between runs, since which step, and which setting did it.
+    """Say what differs between runs, since which step beyond the noise of seeds, and which setting did it.
+
+    Runs that differ in nothing but the seed tell of the noise, and stand as mean and spread. Python files, notebooks
+    and configs are read as they are, and never run: which settings have other values, and where.
 
     \b
-    Example:     trainwatch compare logs/good.jsonl logs/bad.jsonl
-    Exit codes:  0 compared, 2 some run could not be read
+    Examples:    trainwatch compare logs/good.jsonl logs/bad.jsonl
+                 trainwatch compare logs/*.jsonl --align tokens -o compared.html
+                 trainwatch compare train.py train.ipynb
+    Exit codes:  0 compared, 2 something could not be read or written
     """
-    from trainwatch import compare as comparison
-    from trainwatch import judge
-    from trainwatch.text import tables, terminal, wording
+    from trainwatch.text.wording import strict
 
     if len(runs) < 2:
         raise UserError("compare needs at least two runs; `trainwatch check RUN` judges one.")
-    judged = _distinct(_each(runs, judge.settings(), map_))
-    said = comparison.compare([(item.run, item.diagnosis) for item in judged])
-    if format_ is CompareFormat.json:
-        _print_json(wording.strict({"version": 1, **said.to_dict()}))
-    elif format_ is CompareFormat.markdown:
-        print(tables.comparison_markdown(said), end="")
+    if output and output.suffix not in (".html", ".htm", ".md"):
+        raise UserError(f"{output}: a comparison ends in .html or .md; print the JSON with --format json.")
+    kind = "markdown" if output and output.suffix == ".md" else "html" if output else format_.value
+    said, text = _compared(runs, align.value, kind, map_)
+    if output:
+        _write(output, text)
+    elif kind == "json":
+        _print_json(strict({"version": 1, **said}))
     else:
-        tables.comparison(terminal.console(), said)
+        print(text, end="")
+
+
+def _compared(paths: Sequence[Path], align: str, kind: str, mapped: list[str] | None) -> tuple[dict[str, Any], str]:
+    """Files or runs against each other; JSON may be either."""
+    if _written(paths):
+        return _compared_files(paths, kind)
+    try:
+        return _compared_runs(paths, align, kind, mapped)
+    except UserError as error:
+        if any(path.suffix.lower() != ".json" for path in paths):
+            raise
+        try:
+            return _compared_files(paths, kind)
+        except UserError:
+            raise error from None
+
+
+def _written(paths: Sequence[Path]) -> bool:
+    """Whether these are scripts and configs; among runs, none may be."""
+    from trainwatch.lint import SOURCES
+
+    told = [path.suffix.lower() in SOURCES and path.suffix.lower() != ".json" for path in paths]
+    either = [own or path.suffix.lower() == ".json" for own, path in zip(told, paths, strict=True)]
+    if any(told) and not all(either):
+        odd = paths[either.index(False)]
+        raise UserError(f"{odd}: is no script or config as the others are; compare runs with runs, files with files.")
+    return any(told)
+
+
+def _compared_files(paths: Sequence[Path], kind: str) -> tuple[dict[str, Any], str]:
+    """Configs, scripts and notebooks against each other, as data and as text of that kind."""
+    from trainwatch.compare.written import compare_files
+    from trainwatch.lint.tree import LintError
+    from trainwatch.text import sources, terminal
+
+    try:
+        said = compare_files(list(dict.fromkeys(paths)))
+    except LintError as error:
+        raise UserError(str(error)) from None
+    if kind == "html":
+        from trainwatch.report.side_by_side import of_files
+
+        return {}, of_files(said)
+    if kind == "text":
+        sources.show(terminal.console(), said)
+    data = {"verdict": sources.verdict(said), **said.to_dict()}
+    return data, sources.as_markdown(said) if kind == "markdown" else ""
+
+
+def _compared_runs(
+    paths: Sequence[Path], align: str, kind: str, mapped: list[str] | None
+) -> tuple[dict[str, Any], str]:
+    """Runs against each other, as data and as text of that kind."""
+    from trainwatch import compare as comparison
+    from trainwatch import judge
+    from trainwatch.text import comparison as faces
+    from trainwatch.text import terminal
+
+    judged = _distinct(_each(paths, judge.settings(), mapped))
+    said = comparison.compare([(item.run, item.diagnosis) for item in judged], align)
+    if kind == "html":
+        from trainwatch.report.side_by_side import of_runs
+
+        return {}, of_runs(said, [item.run for item in judged])
+    if kind == "text":
+        faces.show(terminal.console(), said)
+    data = said.to_dict()
+    data["verdict"] = {"sentence": faces.verdict(said), **data["verdict"]}
+    return data, faces.as_markdown(said) if kind == "markdown" else ""
+
+
+def _write(target: Path, text: str) -> None:
+    """Write a file at once, so that nobody reads half of it."""
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(target)
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror}); choose another file with -o.") from None
+    print(f"Wrote {target}")
 
 
 class LintCommand(typer.core.TyperCommand):

@@ -8,6 +8,9 @@ It is cut into blocks of max(20, 2 % of these) rows.
 * **noise** in a block is what the difference does from row to row, ``1.4826 MAD(diff) / sqrt(2)``, which neither a
   trend nor a few outliers move; to it comes how far the blocks' medians wander, the largest such spread of their
   changes over 1, 2, ... blocks up to a fifth of all. It is 1 % of the level at least: less matters to nobody.
+* where **repeats** of one setting are known, the noise is how far their own blocks' medians lie apart there, if that is
+  more: a seed that settles on another level for good is seen in no single pair of curves. With three repeats 1 of 144
+  pairs of seeds of one setting parts (the corpus of ``benchmarks/diagnosis``), 7 of them without any.
 * **apart** is a block whose median difference is more than 3 times the noise, and more than either curve moves within
   a block there: one run may learn a little earlier.
 * **parted** are two curves from the first block on that is apart as its successor is, and as half or more of the
@@ -23,6 +26,7 @@ Fewer than two blocks of rows are too few to judge, and the answer says so.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -55,7 +59,8 @@ class Parting:
 class Pair:
     """What became of two curves: ``same_until`` is the last step up to which they agree number by number.
 
-    ``too_few``: they differ, and have too few rows in common to say whether beyond noise.
+    ``too_few``: they differ, and have too few rows in common to say whether beyond noise. ``unseen`` is the part of the
+    level by which they could differ throughout without being told apart, if no parting was found.
     """
 
     rows: int
@@ -63,12 +68,14 @@ class Pair:
     parting: Parting | None
     differs: bool = True
     too_few: bool = False
+    unseen: float | None = None
 
 
-def part(step: Steps, a: Floats, b: Floats, *, exact: bool = False) -> Pair:
+def part(step: Steps, a: Floats, b: Floats, *, exact: bool = False, repeats: Sequence[Floats] = ()) -> Pair:
     """Compare two curves on their common steps; float64 [rows], NaN where a value was written and is not finite.
 
-    ``exact`` curves are planned and have no noise: they part at the first row in which they differ.
+    ``exact`` curves are planned and have no noise: they part at the first row in which they differ. ``repeats`` are
+    the curves of repeated settings at these rows, float64 [runs, rows] for each setting, NaN where unknown.
     """
     differs = ~np.isclose(a, b, rtol=SAME, atol=0.0, equal_nan=True)
     first = int(np.argmax(differs)) if differs.any() else len(step)
@@ -77,10 +84,13 @@ def part(step: Steps, a: Floats, b: Floats, *, exact: bool = False) -> Pair:
         return Pair(len(step), same_until, None, differs=False)
     if exact:
         return Pair(len(step), same_until, Parting(int(step[first]), float(b[first] - a[first]), 0.0))
-    candidates = [_broken(step, a, b), _apart(step, a, b)]
-    found = min((item for item in candidates if item), key=lambda item: item.step, default=None)
+    apart, unseen = _apart(step, a, b, repeats)
+    candidates = [item for item in (_broken(step, a, b), apart) if item]
+    found = min(candidates, key=lambda item: item.step, default=None)
     finite = int(np.count_nonzero(np.isfinite(a) & np.isfinite(b)))
-    return Pair(len(step), same_until, found, too_few=found is None and finite < ENOUGH)
+    return Pair(
+        len(step), same_until, found, too_few=found is None and finite < ENOUGH, unseen=None if found else unseen
+    )
 
 
 def _window(rows: int) -> int:
@@ -97,28 +107,37 @@ def _broken(step: Steps, a: Floats, b: Floats) -> Parting | None:
     return Parting(int(step[stays[0]]), math.nan, math.nan) if len(stays) else None
 
 
-def _apart(step: Steps, a: Floats, b: Floats) -> Parting | None:
+def _apart(step: Steps, a: Floats, b: Floats, repeats: Sequence[Floats]) -> tuple[Parting | None, float | None]:
     finite = np.isfinite(a) & np.isfinite(b)
-    step, a, b = step[finite], a[finite], b[finite]
+    step, a, b, repeats = step[finite], a[finite], b[finite], [group[:, finite] for group in repeats]
     window = _window(len(step))
     if len(step) < 2 * window:
-        return None
+        return None, None
     edges = np.append(np.arange(0, len(step) - window + 1, window), len(step))[: len(step) // window]
     edges = np.append(edges, len(step))
     gap, level, (like_a, like_b) = _difference(a, b, edges)
     medians = _medians(gap, edges)
-    noise = np.maximum(_noise(gap, edges, medians), FLOOR * level)
+    between = _between(repeats, edges, ratio=bool(np.all(level == 1.0)))
+    noise = np.maximum.reduce([_noise(gap, edges, medians), between, FLOOR * level])
     room = np.maximum.reduce([NOISES * noise, _moves(like_a), _moves(like_b)])
     side = np.where(np.abs(medians) > room, np.sign(medians), 0.0).astype(np.int64)
     block = next((int(index) for index in np.flatnonzero(side) if _stays(side[index:])), None)
     if block is None:
-        return None
+        return None, _unseen(room, level)
     onset = _onset(side[block] * gap[: edges[block + 1]], float(np.abs(medians[block : block + 2]).min()))
     rows = slice(edges[block], edges[block + 1])
     middle = np.array([np.median(a[rows]), np.median(b[rows])])
     # in the curves' own unit, also where the ratio was judged
     unit = float(np.abs(middle).min()) if np.all(level == 1.0) else 1.0
-    return Parting(int(step[onset]), float(middle[1] - middle[0]), float(noise[block] * unit))
+    return Parting(int(step[onset]), float(middle[1] - middle[0]), float(noise[block] * unit)), None
+
+
+def _unseen(room: Floats, level: Floats) -> float | None:
+    """The room for differences as a part of the level, its median over the blocks; None where the level is zero."""
+    ratio = bool(np.all(level == 1.0))
+    share = np.expm1(room) if ratio else room / np.where(level > 0.0, level, np.nan)
+    finite = share[np.isfinite(share)]
+    return float(np.median(finite)) if len(finite) else None
 
 
 def _difference(a: Floats, b: Floats, edges: NDArray[np.int64]) -> tuple[Floats, Floats, tuple[Floats, Floats]]:
@@ -159,6 +178,23 @@ def _noise(gap: Floats, edges: NDArray[np.int64], medians: Floats) -> Floats:
 def _spread(values: Floats) -> float:
     """A standard deviation that half of the values may be outliers of; it takes the trend for no spread."""
     return float(1.4826 * np.median(np.abs(values - np.median(values)))) if len(values) else 0.0
+
+
+def _between(repeats: Sequence[Floats], edges: NDArray[np.int64], *, ratio: bool) -> Floats:
+    """How far two repeats of one setting lie apart in each block, as a standard deviation; 0 where none is known."""
+    squares, free = np.zeros(len(edges) - 1), np.zeros(len(edges) - 1)
+    for group in repeats:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            levels = np.log(group) if ratio else group
+        medians = np.array([_medians(one, edges) for one in levels])
+        known = np.isfinite(medians)
+        count = known.sum(axis=0)
+        mean = np.where(known, medians, 0.0).sum(axis=0) / np.maximum(count, 1)
+        squares += np.where(known, (medians - mean) ** 2, 0.0).sum(axis=0)
+        free += np.maximum(count - 1, 0)
+    around, counted = (np.convolve(sums, np.ones(3))[1:-1] for sums in (squares, free))
+    spread: Floats = np.sqrt(2.0 * around / np.maximum(counted, 1.0))
+    return spread
 
 
 def _onset(gap: Floats, height: float) -> int:

@@ -19,8 +19,8 @@ from dashboards.pages import sides
 from dashboards.pages.look import controls, offered, stores
 from dashboards.pages.run import BLANK, COST_FACTOR, GRAPH, PACES, WHEN_OVER, digest
 from dashboards.together import FEWEST, MORE, MOST, READING, Bench, Chosen, Together
+from trainwatch.axis import ALIGNED
 from trainwatch.figures import blank
-from trainwatch.figures.overlay import ALIGNED
 from trainwatch.text.wording import clean
 
 FIRST: Final = 4  # plots that come with the page; the others when they are on screen

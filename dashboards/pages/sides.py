@@ -13,9 +13,10 @@ from dashboards.live import View
 from dashboards.pages.finding import severity
 from dashboards.together import FEWEST, READING, Bench, Chosen
 from dashboards.words import STATES, SYMBOLS, WORDS, health, newest, number
-from trainwatch.compare import ABSENT, Comparison, Found
+from trainwatch.compare import ABSENT, Found
 from trainwatch.figures import style
-from trainwatch.text.tables import sections, setting, summary
+from trainwatch.text import comparison
+from trainwatch.text.comparison import sections, setting, summary
 from trainwatch.views.evaluations import TRAINING
 
 SETTINGS = 500  # rows of a table: beyond, it is data and not settings
@@ -35,7 +36,9 @@ def verdict(bench: Bench, left_out: dict[str, str]) -> Any:
         if waits
         else sentence(bench)
     )
+    sure = comparison.certainty(bench.said) if bench.said and len(bench.views) >= FEWEST else ()
     heads = [html.H1(_heading(bench)), html.P(lead, className="lead", role="status")]
+    heads += [html.P(line, className="dim") for line in sure]
     told = html.Ul(missing, className="left-out", **{"aria-label": "Runs that are not compared"}) if missing else None
     return html.Section([*heads, told], className=f"card verdict {'info' if parted else 'unknown'}")
 
@@ -46,50 +49,14 @@ def _heading(bench: Bench) -> str:
 
 def sentence(bench: Bench) -> str:
     """The verdict as text."""
-    said, first = bench.said, bench.first()
-    if said is None or len(bench.views) < FEWEST:
+    if bench.said is None or len(bench.views) < FEWEST:
         return "A comparison needs at least two runs that can be read."
-    if first is None:
-        return next(summary(said)) if len(bench.views) == 2 else _none_parts(said, bench.labels[bench.baseline])
-    base, other = bench.labels[bench.baseline], bench.labels[bench.order[first.run]]
-    parted = {item.run for item in said.partings if item.step is not None}
-    own = [item for item in said.partings if item.run == first.run and item.step is not None]
-    with_it = [item.channel for item in own if item.step == first.step]
-    loss = next((item.step for item in own if item.channel == "loss" and item.step != first.step), None)
-    follows = f", and its loss from step {loss:,} on" if loss is not None else ""
-    who = f"{other} parts from {base}"
-    if len(said.runs) > 2:
-        some = f"{len(parted)} of {len(said.runs) - 1} runs part from {base}, {other} first"
-        who = some if len(parted) > 1 else f"Of {len(said.runs) - 1} runs only {other} parts from {base}"
-    return f"{who}, at step {first.step:,} in {_listed(with_it)}{follows}; {_suspected(said, first.run)}."
+    return comparison.verdict(bench.said)
 
 
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more
-
-
-def _suspected(said: Comparison, run: int) -> str:
-    suspects = [item for item in said.suspects if item.run == run]
-    if suspects:
-        return f"suspect: {_listed([item.path for item in suspects])} ({suspects[0].why})"
-    if any(run in group and 0 in group for group in said.seeds) and said.runs[run]["settings"]:
-        return "no setting is suspect: nothing but seed, names and folders was set differently"
-    if not said.runs[run]["settings"]:
-        return "its settings were not recorded"
-    differing = sum(item.values[run] != item.values[0] for item in said.config)
-    return f"none of the {differing} settings that differ speaks of it" if differing else "no setting differs"
-
-
-def _none_parts(said: Comparison, base: str) -> str:
-    losses = [item.pair for item in said.partings if item.channel == "loss"]
-    if not losses:
-        return f"No run has a step with a loss in common with {base}."
-    if not any(pair.differs for pair in losses):
-        return f"The loss is the same number by number as in {base} wherever they have steps in common."
-    few = sum(pair.too_few for pair in losses)
-    tail = f"; {few} of them have too few steps in common with it to judge" if few else ""
-    return f"No run parts from {base} beyond noise{tail}."
 
 
 def runs(bench: Bench) -> Any:

@@ -29,7 +29,7 @@ from dashboards.pages import runs as runs_page
 from dashboards.pages.finding import as_yaml, card, nested, plain, rule_pages
 from dashboards.words import number
 from tests.dashboards.conftest import broken
-from trainwatch.figures.look import AGAINST
+from trainwatch.axis import AGAINST
 from trainwatch.foreign import channels, mapping
 from trainwatch.schema import Finding
 from trainwatch.text.wording import duration

@@ -23,7 +23,7 @@ from dashboards.pages import compare as page
 from dashboards.pages import sides
 from dashboards.together import MOST, Bench, Chosen, Together
 from tests.dashboards.conftest import broken, evaluation
-from trainwatch.figures.overlay import ALIGNED
+from trainwatch.axis import ALIGNED
 
 HOSTILE = "<script>alert(1)</script>"
 KEYS = ("a.jsonl", "b.jsonl", "c.jsonl")

@@ -14,8 +14,9 @@ from typing import Final, NamedTuple, Protocol
 
 import plotly.graph_objects as go
 
+from trainwatch.axis import Axis, Span, axis, known
 from trainwatch.figures import balance, health, motion, plans
-from trainwatch.figures.look import WHOLE, Axis, Look, Span, axis, known
+from trainwatch.figures.look import WHOLE, Look
 from trainwatch.figures.plot import Findings, blank
 from trainwatch.run import Run
 from trainwatch.schema import Finding

@@ -7,8 +7,9 @@ from typing import Any, Final
 import numpy as np
 import plotly.graph_objects as go
 
+from trainwatch.axis import Span
 from trainwatch.figures import style
-from trainwatch.figures.look import WHOLE, Look, Span
+from trainwatch.figures.look import WHOLE, Look
 from trainwatch.figures.plot import SERIES, Findings, Plot, Series, family, far_apart, sampled
 from trainwatch.figures.style import safe
 from trainwatch.run import Run

@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
+from trainwatch.axis import Span
 
-from trainwatch.run import Run
-from trainwatch.table import Floats
-
-Steps = NDArray[np.int64]
-Span = tuple[int, int]
-
-AGAINST: Final = ("step", "epoch", "samples", "tokens", "time")
-"""What a figure can be drawn against, where the run tells it."""
 POINTS: Final = 300  # a plot is some 600 pixels wide: a minimum and a maximum for every fourth one
-SINCE: Final = {
-    "hours since the first row": 3600.0,
-    "minutes since the first row": 60.0,
-    "seconds since the first row": 1.0,
-}
-"""What a wall clock is drawn in, and the seconds of each."""
 
 
 @dataclass(frozen=True)
@@ -43,70 +27,3 @@ class Look:
 
 
 WHOLE: Final = Look()
-
-
-@dataclass(frozen=True)
-class Axis:
-    """The x axis of a run: what each step is drawn at. Positions never fall, so they lead back to steps."""
-
-    title: str
-    steps: Steps
-    positions: Floats
-
-    def at(self, steps: Any) -> Floats:
-        """Positions of steps, float64; beyond the recorded ones, counted on at the run's mean pace."""
-        wanted = np.asarray(steps, dtype=np.float64)
-        first, last = self.steps[0], self.steps[-1]
-        pace = (self.positions[-1] - self.positions[0]) / max(last - first, 1)
-        inside = np.interp(wanted, self.steps, self.positions)
-        beyond = np.maximum(wanted - last, 0) + np.minimum(wanted - first, 0)
-        return np.asarray(inside + pace * beyond, dtype=np.float64)
-
-    def span(self, first: float, last: float) -> Span:
-        """The steps between two positions."""
-        low, high = np.interp([first, last], self.positions, self.steps)
-        return int(np.floor(low)), max(int(np.ceil(high)), int(np.floor(low)) + 1)
-
-
-def axis(run: Run, against: str) -> Axis | None:
-    """What the run's steps are drawn at; None where they are drawn at themselves, or the run does not tell."""
-    if against not in AXES:
-        return None
-    steps, values = run.train.curve(against)
-    if len(steps) < 2:
-        return None
-    order = np.argsort(steps, kind="stable")
-    steps, values = steps[order], np.maximum.accumulate(values[order])
-    return AXES[against](steps, values) if values[-1] > values[0] else None
-
-
-def known(run: Run) -> list[str]:
-    """What the figures of a run can be drawn against."""
-    return [name for name in AGAINST if name == "step" or axis(run, name) is not None]
-
-
-def _epochs(steps: Steps, values: Floats) -> Axis:
-    """Epochs; whole ones are counted through, from the first row of one to the first of the next."""
-    if not np.all(values == np.floor(values)):
-        return Axis("epoch", steps, values)
-    begins = np.flatnonzero(np.append(True, np.diff(values) > 0))
-    length = np.median(np.diff(steps[begins])) if len(begins) > 1 else len(steps)
-    ends = min(values[-1] + (steps[-1] - steps[begins[-1]]) / max(length, 1), values[-1] + 1)
-    if begins[-1] == len(steps) - 1:
-        return Axis("epoch", steps[begins], values[begins])
-    return Axis("epoch", np.append(steps[begins], steps[-1]), np.append(values[begins], ends))
-
-
-def _since_start(steps: Steps, values: Floats) -> Axis:
-    seconds = values - values[0]
-    *larger, smallest = SINCE
-    title = next((title for title in larger if seconds[-1] >= 2 * SINCE[title]), smallest)
-    return Axis(title, steps, seconds / SINCE[title])
-
-
-AXES: Final[dict[str, Callable[[Steps, Floats], Axis]]] = {
-    "epoch": _epochs,
-    "samples": lambda steps, values: Axis("samples", steps, values),
-    "tokens": lambda steps, values: Axis("tokens", steps, values),
-    "time": _since_start,
-}

@@ -9,27 +9,33 @@ across a value that is not finite: there it has none.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 import plotly.graph_objects as go
 
+from trainwatch.axis import Axis, Steps, axes
 from trainwatch.figures import style
 from trainwatch.figures.health import splits
-from trainwatch.figures.look import AGAINST, POINTS, SINCE, Axis, Look, Steps, axis
+from trainwatch.figures.look import POINTS, Look
 from trainwatch.figures.plot import Plot, Series, bare, far_apart, placed
 from trainwatch.figures.style import safe
 from trainwatch.run import Run
 from trainwatch.table import Floats
 
-ALIGNED: Final = (*AGAINST, "stage")
-"""What runs can be aligned by, where at least two of them tell it."""
 LEGEND: Final = 8  # runs: the names of more would cover the curves
 POINTS_IN_ALL: Final = 3000  # of all curves of a figure: what a page takes in with every update
 FEWEST_POINTS: Final = 120
 FEW: Final = 100  # rows that are shown as such
+
+USUAL: Final = {
+    "Losses": (("loss", "loss/"), 9),
+    "Gradients and learning rate": (("grad_norm", "lr/"), 5),
+    "Evaluation": (("loss", "loss/", "metric/"), 8),
+}
+"""What is overlaid unasked where two runs have it: channels and families of them, and how many at most."""
 
 Ends = tuple[float, float]
 
@@ -100,6 +106,36 @@ def channels(run: Run) -> list[str]:
     return list(dict.fromkeys([*run.train.channels, *named]))
 
 
+def having(runs: Sequence[Run]) -> dict[str, tuple[int, ...]]:
+    """Every channel that can be overlaid, and which runs have it."""
+    where: dict[str, list[int]] = {}
+    for index, run in enumerate(runs):
+        for name in channels(run):
+            where.setdefault(name, []).append(index)
+    return {name: tuple(have) for name, have in where.items()}
+
+
+def evaluated(where: Iterable[str], runs: Sequence[Run]) -> frozenset[str]:
+    """The channels that no run has in its steps, but in an evaluation."""
+    return frozenset(name for name in where if not any(name in run.train for run in runs))
+
+
+def usual(where: Mapping[str, Sequence[int]], from_evaluation: frozenset[str]) -> dict[str, list[str]]:
+    """The channels that are overlaid unasked, under what they belong to."""
+    common = [name for name, runs in where.items() if len(runs) > 1]
+    found = {}
+    for head, (wanted, most) in USUAL.items():
+        own = [name for name in common if (name in from_evaluation) == (head == "Evaluation")]
+        named = [name for name in own if _family(name.rpartition(" ")[2]) in wanted]
+        found[head] = sorted(named, key=lambda name: name not in wanted)[:most]
+    return found
+
+
+def _family(name: str) -> str:
+    head, slash, _ = name.partition("/")
+    return head + slash
+
+
 def series(run: Run, channel: str) -> Series | None:
     """The curve that :func:`channels` calls so; None if the run has no such channel, or nothing in it."""
     found = None
@@ -111,54 +147,6 @@ def series(run: Run, channel: str) -> Series | None:
             if (split == "" or name != channel) and name in run.eval:
                 found = Series.of(run.eval, name, rows)
     return found if found and (len(found.steps) or found.bad) else None
-
-
-def axes(runs: Sequence[Run], against: str) -> list[Axis | None]:
-    """Each run's positions on the common axis; None where it does not tell them, and for all of them by step."""
-    if against == "stage":
-        return _stages(runs)
-    found = [axis(run, against) for run in runs]
-    if against == "time":
-        title = next((title for title in SINCE if any(one and one.title == title for one in found)), "")
-        return [
-            one and replace(one, title=title, positions=one.positions * SINCE[one.title] / SINCE[title])
-            for one in found
-        ]
-    return found
-
-
-def aligned(runs: Sequence[Run]) -> tuple[str, ...]:
-    """What the runs can be aligned by: what two of them tell."""
-    return tuple(name for name in ALIGNED if name == "step" or sum(one is not None for one in axes(runs, name)) > 1)
-
-
-def _stages(runs: Sequence[Run]) -> list[Axis | None]:
-    """Stages as units: a run that is in one still is as far in it as the longest one was by then."""
-    begun = [_begins(run) for run in runs]
-    longest: dict[float, int] = {}
-    for one in begun:
-        for stage, first, end in one:
-            longest[stage] = max(longest.get(stage, 1), end - first)
-    found: list[Axis | None] = []
-    for one in begun:
-        if not one:
-            found.append(None)
-            continue
-        stage, first, end = one[-1]
-        steps = np.array([first for _, first, _ in one] + [end], dtype=np.int64)
-        positions = np.array([stage for stage, _, _ in one] + [stage + (end - first) / longest[stage]])
-        found.append(Axis("stage, counted from 0", steps, positions))
-    return found
-
-
-def _begins(run: Run) -> list[tuple[float, int, int]]:
-    """Each stage, its first step, and the first one after it."""
-    steps, values = run.train.curve("stage")
-    order = np.argsort(steps, kind="stable")
-    steps, values = steps[order], np.maximum.accumulate(values[order])
-    at = np.flatnonzero(np.append(True, np.diff(values) > 0)) if len(steps) else np.array([], dtype=np.int64)
-    ends = [*steps[at[1:]].tolist(), int(steps[-1]) + 1] if len(steps) else []
-    return [(float(values[row]), int(steps[row]), int(end)) for row, end in zip(at, ends, strict=True)]
 
 
 def _at(across: Axis | None, steps: Steps) -> Floats:
@@ -337,7 +325,7 @@ def _parting_marks(marks: list[tuple[Mark, float]]) -> list[dict[str, Any]]:
             "yaxis": "y2",
             "hovertext": [safe(mark.text, 70) for mark, _ in marks],
             "hovertemplate": "%{hovertext}<extra></extra>",
-            "marker": {"symbol": "star", "size": 11, "color": colours},
+            "marker": {"symbol": "diamond", "size": 11, "color": colours},
             "name": "partings",
             "meta": "partings",
             "showlegend": False,

@@ -12,8 +12,9 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from tsdownsample import NaNMinMaxLTTBDownsampler
 
+from trainwatch.axis import Axis, Span, Steps, axis
 from trainwatch.figures import style
-from trainwatch.figures.look import POINTS, WHOLE, Axis, Look, Span, Steps, axis
+from trainwatch.figures.look import POINTS, WHOLE, Look
 from trainwatch.figures.style import safe
 from trainwatch.run import Run
 from trainwatch.schema import NONFINITE_NAMES, Finding

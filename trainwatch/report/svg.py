@@ -223,7 +223,7 @@ class _Canvas:
             under = self._down({**trace, "y": trace["floor"]})
             around = _way(np.concatenate([x, x[::-1]]), np.concatenate([y, under[::-1]]), stairs=False)
             yield Path(around + "Z", "none", fill=trace["fillcolor"])
-        if way := _way(x, y, stairs=stairs):
+        if look["width"] and (way := _way(x, y, stairs=stairs)):
             yield Path(way, **look)
 
     def _marks(self, trace: Mapping[str, Any]) -> tuple[list[Path], list[Mark]]:
@@ -302,6 +302,9 @@ def _stack(traces: list[dict[str, Any]]) -> None:
             floor = np.zeros(len(own)) if below is None or len(below) != len(own) else below
             trace["floor"], trace["y"] = floor, floor + own
             below = floor + own
+    for under, trace in itertools.pairwise(traces):
+        if trace.get("fill") == "tonexty":  # a band: it begins on the curve before it
+            trace["floor"] = np.interp(_numbers(trace["x"]), _numbers(under["x"]), _numbers(under["y"]))
 
 
 def _on_scale(trace: Mapping[str, Any]) -> bool:

@@ -168,11 +168,27 @@ def duration(seconds: float) -> str:
 
 
 def speed(run: Run) -> str:
+    """The pace of a run's last rows; empty where it is not known."""
+    return pace(run.step_seconds())
+
+
+def pace(seconds: float | None) -> str:
     """Steps a second, or seconds a step where that is more; empty where it is not known."""
-    seconds = run.step_seconds()
     if not seconds:
         return ""
     return f"{1 / seconds:.3g} steps/s" if seconds < 1 else f"{seconds:.3g} s/step"
+
+
+def waits(step: float | None, data: float | None) -> str:
+    """How long a step waits for data, and which part of it that is; empty where it is not known."""
+    if data is None:
+        return ""
+    return f"{1000 * data:.3g} ms" + (f" ({data / step:.0%} of a step)" if step else "")
+
+
+def memory(size: float | None, kind: str) -> str:
+    """Bytes in GiB with what they are of; empty where it is not known."""
+    return f"{size / 2**30:.3g} GiB {clean(kind, 40)}" if size else ""
 
 
 def left(run: Run) -> str:

@@ -72,10 +72,15 @@ class Script:
 
 def read_script(path: Path) -> Script:
     """A script or a notebook. Raises LintError."""
+    return _merge(str(path), parts(path))
+
+
+def parts(path: Path) -> list[Part]:
+    """A script, or the code cells of a notebook, parsed. Raises LintError."""
     text = read_text(path)
-    if path.suffix == ".ipynb":
-        return _merge(str(path), [_parse(code, str(path), offset) for offset, code in _cells(text, path)])
-    return _merge(str(path), [_parse(text, str(path), 0)])
+    if path.suffix.lower() == ".ipynb":
+        return [_parse(code, str(path), offset, cell) for cell, offset, code in _cells(text, path)]
+    return [_parse(text, str(path), 0)]
 
 
 def read_schema(path: Path, name: str) -> dict[str, str]:
@@ -106,20 +111,29 @@ def _fields(classes: dict[str, ast.ClassDef], name: str, prefix: str, depth: int
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
+    """A script or a notebook's code cell; ``cell`` counts from 1 and is 0 for a script."""
+
     tree: ast.Module
     file: str
     offset: int
+    cell: int = 0
 
     def place(self, node: ast.AST) -> Place:
+        """Where a node stands in the file; a notebook's lines are counted through all of its code."""
         return Place(self.file, getattr(node, "lineno", 1) + self.offset, getattr(node, "col_offset", 0) + 1)
 
+    def where(self, node: ast.AST) -> str:
+        """The same for people: ``train.py:12``, or ``train.ipynb, code cell 3, line 2``."""
+        line = getattr(node, "lineno", 1)
+        return f"{self.file}, code cell {self.cell}, line {line}" if self.cell else f"{self.file}:{line}"
 
-def _parse(text: str, file: str, offset: int) -> _Part:
+
+def _parse(text: str, file: str, offset: int, cell: int = 0) -> Part:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an escape in somebody's string is not ours to judge
-            return _Part(ast.parse(text), file, offset)
+            return Part(ast.parse(text), file, offset, cell)
     except SyntaxError as error:
         line = (error.lineno or 1) + offset
         raise LintError(f"{file}:{line}:{error.offset or 1}: is no Python ({error.msg}); mend it there.") from None
@@ -127,30 +141,30 @@ def _parse(text: str, file: str, offset: int) -> _Part:
         raise LintError(f"{file}: cannot be read as Python; look at it with `python -m ast`.") from None
 
 
-def _cells(text: str, path: Path) -> Iterator[tuple[int, str]]:
-    """A notebook's code with the lines of its own counted through all cells; magics are blanked."""
+def _cells(text: str, path: Path) -> Iterator[tuple[int, int, str]]:
+    """A notebook's code cells, with their number and the lines before them; magics are blanked."""
     try:
         cells = json.loads(text)["cells"]
         sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise LintError(f"{path}: is no notebook of version 4; save it again with Jupyter.") from None
     offset = 0
-    for source in sources:
+    for cell, source in enumerate(sources, 1):
         lines = ["" if MAGIC.search(line) else line for line in source.splitlines()]
         if not (lines and source.startswith("%%")):
-            yield offset, "\n".join(lines)
+            yield cell, offset, "\n".join(lines)
         offset += len(lines)
 
 
-def _merge(file: str, parts: list[_Part]) -> Script:
+def _merge(file: str, parts: list[Part]) -> Script:
     script = Script(file)
     hydra, closed = None, False
     for part in parts:
         for node in ast.walk(part.tree):
             _look(node, part, script)
             hydra = hydra or _hydra(node, part)
-            closed |= isinstance(node, ast.Call) and _called(node) == "parse_args"
-    open_ = any(_called(node) in OPEN for part in parts for node in ast.walk(part.tree) if isinstance(node, ast.Call))
+            closed |= isinstance(node, ast.Call) and called(node) == "parse_args"
+    open_ = any(called(node) in OPEN for part in parts for node in ast.walk(part.tree) if isinstance(node, ast.Call))
     return replace(script, closed=closed and not open_, hydra=hydra)
 
 
@@ -161,7 +175,7 @@ OPEN = words(
 """Calls after which a parser may know flags that are not written in the script."""
 
 
-def _look(node: ast.AST, part: _Part, script: Script) -> None:
+def _look(node: ast.AST, part: Part, script: Script) -> None:
     if isinstance(node, ast.Import):
         for alias in node.names:
             script.imports.setdefault(alias.name, part.place(node))
@@ -173,8 +187,8 @@ def _look(node: ast.AST, part: _Part, script: Script) -> None:
         script.configs.setdefault(node.value, part.place(node))
     elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
         script.names.setdefault(node.id, part.place(node))
-    elif isinstance(node, ast.Call) and _called(node) == "add_argument":
-        flag = _flag(node, part)
+    elif isinstance(node, ast.Call) and called(node) == "add_argument":
+        flag = flag_of(node, part)
         if flag:
             script.flags.append(flag)
     elif isinstance(node, ast.Assign | ast.AnnAssign):
@@ -186,14 +200,14 @@ def _look(node: ast.AST, part: _Part, script: Script) -> None:
             script.constants.extend(_constants(ast.Name(keyword.arg or ""), keyword.value, part))
 
 
-def _constants(target: ast.expr, value: ast.expr | None, part: _Part) -> Iterator[Constant]:
+def _constants(target: ast.expr, value: ast.expr | None, part: Part) -> Iterator[Constant]:
     name = target.id if isinstance(target, ast.Name) else target.attr if isinstance(target, ast.Attribute) else ""
-    said = _literal(value)
+    said = literal(value)
     if name and isinstance(said, int | float) and not isinstance(said, bool) and value is not None:
         yield Constant(name, float(said), part.place(value))
 
 
-def _literal(node: ast.AST | None) -> Any:
+def literal(node: ast.AST | None) -> Any:
     """A literal's value; None for what is none."""
     try:
         return ast.literal_eval(node) if node is not None else None
@@ -201,34 +215,36 @@ def _literal(node: ast.AST | None) -> Any:
         return None
 
 
-def _called(node: ast.Call) -> str:
+def called(node: ast.Call) -> str:
+    """The last part of the name of what is called."""
     return node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
 
 
-def _flag(node: ast.Call, part: _Part) -> Flag | None:
-    names = tuple(said for item in node.args if isinstance(said := _literal(item), str))
+def flag_of(node: ast.Call, part: Part) -> Flag | None:
+    """The flag that a call of ``add_argument`` adds; None for a positional one."""
+    names = tuple(said for item in node.args if isinstance(said := literal(item), str))
     if not names or not names[0].startswith("-"):
         return None
     said = {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg}
-    action = str(_literal(said.get("action")) or ast.unparse(said["action"]) if "action" in said else "")
+    action = str(literal(said.get("action")) or ast.unparse(said["action"]) if "action" in said else "")
     if "BooleanOptional" in action:
         names = (*names, *(f"--no-{name.removeprefix('--')}" for name in names if name.startswith("--")))
-    choices = _literal(said.get("choices"))
+    choices = literal(said.get("choices"))
     return Flag(
         names=names,
         kind=ast.unparse(said["type"]) if "type" in said else "",
-        takes=action in ("", "store", "append", "extend") and _literal(said.get("nargs")) not in ("?", "*"),
-        required=_literal(said.get("required")) is True,
+        takes=action in ("", "store", "append", "extend") and literal(said.get("nargs")) not in ("?", "*"),
+        required=literal(said.get("required")) is True,
         choices=tuple(choices) if isinstance(choices, list | tuple) else (),
-        default=_literal(said.get("default")),
+        default=literal(said.get("default")),
         place=part.place(node),
     )
 
 
-def _hydra(node: ast.AST, part: _Part) -> HydraMain | None:
+def _hydra(node: ast.AST, part: Part) -> HydraMain | None:
     for decorator in node.decorator_list if isinstance(node, ast.FunctionDef) else ():
         if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) in ("hydra.main", "hydra_main"):
-            said = {keyword.arg: _literal(keyword.value) for keyword in decorator.keywords}
+            said = {keyword.arg: literal(keyword.value) for keyword in decorator.keywords}
             folder, name = said.get("config_path"), said.get("config_name")
             return HydraMain(
                 folder if isinstance(folder, str) else None,

@@ -1,0 +1,152 @@
+"""A script against a notebook, and configs against both, as a protein autoencoder's project would have had them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from trainwatch.cli import main
+from trainwatch.compare import ABSENT
+from trainwatch.compare.written import compare_files, meaning
+from trainwatch.text import sources
+
+SCRIPT = '''"""Train a protein structure autoencoder."""
+import argparse
+from dataclasses import dataclass
+import torch
+
+MAX_LEN = 64
+KL_WEIGHT = 1e-4
+STERIC_WEIGHT = 0.05
+
+LOSS_WEIGHTS = {
+    "coords": 1.0,
+    "kabsch": 10.0,
+    "bond_length": 100.0,
+    "bond_angle": 50.0,
+    "rama": 5.0,
+}
+
+@dataclass
+class Config:
+    latent_dim: int = 64
+    hidden_dim: int = 4 * MAX_LEN
+    lr: float = 1e-3
+
+def total_loss(out, batch, rmsd_weight=1.0, chirality_weight=0.5):
+    return out
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--batch-size", type=int, default=32)
+    optimizer = torch.optim.AdamW([], lr=1e-3, weight_decay=1e-4)
+
+open("it_ran", "w")
+'''
+CELLS = [
+    "# A markdown cell",
+    "%matplotlib inline\nimport torch\nMAX_LEN = 64\nepochs = 100\nbatch_size = 32\n",
+    "weights = dict(\n    coords=1.0,\n    kabsch=5.0,\n    bond_length=10.0,\n    bond_angle=10.0,\n    rama=1.0,\n)\n"
+    "lambda_kl = 1e-3\nsteric_weight = 0.5\n",
+    "class Config:\n    latent_dim = 64\n    hidden_dim = 256\n\n"
+    "def total_loss(out, batch, rmsd_weight=2.0, chirality_weight=0.5):\n    return out\n",
+    "!nvidia-smi\nopt = torch.optim.AdamW([], lr=1e-3, weight_decay=1e-4)\nopen('it_ran', 'w')\n",
+]
+APART = {"kl", "steric", "kabsch", "bond length", "bond angle", "rama", "rmsd"}
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the project, which is also the current one."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.py").write_text(SCRIPT)
+    cells = [{"cell_type": "code" if index else "markdown", "source": text} for index, text in enumerate(CELLS)]
+    (tmp_path / "train.ipynb").write_text(json.dumps({"nbformat": 4, "cells": cells}))
+    return tmp_path
+
+
+def test_seven_loss_weights_are_apart_each_with_both_values_and_places(project):
+    said = compare_files([Path("train.py"), Path("train.ipynb")])
+    assert {line.name for line in said.weights} == APART
+    assert said.apart == said.weights
+    kabsch = next(line for line in said.apart if line.name == "kabsch")
+    assert kabsch.values == (10.0, 5.0)
+    assert kabsch.names == ("LOSS_WEIGHTS.kabsch", "weights.kabsch")
+    assert kabsch.places == ("train.py:12", "train.ipynb, code cell 2, line 3")
+    kl = next(line for line in said.apart if line.name == "kl")
+    assert (kl.values, kl.names) == ((1e-4, 1e-3), ("KL_WEIGHT", "lambda_kl"))
+    assert sources.verdict(said).startswith("train.py and train.ipynb: seven loss weights (")
+    assert not (project / "it_ran").exists()
+
+
+@pytest.mark.parametrize("format_", ["text", "markdown", "json", "html"])
+def test_every_format_names_them(project, format_, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    how = ["-o", "x.html"] if format_ == "html" else ["--format", format_]
+    assert main(["compare", "train.py", "train.ipynb", *how]) == 0
+    out = capsys.readouterr().out
+    said = (project / "x.html").read_text() if format_ == "html" else out
+    assert "seven loss weights" in said
+    assert "code cell 2, line 3" in said
+    if format_ == "json":
+        assert json.loads(out)["version"] == 1
+
+
+def test_configs_are_held_against_each_other_and_against_a_script(project, capsys):
+    (project / "a.yaml").write_text("loss_weights:\n  kabsch: 10\n  rama: 5\nlr: 1e-4\nonly_here: 3\n")
+    (project / "b.json").write_text('{"loss_weights": {"kabsch": 5, "rama": 5}, "lr": 0.0001}')
+    said = compare_files([Path("a.yaml"), Path("b.json")])
+    assert [(line.name, line.values, line.places) for line in said.apart] == [
+        ("kabsch", (10, 5), ("a.yaml:2", "b.json:1"))
+    ]
+    assert [(line.name, line.values) for line in said.only] == [("only here", (3, ABSENT))]
+    against = compare_files([Path("train.py"), Path("a.yaml")])
+    assert [(line.name, line.values) for line in against.apart] == [("lr", (1e-3, 1e-4))]
+    (project / "c.json").write_text('{"loss_weights": {"kabsch": 5, "rama": 7}, "lr": 0.0001}')
+    assert main(["compare", "b.json", "c.json"]) == 0
+    assert "one loss weight (rama) apart; 2 settings agree" in capsys.readouterr().out
+
+
+def test_what_is_the_same_is_said_and_a_mixture_is_refused(project, capsys, write_run):
+    (project / "copy.py").write_text(SCRIPT)
+    assert main(["compare", "train.py", "copy.py"]) == 0
+    assert "none of the" in capsys.readouterr().out
+    run = write_run([{"kind": "run", "schema": 1, "run": "r", "id": "r"}], "r.jsonl")
+    assert main(["compare", "train.py", str(run)]) == 2
+    assert "no script or config as the others are" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "name"),
+    [
+        (("KABSCH_WEIGHT",), "loss weight", "kabsch"),
+        (("weights", "kabsch"), "loss weight", "kabsch"),
+        (("lossWeights", "kabsch"), "loss weight", "kabsch"),
+        (("cfg", "loss_weights", "kabsch_loss"), "loss weight", "kabsch"),
+        (("lambda_kabsch",), "loss weight", "kabsch"),
+        (("w_kabsch",), "loss weight", "kabsch"),
+        (("AdamW", "weight_decay"), "setting", "weight decay"),
+        (("pretrained_weights",), "setting", "pretrained weights"),
+        (("lr",), "setting", "lr"),
+    ],
+)
+def test_a_name_by_its_words(path, kind, name):
+    assert meaning(path) == (kind, name)
+
+
+def test_one_name_with_several_values_in_a_file_is_told_by_its_path(tmp_path):
+    both = "class A:\n    width = 1\nclass B:\n    width = {}\n"
+    for name, value in (("a.py", 2), ("b.py", 3)):
+        (tmp_path / name).write_text(both.format(value))
+    said = compare_files([tmp_path / "a.py", tmp_path / "b.py"])
+    assert [(line.name, line.values) for line in said.apart] == [("B.width", (2, 3))]
+
+
+def test_arithmetic_that_never_ends_is_unknown(tmp_path):
+    for name in ("a.py", "b.py"):
+        (tmp_path / name).write_text("x = 10**10**10**10\ny = 1 / 0\nz = 2 * 3\n" + "n = 5\nm = n * 2\n")
+    said = compare_files([tmp_path / "a.py", tmp_path / "b.py"])
+    assert (said.apart, said.agree) == ((), 3)

@@ -1,0 +1,138 @@
+"""Configs, scripts and notebooks against each other, as they are written: nothing has to run, and nothing does.
+
+Two files call one thing by two names: ``weights = {"kabsch": 10}`` here, ``KABSCH_WEIGHT = 5`` there, and a default
+``lambda_kabsch=5`` in a third. A name's words lead to what it means: words that only say "weight of a loss" say the
+kind, and what is left is the name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from trainwatch.compare.settings import ABSENT
+from trainwatch.lint import SCRIPTS
+from trainwatch.lint.sources.files import read_config
+from trainwatch.lint.sources.script_settings import Written, read_settings
+from trainwatch.lint.tree import Node
+
+WEIGHT = frozenset(
+    ["weight", "weights", "lambda", "lam", "lambdas", "coef", "coeff", "coefficient", "w", "alpha", "beta"]
+)
+PLURAL = frozenset(["weights", "lambdas", "coefs", "coeffs", "coefficients"])  # of what the names below them weigh
+BESIDE = frozenset(["loss", "losses", "term", "factor"])  # say nothing that "weight" has not said
+NOT_LOSSES = frozenset(
+    ["decay", "weights_path", "init", "class", "pretrained", "file", "path", "dtype", "norm", "only"]
+)
+WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+
+Meaning = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A setting in each file: its ``kind`` ("loss weight" or "setting"), value, name and place there."""
+
+    name: str
+    kind: str
+    values: tuple[Any, ...]
+    names: tuple[str, ...]
+    places: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Files side by side: the settings that have other values, those that only some have, and how many agree."""
+
+    files: tuple[str, ...]
+    apart: tuple[Line, ...]
+    only: tuple[Line, ...]
+    agree: int
+
+    @property
+    def weights(self) -> tuple[Line, ...]:
+        """The loss weights among those that have other values."""
+        return tuple(line for line in self.apart if line.kind == "loss weight")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+def compare_files(paths: Sequence[Path]) -> Sources:
+    """Hold files against each other. Raises LintError."""
+    tables = [_table(_written(path)) for path in paths]
+    meanings = dict.fromkeys(meaning for table in tables for meaning in table)
+    lines = [_line(meaning, [table.get(meaning) for table in tables]) for meaning in meanings]
+    both = [line for line in lines if ABSENT not in line.values]
+    apart = [line for line in both if any(_unlike(value, line.values[0]) for value in line.values)]
+    told = {meaning for table in tables for meaning, one in table.items() if not one.passed}
+    only = [line for line, key in zip(lines, meanings, strict=True) if ABSENT in line.values and key in told]
+    return Sources(
+        files=tuple(map(str, paths)),
+        apart=tuple(sorted(apart, key=lambda line: line.kind)),
+        only=tuple(sorted(only, key=lambda line: line.kind)),
+        agree=len(both) - len(apart),
+    )
+
+
+def _written(path: Path) -> list[Written]:
+    """What a file sets, whatever it is written in."""
+    if path.suffix.lower() in SCRIPTS:
+        return read_settings(path)
+    return [one for config in read_config(path) for one in _leaves(config.root)]
+
+
+def _leaves(node: Node) -> Iterator[Written]:
+    for child in node.children.values():
+        yield from _leaves(child)
+    if node.path and not node.children:
+        value = node.number if node.number is not None and not isinstance(node.value, bool) else node.plain()
+        yield Written(node.path, value, f"{node.place.file}:{node.place.line}")
+
+
+def _table(found: Sequence[Written]) -> dict[Meaning, Written]:
+    """Each setting by its meaning. One that several names of a file could mean is told by its whole path."""
+    short: dict[Meaning, list[Written]] = {}
+    for one in found:
+        short.setdefault(meaning(one.path), []).append(one)
+    table: dict[Meaning, Written] = {}
+    for key, several in short.items():
+        values = [one for one in several if not one.passed] or several
+        if all(not _unlike(one.value, values[0].value) for one in values):
+            table[key] = values[0]
+        else:
+            table |= {(key[0], ".".join(one.path)): one for one in values}
+    return table
+
+
+def meaning(path: tuple[str, ...]) -> Meaning:
+    """What a setting is, by the words of its name and of what it stands in."""
+    own, around = _words(path[-1]), [word for part in path[:-1] for word in _words(part)]
+    weighs = (WEIGHT & {*own}) or (PLURAL & {*around})
+    if weighs and not NOT_LOSSES & {*own, *around}:
+        named = [word for word in own if word not in WEIGHT | BESIDE]
+        if named:
+            return "loss weight", " ".join(named)
+    return "setting", " ".join(own)
+
+
+def _words(name: str) -> list[str]:
+    return [word.lower() for word in WORDS.findall(name)]
+
+
+def _line(key: Meaning, found: Sequence[Written | None]) -> Line:
+    return Line(
+        name=key[1],
+        kind=key[0],
+        values=tuple(one.value if one else ABSENT for one in found),
+        names=tuple(".".join(one.path) if one else "" for one in found),
+        places=tuple(one.where if one else "" for one in found),
+    )
+
+
+def _unlike(value: Any, other: Any) -> bool:
+    return bool(value != other) or isinstance(value, bool) != isinstance(other, bool)
