@@ -101,9 +101,12 @@ class InputScale(Rule):
         yield from deepcopy(self)._bursts(rest)
 
     def _by_heart(self, run: Run, began: float) -> bool:
-        """Whether validation is hardly lower than where training began."""
-        losses = held_out(run)[1][-self.evaluations :]
-        return len(losses) == self.evaluations and bool(np.median(losses) >= self.hardly * began > 0)
+        """Whether validation is hardly lower than where training began, and than where it began itself."""
+        losses = held_out(run)[1]
+        if len(losses) <= self.evaluations:
+            return False
+        now = float(np.median(losses[-self.evaluations :]))
+        return now >= self.hardly * max(began, losses[0]) > 0
 
     def _bursts(self, chunk: Chunk) -> Iterator[Finding]:
         """Rows that dwarf whatever came before."""

@@ -57,9 +57,9 @@ class LossSpike(Rule):
         level above. One that passes is an info, if it is more than 5 % of the loss at the start. It is a warning if the
         loss has not found back to its level after two hundred rows, nor is on its way, or if such jumps of several rows
         come again and again; or if it jumped to more than twenty times its level and ten times its first value from one
-        row to the next, and was not back within forty rows and a twentieth of the run; or if validation, ever since a
-        jump of several rows, is clearly worse than at any time before it. At the start of a stage, at a warm restart or
-        a change of weights nothing is expected of the loss.
+        row to the next, and was not back within forty rows and a twentieth of the run; or if training has all but made
+        good a jump of several rows, and validation has been clearly worse ever since than at any time before. At the
+        start of a stage, at a warm restart or a change of weights nothing is expected of the loss.
 
     Why it matters:
         A spike is a step too large for where the weights were, or a broken batch. Most heal; each costs the steps until
@@ -95,6 +95,7 @@ class LossSpike(Rule):
     violent: float = 3.0  # x the level, of the gradient's norm or else of the loss: a change of data is gentler
 
     evaluations: int = 2  # before a jump, and since
+    left: float = 0.2  # of a jump, at the most: training has learned what came with it
     lost: float = 0.2  # of the worst evaluation before, above it: all that was learned is gone, and does not come back
 
     _regimes: Regimes = field(default_factory=Regimes, init=False)
@@ -220,11 +221,15 @@ class LossSpike(Rule):
         """The jump since which validation is worse than it ever was, if that is so: training learns other things."""
         steps, values = held_out(run)
         for spike in (self._first, self._latest):
-            if spike is not None and spike.longest >= self.several:
+            if spike is not None and spike.longest >= self.several and self._mostly_back(spike):
                 before, since = values[steps < spike.first_step], values[steps >= spike.first_step]
                 if min(len(before), len(since)) >= self.evaluations and since.min() > before.max() > 0:
                     return spike if np.median(since) > (1 + self.lost) * before.max() else None
         return None
+
+    def _mostly_back(self, spike: Spike) -> bool:
+        """Whether training has all but made good; where it has not, the loss may have got another part."""
+        return spike.back is not None or spike.now - spike.level < self.left * (spike.peak - spike.level)
 
     def _grave(self, run: Run) -> Iterator[Finding]:
         """The warnings: a mark that stays, here or in validation, or spikes again and again."""
