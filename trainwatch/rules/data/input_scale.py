@@ -106,7 +106,7 @@ class InputScale(Rule):
         if len(losses) <= self.evaluations:
             return False
         now = float(np.median(losses[-self.evaluations :]))
-        return now >= self.hardly * max(began, losses[0]) > 0
+        return bool(now >= self.hardly * max(began, losses[0]) > 0)
 
     def _bursts(self, chunk: Chunk) -> Iterator[Finding]:
         """Rows that dwarf whatever came before."""
