@@ -217,11 +217,13 @@ class Chunk:
     def clock(self, name: str) -> Floats:
         """A counter's readings: ``clock/<name>``, else the column of that name; ``step`` and ``applied`` are always
         there. float64 [rows]
+
+        A program's own counter may be called step, and is not the row's.
         """
-        if name in ("step", "applied"):
-            return self.step.astype(np.float64) if name == "step" else self.applied()
+        if name == "applied":
+            return self.applied()
         own = self[f"clock/{name}"]
-        return np.where(np.isnan(own), self[name], own)
+        return np.where(np.isnan(own), self.step if name == "step" else self[name], own)
 
     def trained(self) -> NDArray[np.bool_]:
         """bool [rows]: the optimiser took the step.

@@ -108,3 +108,12 @@ def test_a_counter_that_a_resume_forgot(make_run, judge):
     make_run(later, header={**head(clock="dqn"), "resumed_from": 5000}, onto=run)
     (found,) = judge(run, "clock-desync")
     assert (found.first_step, found.severity) == (5001, "critical")
+
+
+def test_a_counter_of_its_own_that_is_called_step(make_run, judge):
+    """It is not the row's: the schedule follows its clock, and that is what is wrong."""
+    clock = STEPS // 4
+    columns = {"clock/step": clock, "applied": STEPS, "schedule/penalty": schedule_values(PENALTY, clock)}
+    run = make_run(columns, header=head(clock="step"))
+    assert [one.subject for one in judge(run, "clock-desync")] == ["clock:step"]
+    assert judge(run, "schedule-desync") == []

@@ -129,3 +129,16 @@ def test_the_others_make_up_the_whole_gradient(extra, role, count, make_run, jud
     norm = {"grad_norm": np.full(N, (9 + 16 + 12) ** 0.5 + extra), "loss": 3 * FALL * NOISE}
     found = judge(make_run(losses | wide | norm, header={"components": {"b": {"role": role}}}), RULE)
     assert [(finding.severity, finding.subject) for finding in found] == count * [("warning", "component:b")]
+
+
+@pytest.mark.parametrize(
+    ("norms", "value", "count"),
+    [(("trunk",), np.full(N, 1.2), 1), (("trunk", "b"), np.full(N, 1.2), 0), (("trunk",), 1.2 * FALL, 0)],
+)
+def test_a_head_of_its_name_that_never_had_a_gradient(norms, value, count, make_run, judge):
+    """No components' gradients are recorded; a loss that falls is learned elsewhere."""
+    modules = [{"name": name, "depth": 1, "parameters": 9, "trainable": 9} for name in ("trunk", "b")]
+    header = {"components": {"b": {"role": "auxiliary"}}, "modules": modules}
+    table = {"loss/a": FALL * NOISE, "loss/b": value * NOISE, "weight/a": np.ones(N), "weight/b": np.full(N, 0.2)}
+    table |= {f"grad_norm/{name}": NOISE for name in norms} | {"loss": FALL * NOISE + 0.2 * value}
+    assert len(judge(make_run(table, header=header), RULE)) == count

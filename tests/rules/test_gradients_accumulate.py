@@ -81,3 +81,36 @@ def test_a_sum_that_has_no_line_is_known_by_its_smoothness(seed, make_run, judge
     back = np.where((row > 25) & (row < 28), 1.2, level)
     for norm in (level * rough, back * smooth, 1.0 + 0 * row, np.where(row < 20, level, level[20]) * 1.1**row):
         assert judge(make_run({"grad_norm": norm, "loss": np.full(120, 0.1)}), RULE) == []
+
+
+def clipped(zero, seed, limit=2.0, rows=120):
+    """Norms of gradients that are clipped in place, and of the two components' at every tenth row."""
+    random, gathered = np.random.default_rng(seed), np.zeros(50)
+    norms, parts = [], np.full((3, rows), np.nan)
+    for step in range(rows):
+        one, other = 0.05 * random.standard_normal((2, 50)) / (1 + step / 40)
+        gathered = one + other + (0 if zero else gathered)
+        norms.append(np.linalg.norm(gathered))
+        gathered = gathered * min(1.0, limit / norms[-1])
+        sizes = np.linalg.norm(one), np.linalg.norm(other)
+        if step % 10 == 0:
+            parts[:, step] = *sizes, one @ other / (sizes[0] * sizes[1])
+    names = ("param_grad/a", "param_grad/b", "param_cosine/a~b")
+    return {"grad_norm": np.array(norms), "loss": np.full(rows, 2.0), **dict(zip(names, parts, strict=True))}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_clipped_sum_is_told_by_the_components(seed, make_run, judge):
+    """The limit holds the norm down, which is still far beyond what one step's gradients come to."""
+    header = {"max_grad_norm": 2.0}
+    (found,) = judge(make_run(clipped(False, seed), header=header), RULE)
+    assert (found.severity, found.first_step, found.state) == ("warning", 1, "active")
+    assert judge(make_run(clipped(True, seed), header=header), RULE) == []
+
+
+def test_a_part_of_the_parameters_is_no_sum(make_run, judge):
+    """Components' gradients over the trunk alone, which had most of the gradient at first."""
+    columns, random = clipped(True, 0), np.random.default_rng(1)
+    heads = np.where(np.arange(120) < 5, 0.4, 3 + random.random(120))
+    columns["grad_norm"] *= (1 + heads**2) ** 0.5
+    assert judge(make_run(columns), RULE) == []

@@ -108,3 +108,12 @@ def test_a_loss_that_falls_excuses_no_game_and_nothing_beyond_measure(make_run, 
     assert found.severity == "warning"
     (found,) = judge(make_run(columns(5e4, 2e4, 6e4, loss=loss)), RULE)
     assert found.severity == "warning"
+
+
+@pytest.mark.parametrize(("held_out", "severity"), [(2.4, "warning"), (1.5, "info")])
+def test_who_copes_does_so_in_validation_too(held_out, severity, make_run, judge):
+    """The training loss comes to a quarter either way."""
+    seen = columns(500.0, 160.0, 2000.0, loss=np.linspace(2.4, 0.6, 200)) | {"grad_norm": np.full(200, 2.0)}
+    evals = [{"step": step, "split": "valid", "loss": held_out} for step in range(20, 201, 20)]
+    (found,) = judge(make_run(seen, evals=evals), RULE)
+    assert found.severity == severity

@@ -114,3 +114,15 @@ def test_the_first_step_of_a_warm_up_moves_nothing(make_run, judge):
     ratio = np.full(40, np.nan)
     ratio[0] = 0.0
     assert judge(make_run({"loss": flat(40, 0.5), "update_ratio/a": ratio, "update_ratio/b": ratio}), RULE) == []
+
+
+@pytest.mark.parametrize(("level", "lucky", "alarms"), [(math.log(10), 0.2, 1), (2.0, 0.2, 0), (math.log(10), 0.5, 0)])
+def test_one_task_of_several_costs_a_guess(level, lucky, alarms, make_run, judge):
+    """A lucky evaluation is forgiven; another task is learned meanwhile."""
+    ones, falls = np.ones(400), 3.0 - 2.0 * np.linspace(0, 1, 400)
+    table = {"loss/a": flat(400, level), "loss/b": falls, "loss": flat(400, level) + falls}
+    evals = [one | {"loss/a": level, "loss": 3.0 + level} for one in guessed(0.1)]
+    for one in evals[2 if lucky < 0.5 else 0 : 3 if lucky < 0.5 else 8]:
+        one["metric/accuracy"] = lucky
+    run = make_run(table | {"weight/a": ones, "weight/b": ones}, header=CLASSES, evals=evals)
+    assert len(judge(run, RULE)) == alarms

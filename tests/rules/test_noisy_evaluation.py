@@ -39,3 +39,10 @@ def test_counted_answers_that_differ_are_no_noise_by_nature(moves, severity, mak
     """A sampled loss differs a little in health; a classifier's accuracy does not."""
     records = [{**one, "metric/accuracy": 0.9 + moves * one["repeat"]} for one in evals(0.01)]
     assert [found.severity for found in judge(make_run({"loss": np.ones(600)}, evals=records), RULE)] == [severity]
+
+
+def test_exact_matches_are_counted(make_run, judge):
+    """A caption is right or wrong, word by word."""
+    records = [{**one, "metric/exact": 0.9 + 0.02 * one["repeat"]} for one in evals(0.01)]
+    (found,) = judge(make_run({"loss": np.ones(600)}, evals=records), RULE)
+    assert found.severity == "warning"

@@ -105,3 +105,22 @@ def test_stages_that_are_short_count_together(drawn, alarms, make_run, judge):
     plan = {"total_steps": 90, "curriculum": {"name": "P", "ramp": "step", "stages": stages}}
     found = judge(make_run(columns, header=plan), "stale-data")
     assert [(one.severity, one.first_step) for one in found] == [("warning", 31)] * alarms
+
+
+def opened(drawn, asked=(0.0, 4.0)):
+    """Least and largest of forty values, of which none is near the upper end; the lower end moves at row 100."""
+    random, low = np.random.default_rng(4), np.where(drawn, 0.7, 0.0)
+    values = low[:, None] + np.minimum(random.exponential(0.6, (len(drawn), 40)), 3.0)
+    header_stages = [
+        {"start": 0, "name": "far", "data": {"x": [0.7, 4.0]}},
+        {"start": 100, "name": "all", "data": {"x": list(asked)}},
+    ]
+    header = {"total_steps": 200, "curriculum": {"name": "P", "ramp": "step", "stages": header_stages}}
+    return {"data/x/min": values.min(axis=1), "data/x/max": values.max(axis=1)}, header
+
+
+@pytest.mark.parametrize(("stale", "asked", "alarms"), [(200, (0, 4), 1), (100, (0, 4), 0), (200, (0.68, 4), 0)])
+def test_one_end_moves_and_no_batch_with_it(stale, asked, alarms, make_run, judge):
+    """All batches came close to the old end; one that hardly moves tells nothing."""
+    columns, header = opened(np.arange(200) < stale, asked)
+    assert len(judge(make_run(columns, header=header), "stale-data")) == alarms

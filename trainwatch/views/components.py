@@ -102,6 +102,17 @@ def gradients(chunk: Chunk) -> dict[str, Floats]:
     return {name: np.where(known, norms.get(name, absent), shares.get(name, absent)) for name in names}
 
 
+def together(rows: Chunk, norms: dict[str, Floats]) -> Floats:
+    """The norm of the sum of the components' gradients over the parameters, by norms and cosines. float64 [rows]"""
+    names = list(norms)
+    square = np.sum([norm**2 for norm in norms.values()], axis=0)
+    for index, name in enumerate(names):
+        for other in names[index + 1 :]:
+            square = square + 2 * norms[name] * norms[other] * rows[f"param_cosine/{name}~{other}"]
+    total: Floats = np.sqrt(np.maximum(square, 0.0))
+    return total
+
+
 @dataclass(frozen=True)
 class Course:
     """How the components of a run went: columns of one length, whose bins are rows or medians of many rows."""

@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 TRAINING = ("train", "training", "train_eval")
 """Splits that are no validation."""
 UP = re.compile(
-    r"(^|[/_.-])(acc\w*|top\d+|f1\w*|auc\w*|auroc|bleu\w*|rouge\w*|m?ap\d*|m?iou\w*|r2|pearson\w*|spearman\w*|mcc|dice"
+    r"(^|[/_.-])(acc\w*|exact\w*|top\d+|f1\w*|auc\w*|auroc|bleu\w*|rouge\w*|m?ap\d*|m?iou\w*|r2|pearson\w*|spearman\w*|mcc|dice"
     r"|psnr|ssim)($|[/_.-])",
     re.IGNORECASE,
 )
@@ -34,6 +34,15 @@ DOWN = re.compile(r"(^|[/_.-])(err\w*|wer|cer|ppl|perplexity|rmse\w*|mae|mse|fid
 def losses(chunk: Chunk) -> list[str]:
     """The total and the components."""
     return [name for name in chunk.channels if name == "loss" or name.startswith("loss/")][:MOST]
+
+
+def held_out(run: Run) -> tuple[Floats, Floats]:
+    """Steps and total losses of the first split that is no training set, without repeats. float64 [evaluations] each"""
+    rows = Chunk("eval", run.eval, 0, run.eval.size)
+    splits = np.array([str(rows.text(row, "split") or "validation") for row in range(len(rows))], dtype=object)
+    first = next((split for split in splits if split not in TRAINING), "")
+    there = np.isfinite(rows["loss"]) & run.eval.live & (splits == first) & ~(rows["repeat"] > 0)
+    return rows.step[there].astype(np.float64), rows["loss"][there]
 
 
 def direction(name: str) -> int:

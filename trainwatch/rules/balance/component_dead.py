@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from trainwatch.header import Header, mapping, number
+from trainwatch.header import Header, mapping, number, text
 from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
 from trainwatch.schema import Finding
 from trainwatch.stats import Streak, median
 from trainwatch.table import Chunk
-from trainwatch.views.components import BLOCK, Roles, components, gradients, small_by_design
+from trainwatch.views.components import BLOCK, Roles, components, gradients, small_by_design, together
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -30,8 +30,9 @@ class ComponentDead(Rule):
         The norm of the component's gradient is exactly 0 in five probes in a row, over 20 rows at least, in which its
         weight and its value are not, while other components have one. Or the recorder found that a declared task does
         not depend on the tensor at which the others' gradients are taken (`outside_at`), and its value has not come
-        down in a hundred rows; so for an auxiliary, if a whole module has never had a gradient. Or it has no gradient
-        over the parameters, and the others' add up to the whole gradient's norm in every sample. Where no gradients are
+        down in a hundred rows; so for an auxiliary, if a whole module has never had a gradient. Or the module of its
+        own name never had one, and its value has not come down while another's has. Or it has no gradient over the
+        parameters, and the others' add up to the whole gradient's norm in every sample. Where no gradients are
         recorded: its value is one and the same from the first row on, while the total changes.
 
     Why it matters:
@@ -108,6 +109,7 @@ class ComponentDead(Rule):
         yield from trial.update(rest)
         yield from trial._constants(rest)
         yield from trial._cut_off(run)
+        yield from trial._headless(run)
         yield from trial._left_out(run)
 
     def _follow(self, name: str, chunk: Chunk, norms: dict[str, Floats]) -> Streak | None:
@@ -191,16 +193,40 @@ class ComponentDead(Rule):
             if _fell(rows, name) < self.fell and table.size >= self.unlearned_rows:
                 yield self._unlearned(name, run)
 
+    def _headless(self, run: Run) -> Findings:
+        """Where no components' gradients are recorded: those whose own module, a head by its name, never had any."""
+        rows = Chunk("train", run.train, 0, run.train.size)
+        idle = _without_gradient(run)
+        learnt = any(_fell(rows, name) >= self.others_fell for name in components(rows))
+        if not idle or gradients(rows) or len(rows) < self.unlearned_rows or not learnt:
+            return
+        for name in components(rows):
+            weight = rows[f"weight/{name}"][-self.rows :]
+            small = self._roles.said.get(name) == "regulariser" or small_by_design(name, ())
+            lost = _fell(rows, name) < self.others_fell  # what the others change of its inputs moves it a little
+            if name in idle and not small and np.nanmin(weight, initial=np.inf) > 0 and lost:
+                first, now = _levels(rows, name)
+                yield self.finding(
+                    "warning",
+                    f"component:{name}",
+                    (run.first_step or 0, run.last_step or 0),
+                    f"The {name} loss is not learned, {first:,.4g} at first and {now:,.4g} now, and the module {name} "
+                    "has never had a gradient.",
+                    evidence={"first": first, "now": now},
+                    advice=f"Find what cuts {name} off from the model: detach(), no_grad, argmax or a constant.",
+                    confidence=0.85,
+                )
+
     def _left_out(self, run: Run) -> Findings:
         """Tasks without a gradient over the parameters, where those of the others make up the whole gradient's norm."""
         rows = Chunk("train", run.train, 0, run.train.size)
         norms = {name.partition("/")[2]: rows[name] for name in rows.channels if name.startswith("param_grad/")}
         near = gradients(rows)
         whole = rows["grad_norm"]
-        made = np.abs(_together(rows, norms) / whole - 1) < self.same if norms else np.zeros(len(rows), dtype=bool)
+        made = np.abs(together(rows, norms) / whole - 1) < self.same if norms else np.zeros(len(rows), dtype=bool)
         for name in components(rows) if made.any() else ():
             value, weight = rows[f"loss/{name}"], rows[f"weight/{name}"]
-            due = np.isfinite(value) & (value != 0) & (weight > 0) & np.isfinite(_together(rows, norms)) & (whole > 0)
+            due = np.isfinite(value) & (value != 0) & (weight > 0) & np.isfinite(together(rows, norms)) & (whole > 0)
             if (
                 name in norms
                 or name in near
@@ -253,17 +279,6 @@ class ComponentDead(Rule):
             )
 
 
-def _together(rows: Chunk, norms: dict[str, Floats]) -> Floats:
-    """The norm of the sum of the components' gradients over the parameters, by norms and cosines. float64 [rows]"""
-    names = list(norms)
-    square = np.sum([norm**2 for norm in norms.values()], axis=0)
-    for index, name in enumerate(names):
-        for other in names[index + 1 :]:
-            square = square + 2 * norms[name] * norms[other] * rows[f"param_cosine/{name}~{other}"]
-    total: Floats = np.sqrt(np.maximum(square, 0.0))
-    return total
-
-
 def _any_zero(chunk: Chunk) -> Bools:
     """Rows in which some module's gradient is exactly 0. bool [rows]"""
     norms = [chunk[name] == 0 for name in chunk.channels if name.startswith("grad_norm/")]
@@ -277,9 +292,15 @@ def _modules(header: Header) -> list[dict[str, Any]]:
 
 def _idle(run: Run) -> bool:
     """Whether a module that may be trained has never had a gradient, while others have."""
+    return bool(_without_gradient(run))
+
+
+def _without_gradient(run: Run) -> list[str]:
+    """Outer modules that may be trained and never had a gradient, while others have."""
     norms = [name.removeprefix("grad_norm/") for name in run.train.channels if name.startswith("grad_norm/")]
-    outer = [one for one in _modules(run.header) if number(one.get("depth")) == 1]
-    return bool(norms) and any(number(one.get("trainable")) and one.get("name") not in norms for one in outer)
+    outer = [one for one in _modules(run.header) if number(one.get("depth")) == 1 and number(one.get("trainable"))]
+    names = [text(one.get("name")) for one in outer]
+    return [name for name in names if name and name not in norms] if norms else []
 
 
 def _levels(rows: Chunk, name: str) -> tuple[float, float]:

@@ -93,10 +93,11 @@ class ClockStuck(Rule):
             name = str(said.get("clock", "applied"))
             clock = self._clocks.setdefault(name, Clock(0.0))
             clock.arrives = max(clock.arrives, _end(said))
-        self._clocks.pop("step", None)  # the rows themselves
         plan, told = header.curriculum_running or header.curriculum, header.raw.get("clocks")
         self._stages = np.array([stage.start for stage in plan.stages] if plan else [])
         named = [name for name in told if isinstance(name, str)] if isinstance(told, list) else []
+        if "step" not in named:
+            self._clocks.pop("step", None)  # the rows themselves
         self._free = {name for name in named[:MOST] if name not in self._clocks} if len(self._stages) > 1 else set()
         self._clocks |= {name: Clock(float(self._stages[-1])) for name in sorted(self._free)}
         self._length = float(header.total_steps or max(map(_end, driven), default=0.0))

@@ -28,11 +28,13 @@ class Asked:
 
     low: Floats  # [stages]
     high: Floats
+    rows: Floats  # [stages] batches
+    full: Floats  # those that fill their stage's range
+    low_near: Floats  # those that come near an end that moves with the next stage
+    high_near: Floats
+    least: Floats  # value of all batches
+    most: Floats
     outside: int = 0
-    rows: Floats = field(default_factory=lambda: np.empty(0))  # [stages] batches
-    full: Floats = field(default_factory=lambda: np.empty(0))  # those that fill their stage's range
-    least: Floats = field(default_factory=lambda: np.empty(0))  # value of all batches
-    most: Floats = field(default_factory=lambda: np.empty(0))
     latest: tuple[float, float, int, int] = (np.nan, np.nan, 0, 0)  # least, largest, step, stage
 
 
@@ -43,8 +45,8 @@ class StaleData(Rule):
     What it sees:
         `data/<name>/min`, `mean` and `max` of each batch against the range that the declared stage gives that name. In
         blocks of rows: most batches, for longer than a loader's queue lasts. It says whether they would fit an earlier
-        stage. Or the stages after one whose batches filled its range have wider ranges, and not one of their batches,
-        forty and more together, makes use of that.
+        stage. Or the stages after one whose batches filled its range, or came close to the end of it that moves, have
+        wider ranges, and not one of their batches, forty and more together, makes use of that.
 
     Why it matters:
         Workers hold a copy of the dataset object. A stage that is set in the main process never reaches them:
@@ -76,6 +78,8 @@ class StaleData(Rule):
     slack: float = 1e-6  # of the bounds: float32
     full: float = 0.8  # of a stage's range from a batch's least to its largest value: batches show the whole range
     wider: float = 0.25  # than before, for the next stage to show in each batch that is drawn from it
+    moved: float = 0.1  # of the old range, for an end of it; and batches came so near to where it was that
+    near: float = 0.2  # of that way would take them beyond it: data that thin out towards an end keep away from it
     filled: int = 10  # batches of a stage, most of which fill its range: then each batch shows what it is drawn from
     fewest: int = 40  # batches since, none of which leaves that range: those in a loader's queue are fewer
     explains: float = 0.9  # of the batches outside: those fit an earlier stage
@@ -101,9 +105,9 @@ class StaleData(Rule):
             if self._plan and self._plan.ramp != "step":
                 low[1:], high[1:] = np.fmin(low[1:], low[:-1]), np.fmax(high[1:], high[:-1])
             slack = self.slack * np.maximum(np.abs(low), np.abs(high))
-            rows, full = np.zeros((2, len(stages)))
+            rows, full, low_near, high_near = np.zeros((4, len(stages)))
             least, most = np.full(len(stages), np.inf), np.full(len(stages), -np.inf)
-            self._asked[name] = Asked(low - slack, high + slack, rows=rows, full=full, least=least, most=most)
+            self._asked[name] = Asked(low - slack, high + slack, rows, full, low_near, high_near, least, most)
         return ()
 
     def update(self, chunk: Chunk) -> Iterator[Finding]:
@@ -146,16 +150,30 @@ class StaleData(Rule):
         asked.full += np.bincount(stage[full], minlength=len(asked.full))
         np.minimum.at(asked.least, stage, low)
         np.maximum.at(asked.most, stage, high)
+        down, up = self.near * _moves(-asked.low), self.near * _moves(asked.high)
+        asked.low_near += np.bincount(stage[low - asked.low[stage] <= down[stage]], minlength=len(asked.rows))
+        asked.high_near += np.bincount(stage[asked.high[stage] - high <= up[stage]], minlength=len(asked.rows))
+
+    def _shown(self, asked: Asked) -> Bools:
+        """Stages whose batches came close to each end that the next stage moves outwards. bool [stages]"""
+        least = self.moved * (asked.high - asked.low)
+        shown, some = np.ones(len(asked.rows), dtype=bool), np.zeros(len(asked.rows), dtype=bool)
+        for moves, near in ((_moves(-asked.low), asked.low_near), (_moves(asked.high), asked.high_near)):
+            shown &= (moves == 0) | (near > self.most * asked.rows)
+            some |= moves > np.maximum(least, 0)
+        return shown & some & (asked.rows >= self.filled)
 
     def _unchanged(self, run: Run) -> Findings:
         """A stage whose batches filled its range, wider ones after it, and no batch of theirs that leaves it."""
         for name, asked in self._asked.items():
             width, said = asked.high - asked.low, False
             filled = (asked.full > self.most * asked.rows) & (asked.rows >= self.filled) & (width > 0)
-            for old in np.flatnonzero(filled[:-1]).tolist():
+            shown = self._shown(asked)
+            for old in np.flatnonzero((filled | shown)[:-1]).tolist():
                 inside = (asked.least >= asked.low[old]) & (asked.most <= asked.high[old])
-                wider = (width > (1 + self.wider) * width[old]) & (asked.low <= asked.low[old])
-                wider &= asked.high >= asked.high[old]
+                more = self.moved if shown[old] else self.wider
+                wider = (asked.low <= asked.low[old]) & (asked.high >= asked.high[old])
+                wider &= width > (1 + more) * width[old]
                 left = np.flatnonzero(
                     ~(inside & wider)[old + 1 :]
                 )  # what came after the first that is not so is another
@@ -174,7 +192,7 @@ class StaleData(Rule):
             "run",
             (first, run.last_step or first),
             f"Stage {stages[now].name!r} asks for {name} of {_span(least, most)}, and none of the {batches:,} batches "
-            f"since step {first:,} leaves the {_span(was, had)} of stage {stages[old].name!r}, which were filled.",
+            f"since step {first:,} leaves the {_span(was, had)} of {stages[old].name!r}, which reached its ends.",
             evidence={"batches": batches, "asked_low": least, "asked_high": most},
             advice="Look at which copy of the dataset the loader's workers hold, and how they hear of a new stage.",
             confidence=0.8,
@@ -239,6 +257,12 @@ class StaleData(Rule):
             advice="Look at which copy of the dataset the loader's workers hold, and how they hear of a new stage.",
             confidence=0.95 if old is not None else 0.7,
         )
+
+
+def _moves(end: Floats) -> Floats:
+    """How far an end of the range moves outwards with the next stage, 0 where it does not. float64 [stages]"""
+    moves = np.maximum(np.diff(end, append=end[-1:]), 0.0)
+    return np.where(moves > 1e-5 * np.abs(end), moves, 0.0)
 
 
 def _span(low: float, high: float) -> str:

@@ -15,6 +15,7 @@ from trainwatch.run import Run
 from trainwatch.schema import Finding, Severity
 from trainwatch.stats import Streak, in_blocks, median, medians
 from trainwatch.table import Chunk
+from trainwatch.views.evaluations import held_out
 from trainwatch.views.games import plays
 
 Floats = NDArray[np.float64]
@@ -72,6 +73,8 @@ class InputScale(Rule):
     blocks: int = 2  # of 20 rows, in a row: a single blank batch is no scale
     first_rows: int = 5  # of the gradient's norm: later ones tell of what the first steps did to the weights
     learnt: float = 0.5  # of the loss is gone: whatever the inputs are, the model copes with them
+    evaluations: int = 4  # the last ones; if they are no lower than so much of where training began,
+    hardly: float = 0.9  # the training set is known by heart, and nothing copes
 
     _streaks: dict[str, Streak] = field(default_factory=dict, init=False)
     _seen: bool = field(default=False, init=False)
@@ -88,11 +91,22 @@ class InputScale(Rule):
         yield from self._judge(chunk, self._streaks, self.blocks)
         yield from self._bursts(chunk)
 
-    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
-        """A log of a few rows is one block."""
+    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
+        """A log of a few rows is one block; and who copes with its inputs, copes with those of validation."""
+        far = self._streaks.get("far")
+        if far is not None and far.onset is not None and self._by_heart(run, far.onset["loss"]):
+            yield self._finding("far", far, by_heart=True)
         if not self._seen and len(rest) >= 5:
             yield from self._judge(rest, {}, 1)
         yield from deepcopy(self)._bursts(rest)
+
+    def _by_heart(self, run: Run, began: float) -> bool:
+        """Whether validation is hardly lower than where training began, and than where it began itself."""
+        losses = held_out(run)[1]
+        if len(losses) <= self.evaluations:
+            return False
+        now = float(np.median(losses[-self.evaluations :]))
+        return bool(now >= self.hardly * max(began, losses[0]) > 0)
 
     def _bursts(self, chunk: Chunk) -> Iterator[Finding]:
         """Rows that dwarf whatever came before."""
@@ -137,11 +151,11 @@ class InputScale(Rule):
             if streak.push(holds, columns) and (kind != "outlier" or streaks["far"].onset is None):
                 yield self._finding(kind, streak)
 
-    def _finding(self, kind: str, streak: Streak) -> Finding:
+    def _finding(self, kind: str, streak: Streak, *, by_heart: bool = False) -> Finding:
         onset, now = streak.onset or streak.latest, streak.latest
         size = np.fmax(abs(now["mean"]), now["std"])
         learns = 0 < now["loss"] < self.learnt * onset["loss"] and not self._norm > size
-        learns &= not (self._game and kind == "far") and not size > self.absurd
+        learns &= not by_heart and not (self._game and kind == "far") and not size > self.absurd
         learns &= kind != "tiny" or now["loss"] > self.vanished * onset["loss"]
         mild = kind == "far" and size <= self.very_far
         severity: Severity = "info" if mild or learns else "warning"

@@ -9,11 +9,13 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from trainwatch.header import Header
 from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
 from trainwatch.schema import Finding
 from trainwatch.stats import carried
 from trainwatch.table import Chunk
+from trainwatch.views.components import together
 
 Floats = NDArray[np.float64]
 
@@ -29,7 +31,9 @@ class GradientsAccumulate(Rule):
         falling; a divergence and an escape from a small initialisation are exponential. Where the first batches are too
         unlike for a line, the next rows tell: no single gradient moves a sum of many by much, so the norm is smooth, as
         no norm of batches is, and never comes back to near its first; and it is no larger than such a sum, or several
-        times what the step's components come to together, over the same parameters, which at first it was not.
+        times what the step's components come to together, over the same parameters, which at first it was not. Where
+        a limit holds the norm down, those components tell alone: the norm is twice their sum and more, and moved away
+        from the last step's, as that was after clipping, by no more than they can move it.
 
     Why it matters:
         The optimiser follows the whole past: a momentum without friction. SGD swings ever wider and Adam walks on in
@@ -40,7 +44,8 @@ class GradientsAccumulate(Rule):
 
     When it is wrong:
         A log that holds a row for each micro-batch of a long accumulation shows the same growth, until the norm falls
-        back: then this is withdrawn to an info. A limit on the norm that clips from the first step hides the growth.
+        back: then this is withdrawn to an info. A limit on the norm that clips from the first step hides the growth
+        where the components' gradients over the parameters are not recorded.
 
     References:
         TrainCheck (OSDI 2025), silent error "missing zero_grad".
@@ -48,7 +53,7 @@ class GradientsAccumulate(Rule):
 
     block: ClassVar[int] = 20
     needs: ClassVar[tuple[str, ...]] = ("grad_norm",)
-    wants: ClassVar[tuple[str, ...]] = ("loss", "param_grad/<component>")
+    wants: ClassVar[tuple[str, ...]] = ("loss", "param_grad/<component>", "run:max_grad_norm")
     causes: ClassVar[tuple[str, ...]] = (
         *("gradient-explosion", "loss-divergence", "loss-oscillation", "clipping-saturated", "lr-too-high"),
         *("non-finite-gradient", "non-finite-loss", "weight-growth", "loss-stuck"),
@@ -69,15 +74,26 @@ class GradientsAccumulate(Rule):
     still: float = 0.06  # of the norm, from row to row, later: sums sink to 0.03 and less, healthy ones keep 0.1 to 0.5
     beyond: float = 1.5  # x the sum of the components' norms: one step's gradient is no larger than that sum
     looks: int = 2  # such blocks of 20 rows in a row: a smooth rise passes through one
+    samples: int = 5  # of the components' norms: each of them says what the gradient can be at most
+    twice: float = 2.0  # x their sum, in the median; healthy norms never exceed it, since no sum of vectors does
+    each: float = 1.2  # x their sum, in every sample
 
     _told: Finding | None = field(default=None, init=False)
     _judged: bool = field(default=False, init=False)
     _start: tuple[float, float, int] | None = field(default=None, init=False)  # first norm, its block's median, step
     _looked: int = field(default=0, init=False)  # smooth blocks in a row by now; -1 once one was not far up
     _held: bool = field(default=False, init=False)  # the first norm was no larger than those of its components together
+    _whole: bool = field(default=False, init=False)  # it was exactly what they come to: no other parameter has any
+    _limit: float = field(default=np.inf, init=False)  # that the norm is clipped to
+    _beyond: list[tuple[float, float, int]] = field(default_factory=list, init=False)  # times, norm, step of samples
     _rows: int = field(default=0, init=False)  # with a norm, in all
     _first: tuple[float, float] = field(default=(np.nan, np.nan), init=False)
     _last: float = field(default=np.nan, init=False)
+
+    def start(self, header: Header) -> Findings:
+        """What the norm is clipped to."""
+        self._limit = header.max_grad_norm or np.inf
+        return ()
 
     def update(self, chunk: Chunk) -> Iterator[Finding]:
         """The first twenty rows decide, or the next forty; what comes later shows how it went on."""
@@ -105,11 +121,45 @@ class GradientsAccumulate(Rule):
                 self._start = float(norm[known[0]]), float(np.median(norm[known])), int(block.step[known[0]])
                 times = _times(block)
                 self._held = bool(len(times) and times[0] <= 1.05)
+                self._whole = _whole(block)
         elif self._told is None and self._start is not None and self._looked >= 0 and len(known) >= self.fewest:
             times = _times(block)
             more = self._held and bool(len(times)) and bool(times.min() > self.beyond)
             self._later(norm[known], block.step[known], block["loss"], more)
         self._rows += len(known)
+        if self._told is None and self._whole and len(self._beyond) < self.samples:
+            self._sample(block)
+
+    def _sample(self, block: Chunk) -> None:
+        """The first samples after that of the first row; one in which the norm is what it should be ends the look."""
+        before = block.rows.column("grad_norm", max(block.start - 1, 0), block.stop - 1)
+        before = np.concatenate([np.full(len(block) - len(before), np.nan), before])
+        norm, most = block["grad_norm"], _sum(block)
+        for row in np.flatnonzero((norm > 0) & (most > 0) & (before > 0)).tolist():
+            times, moved = norm[row] / most[row], abs(norm[row] - min(before[row], self._limit))
+            if times < self.each or moved > 1.05 * most[row]:
+                self._whole = False
+                return
+            self._beyond.append((float(times), float(norm[row]), int(block.step[row])))
+        if len(self._beyond) >= self.samples and np.median([times for times, _, _ in self._beyond]) >= self.twice:
+            self._tell_beyond(block)
+
+    def _tell_beyond(self, block: Chunk) -> None:
+        assert self._start is not None
+        times = float(np.median([times for times, _, _ in self._beyond]))
+        norm, step = self._beyond[-1][1:]
+        losses = block["loss"][np.isfinite(block["loss"])]
+        self._first = (self._start[0], float(np.median(losses)) if len(losses) else np.nan)
+        self._told = self.finding(
+            "warning",
+            "run",
+            (self._start[2], max(step, self._start[2])),
+            f"The gradient norm is {times:.3g} times what the components' gradients come to together, in "
+            f"{len(self._beyond)} samples, and in the first it was no more: it is the sum of all gradients so far.",
+            evidence={"first": self._start[0], "norm": norm, "times": times},
+            advice="Call optimizer.zero_grad() once in each step, before the next backward().",
+            confidence=0.85,
+        )
 
     def _later(self, norms: Floats, steps: NDArray[np.int64], loss: Floats, more: bool) -> None:
         """A sum that one gradient hardly moves any more; one block that is not far up ends the look for good."""
@@ -179,7 +229,8 @@ class GradientsAccumulate(Rule):
         if told is None or told.state == "over":
             return
         rows = np.flatnonzero(np.isfinite(norm))
-        falls = rows[norm[rows] < self.drop * carried(self._last, norm[rows])]
+        left = np.minimum(carried(self._last, norm[rows]), self._limit)  # of the gradient, once it is clipped
+        falls = rows[norm[rows] < self.drop * left]
         if len(falls):
             message = f"{told.message} It fell back at once later, as in a log of micro-batches."
             until, evidence = int(chunk.step[falls[0]]), told.evidence | {"norm": norm[falls[0]]}
@@ -202,10 +253,21 @@ class GradientsAccumulate(Rule):
 
 def _times(chunk: Chunk) -> Floats:
     """The norm, by the sum of its components' over the parameters, in the rows that have them. float64 [samples]"""
-    parts = [chunk[name] for name in chunk.channels if name.startswith("param_grad/")]
-    if not parts:
-        return np.empty(0)
-    norm, together = chunk["grad_norm"], np.nansum(parts, axis=0)
-    sampled = np.isfinite(norm) & np.isfinite(together) & (together > 0)
-    times: Floats = norm[sampled] / together[sampled]
+    norm, most = chunk["grad_norm"], _sum(chunk)
+    sampled = np.isfinite(norm) & (most > 0)
+    times: Floats = norm[sampled] / most[sampled]
     return times
+
+
+def _whole(chunk: Chunk) -> bool:
+    """Whether in the first sample the components' gradients, by norms and cosines, make up the whole."""
+    norms = {name.partition("/")[2]: chunk[name] for name in chunk.channels if name.startswith("param_grad/")}
+    times = chunk["grad_norm"] / together(chunk, norms) if norms else np.empty(0)
+    return bool((np.abs(times[np.isfinite(times)][:1] - 1) < 0.02).any())
+
+
+def _sum(chunk: Chunk) -> Floats:
+    """The sum of the components' norms over the parameters, 0 in the rows without: no gradient is more. [rows]"""
+    parts = [chunk[name] for name in chunk.channels if name.startswith("param_grad/")]
+    most: Floats = np.nansum(parts, axis=0) if parts else np.zeros(len(chunk))
+    return most

@@ -15,6 +15,7 @@ from trainwatch.header import mapping, number
 from trainwatch.run import Run
 from trainwatch.schema import Finding, Severity
 from trainwatch.table import Chunk
+from trainwatch.views.components import Roles
 from trainwatch.views.curve import Points, wanders
 
 CHANCE = ("metric/acc", "metric/accuracy", "metric/top1")
@@ -37,7 +38,8 @@ class LossStuck(CurveRule):
         it stands at what guessing costs (ln K for K declared classes, or the entropy of their counts; or exp(-loss)
         is the evaluated accuracy). Without a proof it is an info. Or, however the loss went, validation was never
         better than a guess in 80 % of the planned steps, by every figure that tells it: an accuracy and a loss at what
-        the declared classes' shares give, an R2 or a correlation of 0, an AUC of a half; or no single answer was ever
+        the declared classes' shares give (where a task of several stands there, in training and validation alike, the
+        accuracy may be lucky now and then), an R2 or a correlation of 0, an AUC of a half; or no single answer was ever
         right, or a rate of errors never left 1, which is what saying nothing costs, and the loss stands.
 
     Why it matters:
@@ -150,7 +152,11 @@ class LossStuck(CurveRule):
                 chance = guess if pattern.fullmatch(name) else chance
             if name in CHANCE or any(pattern.fullmatch(name) for pattern, _ in SKILL):
                 if values.max() > chance + self.unskilled:
-                    return ""
+                    blind = self._blind(run, shares) if name in CHANCE else ""
+                    if not blind or np.median(values) > chance + self.unskilled:
+                        return ""
+                    told.append(f"{name.removeprefix('metric/')} {np.median(values):.2g} in the median, {blind}")
+                    continue
                 if shares or name not in CHANCE or (values.max() <= self.hardly and self._stands(points)):
                     told.append(f"{name.removeprefix('metric/')} {values.max():.2g} at best")
             if ERRORS.fullmatch(name) and np.abs(values - 1).max() < self.unskilled and self._stands(points):
@@ -160,6 +166,27 @@ class LossStuck(CurveRule):
         if shares and single and len(losses) and losses.min() < (1 - self.least) * _entropy(shares):
             return ""
         return ", ".join(told)
+
+    def _blind(self, run: Run, shares: list[float]) -> str:
+        """The component that costs what guessing costs, in training and validation alike, in words; else nothing.
+
+        One evaluation in twenty is lucky; so many losses are not.
+        """
+        roles, guess = Roles.of(run.header), _entropy(shares) if shares else 0.0
+        for channel in run.eval.channels if guess else ():
+            name = channel.removeprefix("loss/")
+            weights = run.train.curve(f"weight/{name}")[1] if f"weight/{name}" in run.train else np.ones(1)
+            if name == channel or channel not in run.train or roles.aside(name) or not np.median(weights) > 0:
+                continue
+            held, trained = run.eval.curve(channel)[1], run.train.curve(channel)[1]
+            levels = (
+                np.array([np.median(part) for part in np.array_split(trained, 5)]) if len(trained) > 5 else held[:0]
+            )
+            every = np.concatenate([held, levels])
+            near = len(levels) and every.min() > (1 - self.least) * guess and every.max() < (1 + self.resolved) * guess
+            if near and len(held) >= self.evaluations:
+                return f"{name} costs {np.median(held):.4g} where guessing costs {guess:.4g}"
+        return ""
 
     def _stands(self, points: Points) -> bool:
         """Whether the loss hardly fell in the second half of the run, and much of it is left."""
