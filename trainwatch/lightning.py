@@ -24,8 +24,9 @@ class Callback(callbacks.Callback):
     ``path`` and ``options`` are those of :class:`trainwatch.Recorder`; config, horizon and rank are the Trainer's. A
     step is a batch, or a group of accumulated ones, after which an optimiser was stepped: Lightning's own
     ``global_step`` counts those of every optimiser. The loss is what ``training_step`` returned; what it logged by
-    ``self.log`` at this step stands beside it, ``train_loss_ce`` as ``loss/ce``. Norms are those before clipping. A stop
-    file ends the fit after the step, as an early stop does; whether that leaves a checkpoint is ``ModelCheckpoint``'s.
+    ``self.log`` at this step stands beside it, ``train_loss_ce`` as ``loss/ce``. Norms are those before clipping. A
+    stop file ends the fit after the step, as an early stop does; whether that leaves a checkpoint is
+    ``ModelCheckpoint``'s.
     """
 
     def __init__(self, path: str | os.PathLike[str], **options: Any) -> None:

@@ -40,7 +40,9 @@ class Agreement:
     """
 
     def __init__(self, processes: int) -> None:
-        self._alone, self._group, self._asked = processes <= 1, None, None
+        self._alone = processes <= 1
+        self._group: Any = None
+        self._asked: tuple[Any, Any] | None = None
         torch = sys.modules.get("torch")
         if self._alone or torch is None or not torch.distributed.is_initialized():
             return
