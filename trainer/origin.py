@@ -134,11 +134,11 @@ def _broken(run: Run, batch: Batch, at: int) -> dict[str, str]:
     return {name: broken[name] for name in live if name in broken}
 
 
-class _Trace(TorchDispatchMode):
+class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Looks at every operation: the first whose result holds a NaN, and the first before it that makes an infinity."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.phase, self.modules = "forward", list[str]()
         self.nan: Operation | None = None
         self.inf: Operation | None = None
@@ -164,7 +164,8 @@ class _Trace(TorchDispatchMode):
         if node is None:
             frames = [(frame.filename, frame.lineno, frame.name) for frame in traceback.extract_stack()]
             return Operation(name, made, self.phase, _place(frames), "".join(self.modules[-1:]), came)
-        told = "".join(node.metadata.get("traceback_") or ())  # where the forward pass made this node
+        metadata: dict[str, list[str]] = node.metadata  # type: ignore[assignment]  # torch declares a method
+        told = "".join(metadata.get("traceback_", ()))  # where the forward pass made this node
         place = _place([(file, int(line), function) for file, line, function in FRAME.findall(told)])
         return Operation(f"{name} in {node.name()}", made, "backward", place, "", came)
 
