@@ -54,9 +54,13 @@ def test_a_run_that_goes_wrong_and_ends(tmp_path, put, records, here, service, s
     path, rows = tmp_path / "logs" / "a.jsonl", records(name="na\x1b[2Jme", **here)
 
     def train():
-        for part in (rows[:60], rows[60:110], [*rows[110:], END]):
-            time.sleep(0.6)
+        for part in (rows[:60], rows[60:110]):
+            time.sleep(0.3)
             put(path, part)
+        deadline = time.monotonic() + 30
+        while not (list(sink) and service.got) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        put(path, [*rows[110:], END])
 
     trainer = threading.Thread(target=train)
     trainer.start()
