@@ -1,8 +1,8 @@
 """The command line: `python -m trainer COMMAND ...`; without a command it trains.
 
 `torchrun --nproc-per-node 2 -m trainer ...` is the same on two ranks; what is printed is rank 0's.
-Exit code 0: done, or stopped when asked to. 1: failed (a run's record says how), or a replay that parted. 2: wrong
-usage, in one sentence. 128 and the signal's number: ended by it before the loop.
+Exit code 0: done, or stopped when asked to. 1: failed (a run's record says how), or a replay that came out
+otherwise. 2: wrong usage, in one sentence. 128 and the signal's number: ended by it before the loop.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ COMMANDS = {
     "baseline": "how well dynamic programming over the spectrum graph does, without training, on test spectra",
     "evaluate": "how well a checkpoint's weights do on test spectra, by length and noise, beside that baseline",
     "generate": "a checkpoint's answers to some test spectra, beside the truth",
-    "replay": "train a run again as its record tells, and say whether every step came out the same to the last bit",
+    "replay": "train a run again as its record tells, and say whether every step came out the same to the last bit; "
+    "of one with a value that is not finite: which operation made it, in which component, of which samples",
 }
 
 

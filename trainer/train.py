@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from trainer.checkpoint import Checkpoints
     from trainer.tasks.peptide.data import Batch
+    from trainer.tasks.peptide.model import Answers
 
 
 CLOSER_EVERY = 300
@@ -120,15 +121,21 @@ def train(
             return
 
 
+def forward(run: Run, batch: Batch, at: int) -> tuple[Answers, losses.Losses]:
+    """What the model answers in step `at`, and what its losses are."""
+    smoothing = run.smoothing.at(run.readings(at, batch)[run.smoothing.clock])
+    with run.precision.autocast():
+        answers = run.wrapped(batch)
+    found: losses.Losses = run.loss(answers, batch, smoothing, run.config.loss.confidence)
+    return answers, found
+
+
 def accumulate(run: Run, batch: Batch, at: int, watch: trainwatch.Recorder) -> dict[str, Tensor]:
     """Forward and backward of one micro-batch, weighted by its share of the step's samples -> details of its losses.
 
     Ranks take the mean of their gradients, so each has its share times their number.
     """
-    smoothing = run.smoothing.at(run.readings(at, batch)[run.smoothing.clock])
-    with run.precision.autocast():
-        answers = run.wrapped(batch)
-    found: losses.Losses = run.loss(answers, batch, smoothing, run.config.loss.confidence)
+    answers, found = forward(run, batch, at)
     over, share = run.model.parameters() if looks_closer(run.step) else None, batch.micro.share
     total = watch.losses(found.components, run.running.weights(at), at=answers.at, over=over, share=share)
     run.precision.scaler.scale(total * share * run.world.size).backward()  # type: ignore[no-untyped-call]

@@ -37,6 +37,14 @@ class Tracker(GeneralTracker):
         """The Recorder; None before ``init_trackers``, and on other processes than the first."""
         return self.watch
 
+    @property
+    def should_stop(self) -> bool:
+        """Whether somebody wrote ``<run>.stop``: known to the first process alone, so tell the others.
+
+        ``if tracker.should_stop: accelerator.set_trigger()``, and on all: ``if accelerator.check_trigger(): break``.
+        """
+        return self.watch is not None and self.watch.should_stop
+
     @on_main_process
     def store_init_configuration(self, values: Mapping[str, Any]) -> None:
         """What was given to ``init_trackers(config=...)`` is the run's config."""

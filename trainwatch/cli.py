@@ -19,10 +19,12 @@ from trainwatch.engine import nearest
 from trainwatch.errors import UserError, sentence
 
 if TYPE_CHECKING:
+    from trainwatch.alerts.channels import Channel
     from trainwatch.diagnosis import Diagnosis
     from trainwatch.engine import Settings
     from trainwatch.judge import Judged
     from trainwatch.schema import Finding
+    from trainwatch.watch.board import Listener
 
 CODES = (
     "Exit codes: 0 nothing at or above --fail-on, 1 something is, 2 some path could not be judged (stderr says why)."
@@ -74,6 +76,13 @@ class FailOn(StrEnum):
     warning = "warning"
     critical = "critical"
     never = "never"
+
+
+class StopOnSeverity(StrEnum):
+    """The severity from which ``watch`` asks a run to stop."""
+
+    warning = "warning"
+    critical = "critical"
 
 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="RULE.FIELD=VALUE", help="Change a rule's threshold.")]
@@ -132,6 +141,18 @@ def watch(
         typer.Argument(metavar="[RUN|DIR]", help="A run file, or a folder of them. Default: logs/, else this folder."),
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Print what there is now, and end.")] = False,
+    notify: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL", help="Tell a service, by its apprise URL: findings from warning on, and the end."),
+    ] = None,
+    exec_: Annotated[
+        list[str] | None,
+        typer.Option("--exec", metavar="CMD", help="Run a command for the same, with JSON on its stdin; no shell."),
+    ] = None,
+    stop_on: Annotated[
+        StopOnSeverity | None,
+        typer.Option(help="Ask the run to stop when it shows a finding as grave: writes RUN.stop beside it."),
+    ] = None,
     fail_on: Annotated[FailOn, typer.Option(help="Exit with 1 from this severity on.")] = FailOn.warning,
     set_: Set = None,
     map_: Map = None,
@@ -141,10 +162,15 @@ def watch(
     It waits for a run that is not there yet, and ends with its diagnosis when the run is over. A folder is shown as a
     table of its runs, until q or Ctrl-C (130). In a pipe: one line for each new finding and each change of state.
 
+    With --notify and --exec each finding is told once when it begins, when it grows and when it is over, and so is the
+    end of a run with its root cause; three times a minute at most, what waits goes together. What was told stays told
+    for the next watch of the run, so --once may run in a cron job. A folder's runs that were over before are no news.
+
     \b
     Keys:        q ends; up, down (k, j) scroll or choose; Enter opens a run, Esc goes back
     Examples:    trainwatch watch logs/exp1.jsonl
-                 trainwatch watch logs
+                 trainwatch watch logs --notify slack://TOKEN_A/TOKEN_B/TOKEN_C
+                 trainwatch watch logs/exp1.jsonl --exec 'python page_me.py' --stop-on critical
                  trainwatch watch slurm-1234.out --once
     """
     from trainwatch import judge
@@ -153,14 +179,28 @@ def watch(
     from trainwatch.text import terminal, wording
     from trainwatch.watch import loop
 
-    target = target or _usual_folder()
+    target, chosen = target or _usual_folder(), judge.settings(set_ or ())
+    listeners = _listeners(target, [*(notify or ())], [*(exec_ or ())], stop_on)
     with channels.told(mapping.places(map_ or ())):
-        files = loop.watch(target, terminal.console(), judge.settings(set_ or ()), once=once)
+        files = loop.watch(target, terminal.console(), chosen, once=once, listeners=listeners)
     judged = [Judged(file.run, file.diagnosis) for file in files if file.run and file.diagnosis]
     unread = [file.error for file in files if file.error]
     unread += [] if files else [f"{target}: holds no run file yet; name the folder that a training writes into."]
     broken = _complain([*unread, *(wording.broke(item.diagnosis) for item in judged if item.diagnosis.failed)])
     raise typer.Exit(2 if broken or not judged else int(_fails(judged, fail_on)))
+
+
+def _listeners(target: Path, urls: list[str], commands: list[str], stop_on: StopOnSeverity | None) -> list[Listener]:
+    """Who is told of the watched runs. Raises UserError for what cannot be: before the watching begins."""
+    from trainwatch.alerts.channels import Command, Notification
+    from trainwatch.alerts.receivers import Receivers
+    from trainwatch.alerts.stopping import StopOn
+
+    if stop_on and target.is_dir():
+        raise UserError(f"--stop-on takes one run, and {target} is a folder; name the run's file.")
+    channels: list[Channel] = [*map(Notification, urls), *map(Command, commands)]
+    told: list[Listener] = [Receivers(channels, quiet=target.is_dir())] if channels else []
+    return told + ([StopOn(stop_on.value)] if stop_on else [])
 
 
 @app.command(epilog=CODES, short_help="Diagnose runs: root cause, evidence, cure.")

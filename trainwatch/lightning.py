@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import callbacks
 
-from trainwatch.recorder.guests import guarded
+from trainwatch.recorder.guests import Agreement, agreed_end, guarded
 from trainwatch.recorder.naming import by_split, of_training
 from trainwatch.recorder.recorder import Recorder
 
@@ -24,7 +24,9 @@ class Callback(callbacks.Callback):
     ``path`` and ``options`` are those of :class:`trainwatch.Recorder`; config, horizon and rank are the Trainer's. A
     step is a batch, or a group of accumulated ones, after which an optimiser was stepped: Lightning's own
     ``global_step`` counts those of every optimiser. The loss is what ``training_step`` returned; what it logged by
-    ``self.log`` at this step stands beside it, ``train_loss_ce`` as ``loss/ce``. Norms are those before clipping.
+    ``self.log`` at this step stands beside it, ``train_loss_ce`` as ``loss/ce``. Norms are those before clipping. A
+    stop file ends the fit after the step, as an early stop does; whether that leaves a checkpoint is
+    ``ModelCheckpoint``'s.
     """
 
     def __init__(self, path: str | os.PathLike[str], **options: Any) -> None:
@@ -33,6 +35,7 @@ class Callback(callbacks.Callback):
         self.steps = 0  # of the run; a checkpoint keeps them
         self._loss: Tensor | None = None  # of the micro-batches of this step
         self._stepped = False  # whether an optimiser was
+        self._agreement = Agreement(1)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint of Lightning keeps of the recording."""
@@ -53,6 +56,7 @@ class Callback(callbacks.Callback):
         optimizers = {str(i): getattr(one, "optimizer", one) for i, one in enumerate(trainer.optimizers)}
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         self.watch.attach(pl_module, optimizers if several else next(iter(optimizers.values()), None), scaler)
+        self._agreement = Agreement(trainer.world_size)
 
     @guarded
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -68,6 +72,7 @@ class Callback(callbacks.Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """A micro-batch; a row, if an optimiser was stepped after it."""
+        self._heed(trainer)
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if loss is not None:
             self._loss = loss.detach() if self._loss is None else self._loss + loss.detach()
@@ -76,6 +81,12 @@ class Callback(callbacks.Callback):
             self.watch.step()
             self.steps = self.watch.steps
             self._loss, self._stepped = None, False
+
+    @guarded
+    def _heed(self, trainer: Trainer) -> None:
+        """A stop file, if there is one."""
+        if self._stepped and self.watch is not None and self._agreement.reached(self.watch.should_stop):
+            trainer.should_stop = True
 
     def _row(self, trainer: Trainer, batch_idx: int) -> dict[str, Any]:
         """Lightning divides each micro-batch's loss by their number, so that the sum is the mean."""
@@ -112,8 +123,8 @@ class Callback(callbacks.Callback):
         """The fit is done, by its horizon or by an early stop."""
         if self.watch is not None:
             total = self.watch.total_steps
-            early = trainer.should_stop and total is not None and self.steps < total
-            self.watch.close("stopped" if early else "finished", "the Trainer was told to stop" if early else None)
+            early = trainer.should_stop and (total is None or self.steps < total)
+            self.watch.close(**agreed_end(self.watch, early))
             self.watch = None
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from trainwatch.recorder.guests import guarded
+from trainwatch.recorder.guests import Agreement, agreed_end, guarded
 from trainwatch.recorder.naming import of_training
 from trainwatch.recorder.recorder import Recorder
 
@@ -35,7 +35,8 @@ class Callback(TrainerCallback):
     loss is that of the model's outputs, in nats as the model gives it: the mean of the micro-batches, or their sum
     where the model was told the items of the whole batch. Where the Trainer computes the loss from the outputs itself
     (label smoothing, ``compute_loss_func``), only its log has it, and it is taken from there. The gradient's norm
-    before clipping is in the log, too: at every step with ``logging_steps=1``.
+    before clipping is in the log, too: at every step with ``logging_steps=1``. A stop file ends the training after the
+    step, with a checkpoint.
     """
 
     def __init__(self, path: str | os.PathLike[str], **options: Any) -> None:
@@ -45,6 +46,7 @@ class Callback(TrainerCallback):
         self._summed = False  # whether the micro-batches' losses are parts of a sum
         self._open = False  # whether a step is complete whose row waits for the Trainer's log
         self._hooks: list[Any] = []
+        self._agreement = Agreement(1)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any
@@ -61,6 +63,7 @@ class Callback(TrainerCallback):
             parts["model"], getattr(optimizer, "optimizer", optimizer), getattr(optimizer, "scaler", None)
         )
         self._hooks = [parts["model"].register_forward_hook(self._see, with_kwargs=True)]
+        self._agreement = Agreement(args.world_size)
 
     @guarded
     def _see(self, model: nn.Module, _: Any, told: Mapping[str, Any], outputs: Any) -> None:
@@ -81,6 +84,7 @@ class Callback(TrainerCallback):
         """An optimiser step was attempted; if the Trainer is about to log it, the row waits for that."""
         if self.watch is None:
             return
+        self._heed(control)
         self.watch.steps = state.global_step - 1
         row: dict[str, Any] = {} if state.epoch is None else {"epoch": state.epoch}
         if self._losses:
@@ -91,6 +95,12 @@ class Callback(TrainerCallback):
         self._open = True
         if not control.should_log:
             self._flush()
+
+    @guarded
+    def _heed(self, control: TrainerControl) -> None:
+        """A stop file, if there is one."""
+        if self.watch is not None and self._agreement.reached(self.watch.should_stop):
+            control.should_training_stop = control.should_save = True
 
     @guarded
     def on_log(
@@ -135,8 +145,7 @@ class Callback(TrainerCallback):
         for hook in self._hooks:
             hook.remove()
         if self.watch is not None:
-            early = state.global_step < state.max_steps
-            self.watch.close("stopped" if early else "finished", "the Trainer was told to stop" if early else None)
+            self.watch.close(**agreed_end(self.watch, state.global_step < state.max_steps))
         self._hooks, self.watch = [], None
 
     def _flush(self) -> None:

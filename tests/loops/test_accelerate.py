@@ -62,6 +62,26 @@ def test_calls_for_one_step_are_one_row(tmp_path, recorded, numbered):
     assert recorded(tmp_path / "run.jsonl", "end")[0]["status"] == "finished"
 
 
+def test_a_stop_file_is_a_trigger(tmp_path, recorded, ask_to_stop):
+    """As Accelerate has it: one process sets it, all of them see it."""
+    accelerator = Accelerator(cpu=True, log_with=Tracker(tmp_path / "run.jsonl"))
+    accelerator.init_trackers("a project")
+    tracker, steps = accelerator.get_tracker("trainwatch"), 0
+    for step in range(1, 7):
+        accelerator.log({"train_loss": 1.0}, step=step)
+        if step == 3:
+            ask_to_stop(tracker.watch)
+        if tracker.should_stop:
+            accelerator.set_trigger()
+        if accelerator.check_trigger():
+            break
+        steps += 1
+    accelerator.end_training()
+    assert steps == 2
+    (end,) = recorded(tmp_path / "run.jsonl", "end")
+    assert (end["status"], end["reason"]) == ("stopped", "stop file")
+
+
 @pytest.mark.parametrize("late", [True, False])
 def test_norms_and_rates_for_who_asks(tmp_path, recorded, late):
     fit(tmp_path / "run.jsonl", attach=True, late=late)

@@ -158,6 +158,18 @@ def test_an_early_stop_is_told(tmp_path, recorded):
     assert (end["status"], end["step"]) == ("stopped", 8)
 
 
+def test_a_stop_file_ends_it(tmp_path, recorded, ask_to_stop):
+    class Asks(Net):
+        def training_step(self, batch):
+            if len(self.seen) == 6:
+                ask_to_stop(self.trainer.callbacks[0].watch)
+            return super().training_step(batch)
+
+    fit(tmp_path, Asks(), max_epochs=5)
+    (end,) = recorded(tmp_path / "run.jsonl", "end")
+    assert (end["status"], end["reason"], end["step"]) == ("stopped", "stop file", 4)
+
+
 def test_two_ranks_are_one_run(tmp_path):
     lines = ["import sys, pathlib", f"sys.path.insert(0, {str(Path(__file__).parent)!r})", "import test_lightning"]
     call = f"test_lightning.fit(pathlib.Path({str(tmp_path)!r}), devices=2, strategy='ddp')"

@@ -139,6 +139,27 @@ def test_an_early_stop_is_told(tmp_path, recorded):
     assert (end["status"], end["step"]) == ("stopped", 4)
 
 
+def test_a_stop_file_ends_it_with_a_checkpoint(tmp_path, recorded, ask_to_stop):
+    class Asks(Callback):
+        def on_step_begin(self, args, state, control, **parts):
+            super().on_step_begin(args, state, control, **parts)
+            if state.global_step == 2:
+                ask_to_stop(self.watch)
+
+    trainer = Trainer(
+        Net(),
+        TrainingArguments(str(tmp_path / "out"), max_steps=8, save_steps=100, report_to=[]),
+        train_dataset=examples(),
+        callbacks=[Asks(tmp_path / "run.jsonl")],
+    )
+    trainer.train()
+    (end,) = recorded(tmp_path / "run.jsonl", "end")
+    assert (end["status"], end["reason"], end["step"]) == ("stopped", "stop file", 3)
+    assert [row["step"] for row in recorded(tmp_path / "run.jsonl", "checkpoint")] == [3]
+    assert (tmp_path / "out" / "checkpoint-3").is_dir()
+    assert trainwatch.read(tmp_path / "run.jsonl").status() == "stopped"
+
+
 def test_named_evaluation_sets_are_splits(tmp_path, recorded):
     trainer = Trainer(
         Net(),

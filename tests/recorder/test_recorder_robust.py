@@ -99,7 +99,7 @@ def test_a_full_disk_has_no_heartbeats_and_one_deadline(tmp_path, monkeypatch, c
 
 def test_the_stop_file_of_a_name_with_dots(tmp_path):
     with trainwatch.Recorder(tmp_path / "exp.v2.jsonl") as watch:
-        assert watch._sink._stop == tmp_path / "exp.v2.stop"
+        assert watch._sink._stop.path == tmp_path / "exp.v2.stop"
 
 
 def test_a_device_that_cannot_be_read_keeps_the_row(tmp_path, records, monkeypatch):

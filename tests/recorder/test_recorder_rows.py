@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import time
 from pathlib import Path
 
@@ -174,8 +175,6 @@ def test_should_stop_sees_a_new_stop_file_only(tmp_path, records, monkeypatch):
     monkeypatch.setattr(sink, "STOP_POLL", 0.01)
     stop = tmp_path / "run.stop"
     stop.touch()
-    import os
-
     os.utime(stop, (1, 1))
     with trainwatch.Recorder(tmp_path / "run.jsonl", total_steps=10) as watch:
         time.sleep(0.15)
@@ -189,6 +188,63 @@ def test_should_stop_sees_a_new_stop_file_only(tmp_path, records, monkeypatch):
     *_, event, _, end = records(watch.path)
     assert (event["event"], event["action"]) == ("intervention", "stop")
     assert (end["status"], end["reason"]) == ("stopped", "stop file")
+
+
+def stopped_by(path, content, seconds=5.0):
+    """A run beside which this is put as a stop file: its records, once it was seen or the time is over."""
+    with trainwatch.Recorder(path, total_steps=10) as watch:
+        own = json.loads(path.read_text().splitlines()[0])["id"]
+        said = content(own) if callable(content) else content
+        written = path.with_suffix(".written")
+        written.write_text(said if isinstance(said, str) else json.dumps(said))
+        written.replace(path.with_suffix(".stop"))
+        deadline = time.monotonic() + seconds
+        while not watch.should_stop and time.monotonic() < deadline:
+            time.sleep(0.01)
+        watch.step()
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+FOUND = {"rule": "non-finite-loss", "subject": "component:mass", "first_step": 7, "message": "It became NaN."}
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("", {"by": "a stop file"}),
+        ("enough for today\n", {"by": "a stop file", "why": "enough for today"}),
+        ("[1, 2", {"by": "a stop file", "why": "[1, 2"}),
+        ({"by": "me", "finding": "odd"}, {"by": "me", "why": ""}),
+        (
+            lambda own: {"by": "a watch", "id": own, "finding": FOUND},
+            {"by": "a watch", "why": "It became NaN.", "rule": "non-finite-loss", "first_step": 7},
+        ),
+    ],
+)
+def test_a_stop_file_says_who_asks_and_why(tmp_path, monkeypatch, content, told):
+    monkeypatch.setattr(sink, "STOP_POLL", 0.01)
+    records = stopped_by(tmp_path / "run.jsonl", content)
+    (event,) = (row for row in records if row.get("event") == "intervention")
+    assert event | told == event
+    assert records[-1]["reason"] == "stop file"
+
+
+def test_a_stop_file_for_another_run_is_not_for_this_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(sink, "STOP_POLL", 0.01)
+    records = stopped_by(tmp_path / "run.jsonl", {"id": "another", "finding": FOUND}, 0.3)
+    assert not [row for row in records if row.get("event") == "intervention"]
+    assert records[-1]["status"] == "finished"
+
+
+def test_a_stop_file_from_the_future_that_was_there_before_stops_nothing(tmp_path, monkeypatch):
+    """The clock of a file server may be ahead of ours."""
+    monkeypatch.setattr(sink, "STOP_POLL", 0.01)
+    stop = tmp_path / "run.stop"
+    stop.touch()
+    os.utime(stop, (2e9, 2e9))
+    with trainwatch.Recorder(tmp_path / "run.jsonl") as watch:
+        time.sleep(0.15)
+        assert not watch.should_stop
 
 
 def test_disabled_costs_and_writes_nothing(tmp_path, capsys):

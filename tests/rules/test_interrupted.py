@@ -60,3 +60,20 @@ def test_a_resume_makes_it_history(play, step_rows, judge):
     play([{"kind": "run", "id": "r", "resumed_from": 50, "total_steps": 100}, *step_rows(50, first=51)], run)
     (found,) = judge(play([{"kind": "end", "status": "finished"}], run), RULE)
     assert found.state == "over"
+
+
+ASKED = {"kind": "event", "event": "intervention", "action": "stop", "by": "trainwatch watch --stop-on critical"}
+
+
+def test_who_wrote_the_stop_file_and_why(play, step_rows, judge):
+    """And no checkpoint is praised that came after what it was stopped for."""
+    head, *rows = [{"kind": "run", "id": "r", "total_steps": 100}, *step_rows(60)]
+    asked = ASKED | {"why": "The loss became NaN at step 40.", "first_step": 40}
+    end = {"kind": "end", "status": "stopped", "reason": "stop file", "step": 60}
+    (found,) = judge(play([head, *rows, asked, {"kind": "checkpoint", "step": 60, "path": "x.pt"}, end]), RULE)
+    assert found.severity == "info"
+    assert found.message == (
+        "The run was stopped by trainwatch watch --stop-on critical at step 60 of 100; the last checkpoint is of "
+        "step 60: nothing is lost. The reason given: The loss became NaN at step 40."
+    )
+    assert found.advice == "Resume it from a checkpoint before step 40, once the reason is mended."

@@ -1,8 +1,10 @@
 """Whole runs, small: what they record, how they stop, what faults do."""
 
+import json
 import math
 import os
 import signal
+import time
 
 import pytest
 import torch
@@ -119,6 +121,29 @@ def test_a_stop_file_stops_cleanly(trained, monkeypatch):
     monkeypatch.setattr(train.trainwatch.Recorder, "should_stop", property(lambda recorder: recorder.steps >= 2))
     outcome, records = trained(steps=5)
     assert (outcome.step, records[-1]["status"]) == (2, "stopped")
+
+
+def test_a_watch_that_asks_it_to_stop_is_told_of_in_the_record(trained, monkeypatch):
+    """A real stop file, with the finding inside, seen by the writer's thread."""
+    note, asked = train.note, {"by": "trainwatch watch --stop-on critical", "finding": {"rule": "r", "message": "why"}}
+
+    def ask(run, batch, at, watch):
+        note(run, batch, at, watch)
+        if run.step == 2:
+            watch.path.with_suffix(".written").write_text(json.dumps(asked))
+            watch.path.with_suffix(".written").replace(watch.path.with_suffix(".stop"))
+            deadline = time.monotonic() + 20
+            while not watch.should_stop and time.monotonic() < deadline:
+                time.sleep(0.02)
+
+    monkeypatch.setattr(train, "note", ask)
+    outcome, records = trained(steps=5)
+    assert (outcome.step, outcome.stopped, records[-1]["status"]) == (2, "stop file", "stopped")
+    (event,) = (row for row in records if row.get("event") == "intervention")
+    assert (event["by"], event["why"], event["rule"]) == (asked["by"], "why", "r")
+    assert any(row["kind"] == "checkpoint" and row["step"] == 2 for row in records)
+    again, _ = trained(resume="auto", steps=5)  # the file still lies there, and was for the process before
+    assert (again.step, again.stopped) == (5, "")
 
 
 def test_exit_codes(settings, capfd, monkeypatch):

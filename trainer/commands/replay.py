@@ -1,4 +1,8 @@
-"""`python -m trainer replay RUN`: train a run again as its record tells, and compare the two row by row."""
+"""`python -m trainer replay RUN`: train a run again as its record tells, and compare the two row by row.
+
+A run that has a value that is not finite is not compared, unless `--to` or `--from` ask for it: it is taken up to that
+step, and what made the value is named.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +17,11 @@ import trainwatch
 from trainer import train
 from trainer.checkpoint import Checkpoints
 from trainer.config import Config, UsageError
+from trainer.feed import needed_lengths, prepare_data, stream
 from trainer.loading import again
-from trainer.resume import differing, folder_of
+from trainer.origin import Origin, origin
+from trainer.resume import differing, folder_of, restore
+from trainer.run import build
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -45,6 +52,8 @@ def main(asked: Namespace) -> int:
     told = _read(path)
     if told.last_step is None:
         raise UsageError(f"{path} has no step that a replay could be compared with; name another record")
+    if not (asked.to or asked.begin) and (broken := _first_broken(told)):
+        return _explain(told, path, asked.settings, *broken)
     before = _config(told, path, asked.settings)
     config = _config(told, path, [*asked.settings, f"name={path.stem}-replay", f"logs={path.parent}"])
     last = min(asked.to or told.last_step, told.last_step)
@@ -57,6 +66,84 @@ def main(asked: Namespace) -> int:
         for name in _elsewhere(told, replayed):
             print(f"its {name} was another one: see the first line of both records", file=sys.stderr)
     return int(bool(found.channel) or not found.steps)
+
+
+def _first_broken(told: trainwatch.Run) -> tuple[int, list[str]] | None:
+    """The first step whose loss, gradient, input or weights were not finite, and in which channels.
+
+    A step that the gradient scaler skipped is its search for a scale.
+    """
+    live = told.train.live & ~(told.train["amp/skipped"] == 1.0)
+    bad = {}
+    for name in told.train.channels:
+        if name in ("bad/input", "bad/weights"):
+            bad[name] = live & (told.train[name] > 0)
+        elif name in ("loss", "grad_norm") or name.startswith(("loss/", "grad_norm/")):
+            bad[name] = live & (told.train.codes(name) > 0)
+    rows = [int(np.flatnonzero(where)[0]) for where in bad.values() if where.any()]
+    if not rows:
+        return None
+    row = min(rows, key=lambda one: int(told.train.step[one]))
+    return int(told.train.step[row]), [name for name, where in bad.items() if where[row]]
+
+
+def _explain(told: trainwatch.Run, path: Path, settings: list[str], step: int, channels: list[str]) -> int:
+    """Go on to the step before, then look at everything in that step. 0: it was explained; 1: it came out finite."""
+    before = _config(told, path, settings)
+    config = _config(told, path, [*settings, f"name={path.stem}-replay", f"logs={path.parent}"])
+    there = Checkpoints(folder_of(before, path), before.checkpoint.keep).steps()
+    begin = max((at for at in there if at < step), default=0)
+    state, beside = str(there.get(begin, "")), ""
+    if begin < step - 1:
+        outcome = train.main(config, resume=state, last=step - 1)
+        state = str(folder_of(config, outcome.path) / f"step_{step - 1:08d}.pt")
+        beside = _sentence(compare(told, _read(outcome.path)), outcome.path)
+    run = build(config)
+    restore(run, state)
+    found = origin(run, stream(run, prepare_data(config, needed_lengths(config))))
+    print("\n".join(_block(found, step, channels, begin, beside)))
+    return int(not found.found)
+
+
+def _block(found: Origin, step: int, channels: list[str], begin: int, beside: str) -> list[str]:
+    """What was found, a line each."""
+    since = f"the checkpoint of step {begin:,}" if begin else "the start"
+    since += ": no checkpoint before it is left" if not begin and step > 1 else ""
+    lines = [f"first not finite: step {step:,} ({_some(channels, 4)})", f"replayed from:    {since}"]
+    lines += [f"up to there:      {beside}"] if beside else []
+    if not found.found:
+        return [*lines, "this time:        finite; the run is not deterministic, or was trained elsewhere"]
+    if found.weights:
+        lines.append(f"weights before:   {_some(found.weights)} not finite: the step before broke them")
+    for name, count in found.inputs.items():
+        lines.append(f"input:            {count:,} values of {name} not finite, as the loader gave them")
+    lines += _operation(found)
+    components = [f"{name} (its {what})" for name, what in found.components.items()]
+    lines += [f"component:        {', '.join(components)}"] if components else []
+    if found.samples:
+        few = f"{len(found.samples):,} of the {found.looked:,} in its batch"
+        lines.append(f"samples:          {_some([f'{one:,}' for one in found.samples])} ({few}, each by itself)")
+    elif found.looked:
+        lines.append(f"samples:          none of the {found.looked:,} in its batch by itself: their sum, or the update")
+    return lines
+
+
+def _operation(found: Origin) -> list[str]:
+    made = found.operation
+    if made is None:
+        return []
+    where = [f"in {made.module}" if made.module else "", made.place]
+    given = f"; it was given {made.given}" if made.given else ""
+    said = f"operation:        {made.name} made {made.made} ({made.phase}{given})"
+    lines = [said, *([f"  at:             {', '.join(filter(None, where))}"] if any(where) else [])]
+    if found.infinity:
+        source = found.infinity
+        lines.append(f"  the inf is of:  {source.name} ({source.phase}), {source.place}")
+    return lines
+
+
+def _some(names: list[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def _read(path: Path) -> trainwatch.Run:

@@ -16,6 +16,7 @@ from trainwatch.recorder import exits, file, header
 from trainwatch.recorder.plain import brief, message, scrub
 from trainwatch.recorder.rows import Record, Rows
 from trainwatch.recorder.sink import Sink, encode
+from trainwatch.recorder.stopfile import StopFile
 from trainwatch.recorder.timing import Stopwatch
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ class Journal:
         file.write(at, encode({**head, **identity, **header.environment(*place), **declared, **resumed}))
         stages = (declared.get("curriculum_running") or declared.get("curriculum") or {}).get("stages", [])
         rows = Rows(self._say, stages, at.applied)
-        self._sink = Sink(at.fd, rows, self._say, self._pulse, at.stem.with_name(f"{at.stem.name}.stop"), durable)
+        stop = StopFile(at.stem.with_name(f"{at.stem.name}.stop"), at.id)
+        self._sink = Sink(at.fd, rows, self._say, self._pulse, stop, durable)
         self._enabled = True
         exits.register(self)
         if not self._rank:

@@ -13,13 +13,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import orjson
 
 from trainwatch.recorder.plain import brief, plain
 from trainwatch.recorder.rows import SKIPS, Record, Rows, Say
+from trainwatch.recorder.stopfile import StopFile
 
 POLL = 0.03  # s between two looks at the queue: what a reader waits, and what a SIGKILL may cost
 HEARTBEAT = 10.0  # s without a line after which a heartbeat is written
@@ -48,10 +48,10 @@ class Sink:
     """Takes records from the loop, writes their rows to an open file."""
 
     def __init__(
-        self, fd: int, rows: Rows, say: Say, pulse: Callable[[], dict[str, Any]], stop: Path, durable: bool
+        self, fd: int, rows: Rows, say: Say, pulse: Callable[[], dict[str, Any]], stop: StopFile, durable: bool
     ) -> None:
         self._fd, self._rows, self._say, self._pulse, self._durable = fd, rows, say, pulse, durable
-        self._stop, self._born, self.should_stop = stop, time.time(), False
+        self._stop, self.should_stop = stop, False
         self._queue: deque[Record] = deque()
         self._unwritten = b""
         self._lost, self._retry = 0, 0.0
@@ -203,13 +203,7 @@ class Sink:
                     self._write(encode(self._pulse()))
         if now - self._last_look >= STOP_POLL:
             self._last_look = now
-            if not self.should_stop and self._stop_asked():
+            asked = None if self.should_stop else self._stop.asked()
+            if asked is not None:
                 self.should_stop = True
-                self._say("stop", f"{self._stop} asks the run to stop", event="intervention", action="stop")
-
-    def _stop_asked(self) -> bool:
-        """Whether a stop file was put there since we began; an older one was meant for the process before."""
-        try:
-            return self._stop.stat().st_mtime >= self._born - 0.05
-        except OSError:
-            return False
+                self._say("stop", f"{self._stop.path} asks the run to stop", "intervention", action="stop", **asked)

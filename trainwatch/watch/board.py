@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 from rich.console import Console
 from rich.text import Text
 
+from trainwatch.diagnosis import Diagnosis
 from trainwatch.engine import Settings
 from trainwatch.following import SCAN_LIMIT, Folder, Followed
+from trainwatch.run import Run
 from trainwatch.schema import Finding
 from trainwatch.watch import charts, frame
 from trainwatch.watch.frame import Key, Looks
@@ -33,12 +37,27 @@ class Change:
     finding: Finding | None = None
 
 
+class Listener(Protocol):
+    """Who is told of every run as it changes: alerts, and the request that it stop."""
+
+    @property
+    def notices(self) -> list[str]:
+        """What the view should say of it."""
+
+    def look(self, run: Run, said: Diagnosis, ended: bool) -> None:
+        """A run has changed; ``ended``: nothing more is expected of it."""
+
+    def close(self, patience: float) -> None:
+        """The watching ends; wait so many seconds at most."""
+
+
 @dataclass
 class Board:
     """A run file, or a folder of them, as it is watched."""
 
     target: Path
     settings: Settings | None = None
+    listeners: Sequence[Listener] = ()
     files: dict[str, Followed] = field(default_factory=dict)
     opened: str | None = None  # of a folder's runs, the one that fills the window
     chosen: str | None = None  # by the arrow keys
@@ -50,6 +69,7 @@ class Board:
     _lived: set[str] = field(default_factory=set)  # what was seen to run
     _fresh: dict[str, dict[Key, float]] = field(default_factory=dict)
     _drawn: dict[str, tuple[tuple[int, int], list[Text]]] = field(default_factory=dict)
+    _heard: dict[str, tuple[int, bool]] = field(default_factory=dict)  # what the listeners know of each run
 
     def __post_init__(self) -> None:
         self._folder = Folder(self.target)
@@ -84,7 +104,24 @@ class Board:
             key = self._due.popleft()
             if key in self.files and self.files[key].look(last=last):
                 changes += self._changes(key, self.files[key])
+            self._tell(key)
         return changes
+
+    def _tell(self, key: str) -> None:
+        """Let the listeners look at a run that has changed, or has ended by its silence."""
+        file = self.files.get(key)
+        if file is None or file.run is None or file.diagnosis is None:
+            return
+        known = file.version, self._ended(key, file)
+        if self._heard.get(key) != known:
+            self._heard[key] = known
+            for listener in self.listeners:
+                listener.look(file.run, file.diagnosis, known[1])
+
+    @property
+    def notices(self) -> list[str]:
+        """What the listeners have to say."""
+        return [said for listener in self.listeners for said in listener.notices]
 
     def conclude(self) -> list[Change]:
         """Look at everything for the last time: what stands after the last newline counts as well."""

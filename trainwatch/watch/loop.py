@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from trainwatch.text import terminal, wording
 from trainwatch.text.terminal import WIDEST
 from trainwatch.text.wording import clean
 from trainwatch.watch import charts, frame
-from trainwatch.watch.board import Board, Change
+from trainwatch.watch.board import Board, Change, Listener
 from trainwatch.watch.keys import Keys
 
 POLL, SLOWEST = 0.5, 5.0  # seconds between two looks: the shortest, and the longest where a look is dear
@@ -28,17 +28,21 @@ MOST_OF_A_CORE = 0.05  # that looking and drawing may take: what is dear is done
 KEY_SECONDS = 0.25  # so soon a change of the window's size is seen
 FIRST_LOOK = 0.4  # seconds that the window waits for: a small file needs no word that it is read
 LOOK_SECONDS = 0.02  # within which most looks are done
+LAST_MESSAGES = 10.0  # seconds that the end waits for what is still on its way to a receiver
+NOTICES = 3  # lines of what the listeners have to say
 CLOCK = 1.0  # seconds between two frames while nothing changes but ages
 
 
-def watch(target: Path, out: Console, settings: Settings, *, once: bool = False) -> list[Followed]:
+def watch(
+    target: Path, out: Console, settings: Settings, *, once: bool = False, listeners: Sequence[Listener] = ()
+) -> list[Followed]:
     """Watch a run file until its run is over, or a folder until a key ends it; returns what was watched.
 
     What stood on the screen at the end is printed. Raises KeyboardInterrupt for Ctrl-C and for SIGTERM.
     """
-    board = Board(target if target.is_dir() else _rank_zero(target), settings)
+    board = Board(target if target.is_dir() else _rank_zero(target), settings, listeners)
     screen = out.file.isatty() and not out.is_dumb_terminal
-    with terminated_as_interrupted():
+    with terminated_as_interrupted(), _heard(board):
         if screen and not once:
             _on_screen(board, out)
         elif not once:
@@ -46,7 +50,23 @@ def watch(target: Path, out: Console, settings: Settings, *, once: bool = False)
         if once or board.single:
             board.conclude()
     _last_words(board, out, numbers=once or screen)
+    for said in board.notices if once or screen else ():
+        terminal.write(out, Text(clean(said), style="dim"))
     return list(board.files.values())
+
+
+@contextmanager
+def _heard(board: Board) -> Iterator[None]:
+    """At the end, however it comes, what is on its way to somebody is waited for; by who presses Ctrl-C, not long."""
+    patience = LAST_MESSAGES
+    try:
+        yield
+    except KeyboardInterrupt:
+        patience = LAST_MESSAGES / 5
+        raise
+    finally:
+        for listener in board.listeners:
+            listener.close(patience)
 
 
 def _rank_zero(path: Path) -> Path:
@@ -57,15 +77,26 @@ def _rank_zero(path: Path) -> Path:
 def _as_lines(board: Board, out: Console) -> None:
     """A line for each change, as it happens: for a pipe, a log, a terminal that can do no more."""
     waits, pace = False, _Pace()
+    noticed: list[str] = []
     while not board.over:
         pace.begin()
         for change in board.look():
             _print_line(out, change)
+        noticed = _print_notices(board, out, noticed)
         if not waits and not board.reading and all(file.run is None for file in board.files.values()):
             waits = True
             _print_waiting(board, out)
         if not board.over:
             time.sleep(0.0 if board.reading else pace.rest())
+
+
+def _print_notices(board: Board, out: Console, before: list[str]) -> list[str]:
+    """What the listeners say that they did not say before; returns all of it."""
+    for said in board.notices:
+        if said not in before:
+            terminal.write(out, Text(f"{_clock()}  {clean(said)}"))
+            out.file.flush()
+    return list(dict.fromkeys([*before, *board.notices]))
 
 
 def _print_waiting(board: Board, out: Console) -> None:
@@ -168,7 +199,8 @@ def _on_screen(board: Board, out: Console) -> None:
             looked = look is not None and look.settled(0.0 if shown is None else LOOK_SECONDS)
             look = None if looked else look
             if look is None and (_state(board, out) != shown or time.monotonic() - drawn >= CLOCK):
-                show([*board.lines(out, out.height - 1), _hints(board, keys.heard)])
+                told = _notices(board, out)
+                show([*board.lines(out, out.height - 1 - len(told)), *told, _hints(board, keys.heard)])
                 shown, drawn = _state(board, out), time.monotonic()
             if looked:
                 due = 0.0 if board.reading else time.monotonic() + pace.rest()
@@ -187,7 +219,15 @@ def _on_screen(board: Board, out: Console) -> None:
 def _state(board: Board, out: Console) -> tuple[object, ...]:
     """What a frame depends on, the clock aside."""
     versions = sum(file.version for file in board.files.values())
-    return versions, len(board.files), out.size, board.opened, board.chosen, board.scroll
+    return versions, len(board.files), out.size, board.opened, board.chosen, board.scroll, *board.notices
+
+
+def _notices(board: Board, out: Console) -> list[Text]:
+    """What the listeners have to say, in a line each; the newest few."""
+    lines = [Text(clean(said), style="bold yellow") for said in board.notices[-NOTICES:]]
+    for line in lines:
+        line.truncate(out.width, overflow="ellipsis")
+    return lines
 
 
 def _hints(board: Board, heard: bool) -> Text:

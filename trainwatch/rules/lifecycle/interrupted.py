@@ -29,7 +29,7 @@ class Interrupted(Rule):
 
     What it sees:
         An `end` record that says *stopped*, before the planned steps were taken: by Ctrl-C, by a signal, by a stop
-        file, or because the program left its loop. It tells what the checkpoints hold.
+        file (then who wrote it, and why), or because the program left its loop. It tells what the checkpoints hold.
 
     Why it matters:
         Nothing is broken. What matters is what is lost if it goes on: the steps since the last checkpoint.
@@ -50,6 +50,7 @@ class Interrupted(Rule):
     _step: int = field(default=0, init=False)
     _total: int | None = field(default=None, init=False)
     _checkpoint: int | None = field(default=None, init=False)
+    _asked: Event = field(default_factory=dict, init=False)
 
     def start(self, header: Header) -> Findings:
         """A process that resumed has the checkpoint that it came from."""
@@ -67,6 +68,8 @@ class Interrupted(Rule):
         step = number(event.get("step"))
         if event.get("kind") == "checkpoint" and step is not None:
             self._checkpoint = int(step)
+        elif event.get("event") == "intervention" and event.get("action") == "stop":
+            self._asked = event
         early = 0 < self._step < (self._total or math.inf)
         if event.get("kind") == "end" and event.get("status") == "stopped" and early:
             yield from self._stopped(text(event.get("reason")) or "")
@@ -75,6 +78,9 @@ class Interrupted(Rule):
         who = next((said for pattern, said in WHO if re.search(pattern, reason, re.IGNORECASE)), None)
         if who is None:
             return  # by plan: early stopping, a limit
+        by, why = (text(self._asked.get(name)) or "" for name in ("by", "why"))
+        if by and "stop file" in reason:
+            who = f"by {by[:200]}"
         of = f" of {self._total:,}" if self._total else ""
         known = self._checkpoint is not None
         lost = self._step - (self._checkpoint or 0)
@@ -84,7 +90,17 @@ class Interrupted(Rule):
             "run",
             (self._step, self._step),
             f"The run was stopped {who} at step {self._step:,}{of}; {saved}: "
-            f"{f'{lost:,} steps are lost' if lost > 0 else 'nothing is lost'}.",
+            f"{f'{lost:,} steps are lost' if lost > 0 else 'nothing is lost'}."
+            + (f" The reason given: {why[:300]}" if why and by else ""),
             evidence={"step": self._step, "lost_steps": max(lost, 0), "reason": reason[:200]},
-            advice=f"Resume it from the checkpoint of step {self._checkpoint:,}." if known else "Write checkpoints.",
+            advice=self._advice(),
         )
+
+    def _advice(self) -> str:
+        """Where to go on; what was saved after the step for which somebody had it stopped may be sick."""
+        since = number(self._asked.get("first_step"))
+        if self._checkpoint is None:
+            return "Write checkpoints."
+        if since is not None and since <= self._checkpoint:
+            return f"Resume it from a checkpoint before step {int(since):,}, once the reason is mended."
+        return f"Resume it from the checkpoint of step {self._checkpoint:,}."
