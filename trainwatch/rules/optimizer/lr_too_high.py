@@ -36,8 +36,8 @@ class LrTooHigh(Rule):
         above its first value and more, or at a tenth above it, or was back there from a quarter below, and then stood
         still, at more than half of it, for the rest of the run. Or all weights together, two and a half times as large
         in the next sample and by a fiftieth a step, where more than half of the loss is left at the end; or one update
-        that is longer than all weights together, and a loss at ten times its first before the next sample. Where the goal itself moves (rewards, adversaries) it
-        is an info, unless the weights grew so.
+        that is longer than all weights together, and a loss at ten times its first before the next sample. Where the
+        goal itself moves (rewards, adversaries) it is an info, unless the weights grew so.
 
     Why it matters:
         About 1e-3 is usual. Steps that rewrite the weights jump over every minimum; what looks like a hard task or

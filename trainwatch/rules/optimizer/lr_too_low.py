@@ -83,7 +83,7 @@ class LrTooLow(Rule):
         moved = np.isfinite(ratio) & (rate > 0)
         if moved.sum() < self.samples:
             return
-        pace, height = float(np.median(ratio[moved] / rate[moved])), float(np.nanmax(rate))  # momentum fills up at first
+        pace, height = float(np.median(ratio[moved] / rate[moved])), float(np.nanmax(rate))
         game = plays(rest.channels)  # its loss says nothing: only the path can
         if not (game or fall(loss) < self.learned) or not 0 < pace * height < self.ratio:
             return
