@@ -248,7 +248,9 @@ class LrTooHigh(Rule):
         outgrew &= not self._staged
         peak = [np.nanmax(whole["loss"][a : b + 1], initial=-np.inf) for a, b in itertools.pairwise(at.tolist())]
         blew = (length > 1) & (np.array(peak) > first + (self.blown - 1) * abs(first))
-        for index in np.flatnonzero(outgrew | blew)[:1].tolist():
+        level = np.minimum.accumulate(np.nan_to_num(running_medians(whole["loss"], self.rows), nan=np.inf))
+        unlearnt = first - level[at[:-1]] <= self.back * abs(first)  # else the rate was well until then
+        for index in np.flatnonzero((outgrew | blew) & unlearnt)[:1].tolist():
             begin, end = int(at[index]), int(at[index + 1])
             times = {name: float(whole[name][end] / whole[name][begin]) for name in norms if whole[name][begin] > 0}
             worst = max(times, key=lambda name: times[name])
