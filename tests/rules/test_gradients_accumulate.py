@@ -6,7 +6,7 @@ import pytest
 RULE = "gradients-accumulate"
 
 
-def train(zero, seed, rate, adam, rows=60):
+def train(zero, seed, rate, adam, rows=60, limit=np.inf):
     """A network of two layers learns a linear task by batches of 32: losses and gradient norms."""
     random = np.random.default_rng(seed)
     inputs = random.standard_normal((400, 10))
@@ -24,6 +24,7 @@ def train(zero, seed, rate, adam, rows=60):
         fresh = [inputs[batch].T @ (error @ weights[1].T * (hidden > 0)), hidden.T @ error]
         gathered = [new if zero else old + new for old, new in zip(gathered, fresh, strict=True)]
         norms.append(sum((grad**2).sum() for grad in gathered) ** 0.5)
+        gathered = [grad * min(1.0, limit / norms[-1]) for grad in gathered]
         for index, grad in enumerate(gathered):
             first[index] = 0.9 * first[index] + 0.1 * grad
             second[index] = 0.999 * second[index] + 0.001 * grad**2
@@ -40,6 +41,14 @@ def test_a_missing_zero_grad_is_named_from_its_first_step(seed, adam, rate, make
     assert (finding.rank > 0, finding.subject, finding.first_step) == (True, "run", 1)
     assert 0.45 < finding.evidence["power"] < 1.2
     assert judge(make_run(train(True, seed, rate, adam)), RULE) == []
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_under_a_limit_on_the_norm(seed, make_run, judge):
+    """What is carried on is as long as the limit, at most."""
+    for zero, count in ((False, 1), (True, 0)):
+        run = make_run(train(zero, seed, 5e-3, True, 200, 2.0), header={"max_grad_norm": 2.0})
+        assert len([found for found in judge(run, RULE) if found.rank]) == count
 
 
 def test_it_is_graver_when_the_loss_is_lost(make_run, judge):

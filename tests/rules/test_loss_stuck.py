@@ -91,6 +91,17 @@ def test_no_answer_is_right_and_the_loss_stands(make_run, judge):
         assert len([one for one in found if one.rank]) == alarms
 
 
+@pytest.mark.parametrize("name", ["exact", "iou", "tags/f1_macro"])
+def test_an_overlap_of_nothing_all_along(name, make_run, judge):
+    """Where the loss came down to what is common, and where it never moved; not where something is right in the end."""
+    common = 2.2 + 1.2 * np.exp(-np.arange(400) / 20) + flat(400, 0)
+    for loss in (common, flat(400, 2.2)):
+        for best, alarms in ((0.0, 1), (0.1, 0)):
+            evals = [{"step": 50 * i, "split": "valid", f"metric/{name}": best * i / 8} for i in range(1, 9)]
+            found = judge(make_run({"loss": loss}, evals=evals), RULE)
+            assert len([one for one in found if one.rank]) == alarms
+
+
 def test_who_is_sure_and_right_does_not_guess(make_run, judge):
     """Fine-tuning at the floor: exp(-loss) is the accuracy there. A few noisy rows stand at any level."""
     evals = [{"step": 50 * i, "split": "valid", "metric/acc": 0.95} for i in range(1, 5)]

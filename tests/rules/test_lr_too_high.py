@@ -105,3 +105,16 @@ def test_what_comes_after_the_loss_is_learned_is_not_of_the_first_step(best, cou
     first = np.where(ROW == 0, 0.11, np.nan)
     loss = np.where(ROW < 60, best + (1 - best) * np.exp(-ROW / 10), 50.0)
     assert len(judge(make_run(run_of(first, loss)), RULE)) == count
+
+
+def test_all_weights_together_are_thrown(make_run, judge):
+    """By many long steps that teach little, or by one that is longer than all weights and costs what was there."""
+    norm = np.where(SAMPLED, np.where(ROW < 10, 10.0, 28.0), np.nan)
+    little, much = 2.3 - ROW / 600, 2.3 * np.exp(-ROW / 60)
+    for loss, count in ((little, 1), (much, 0)):
+        assert len(judge(make_run(run_of(0.05 * (ROW < 40), loss, weight_norm__main=norm)), RULE)) == count
+    thrown = np.where(ROW == 2, 1e6, little)
+    for ratio, count in ((3.0, 1), (0.05, 0)):
+        norm = np.where(SAMPLED, np.where(ROW < 10, 10.0, 18.0), np.nan)
+        columns = run_of(np.where(ROW < 10, ratio, 0.005), thrown, weight_norm__main=norm)
+        assert len(judge(make_run(columns), RULE)) == count

@@ -37,7 +37,16 @@ def test_a_schedule_and_stages_are_no_excuse(make_run, judge):
     stages = {"name": "two", "stages": [{"start": 0, "end": 200}, {"start": 200, "end": 400}]}
     rising = run_of(1e-7, flat() + 0.5 * (ROW >= 200))
     assert [f.severity for f in judge(make_run(rising, header={"curriculum": stages}), RULE)] == ["warning"]
-    assert judge(make_run(rising), RULE) == []
+    assert [f.severity for f in judge(make_run(rising), RULE)] == ["warning"]
+
+
+def test_one_sample_at_the_height_of_a_short_run_is_enough(make_run, judge):
+    """An update is proportional to its rate: what was sampled at the end of a cosine tells of the height, too."""
+    rate = 1e-6 * np.minimum(ROW / 20, 1.0) * (1 + np.cos(np.pi * ROW / 120)) / 2
+    short = {name: values[:120] for name, values in run_of(rate, flat(), rate).items()}
+    (finding,) = judge(make_run(short), RULE)
+    assert finding.severity == "warning"
+    assert finding.evidence["update_ratio"] == pytest.approx(rate[:120].max(), rel=0.01)
 
 
 def test_in_a_game_the_path_alone_tells(make_run, judge):

@@ -86,3 +86,10 @@ def test_a_game_proves_it_by_everything_at_once(make_run, judge):
     for times, ratio, severities in ((20.0, 0.02, ["warning"]), (20.0, 0.2, []), (6.0, 0.012, [])):
         run = make_run(short(10 * times ** (SHORT / 149), np.full(150, ratio)) | score)
         assert [found.severity for found in judge(run, RULE)] == severities
+
+
+def test_the_very_same_factor_in_a_short_run(make_run, judge):
+    """Three samples of a hundredth a step; a line to as much is none."""
+    for norm, count in ((10 * 1.01**SHORT, 1), (10 + 0.3 * SHORT, 0)):
+        columns = {name: values[:110] for name, values in short(norm, np.full(150, 0.005)).items()}
+        assert len(judge(make_run(columns), RULE)) == count

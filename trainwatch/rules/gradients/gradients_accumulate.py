@@ -33,7 +33,9 @@ class GradientsAccumulate(Rule):
         no norm of batches is, and never comes back to near its first; and it is no larger than such a sum, or several
         times what the step's components come to together, over the same parameters, which at first it was not. Where
         a limit holds the norm down, those components tell alone: the norm is twice their sum and more, and moved away
-        from the last step's, as that was after clipping, by no more than they can move it.
+        from the last step's, as that was after clipping, by no more than they can move it; or that much is left of the
+        past: the second gradient comes on top of it, so the norm leaps by half of it and more, and the sum of a vector
+        of that length and one gradient keeps near the limit, smooth, and never far below it.
 
     Why it matters:
         The optimiser follows the whole past: a momentum without friction. SGD swings ever wider and Adam walks on in
@@ -44,7 +46,7 @@ class GradientsAccumulate(Rule):
 
     When it is wrong:
         A log that holds a row for each micro-batch of a long accumulation shows the same growth, until the norm falls
-        back: then this is withdrawn to an info. A limit on the norm that clips from the first step hides the growth
+        back: then this is withdrawn to an info. A limit far below each batch's own gradient hides what is carried on,
         where the components' gradients over the parameters are not recorded.
 
     References:
@@ -73,6 +75,10 @@ class GradientsAccumulate(Rule):
     above: float = 4.0  # x the first norm in every row of the later look; the lowest of healthy runs comes to 1.5
     still: float = 0.06  # of the norm, from row to row, later: sums sink to 0.03 and less, healthy ones keep 0.1 to 0.5
     beyond: float = 1.5  # x the sum of the components' norms: one step's gradient is no larger than that sum
+    leap: float = 0.5  # of what is carried on, added to the first norm by rows 2 to 4; where all agree it is 1
+    around: tuple[float, float] = (0.95, 1.6)  # x the limit, the median; healthy ones with such a leap: far below
+    sinks: float = 0.8  # x the limit, the lowest: one gradient takes little from what is carried on
+    keeps: float = 0.065  # of the norm, from row to row: sums come to 0.05, healthy ones so near the limit to 0.11
     looks: int = 2  # such blocks of 20 rows in a row: a smooth rise passes through one
     samples: int = 5  # of the components' norms: each of them says what the gradient can be at most
     twice: float = 2.0  # x their sum, in the median; healthy norms never exceed it, since no sum of vectors does
@@ -81,18 +87,20 @@ class GradientsAccumulate(Rule):
     _told: Finding | None = field(default=None, init=False)
     _judged: bool = field(default=False, init=False)
     _start: tuple[float, float, int] | None = field(default=None, init=False)  # first norm, its block's median, step
+    _limit: float = field(default=np.nan, init=False)  # that the norm is clipped to
+    _leapt: bool = field(default=False, init=False)  # by what is carried on, after the first row
+    _near: int = field(default=0, init=False)  # blocks in a row that kept near the limit
     _looked: int = field(default=0, init=False)  # smooth blocks in a row by now; -1 once one was not far up
     _held: bool = field(default=False, init=False)  # the first norm was no larger than those of its components together
     _whole: bool = field(default=False, init=False)  # it was exactly what they come to: no other parameter has any
-    _limit: float = field(default=np.inf, init=False)  # that the norm is clipped to
     _beyond: list[tuple[float, float, int]] = field(default_factory=list, init=False)  # times, norm, step of samples
     _rows: int = field(default=0, init=False)  # with a norm, in all
     _first: tuple[float, float] = field(default=(np.nan, np.nan), init=False)
     _last: float = field(default=np.nan, init=False)
 
     def start(self, header: Header) -> Findings:
-        """What the norm is clipped to."""
-        self._limit = header.max_grad_norm or np.inf
+        """The limit on the norm."""
+        self._limit = header.max_grad_norm or np.nan
         return ()
 
     def update(self, chunk: Chunk) -> Iterator[Finding]:
@@ -122,6 +130,11 @@ class GradientsAccumulate(Rule):
                 times = _times(block)
                 self._held = bool(len(times) and times[0] <= 1.05)
                 self._whole = _whole(block)
+                rose = float(np.median(norm[known[1:4]])) - self._start[0] if len(known) > 3 else np.nan
+                self._leapt = bool(rose >= self.leap * min(self._limit, self._start[0]))
+        elif self._told is None and self._leapt and len(known) >= self.fewest and self._clings(norm[known]):
+            losses = block["loss"][np.isfinite(block["loss"])]
+            self._tell(norm[known], block.step[known], losses, f"keeps near the limit of {self._limit:.3g}")
         elif self._told is None and self._start is not None and self._looked >= 0 and len(known) >= self.fewest:
             times = _times(block)
             more = self._held and bool(len(times)) and bool(times.min() > self.beyond)
@@ -164,20 +177,32 @@ class GradientsAccumulate(Rule):
     def _later(self, norms: Floats, steps: NDArray[np.int64], loss: Floats, more: bool) -> None:
         """A sum that one gradient hardly moves any more; one block that is not far up ends the look for good."""
         assert self._start is not None
-        first, middle, began = self._start
+        first, middle, _ = self._start
         law = middle * (2 * (self._rows + len(norms)) / self.block) ** self.fastest  # what a sum can have come to
         smooth = np.median(np.abs(np.diff(np.log(norms)))) <= self.still
         far = norms.min() >= self.above * first and (more or norms.max() <= law)
         self._looked = -1 if not far else self._looked + 1 if smooth else 0
         if self._looked < self.looks:
             return
-        losses = loss[np.isfinite(loss)]
+        self._tell(norms, steps, loss[np.isfinite(loss)], "from row to row hardly moves")
+
+    def _clings(self, norms: Floats) -> bool:
+        """Whether this block and the one before kept near the limit, as what was clipped and one gradient do."""
+        middle, low = np.median(norms) / self._limit, norms.min() / self._limit
+        smooth = np.median(np.abs(np.diff(np.log(norms)))) <= self.keeps
+        near = smooth and self.around[0] <= middle <= self.around[1] and low >= self.sinks
+        self._near = self._near + 1 if near else 0
+        return self._near >= self.looks
+
+    def _tell(self, norms: Floats, steps: NDArray[np.int64], losses: Floats, how: str) -> None:
+        assert self._start is not None
+        first, _, began = self._start
         self._first = (first, float(np.median(losses)) if len(losses) else np.nan)
         self._told = self.finding(
             "warning",
             "run",
             (began, int(steps[-1])),
-            f"The gradient norm rose from {first:.3g} to {norms[-1]:.3g}, and from row to row hardly moves: no batch's "
+            f"The gradient norm rose from {first:.3g} to {norms[-1]:.3g}, and {how}: no batch's "
             "own gradient does so, the sum of all gradients so far does. Nothing sets them to zero.",
             evidence={"first": first, "norm": float(norms[-1])},
             advice="Call optimizer.zero_grad() once in each step, before the next backward().",
@@ -229,7 +254,7 @@ class GradientsAccumulate(Rule):
         if told is None or told.state == "over":
             return
         rows = np.flatnonzero(np.isfinite(norm))
-        left = np.minimum(carried(self._last, norm[rows]), self._limit)  # of the gradient, once it is clipped
+        left = np.fmin(carried(self._last, norm[rows]), self._limit)  # of the gradient, once it is clipped
         falls = rows[norm[rows] < self.drop * left]
         if len(falls):
             message = f"{told.message} It fell back at once later, as in a log of micro-batches."

@@ -26,6 +26,10 @@ SKILL = (
 """Figures of which everybody knows what a guess is worth."""
 ERRORS = re.compile(r"metric/(.*[/_.-])?(wer|cer|error|error_rate)", re.IGNORECASE)
 """Shares of words or letters that are wrong: 1 is what saying nothing costs."""
+NOTHING = re.compile(
+    r"metric/(.*[/_.-])?(exact\w*|em|m?iou\w*|jaccard|dice|f1\w*|bleu\w*|rouge\w*|solved|hits?)", re.IGNORECASE
+)
+"""Figures that are 0 where nothing is right, and of which chance gives next to nothing."""
 
 
 @dataclass
@@ -40,7 +44,8 @@ class LossStuck(CurveRule):
         better than a guess in 80 % of the planned steps, by every figure that tells it: an accuracy and a loss at what
         the declared classes' shares give (where a task of several stands there, in training and validation alike, the
         accuracy may be lucky now and then), an R2 or a correlation of 0, an AUC of a half; or no single answer was ever
-        right, or a rate of errors never left 1, which is what saying nothing costs, and the loss stands.
+        right (an accuracy, an exact match, an overlap or an F1 of 0 all along), or a rate of errors never left 1, which
+        is what saying nothing costs, and the loss stands.
 
     Why it matters:
         Nothing is learned, however long it runs.
@@ -74,6 +79,7 @@ class LossStuck(CurveRule):
     evaluations: int = 5  # that are no better than a guess
     through: float = 0.8  # of the planned steps: who has learned nothing by then will not
     hardly: float = 0.01  # of the answers are right: one or the other by chance, among as many as one likes
+    seldom: float = 0.02  # of what an exact match, an overlap or an F1 can be: less, all along, is chance
     stands: float = 0.05  # of the loss, in the second half of the run, where no single answer was right
     left: float = 0.4  # of the first loss: with less of it, something was learned, and the figure is at fault
     share: float = 0.25  # of the planned steps: plateaus at the start rarely last longer
@@ -82,17 +88,17 @@ class LossStuck(CurveRule):
         """Flat at all? Then look for a proof."""
         points, rows = self._curve.points(rest), self._curve.rows + len(rest)
         planned = run.header.total_steps
-        if rows < self.rows or len(points) < self.rows or not self._flat(points):
-            late = run.end is not None if planned is None else points.step[-1:].sum() >= self.through * planned
-            guess = self._guessing(run, points) if late and len(points) and not self._resumed else ""
-            if guess and not wanders(run, points):
-                yield self._unskilled(run, points, guess)
-            return
-        early = points.step[-1] < self.share * planned if planned else rows < self.telling and run.end is None
-        proof = self._proof(run, rest, points)
-        if proof and not early:
+        flat = rows >= self.rows and len(points) >= self.rows and self._flat(points)
+        early = points.step[-1:].sum() < self.share * planned if planned else rows < self.telling and run.end is None
+        proof = self._proof(run, rest, points) if flat and not early else ""
+        if proof:
             yield self._finding("warning", points, self._curve.span(run, rest), proof)
-        elif not (early or self._resumed or rows < self.telling or wanders(run, points)):
+            return
+        late = run.end is not None if planned is None else points.step[-1:].sum() >= self.through * planned
+        guess = self._guessing(run, points) if late and len(points) and not self._resumed else ""
+        if guess and not wanders(run, points):
+            yield self._unskilled(run, points, guess)
+        elif flat and not (early or self._resumed or rows < self.telling or wanders(run, points)):
             yield self._finding(
                 "info", points, self._curve.span(run, rest), "no zero gradient, zero update or guess level explains it"
             )
@@ -158,6 +164,11 @@ class LossStuck(CurveRule):
                     told.append(f"{name.removeprefix('metric/')} {np.median(values):.2g} in the median, {blind}")
                     continue
                 if shares or name not in CHANCE or (values.max() <= self.hardly and self._stands(points)):
+                    told.append(f"{name.removeprefix('metric/')} {values.max():.2g} at best")
+            if NOTHING.fullmatch(name):
+                if values.max() > self.seldom:
+                    return ""
+                if self._stands(points):
                     told.append(f"{name.removeprefix('metric/')} {values.max():.2g} at best")
             if ERRORS.fullmatch(name) and np.abs(values - 1).max() < self.unskilled and self._stands(points):
                 told.append(f"{name.removeprefix('metric/')} {values.min():.2g} at best")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -33,8 +34,10 @@ class LrTooHigh(Rule):
         loss, of which more than half is left, has not come down since the first fifth of the run. Or weights that from
         one sample to the next grew fivefold, by more than 0.1 of their norm a step, while the loss stood at a quarter
         above its first value and more, or at a tenth above it, or was back there from a quarter below, and then stood
-        still, at more than half of it, for the rest of the run. Where the goal itself moves (rewards, adversaries) it
-        is an info, unless the weights grew so.
+        still, at more than half of it, for the rest of the run. Or all weights together, two and a half times as large
+        in the next sample and by a fiftieth a step, where more than half of the loss is left at the end; or one update
+        that is longer than all weights together, and a loss at ten times its first before the next sample. Where the
+        goal itself moves (rewards, adversaries) it is an info, unless the weights grew so.
 
     Why it matters:
         About 1e-3 is usual. Steps that rewrite the weights jump over every minimum; what looks like a hard task or
@@ -73,6 +76,8 @@ class LrTooHigh(Rule):
     doubled: float = 2.0  # x all weights together, from a sample that is too high to the next; healthy ones come to 1.4
     stirred: float = 0.02  # norm of the update over that of the weights, beside
     grown: float = 1.5  # x all weights together, between two samples: the first steps threw them elsewhere
+    outgrown: float = 2.5  # x all weights together, between two samples; where half the loss is left healthy ones: 1.5
+    nothing: float = 0.5  # of all weights, one step: so begins what begins at 0
     swelling: float = 0.6  # of the updates' length went along the weights; a rate that is too high comes to 0.3
     usual: float = 1e-3  # the ratio to aim for
     loud: float = 100.0  # x the other tasks, right before a leap: the step, and maybe the fault, is that one's
@@ -115,6 +120,7 @@ class LrTooHigh(Rule):
             sick = {name: float(values.max()) for name, values in groups.items() if (values > self.ratio).any()}
         sick = sick or self._churned(whole, series, high, first)
         swept = list(self._leapt(whole, series, first)) if not sick or plays(whole.channels) else []
+        swept = swept or ([] if sick or plays(whole.channels) else list(self._thrown(whole, series, first)))
         if sick and not swept:
             yield self._finding(whole, sick, (first, last), lost)
         yield from swept
@@ -227,6 +233,29 @@ class LrTooHigh(Rule):
             "after such a step began from ruins.",
             confidence=0.6 if loud else 0.85,
         )
+
+    def _thrown(self, whole: Chunk, series: dict[str, Floats], first: float) -> Iterator[Finding]:
+        """All weights at once: by many steps that were too long, or by one that was longer than all of them."""
+        at, grew = self._together(whole, series)
+        if not len(grew) or not (self._staged or fall(whole["loss"]) < self.back):
+            return
+        norms = [name for name in series if name.startswith("weight_norm/")]
+        moved = [whole[name] * whole[name.replace("weight_norm/", "update_ratio/")] for name in norms]
+        total = np.sqrt(np.sum([np.square(whole[name]) for name in norms], axis=0))
+        length = (np.sqrt(np.sum(np.square(moved), axis=0)) / total)[at[:-1]]  # of the update, by that of all weights
+        steps = np.maximum(np.diff(whole.step[at]), 1)
+        outgrew = (grew > self.outgrown) & (grew - 1 > self.stirred * steps) & (length < self.nothing)
+        outgrew &= not self._staged
+        peak = [np.nanmax(whole["loss"][a : b + 1], initial=-np.inf) for a, b in itertools.pairwise(at.tolist())]
+        blew = (length > 1) & (np.array(peak) > first + (self.blown - 1) * abs(first))
+        level = np.minimum.accumulate(np.nan_to_num(running_medians(whole["loss"], self.rows), nan=np.inf))
+        unlearnt = first - level[at[:-1]] <= self.back * abs(first)  # else the rate was well until then
+        for index in np.flatnonzero((outgrew | blew) & unlearnt)[:1].tolist():
+            begin, end = int(at[index]), int(at[index + 1])
+            times = {name: float(whole[name][end] / whole[name][begin]) for name in norms if whole[name][begin] > 0}
+            worst = max(times, key=lambda name: times[name])
+            if not self._swells(whole, worst.replace("weight_norm/", "update_ratio/")):
+                yield self._swept(whole, times[worst], worst, begin, end, first)
 
     def _loudest(self, whole: Chunk, row: int) -> str:
         """The component that outweighed all tasks beside it in a row: its scale makes such steps at any rate."""

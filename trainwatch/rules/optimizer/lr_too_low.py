@@ -22,10 +22,12 @@ class LrTooLow(Rule):
     """The steps are so small that the weights stay where they were, and so does the loss.
 
     What it sees:
-        Update ratios (norm of the update over norm of the weights) below 1e-5 in every group and sample while the rate
-        is at its height, and a loss that does not come down in a hundred steps and more. It is an alarm if all planned
-        steps together, laid end to end, cannot move the weights by a thousandth of their norm. Else it is an info.
-        Where the goal itself moves (rewards, adversaries) the loss says nothing, and only the alarm is told.
+        Update ratios (norm of the update over norm of the weights) of two samples and more, each brought to the rate's
+        height, since an update is proportional to its rate: below 1e-5 in every group, and a loss that does not come
+        down in a hundred steps and more. It is an alarm if all planned steps together, laid end to end, cannot move the
+        weights by a thousandth of their norm, whether the loss stands, or rises by what its weights or its data do.
+        Else it is an info. Where the goal itself moves (rewards, adversaries) the loss says nothing, and only the alarm
+        is told.
 
     Why it matters:
         The run would need a hundred times its length. A flat loss is taken for a model that is too small.
@@ -35,8 +37,8 @@ class LrTooLow(Rule):
 
     When it is wrong:
         A model that is fine-tuned at the floor of its loss has nothing to learn and small steps, and cannot be told
-        from one that was never trained: hence the info. A warm-up, the end of a cosine and runs that were resumed are
-        not judged.
+        from one that was never trained: hence the info. A warm-up that has not ended and runs that were resumed are not
+        judged.
 
     References:
         torchmortem and DeepDiagnosis (ratio below 1e-5); the 1e-3 rule of thumb of CS231n.
@@ -50,8 +52,7 @@ class LrTooLow(Rule):
     path: float = 1e-3  # of the weights' norm, all steps laid end to end: rounding to bfloat16, which no model minds
     steps: int = 100  # two samples at the recorder's pace
     rows: int = 20  # of a loss that shows its noise
-    height: float = 0.5  # of the highest rate: below it a schedule is at its beginning or end
-    part: float = 0.3  # of the samples at that height: of a cosine with its warm-up it is four in ten
+    samples: int = 2  # of a ratio under a rate that is not 0
     learned: float = 0.02  # of the loss
     long: int = 1000  # rows, where nothing says how many steps are planned
 
@@ -79,18 +80,19 @@ class LrTooLow(Rule):
         if rows < self.rows or run.train.step[-1] - run.train.step[0] + 1 < self.steps or self._resumed:
             return
         ratio, rate, loss = series["ratio"], series["rate"], series["loss"]
-        high = np.isfinite(ratio) & (rate > self.height * np.nanmax(rate, initial=0.0))
+        moved = np.isfinite(ratio) & (rate > 0)
+        if moved.sum() < self.samples:
+            return
+        pace, height = float(np.median(ratio[moved] / rate[moved])), float(np.nanmax(rate))
         game = plays(rest.channels)  # its loss says nothing: only the path can
-        if high.sum() < 2 or not (game or fall(loss) < self.learned) or np.nanmax(ratio) >= self.ratio:
+        if not (game or fall(loss) < self.learned) or not 0 < pace * height < self.ratio:
             return
-        rises = fall(-loss) > self.learned and not (self._staged or game)
-        if not np.median(ratio[high]) > 0 or rises or high.sum() < self.part * np.isfinite(ratio).sum():
-            return
-        whole = Chunk("train", rest.rows, rest.start - self._rows, rest.stop)
         known = bool(self._total) or run.end is not None or rows >= self.long
-        known &= not rate[high][-1] > 1.01 * np.median(rate[high])  # a warm-up that is not at its end
-        found = self._finding(whole, float(np.median(ratio[high])), float(np.nanmean(ratio)), loss, known)
-        if not game or found.severity == "warning":
+        known &= not rate[np.isfinite(rate)][-1] > 1.01 * np.nanmedian(rate)  # a warm-up that is not at its end
+        whole = Chunk("train", rest.rows, rest.start - self._rows, rest.stop)
+        found = self._finding(whole, pace * height, pace * float(np.nanmean(rate)), loss, known)
+        rises = fall(-loss) > self.learned and not (self._staged or game)
+        if found.severity == "warning" or not (game or rises):
             yield found
 
     def _finding(self, whole: Chunk, ratio: float, mean: float, loss: Floats, known: bool) -> Finding:

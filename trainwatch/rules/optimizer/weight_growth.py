@@ -24,12 +24,12 @@ class WeightGrowth(Rule):
     What it sees:
         A group's weight norm at ten times what it was at first, and still growing at least as fast as the steps go:
         from the middle of the run to its end by half and more. Four times are enough where it grows by the same factor
-        from each sample to the next, as only what feeds on itself does; six times where the growth from each sample to
-        the next makes up the best part of all that the updates did (`update_ratio`), which are made to turn the weights
-                and not to blow them up, and four and a half where it is most of that. It is an alarm where the loss
-        has not come down since the norm had doubled, or the norm
-        is a thousand times what it was; else an info. Where the goal itself moves (rewards, adversaries) it takes all
-        of this at once.
+        from each sample to the next, as only what feeds on itself does, and two and a half where by the very same; six
+        times where the growth from each sample to the next makes up the best part of all that the updates did
+        (`update_ratio`), which are made to turn the weights and not to blow them up, and four and a half where it is
+        most of that. It is an alarm where the loss has not come down since the norm had doubled, or the norm is a
+        thousand times what it was; else an info. Where the goal itself moves (rewards, adversaries) it takes all of
+        this at once.
 
     Why it matters:
         Logits and activations grow with the weights until they saturate or overflow, and the effective learning rate
@@ -62,6 +62,8 @@ class WeightGrowth(Rule):
     samples: int = 6  # at the least: growth without end takes a while to show
     itself: float = 4.0  # x, in the four samples and more in which it feeds on itself
     steady: float = 0.7  # of the mean growth in logarithms, from each sample to the next: steps added up come to 0.5
+    soon: float = 2.5  # x, in three samples and more, where it is steadier still
+    steadier: float = 0.85  # of that mean: a line to 2.5 x comes to 0.78, healthy growth beyond 1.5 x to 0.4
     late: float = 1.15  # x from three quarters of the run to its end; the same growth comes to that
     blown: float = 6.0  # x, where the updates went along the weights; healthy ones come to 5 in few samples
     along: float = 0.4  # of the updates' length, between any two samples: from some sample on healthy ones come to 0.3
@@ -108,10 +110,11 @@ class WeightGrowth(Rule):
 
     def _feeds(self, values: Floats, first: float) -> bool:
         """Whether a norm grows by the same factor all along."""
-        if len(values) < 4 or not values[-1] > self.itself * first or values[0] != first:
+        if not values[-1] > self.soon * first or values[0] != first or not (values > 0).all():
             return False
         grows = np.diff(np.log(values))
-        return bool(grows.min() >= self.steady * grows.mean())
+        far = len(values) > self.fewest and values[-1] > self.itself * first
+        return bool(grows.min() >= (self.steady if far else self.steadier) * grows.mean())
 
     def _along(self, values: Floats, ratio: Floats, step: Floats) -> bool:
         """Whether the updates between any two samples went along the weights, and not across."""
