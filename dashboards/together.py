@@ -13,10 +13,11 @@ from urllib.parse import parse_qs
 
 from dashboards.asked import SCALES, Asked
 from dashboards.live import FIGURES_KEPT, Drawn, Live, View, Watched
-from trainwatch.compare import Apart, Comparison, compare, flat
+from trainwatch.compare import Apart, Comparison, compare
 from trainwatch.diagnosis import Diagnosis
 from trainwatch.figures.overlay import Ends, Mark, Overlay, aligned, axes, channels, overlay
 from trainwatch.figures.plot import blank
+from trainwatch.header import flat
 from trainwatch.run import Run
 from trainwatch.text.tables import numbered
 

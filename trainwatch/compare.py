@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainwatch.diagnosis import Diagnosis
+from trainwatch.header import flat
 from trainwatch.parting import Floats, Pair, Steps, part
 from trainwatch.run import Run
 from trainwatch.schema import NONFINITE_NAMES
@@ -144,15 +145,6 @@ def differences(settings: Sequence[Mapping[str, Any]]) -> tuple[Difference, ...]
     paths = dict.fromkeys(path for item in flattened for path in item)
     found = (Difference(path, tuple(item.get(path, ABSENT) for item in flattened)) for path in paths)
     return tuple(item for item in found if any(value != item.values[0] for value in item.values[1:]))
-
-
-def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested mappings as (dotted path, value); an empty mapping is a value."""
-    if isinstance(value, Mapping) and (value or not path):
-        for key, item in value.items():
-            yield from flat(item, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, value
 
 
 def _facts(run: Run, *, stages: bool) -> dict[str, Any]:

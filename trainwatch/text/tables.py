@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import groupby
 from typing import Any, Literal
 
@@ -150,6 +150,15 @@ def _print_section(out: Console, section: Section) -> None:
         write(out, Text(first, style="cyan"), left=2)
         for name, cell in zip(section.head[1:], others, strict=True):
             write(out, Text(cell), left=4, lead=Text(f"{name}: ", style="dim"))
+
+
+def trial(out: Console, verdict: str, said: Comparison) -> None:
+    """Print how a cure did beside the run as it was: what parts them channel by channel is `compare`'s."""
+    write(out, Text(verdict, style="bold"))
+    for section in sections(replace(said, partings=())):
+        out.print()
+        write(out, Text(section.title, style="bold"))
+        _print_section(out, section)
 
 
 def comparison_markdown(said: Comparison) -> str:
