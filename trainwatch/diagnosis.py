@@ -71,7 +71,7 @@ def conclude(run: Run, engine: Engine) -> Diagnosis:
     """The diagnosis of a run that ``engine`` was fed with; cheap, so that a live face can ask after every poll."""
     findings = sorted(engine.findings(run), key=lambda finding: finding.severity == "info")
     root, explained = root_cause(findings)
-    prescription = prescribe(root, independent(findings, root, explained), run)
+    prescription = prescribe(root, independent(findings, root, explained), run, findings)
     findings = [_with_cure(finding, prescription) for finding in findings]
     first = [finding for finding in findings if root is not None and finding.key == root.key]
     effects = [finding for finding in findings if finding.key in explained]

@@ -30,37 +30,44 @@ class Change:
 
 @dataclass(frozen=True)
 class Prescription:
-    """The changes that answer what is wrong, and the findings that no setting is known to cure."""
+    """The changes that answer what is wrong, and the findings that no setting is known to cure.
+
+    ``first_bad`` is the first step that went wrong, of what the changes answer.
+    """
 
     changes: tuple[Change, ...] = ()
     uncured: tuple[Finding, ...] = ()
+    first_bad: int | None = None
 
     @property
     def patch(self) -> dict[str, Any]:
         """Dotted config path -> value."""
         return {change.path: change.value for change in self.changes}
 
-    @property
-    def first_bad(self) -> int | None:
-        """The first step that went wrong, of all that the changes answer."""
-        return min((change.finding.first_step for change in self.changes), default=None)
 
+def prescribe(root: Finding | None, others: Sequence[Finding], run: Run, told: Sequence[Finding]) -> Prescription:
+    """The prescription for the root cause and for ``others`` that nothing explains, of all findings ``told``.
 
-def prescribe(root: Finding | None, others: Sequence[Finding], run: Run) -> Prescription:
-    """The prescription for the root cause and for ``others`` that nothing explains; infos ask for no cure.
-
-    Where two findings want one setting changed, the first has its way. What treats a symptom is for the root cause
-    alone: a rate is not lowered for a divergence beside a mistake that has a cure of its own.
+    Where two findings want one setting changed, the first has its way. What treats a symptom is left out beside a root
+    cause that has a cure: a rate is not lowered for a divergence that may be gone with the mistake.
     """
     changes: dict[str, Change] = {}
     uncured: list[Finding] = []
     before = dict(flat(run.header.config))
     for finding in [root, *others] if root else []:
-        found = () if finding is not root and finding.rule in SYMPTOMS else cure(finding, run)
+        found = () if finding is not root and changes and finding.rule in SYMPTOMS else cure(finding, run)
         uncured += [] if found else [finding]
         for item in found:
             changes.setdefault(item.path, Change(item.path, item.value, finding, before.get(item.path, NEW), item.why))
-    return Prescription(tuple(changes.values()), tuple(uncured))
+    answered = {item.finding.key: item.finding for item in changes.values()}
+    return Prescription(tuple(changes.values()), tuple(uncured), _first_bad(list(answered.values()), told))
+
+
+def _first_bad(answered: Sequence[Finding], told: Sequence[Finding]) -> int | None:
+    """What is sick may have been seen earlier than its rule was sure of it: by an info on the same subject."""
+    subjects = {finding.subject for finding in answered} - {"run"}
+    seen = [finding.first_step for finding in told if finding.subject in subjects]
+    return min([*seen, *(finding.first_step for finding in answered)], default=None)
 
 
 def of_findings(findings: Iterable[Finding]) -> Prescription:

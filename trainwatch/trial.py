@@ -191,7 +191,7 @@ def _told(said: Diagnosis) -> str:
 
 def losses(run: Run) -> dict[str, float]:
     """The last value of each loss of the training and of its evaluations."""
-    found = {}
+    found: dict[str, float] = {}
     for label, table in (("", run.train), ("eval ", run.eval)):
         for channel in table.channels:
             if channel == "loss" or channel.startswith("loss/"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 import yaml
@@ -51,7 +52,8 @@ def _how(run: Run, said: Diagnosis) -> Iterator[str]:
         resume = "" if step is None else f" --resume before:{step}"
         yield f"Take it with: python -m trainer --config FAILED.yaml --config PATCH.yaml{resume}"
     elif step is not None:
-        yield f"Go on from the checkpoint of step {step:,}: {clean(good[-1].get('path') or 'its path is not told', 300)}"
+        where = clean(good[-1].get("path") or "its path is not told", 300)
+        yield f"Go on from the checkpoint of step {step:,}: {where}"
     if step is None:
         yield f"No checkpoint was written before step {first:,}: start anew."
     given = {
@@ -65,7 +67,7 @@ def of_trainer(run: Run) -> bool:
     """Whether `python -m trainer` of this project wrote the record, as far as its command tells."""
     command = run.header.raw.get("command")
     said = [str(part) for part in command] if isinstance(command, list) else []
-    return any(pair == ("-m", "trainer") for pair in zip(said, said[1:], strict=False))
+    return any(pair == ("-m", "trainer") for pair in pairwise(said))
 
 
 def no_cure(finding: Finding) -> str:
