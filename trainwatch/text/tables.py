@@ -153,9 +153,10 @@ def _print_section(out: Console, section: Section) -> None:
 
 
 def trial(out: Console, verdict: str, said: Comparison) -> None:
-    """Print how a cure did beside the run as it was: what parts them channel by channel is `compare`'s."""
+    """Print how a cure did beside the run as it was: state, root cause, losses, findings; the rest is `compare`'s."""
     write(out, Text(verdict, style="bold"))
-    for section in sections(replace(said, partings=())):
+    losses = tuple(item for item in said.values if "loss" in item.channel)
+    for section in sections(replace(said, values=losses, partings=())):
         out.print()
         write(out, Text(section.title, style="bold"))
         _print_section(out, section)
