@@ -1,6 +1,6 @@
 """Whether what trainwatch prescribes cures: each of the trainer's faults as it was, cured, and its healthy twin.
 
-    python benchmarks/cure.py [FAULT...] [--seeds 3] [--processes 2]
+    python benchmarks/cure.py [FAULT...] [--seeds 3] [--processes 2] [--stored]
 
 Reads the sick runs and the twins that benchmarks/faults.py has stored, asks trainwatch for the patch, and trains the
 sick config with that patch, from the start. A cured config that is the twin's to the last setting is not trained again:
@@ -22,7 +22,7 @@ import numpy as np
 from departures import curve
 from faults import SEEDS, Pair, pair
 from tables import markdown, show
-from trainings import Training, ensure, read
+from trainings import Training, ensure, read, there
 
 import trainwatch
 from trainer.config import Config, as_dict, default
@@ -111,11 +111,13 @@ class Row:
         changes = [f"{item.path}: {written(item.was)} → {written(item.value)}" for item in prescription.changes]
         by = dict.fromkeys(item.finding.rule for item in prescription.changes)
         fault = self.one.fault
-        if not self.runs:
+        if not changes:
             root = self.cases[0].said.root_cause
             why = f"no cure known for {root.rule}" if root else "nothing found"
             return [f"F{fault.number}", fault.name, why, "", "", "", ""]
         same = " (the twin's config)" if all(item.same for item in self.cases) else ""
+        if not self.runs:
+            return [f"F{fault.number}", fault.name, "; ".join(changes), ", ".join(by), "not trained yet", "", ""]
         means = " / ".join(f"{value:.3g}" for value in self.losses.mean(0))
         gap = float(np.median(self.losses[:, 1] - self.losses[:, 2]))
         counted = f"{self.cured} of {len(self.runs)}"
@@ -128,13 +130,15 @@ class Row:
 COLUMNS = ("", "fault", "prescribed (seed 0)", "answers", "healthy", "loss, sick / cured / twin", "cured - twin")
 
 
-def rows(pairs: list[Pair], seeds: int, told: bool, processes: int) -> Iterator[Row]:
-    """Train what is missing, and compare."""
+def rows(pairs: list[Pair], seeds: int, told: bool, processes: int | None) -> Iterator[Row]:
+    """Train what is missing, or with None leave it out; and compare."""
     judged = [(one, [case(one, seed, told) for seed in range(seeds)]) for one in pairs]
     every = [item for _, cases in judged for item in cases]
-    ensure([item.cured for item in every if item.cured and not item.same], KEPT, processes)
+    if processes is not None:
+        ensure([item.cured for item in every if item.cured and not item.same], KEPT, processes)
     for one, cases in judged:
-        runs = [(read(item.sick, STORED), _cured(item), read(item.twin, STORED)) for item in cases if item.cured]
+        trained = [item for item in cases if item.cured and (item.same or there(item.cured, KEPT))]
+        runs = [(read(item.sick, STORED), _cured(item), read(item.twin, STORED)) for item in trained]
         yield Row(one, cases, runs)
 
 
@@ -148,13 +152,16 @@ def summary(found: list[Row]) -> str:
     tried = [row for row in found if row.runs]
     seeds = sum(len(row.runs) for row in tried)
     well = sum(row.cured for row in tried)
-    none = [f"{row.one.fault.name} ({_why(row)})" for row in found if not row.runs]
-    partly = [row.one.fault.name for row in found if 0 < len(row.runs) < len(row.cases)]
+    given = {row.one.fault.name: [item for item in row.cases if item.cured] for row in found}
+    none = [f"{row.one.fault.name} ({_why(row)})" for row in found if not given[row.one.fault.name]]
+    partly = [row.one.fault.name for row in found if 0 < len(given[row.one.fault.name]) < len(row.cases)]
     share = f"{well / seeds:.0%}" if seeds else "none"
-    said = f"Of {len(found)} faults {len(tried)} get a prescription; of {seeds} cured runs {well} ({share}) are healthy"
-    said += f", and {sum(row.worse for row in tried)} faults end worse than untreated."
+    said = f"Of {len(found)} faults {len(found) - len(none)} get a prescription; of {seeds} cured runs {well} ({share})"
+    said += f" are healthy, and {sum(row.worse for row in tried)} faults end worse than untreated."
     said += f" No prescription: {', '.join(none)}." if none else ""
-    return said + (f" In some seeds only: {', '.join(partly)}." if partly else "")
+    said += f" In some seeds only: {', '.join(partly)}." if partly else ""
+    waiting = sum(map(len, given.values())) - seeds
+    return said + (f" Not trained yet: {waiting} runs." if waiting else "")
 
 
 def _why(row: Row) -> str:
@@ -191,13 +198,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("faults", nargs="*", metavar="FAULT", help="only these")
     parser.add_argument("--seeds", type=int, default=SEEDS, choices=range(1, SEEDS + 1), help="of each fault")
     parser.add_argument("--processes", type=int, default=2, help="trainings side by side; 0: in this process")
+    parser.add_argument("--stored", action="store_true", help="train nothing; what has no record is left out, and said")
     asked = parser.parse_args(arguments)
     if unknown := set(asked.faults) - set(FAULTS):
         parser.error(f"fault '{min(unknown)}' does not exist; choose from {', '.join(FAULTS)}")
     pairs = [pair(FAULTS[name], (), asked.seeds) for name in asked.faults or FAULTS]
     page = [ABOUT, f"{asked.seeds} seed{'s' * (asked.seeds > 1)} of each."]
     for about, told in ((TOLD, True), (DERIVED, False)):
-        found = list(rows(pairs, asked.seeds, told, asked.processes))
+        found = list(rows(pairs, asked.seeds, told, None if asked.stored else asked.processes))
         table = [row.cells() for row in found]
         title = about.splitlines()[0].removeprefix("## ")
         show(title, COLUMNS, table)
