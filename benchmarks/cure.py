@@ -101,7 +101,9 @@ class Row:
 
     @property
     def worse(self) -> bool:
-        """Whether the cured runs end higher than the sick ones, by more than the healthy seeds differ."""
+        """Whether the cured runs end higher than the sick ones, by more than the healthy seeds differ: from two on."""
+        if len(self.runs) < 2:
+            return False
         sick, cured, twin = self.losses.T
         return bool(np.median(cured) > np.median(sick) + (twin.max() - twin.min()))
 
