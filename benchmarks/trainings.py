@@ -54,7 +54,7 @@ def ensure(trainings: list[Training], folder: Path, processes: int) -> None:
     """Do the trainings whose records are not in `folder`, so many at a time; 0 is one after the other, in here."""
     folder.mkdir(parents=True, exist_ok=True)
     wanted = list(dict.fromkeys(trainings))
-    missing = [training for training in wanted if not _there(training, folder)]
+    missing = [training for training in wanted if not there(training, folder)]
     _prepare(missing)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     began = time.monotonic()
@@ -82,11 +82,7 @@ def read(training: Training, folder: Path) -> trainwatch.Run:
         return trainwatch.read(path)
 
 
-def _record(training: Training, folder: Path) -> Path:
-    return folder / f"{training.name}.jsonl.xz"
-
-
-def _there(training: Training, folder: Path) -> bool:
+def there(training: Training, folder: Path) -> bool:
     """Whether the record is there, and of these settings."""
     try:
         with lzma.open(_record(training, folder)) as file:
@@ -94,6 +90,10 @@ def _there(training: Training, folder: Path) -> bool:
     except (OSError, ValueError, lzma.LZMAError):
         return False
     return _placeless(header["config"]) == training.config()
+
+
+def _record(training: Training, folder: Path) -> Path:
+    return folder / f"{training.name}.jsonl.xz"
 
 
 def _placeless(config: dict[str, Any]) -> dict[str, Any]:

@@ -14,10 +14,11 @@ from urllib.parse import parse_qs
 from dashboards.asked import SCALES, Asked
 from dashboards.live import FIGURES_KEPT, Drawn, Live, View, Watched
 from trainwatch.axis import aligned, axes
-from trainwatch.compare import Apart, Comparison, compare, first_of, flat
+from trainwatch.compare import Apart, Comparison, compare, first_of
 from trainwatch.diagnosis import Diagnosis
 from trainwatch.figures.overlay import Ends, Mark, Overlay, evaluated, having, overlay, usual
 from trainwatch.figures.plot import blank
+from trainwatch.header import flat
 from trainwatch.run import Run
 from trainwatch.text import comparison
 

@@ -138,11 +138,11 @@ def _child(process: subprocess.Popen[str], checkout: Path) -> psutil.Process:
 
 
 def test_without_a_checkout_it_says_so(tmp_path, monkeypatch, capsys):
-    from trainwatch import demo
+    from trainwatch import launch
     from trainwatch.cli import main
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo, "__file__", str(tmp_path / "site-packages" / "trainwatch" / "demo.py"))
+    monkeypatch.setattr(launch, "__file__", str(tmp_path / "site-packages" / "trainwatch" / "launch.py"))
     assert main(["demo", "--no-dash"]) == 2
     assert "clone the repository" in capsys.readouterr().err
 

@@ -8,7 +8,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-JUDGED = ("diagnosis", "compare", "axis", "figures", "engine", "rule", "run", "table", "header", "schema")
+JUDGED = (
+    "diagnosis",
+    "prescription",
+    "compare",
+    "axis",
+    "figures",
+    "engine",
+    "rule",
+    "run",
+    "table",
+    "header",
+    "schema",
+)
 FACES = (*JUDGED, "text", "errors")
 ARROWS = {  # the longest name that fits a module holds; each may also import its own package
     "schema": (),
@@ -29,13 +41,15 @@ ARROWS = {  # the longest name that fits a module holds; each may also import it
     "bases": ("rule", "views", "run", "table", "header", "schema"),
     "rules": ("rule", "bases", "views", "stats", "schedule", "run", "table", "header", "schema"),
     "engine": ("rules", "rule", "views", "run", "table", "header", "schema"),
-    "diagnosis": ("engine", "rule", "run", "header", "schema"),
+    "cures": ("run", "header", "schema"),
+    "prescription": ("cures", "run", "header", "schema"),
+    "diagnosis": ("prescription", "engine", "rule", "run", "header", "schema"),
     "parting": ("run", "table", "header", "stats", "schema"),
     "compare": ("parting", "axis", "lint", "views", "run", "table", "header", "stats", "diagnosis", "schema"),
     "judge": ("readers", "engine", "lint", "diagnosis", "run", "schema"),
     "following": ("readers", "engine", "diagnosis", "run", "schema"),
     "errors": ("foreign", "readers", "engine", "schema"),
-    "lint": ("run", "header", "stats", "diagnosis", "engine", "schema"),
+    "lint": ("run", "header", "stats", "diagnosis", "prescription", "engine", "schema"),
     "axis": ("run", "table"),
     "figures": ("axis", "run", "table", "header", "schema", "schedule"),
     "export": ("run", "table", "header", "schema"),
@@ -43,7 +57,9 @@ ARROWS = {  # the longest name that fits a module holds; each may also import it
     "text": (*FACES, "judge", "parting"),
     "interrupt": (),
     "watch": (*FACES, "following", "interrupt", "judge"),
-    "demo": (*FACES, "following", "interrupt", "readers", "judge", "report"),
+    "launch": ("errors",),
+    "demo": (*FACES, "following", "interrupt", "launch", "readers", "judge", "report"),
+    "trial": (*FACES, "following", "interrupt", "launch", "readers"),
     "alerts": FACES,
 }
 PLUGINS = ("readers", "rules")

@@ -109,8 +109,9 @@ def _parser(command: str) -> Parser:
         parser.add_argument("checkpoint", metavar="CHECKPOINT", help="such as logs/NAME.checkpoints/best.pt")
     if command == "replay":
         parser.add_argument("record", metavar="RUN", help="the run's record, such as logs/NAME.jsonl")
-        parser.add_argument("--to", type=_steps, metavar="STEP", help="the last step that is trained again")
         parser.add_argument("--from", dest="begin", default="", metavar="before:STEP", help="begin at a checkpoint")
+    if command in ("train", "replay"):
+        parser.add_argument("--to", type=_steps, metavar="STEP", help="the last step that is trained, if not the run's")
     if command in ("train", "data", "baseline"):
         parser.add_argument("--config", action="append", default=[], metavar="FILE", help="YAML or JSON; repeatable")
     if command == "train":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -183,3 +184,8 @@ def as_dict(config: Config) -> dict[str, Any]:
     plain = OmegaConf.to_container(OmegaConf.structured(config))
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
+
+
+def default(path: str) -> Any:
+    """What a setting is where nobody writes it; `path` is dotted."""
+    return reduce(lambda group, name: group[name], path.split("."), as_dict(Config()))

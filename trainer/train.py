@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 import trainwatch
 from trainer.checkpoint import SaveError
-from trainer.config import Config, UsageError, as_dict
+from trainer.config import Config, UsageError, as_dict, default
 from trainer.distributed import joined
 from trainer.feed import needed_lengths, prepare_data, stream
 from trainer.loading import Source
 from trainer.optim import set_rates
 from trainer.progress import Bar
-from trainer.resume import Resumed, first_record, identity, make_folders, open_folder, restore, snapshot
+from trainer.resume import Resumed, differing, first_record, identity, make_folders, open_folder, restore, snapshot
 from trainer.run import Run, build, interval
 from trainer.stopping import Stop
 from trainer.tasks.peptide import encodings, evaluation, losses
@@ -54,10 +54,12 @@ class Outcome:
 def main(config: Config, source: Source | None = None, resume: str = "", last: int = 0) -> Outcome:
     """Train, to the end or to step `last`. Raises UsageError for what cannot be done; only before the first step."""
     began = time.monotonic()
-    with Stop(last) as stop, joined(config) as world:
+    with Stop(last if last < config.horizon().total_steps else 0) as stop, joined(config) as world:
         make_folders(config)
         run = build(config, world)
         resumed = restore(run, resume)
+        if last and last <= run.step:
+            raise UsageError(f"--to {last}: the run is at step {run.step} already; name a later one.")
         peptides = world.of_rank_zero(lambda: prepare_data(config, needed_lengths(config)))
         validation = evaluation.validation_set(peptides, config.evaluation, config.data.seed, run.shape)
         with (
@@ -246,6 +248,7 @@ def record(run: Run, source: Source | None, resumed: Resumed | None, path: Path)
         path,
         config=as_dict(config),
         config_source=None if source is None else asdict(source),
+        config_defaults={path: default(path) for path in differing(as_dict(Config()), as_dict(config))},
         total_steps=run.horizon.total_steps,
         horizon=run.horizon.declaration(),
         curriculum=run.declared.declaration(),

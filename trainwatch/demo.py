@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
@@ -16,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from trainwatch import judge
+from trainwatch import judge, launch
 from trainwatch.diagnosis import Diagnosis
 from trainwatch.errors import UserError
 from trainwatch.following import Followed
@@ -28,21 +27,21 @@ from trainwatch.text import terminal, wording
 
 POLL = 0.5  # seconds: a finding is on the screen before the reader has looked up
 PLAIN_EVERY = 10.0  # seconds between two lines where no bar can be drawn
-GRACE = 10.0  # seconds the trainer has for its last words
 LOG_TAIL = 15
 
 
 def play(logs: Path, *, healthy: bool = False, port: int = 8050, dashboard: bool = True) -> int:
     """Run the demo; returns the exit code. Raises UserError if it cannot run here."""
     name = "demo-healthy" if healthy else "demo"
-    checkout = _checkout()
+    checkout = launch.checkout("the demo's")
     out = terminal.console()
     path = logs / f"{name}.jsonl"
     _clear(path)
     with ExitStack() as stack:
         stack.enter_context(terminated_as_interrupted())
         follower = Follower(Followed(path, judge.settings()), out)
-        trainer = stack.enter_context(_trainer(checkout, name, path))
+        arguments = ["--config", f"configs/{name}.yaml", f"logs={path.parent.absolute()}", f"name={name}"]
+        trainer = stack.enter_context(launch.training(checkout, arguments, path.with_suffix(".log")))
         address = stack.enter_context(_served(logs, port, out)) if dashboard else ""
         _introduce(out, healthy, path, address)
         _follow(follower, trainer, out)
@@ -52,14 +51,6 @@ def play(logs: Path, *, healthy: bool = False, port: int = 8050, dashboard: bool
             with suppress(KeyboardInterrupt):
                 threading.Event().wait()
     return code
-
-
-def _checkout() -> Path:
-    """The folder with the trainer: here, or where this package was installed from."""
-    for place in (Path.cwd(), Path(__file__).resolve().parents[1]):
-        if (place / "trainer" / "__main__.py").is_file() and (place / "configs" / "demo.yaml").is_file():
-            return place
-    raise UserError("the demo's trainer is not part of the wheel; clone the repository and run `make demo` in it.")
 
 
 def _clear(path: Path) -> None:
@@ -76,38 +67,6 @@ def _clear(path: Path) -> None:
     beside = [path.with_suffix(suffix) for suffix in (".html", ".md", ".log", ".stop")]
     for old in (path, *path.parent.glob(f"{path.stem}.rank*.jsonl"), *beside):
         old.unlink(missing_ok=True)
-
-
-@contextmanager
-def _trainer(checkout: Path, name: str, path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The trainer as a process of its own; whatever happens here, it is gone afterwards."""
-    command = [sys.executable, "-P", "-m", "trainer", "--config", f"configs/{name}.yaml"]
-    paths = [str(checkout), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
-    with path.with_suffix(".log").open("wb") as log:
-        process = subprocess.Popen(
-            [*command, f"logs={path.parent.absolute()}", f"name={name}"],
-            cwd=checkout,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        yield process
-    finally:
-        _stop(process)
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ask the trainer to end, and see to it."""
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(GRACE)
-        except (subprocess.TimeoutExpired, KeyboardInterrupt):
-            process.kill()
-    process.wait()
 
 
 @contextmanager

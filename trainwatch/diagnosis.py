@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from trainwatch.engine import Engine, Settings, catalogue
+from trainwatch.prescription import Prescription, prescribe
 from trainwatch.run import Run
 from trainwatch.schema import Finding, Severity, Status, worst
 
@@ -17,8 +18,8 @@ class Diagnosis:
 
     ``findings`` begins with the root cause and goes on with what it explains, then the rest; each by step, with the
     infos last. ``explained`` are the keys of the findings that the root cause accounts for. ``failed`` are the rules
-    that broke on the run, and how: then the judgement is not whole. ``prescription`` is the config patch that would
-    cure it.
+    that broke on the run, and how: then the judgement is not whole. ``prescription`` is what to write into
+    the config.
     """
 
     source: str
@@ -34,7 +35,7 @@ class Diagnosis:
     withheld: dict[str, list[str]]
     failed: dict[str, str]
     notes: tuple[str, ...]
-    prescription: dict[str, Any]
+    prescription: Prescription
 
     @property
     def worst(self) -> Severity | None:
@@ -70,6 +71,8 @@ def conclude(run: Run, engine: Engine) -> Diagnosis:
     """The diagnosis of a run that ``engine`` was fed with; cheap, so that a live face can ask after every poll."""
     findings = sorted(engine.findings(run), key=lambda finding: finding.severity == "info")
     root, explained = root_cause(findings)
+    prescription = prescribe(root, independent(findings, root, explained), run, findings)
+    findings = [_with_cure(finding, prescription) for finding in findings]
     first = [finding for finding in findings if root is not None and finding.key == root.key]
     effects = [finding for finding in findings if finding.key in explained]
     rest = [finding for finding in findings if finding not in first and finding not in effects]
@@ -82,16 +85,23 @@ def conclude(run: Run, engine: Engine) -> Diagnosis:
         first_step=run.first_step,
         last_step=run.last_step,
         records=run.records,
-        root_cause=root,
+        root_cause=first[0] if first else None,
         findings=tuple(first + effects + rest),
         explained=explained,
         withheld=engine.withheld(run),
         failed=dict(engine.failed),
         notes=(*run.notes, *failed),
-        prescription=dict(root.patch) if root else {},
+        prescription=prescription,
     )
 
 
+def _with_cure(finding: Finding, prescription: Prescription) -> Finding:
+    """The finding with the settings that were prescribed for it."""
+    patch = {item.path: item.value for item in prescription.changes if item.finding.key == finding.key}
+    return replace(finding, patch=patch) if patch else finding
+
+
+Key = tuple[str, str, int]
 LINGER = 0.05  # of the run; and
 LINGER_STEPS = 20  # what is over explains nothing that begins later than this after its end
 EARLY, EARLY_STEPS = 0.01, 1  # of the run; an effect may be dated so much before its cause: by a boundary, or the
@@ -125,6 +135,13 @@ def root_cause(findings: Sequence[Finding]) -> tuple[Finding | None, frozenset[t
         ),
     )
     return root, frozenset(_explained_by(root, findings))
+
+
+def independent(findings: Sequence[Finding], root: Finding | None, explained: frozenset[Key]) -> list[Finding]:
+    """The warnings and worse, beside the root cause, that follow from no other: a run may have two things wrong."""
+    grave = [finding for finding in findings if finding.severity != "info"]
+    effects = explained.union(*(_explained_by(finding, grave) for finding in grave))
+    return [finding for finding in grave if finding.key not in effects and finding != root]
 
 
 def _explained_by(cause: Finding, findings: Sequence[Finding]) -> set[tuple[str, str, int]]:

@@ -7,7 +7,7 @@ left out here (and stays visible in :attr:`Header.raw`); nothing in this module 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +43,15 @@ def settings(config: Mapping[str, Any], word: str, value: Any, prefix: str = "")
         elif word in path and not isinstance(item, bool) and item == value:
             found.append(path)
     return found
+
+
+def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested mappings as (dotted path, value); an empty mapping is a value."""
+    if isinstance(value, Mapping) and (value or not path):
+        for key, item in value.items():
+            yield from flat(item, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, value
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,7 @@ HEADER: Final[dict[str, str]] = {
     "git": "{commit, dirty}",
     "config": "the configuration as resolved; secrets are redacted",
     "config_source": "{path, sha256, overrides}",
+    "config_defaults": "{dotted path: the program's own default} of the settings that are off it",
     "total_steps": "optimiser steps that are planned",
     "horizon": "{epochs, samples, batch_size, accumulation, drop_last, processes}",
     "components": "{name: {unit, role: task | auxiliary | regulariser, description}}",

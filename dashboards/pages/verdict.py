@@ -137,6 +137,7 @@ def _role(told: Diagnosis, finding: Finding) -> str:
 
 
 def _prescription(told: Diagnosis) -> Any:
-    if not told.prescription or (told.root_cause and told.prescription == told.root_cause.patch):
+    patch = told.prescription.patch
+    if not patch or (told.root_cause and patch == told.root_cause.patch):
         return None  # the root cause's card shows it already
-    return html.Pre(as_yaml(nested(told.prescription)), className="card")
+    return html.Pre(as_yaml(nested(patch)), className="card")

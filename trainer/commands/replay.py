@@ -58,7 +58,7 @@ def main(asked: Namespace) -> int:
     config = _config(told, path, [*asked.settings, f"name={path.stem}-replay", f"logs={path.parent}"])
     last = min(asked.to or told.last_step, told.last_step)
     begin = _checkpoint(before, path, asked.begin, last) if asked.begin else ""
-    outcome = train.main(config, resume=str(begin), last=last if last != told.header.total_steps else 0)
+    outcome = train.main(config, resume=str(begin), last=last)
     replayed = _read(outcome.path)
     found = compare(told, replayed)
     print(_sentence(found, outcome.path))

@@ -21,7 +21,7 @@ def main(asked: Namespace) -> int:
     """Train, and say in one line how it went."""
     fast = [f"{key}={value}" for key, value in FAST.items() if asked.fast_dev_run]
     config, source = load(asked.config, [*fast, *asked.settings])
-    outcome = train.main(config, source, asked.resume)
+    outcome = train.main(config, source, asked.resume, last=asked.to or 0)
     if outcome.rank:  # rank 0 speaks for all
         return 0
     how = f"stopped ({outcome.stopped})" if outcome.stopped else "finished"

@@ -13,12 +13,13 @@ from typing import Any
 
 from trainwatch.axis import ALIGNED
 from trainwatch.compare.partings import Apart, Partings
-from trainwatch.compare.settings import ABSENT, Difference, chosen, differences, facts, flat, is_seed, plan, repeats
+from trainwatch.compare.settings import ABSENT, Difference, chosen, differences, facts, is_seed, plan, repeats
 from trainwatch.compare.speed import Speed, speed
 from trainwatch.compare.suspects import Suspect, suspects
 from trainwatch.compare.values import Values, merit, ranking, values
 from trainwatch.compare.verdict import Verdict, first_of, verdict
 from trainwatch.diagnosis import Diagnosis
+from trainwatch.header import flat
 from trainwatch.run import Run
 
 __all__ = [

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from trainwatch.header import flat
 from trainwatch.run import Run
 
 ABSENT = "(absent)"  # a setting that a run does not have; differs from one that is null
@@ -35,15 +36,6 @@ def differences(settings: Sequence[Mapping[str, Any]]) -> tuple[Difference, ...]
 def _same(value: Any, other: Any) -> bool:
     """Whether two settings are one; NaN is NaN here."""
     return bool(value == other) or (value != value and other != other)
-
-
-def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested mappings as (dotted path, value); an empty mapping is a value."""
-    if isinstance(value, Mapping) and (value or not path):
-        for key, item in value.items():
-            yield from flat(item, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, value
 
 
 def facts(run: Run, *, stages: bool) -> dict[str, Any]:

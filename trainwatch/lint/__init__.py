@@ -22,6 +22,7 @@ from trainwatch.lint.sources.hydra_tree import HydraTree, compose
 from trainwatch.lint.sources.python_file import Script, imports_of, read_schema, read_script
 from trainwatch.lint.sources.yaml_file import value_of
 from trainwatch.lint.tree import Config, LintError, Node, Place
+from trainwatch.prescription import of_findings
 from trainwatch.run import Run
 from trainwatch.schema import Finding
 
@@ -196,7 +197,7 @@ def conclude(source: str, form: str, name: str, findings: Iterable[Finding], not
         withheld={},
         failed={},
         notes=tuple(notes),
-        prescription={path: value for item in ordered if item.severity != "info" for path, value in item.patch.items()},
+        prescription=of_findings(ordered),
     )
 
 

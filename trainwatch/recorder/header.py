@@ -19,7 +19,17 @@ from trainwatch.recorder.plain import as_mapping, command, plain
 from trainwatch.schema import NAME, SCHEDULE_KINDS, VERSION
 
 DECLARED: Final = (
-    *("config", "config_source", "total_steps", "horizon", "curriculum", "curriculum_running", "schedules", "clocks"),
+    *(
+        "config",
+        "config_source",
+        "config_defaults",
+        "total_steps",
+        "horizon",
+        "curriculum",
+        "curriculum_running",
+        "schedules",
+        "clocks",
+    ),
     *("components", "max_grad_norm", "dtypes", "parameters", "modules", "gradient_at", "classes", "checkpoint_every"),
 )
 """What the training code tells, by the names of the Recorder's arguments."""
@@ -104,7 +114,7 @@ def declared(
     }
     if fields["parameters"] is None and hasattr(modules, "parameters"):
         fields["parameters"] = sum(parameter.numel() for parameter in modules.parameters())
-    for name in ("horizon", "dtypes", "classes", "config_source"):
+    for name in ("horizon", "dtypes", "classes", "config_source", "config_defaults"):
         if fields[name] is not None and not isinstance(fields[name], dict):
             raise TypeError(f"Recorder: {name}={rest[name]!r} is no mapping; give a dict")
     return {name: value for name, value in fields.items() if value is not None}

@@ -25,7 +25,7 @@ Batch = TypeVar("Batch")
 class Recorder(Journal):
     """Records a training run as it happens, into one JSONL file.
 
-    Everything about the run (``config`` to ``config_source``) is optional; what is not said is not judged. Arguments
+    Everything about the run (``config`` to ``config_defaults``) is optional; what is not said is not judged. Arguments
     that cannot be right raise here, before the loop; from then on a fault of the recorder's own is caught, said once on
     stderr, written as an event, and the run goes on. ``resume=STEP`` goes on with the same file from a checkpoint's
     step; without it an existing file is left alone and a numbered sibling is written. ``durable=True`` writes before
@@ -52,6 +52,7 @@ class Recorder(Journal):
         classes: Mapping[str, int] | None = None,
         checkpoint_every: int | None = None,
         config_source: Any = None,
+        config_defaults: Mapping[str, Any] | None = None,
         rank: int | None = None,
         world_size: int | None = None,
         run: str | None = None,

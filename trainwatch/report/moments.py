@@ -11,6 +11,7 @@ import numpy as np
 
 from trainwatch.diagnosis import Diagnosis
 from trainwatch.header import mapping, number, text
+from trainwatch.prescription import good_checkpoints
 from trainwatch.run import Event, Run
 from trainwatch.schema import HEADER, Finding, Severity
 from trainwatch.text import wording
@@ -104,7 +105,10 @@ def _checkpoints(run: Run, root: Finding | None) -> Iterator[Moment]:
     """The last checkpoint, the best one and the last good one: the rest is in the run file."""
     written = checkpoints(run)
     best = [event for event in written if event.get("best")]
-    kept = {id(event): event for event in (*written[-1:], *best[-1:], *_before(run, root)[-1:])}
+    kept = {
+        id(event): event
+        for event in (*written[-1:], *best[-1:], *(good_checkpoints(run, root.first_step)[-1:] if root else ()))
+    }
     for event in kept.values():
         said = wording.clean(event.get("path") or "checkpoint", 200) + (", the best" if event.get("best") else "")
         yield Moment(int(number(event.get("step")) or 0), utc(number(event.get("time"))), "checkpoint", said)
@@ -115,16 +119,11 @@ def checkpoints(run: Run) -> list[Event]:
     return [event for event in run.events if event.get("kind") == "checkpoint"]
 
 
-def _before(run: Run, root: Finding | None) -> list[Event]:
-    """Checkpoints written before the root cause began."""
-    return [event for event in checkpoints(run) if root and (number(event.get("step")) or 0) < root.first_step]
-
-
 def good_checkpoint(run: Run, root: Finding | None) -> str:
     """The last good checkpoint in a sentence; empty where no checkpoint was written, or nothing is wrong."""
     if root is None or not checkpoints(run):
         return ""
-    good = _before(run, root)
+    good = good_checkpoints(run, root.first_step)
     if not good:
         return f"No checkpoint was written before the root cause began at step {root.first_step:,}."
     last = good[-1]

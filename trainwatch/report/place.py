@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from trainwatch.compare import flat
-from trainwatch.header import mapping, number, text
+from trainwatch.header import flat, mapping, number, text
 from trainwatch.run import Run
 from trainwatch.text import wording
 

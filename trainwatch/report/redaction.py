@@ -13,9 +13,8 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from trainwatch.compare import flat
 from trainwatch.diagnosis import Diagnosis
-from trainwatch.header import Header
+from trainwatch.header import Header, flat
 from trainwatch.run import Run
 from trainwatch.schema import describe
 

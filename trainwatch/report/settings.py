@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainwatch.compare import compare, flat
+from trainwatch.compare import compare
 from trainwatch.diagnosis import Diagnosis
+from trainwatch.header import flat
 from trainwatch.report.moments import utc
 from trainwatch.report.redaction import Redactor
 from trainwatch.report.section import Section

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
@@ -59,6 +59,16 @@ def print_section(out: Console, section: Section) -> None:
         write(out, Text(first, style="cyan"), left=2)
         for name, cell in zip(section.head[1:], others, strict=True):
             write(out, Text(cell), left=4, lead=Text(f"{name}: ", style="dim"))
+
+
+def trial(out: Console, told: str, said: Comparison) -> None:
+    """Print how a cure did beside the run as it was: state, root cause, losses, findings; the rest is `compare`'s."""
+    write(out, Text(told, style="bold"))
+    losses = tuple(item for item in said.values if "loss" in item.channel)
+    for section in sections(replace(said, values=losses, partings=())):
+        out.print()
+        write(out, Text(section.title, style="bold"))
+        print_section(out, section)
 
 
 def as_markdown(said: Comparison) -> str:

@@ -1,0 +1,246 @@
+"""What is prescribed: from the findings of a run, in the paths of its own config, and how it is written down."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import yaml
+
+from trainwatch.cli import main
+from trainwatch.cures import cure, words
+from trainwatch.diagnosis import diagnose
+from trainwatch.engine import Engine
+from trainwatch.prescription import NEW, prescribe
+from trainwatch.schema import Finding
+from trainwatch.text import patch
+
+
+def finding(rule, subject="run", step=40, severity="critical", state="active", **more):
+    return Finding(rule, severity, subject, step, 100, state, f"{rule}.", **more)
+
+
+@pytest.fixture
+def run_with(make_run):
+    """A run of 100 rows with this config, and whatever columns and header fields besides."""
+
+    def made(config, columns=None, **header):
+        return make_run({"loss": np.linspace(3, 2, 100), **(columns or {})}, header={"config": config, **header})
+
+    return made
+
+
+def cured(run, *args, **more):
+    return {item.path: item.value for item in cure(finding(*args, **more), run)}
+
+
+@pytest.mark.parametrize(
+    ("rule", "config", "more", "expected"),
+    [
+        ("lr-too-high", {"optim": {"lr": 1.0}}, {"evidence": {"update_ratio": 0.05}}, {"optim.lr": 0.02}),
+        ("lr-too-high", {"learning_rate": 0.3}, {"evidence": {"growth": 9.0}}, {"learning_rate": 0.03}),
+        ("lr-too-low", {"learning_rate": 1e-7}, {"evidence": {"update_ratio": 1e-5}}, {"learning_rate": 1e-5}),
+        (
+            "gradient-explosion",
+            {"lr": 3e-3, "max_grad_norm": 0, "warmup_ratio": 0.0},
+            {"evidence": {"before": 1.234}},
+            {"lr": 1e-3, "max_grad_norm": 1.2, "warmup_ratio": 0.05},
+        ),
+        ("loss-divergence", {"lr": 3e-3, "max_grad_norm": 1.0, "warmup": 0.1}, {}, {"lr": 1e-3}),
+        ("amp-scale-collapse", {"trainer": {"precision": "16-mixed"}}, {}, {"trainer.precision": "bf16-mixed"}),
+        ("amp-scale-collapse", {"fp16": True, "bf16": False}, {}, {"fp16": False, "bf16": True}),
+        ("overflow-risk", {"precision": "fp16"}, {"subject": "module:logits"}, {"precision": "bf16"}),
+        ("clipping-saturated", {"grad_clip": 1.0}, {"evidence": {"norm": 7.77}}, {"grad_clip": 7.8}),
+        ("lr-zero", {"scheduler": {"T_max": 40}}, {}, {"scheduler.T_max": 100}),
+        ("aggressive-ramp", {"kl_ramp_steps": 500}, {"subject": "component:kl"}, {"kl_ramp_steps": 2000}),
+    ],
+)
+def test_a_cure_is_in_the_paths_of_the_runs_own_config(rule, config, more, expected, run_with):
+    assert cured(run_with(config, total_steps=100), rule, **more) == expected
+
+
+@pytest.mark.parametrize(
+    ("rule", "config"),
+    [
+        ("lr-too-high", {"actor": {"lr": 0.1}, "critic": {"lr": 0.2}}),
+        ("lr-too-high", {"lr": "auto"}),
+        ("amp-scale-collapse", {"precision": "bf16"}),
+        ("loss-divergence", {}),
+        ("overfitting", {"lr": 0.1, "dropout": 0.0}),
+    ],
+)
+def test_what_cannot_be_told_apart_is_not_guessed(rule, config, run_with):
+    assert cured(run_with(config), rule) == {}
+
+
+def test_of_several_rates_the_one_that_the_group_had(run_with):
+    run = run_with({"actor": {"lr": 0.1}, "critic": {"lr": 0.2}}, {"lr/critic": np.full(100, 0.2)})
+    assert cured(run, "lr-too-high", "group:critic", evidence={"update_ratio": 0.1}) == {"critic.lr": 0.002}
+
+
+def test_weights_are_rebalanced_by_what_was_measured(run_with):
+    """Two losses of which one owns 99.9 % of the gradient: with a weight 999 times smaller each has half."""
+    shares = {"grad_share/mass": np.full(100, 0.999), "grad_share/main": np.full(100, 0.001)}
+    config = {"loss": {"mass_weight": 2.0, "main_weight": 1.0, "mass_margin": 3.0}}
+    loud = finding("loss-scale-imbalance", "component:mass", evidence={"ratio": 5e4})
+    assert [(item.path, item.value) for item in cure(loud, run_with(config, shares))] == [("loss.mass_weight", 0.002)]
+    assert [item.value for item in cure(loud, run_with(config))] == [4e-5]
+    quiet = run_with(config, {"grad_share/main": np.full(100, 0.001), "grad_share/mass": np.full(100, 0.999)})
+    assert cured(quiet, "component-ignored", "component:main") == {"loss.main_weight": 53.0}
+
+
+def test_what_is_off_its_default_and_named_for_the_sick_component_goes_back(run_with):
+    """Only where it is the one: two settings as near are not told apart."""
+    config = {"loss": {"mass_unit": "ppm", "mass_weight": 1.0, "angle_unit": "rad"}, "lr": 1e-3}
+    off = {"loss.mass_unit": "huber", "lr": 3e-4}
+    assert cured(run_with(config, config_defaults=off), "component-dead", "component:mass") == {
+        "loss.mass_unit": "huber"
+    }
+    assert cured(run_with(config, config_defaults=off), "component-dead", "component:angle") == {}
+    both = off | {"loss.mass_weight": 0.1}
+    assert cured(run_with(config, config_defaults=both), "component-dead", "component:mass") == {}
+
+
+def test_classes_are_weighted_by_how_often_they_come(run_with):
+    counts = {"cat": 900, "dog": 100}
+    assert cured(run_with({"class_weights": None}, classes=counts), "class-imbalance") == {
+        "class_weights": {"cat": 0.56, "dog": 5.0}
+    }
+    assert cured(run_with({"loss": {"class_weights": [1, 1]}}, classes=counts), "class-imbalance") == {
+        "loss.class_weights": [0.56, 5.0]
+    }
+    assert cured(run_with({"lr": 1.0}, classes=counts), "class-imbalance") == {}
+
+
+def test_losses_that_begin_at_once_are_phased(run_with):
+    """The first task alone, then one more at each boundary, with the weights that the run had."""
+    config = {"curriculum": {"ramp": "step", "stages": []}}
+    components = {"main": {"role": "task"}, "mass": {"role": "task"}, "decay": {"role": "regulariser"}}
+    weights = {"weight/main": np.ones(100), "weight/mass": np.full(100, 0.3)}
+    run = run_with(config, weights, total_steps=100, components=components)
+    found = cured(run, "all-at-once", severity="info")
+    assert [stage["weights"] for stage in found["curriculum.stages"]] == [
+        {"main": 1.0, "mass": 0.0},
+        {"main": 1.0, "mass": 0.3},
+    ]
+    assert [(stage["start"], stage["end"]) for stage in found["curriculum.stages"]] == [(0, 50), (50, 100)]
+    assert found["curriculum.ramp"] == "linear"
+
+
+def test_a_ratio_instead_of_steps_where_that_is_the_default(run_with):
+    anneal = {"ratio": 0.8, "steps": 80_000}
+    found = finding("schedule-unfinished", "schedule:smoothing", patch={"anneal.steps": 100})
+    assert [item.value for item in cure(found, run_with({"anneal": anneal}, config_defaults={"anneal.steps": 0}))] == [
+        0
+    ]
+    assert [item.value for item in cure(found, run_with({"anneal": anneal}))] == [100]
+
+
+def test_effects_and_symptoms_put_nothing_into_the_patch(run_with, monkeypatch):
+    """The divergence follows from the curriculum; beside it a clock of its own is wrong too."""
+    told = [
+        finding("curriculum-mismatch", step=0, patch={"curriculum": "B"}),
+        finding("clock-desync", "clock:kl", 10, "warning", patch={"kl.clock": "applied"}),
+        finding("loss-divergence", step=50),
+        finding("gradient-explosion", step=5, severity="warning"),
+        finding("all-at-once", severity="info", patch={"curriculum": "C"}),
+    ]
+    monkeypatch.setattr(Engine, "findings", lambda *_: told)
+    said = diagnose(run_with({"curriculum": "A", "kl": {"clock": "local"}, "lr": 1e-3}))
+    assert said.prescription.patch == {"curriculum": "B", "kl.clock": "applied"}
+    assert [change.was for change in said.prescription.changes] == ["A", "local"]
+    assert said.prescription.first_bad == 0
+
+
+def test_an_info_on_the_same_subject_dates_the_first_bad_step(run_with):
+    """The ramp was seen at 13, the imbalance was sure at 21: a checkpoint of step 16 is poisoned already."""
+    loud = finding("loss-scale-imbalance", "component:mass", 21, patch={"w": 1})
+    ramp = finding("aggressive-ramp", "component:mass", 13, "info")
+    other = finding("invalid-outputs", step=5, severity="info")
+    assert prescribe(loud, [], run_with({}), [loud, ramp, other]).first_bad == 13
+    assert prescribe(loud, [], run_with({}), [loud]).changes[0].was == NEW
+
+
+def test_words_of_a_name():
+    assert words("half_precision.warmupSteps") == {"half", "precision", "warmup", "steps"}
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A run file whose config names one curriculum and whose loop took another, with hostile text in it."""
+
+    def write(config, **header):
+        plan = {"name": "B", "stages": [{"start": 0, "name": "1", "weights": {"a": 1.0}}]}
+        other = {"name": config.get("curriculum", "A"), "stages": [{"start": 0, "name": "1", "weights": {"a": 2.0}}]}
+        head = {"kind": "run", "schema": 1, "run": "x\n- evil: 1", "id": "1", "config": config, "total_steps": 40}
+        head |= {"curriculum": plan, "curriculum_running": other, "command": ["python", "train.py"], **header}
+        rows = [{"kind": "step", "step": step, "loss": 2.0, "loss/a": 1.0, "weight/a": 2.0} for step in range(1, 41)]
+        path = tmp_path / "run.jsonl"
+        lines = [head, *rows, {"kind": "end", "status": "finished"}]
+        path.write_text("".join(json.dumps({"time": 0.0, "elapsed": 0.0, **line}) + "\n" for line in lines))
+        return path
+
+    return write
+
+
+def test_each_line_names_its_finding_and_what_was_there(written, capsys):
+    path = written({"curriculum": "evil\n# x: [1]"})
+    assert main(["prescribe", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert yaml.safe_load(out) == {"curriculum": "B"}
+    line = next(line for line in out.splitlines() if not line.startswith("#"))
+    assert line == r'curriculum: B  # curriculum-mismatch, since step 0; was "evil\n# x: [1]"'
+
+
+def test_a_value_in_the_patch_that_is_hostile_stays_a_value(written, capsys):
+    """Whatever a rule takes from a log into the patch: one line, the same value."""
+    plan = {"name": "B\n- !!python/object:os.system {}: \u2028", "stages": []}
+    path = written({"curriculum_name": "A"}, curriculum=plan, curriculum_running={"name": "A", "stages": []})
+    main(["prescribe", str(path), "--format", "json"])
+    patched = json.loads(capsys.readouterr().out)["patch"]
+    main(["prescribe", str(path)])
+    assert yaml.safe_load(capsys.readouterr().out) == patched
+
+
+def test_nothing_to_prescribe_is_said_and_is_still_a_patch(tmp_path, capsys, written):
+    healthy = written({}, curriculum=None, curriculum_running=None)
+    assert main(["prescribe", str(healthy), "-o", str(tmp_path / "patch.yaml")]) == 0
+    text = (tmp_path / "patch.yaml").read_text()
+    assert yaml.safe_load(text) == {}
+    assert text.startswith("# Nothing to prescribe for x - evil: 1")
+    assert not capsys.readouterr().out
+
+
+def test_no_cure_known_says_what_to_do_instead(written, capsys):
+    path = written({"plan": {"kind": "A"}})
+    assert main(["prescribe", str(path)]) == 1
+    out = capsys.readouterr().out
+    assert "No cure known for curriculum-mismatch, since step 0: what to do instead is: Stop, make the loop" in out
+    assert yaml.safe_load(out) == {}
+
+
+def test_the_command_line_overrules_files_and_that_is_said(written, capsys):
+    path = written({"curriculum": "A"}, config_source={"path": "a.yaml", "overrides": ["curriculum=A", "lr=1"]})
+    assert main(["prescribe", str(path)]) == 0
+    assert "# curriculum was given on the command line, which overrules files" in capsys.readouterr().out
+
+
+def test_only_the_trainers_own_runs_are_tried(written, capsys):
+    """No command that a log holds is run: both are told instead."""
+    path = written({"curriculum": "A"}, command=["rm", "-rf", "x y"])
+    assert main(["prescribe", str(path), "--try"]) == 2
+    said = capsys.readouterr().err
+    assert "run both by hand, from the start: (1) `rm -rf 'x y'` as it was, (2) the same with the patch" in said
+    assert main(["prescribe", str(path), "--steps", "5"]) == 2
+    assert main(["prescribe", str(path), "-o", str(path / "x.yaml")]) == 2
+
+
+def test_the_checkpoint_before_the_first_bad_step_is_named(run_with):
+    run = run_with({"kl": {"clock": "local"}})
+    for step in (20, 40, 60):
+        run.add_event({"kind": "checkpoint", "step": step, "path": f"c/{step}.pt"})
+    said = diagnose(run)
+    told = finding("clock-desync", "clock:kl", 45, patch={"kl.clock": "applied"})
+    said = replace(said, root_cause=told, prescription=prescribe(told, [], run, [told]))
+    assert "# Go on from the checkpoint of step 40: c/40.pt" in patch.document(run, said)
+    assert patch.as_data(run, said)["checkpoint"] == {"step": 40, "path": "c/40.pt"}
