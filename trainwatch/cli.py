@@ -366,7 +366,7 @@ def _write(target: Path, text: str) -> None:
         unfinished.replace(target)
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror}); choose another file with -o.") from None
-    print(f"Wrote {target}")
+    print(f"Wrote {target}", file=sys.stderr)  # the standard output may be JSON
 
 
 class LintCommand(typer.core.TyperCommand):

@@ -254,7 +254,7 @@ class GradientsAccumulate(Rule):
         if told is None or told.state == "over":
             return
         rows = np.flatnonzero(np.isfinite(norm))
-        left = np.fmin(carried(self._last, norm[rows]), self._limit)  # of the gradient, once it is clipped
+        left = np.minimum(carried(self._last, norm[rows]), np.nan_to_num(self._limit, nan=np.inf))  # once it is clipped
         falls = rows[norm[rows] < self.drop * left]
         if len(falls):
             message = f"{told.message} It fell back at once later, as in a log of micro-batches."
