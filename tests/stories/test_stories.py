@@ -97,6 +97,31 @@ def test_peptide_from_its_own_metrics_file(project):
     assert root.evidence["total_before"] == pytest.approx(1.55, abs=0.1)
 
 
+def stages(*weights: float) -> list[dict[str, Any]]:
+    """Three stages of 1,000 steps, each with its weight of the mass loss."""
+    return [
+        {"name": f"stage {n}", "start": 1000 * n, "end": 1000 * (n + 1), "weights": {"precursor": weight}}
+        for n, weight in enumerate(weights)
+    ]
+
+
+def test_peptide_with_the_recorder(project):
+    """Before its first step: what runs is not what is named. The patch names what is meant."""
+    path = project("peptide") / "run.jsonl"
+    declared = {"name": "EXTENDED", "stages": stages(0.0, 0.0, 0.08)}
+    running = {"name": "DEFAULT", "stages": stages(0.0, 0.2, 1.0)}
+    config = {"curriculum": "EXTENDED", "training": {"curriculum": "DEFAULT"}}
+    with trainwatch.Recorder(
+        path, config=config, total_steps=3000, curriculum=declared, curriculum_running=running
+    ) as watch:
+        watch.log({"loss": 3.0})
+        watch.step()
+    said = told(path)
+    assert (said.root_cause.rule, said.root_cause.severity) == ("curriculum-mismatch", "critical")
+    assert said.root_cause.first_step <= 1
+    assert said.prescription.patch == {"training.curriculum": "EXTENDED"}
+
+
 # a hearing-test model had one loss at 3,256,742 beside another at 3.75, and had never started
 
 
@@ -149,6 +174,24 @@ def test_hearing_from_its_console(project):
     assert (root.rule, root.subject, root.severity) == ("loss-scale-imbalance", "component:PeakAmp", "critical")
     assert root.first_step == 1
     assert root.evidence["ratio"] == pytest.approx(733_115, rel=0.01)
+
+
+def test_hearing_with_the_recorder(project):
+    """The same with its weights in the config: the patch brings the large one to the scale of the others."""
+    path = project("hearing") / "run.jsonl"
+    random = np.random.default_rng(1)
+    weights = {"signal": 1.0, "peak_amplitude": 1.0}
+    with trainwatch.Recorder(path, config={"loss": {"weights": weights}}, total_steps=1000) as watch:
+        for _ in range(60):
+            parts = {"signal": 3.75, "peak_amplitude": 3256742.75}
+            drawn = {f"loss/{name}": value * np.exp(random.normal(0, 0.05)) for name, value in parts.items()}
+            watch.log({"loss": sum(drawn.values()), **drawn, **{f"weight/{name}": 1.0 for name in weights}})
+            watch.step()
+    said = told(path)
+    assert (said.root_cause.rule, said.root_cause.subject) == ("loss-scale-imbalance", "component:peak_amplitude")
+    [(where, weight)] = said.prescription.patch.items()
+    assert where == "loss.weights.peak_amplitude"
+    assert weight == pytest.approx(3.75 / 3256742.75, rel=0.2)
 
 
 # a vision pipeline annealed on a local counter that stood at 1,200 while the run was at step 5,000
