@@ -535,7 +535,7 @@ def export(
     try:
         exporting.write(item.run, output)
     except ModuleNotFoundError as error:
-        raise UserError(f"{output}: needs {error.name}; `pip install 'trainwatch[export]'` brings it.") from None
+        raise UserError(f"{output}: needs {error.name}; `pip install {error.name}` brings it.") from None
     except OSError as error:
         raise UserError(
             f"{output}: cannot be written ({error.strerror or error}); choose another place with -o."

@@ -44,7 +44,7 @@ class Notification:
         try:
             import apprise
         except ModuleNotFoundError as error:
-            raise UserError(f"--notify needs {error.name}; `pip install 'trainwatch[notify]'` brings it.") from None
+            raise UserError(f"--notify needs {error.name}; `pip install {error.name}` brings it.") from None
         logging.getLogger("apprise").addHandler(logging.NullHandler())  # or it writes across the view
         service = apprise.Apprise.instantiate(url, suppress_exceptions=True)
         if not isinstance(service, apprise.NotifyBase):

@@ -104,7 +104,7 @@ def lint_command(
         said = Material(config, frozenset[Dialect](["omegaconf"]), script=script, folder=folder)
         findings += checked(replace(said, script=None), chosen)
         findings += checked(said, chosen, compare=True) if script else ()
-    notes = ["the syntax of overrides was not judged: `pip install 'trainwatch[lint]'` brings Hydra's parser"]
+    notes = ["the syntax of overrides was not judged: `pip install hydra-core` brings Hydra's parser"]
     silent = tree is None or not command.overrides or hydra_parser() is not None
     name = Path(command.script or command.module or words[0]).name
     return conclude(command.text, "command", name, findings, () if silent else notes)

@@ -66,7 +66,7 @@ class ParquetFile:
             for batch in parquet.ParquetFile(self.path).iter_batches():
                 yield from batch.to_pylist()
         except ImportError:
-            raise ReadError(f"{self.path}: needs pyarrow; `pip install 'trainwatch[export]'` brings it.") from None
+            raise ReadError(f"{self.path}: needs pyarrow; `pip install pyarrow` brings it.") from None
         except Exception as error:  # pyarrow has many kinds of its own
             said = str(error).split("\n")[0][:200]
             raise ReadError(f"{self.path}: cannot be read as Parquet ({said}); write it again.") from None
