@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dashboards.asked import SCALES, Asked
+from dashboards.asked import SCALES, X_SCALES, Asked
 from dashboards.facts import Facts
 from dashboards.story import Story
 from trainwatch.diagnosis import Diagnosis
@@ -103,7 +103,7 @@ class Watched:
                 across = axis(self.view.run, asked.unit)
             first, last = asked.ends
             span = across.span(first, last) if across else (math.floor(first), math.ceil(last))
-        return Look(span, asked.against, SCALES[asked.scale], asked.smooth)
+        return Look(span, asked.against, SCALES[asked.scale], asked.smooth, log_x=X_SCALES[asked.x_scale])
 
     def draw(self, name: str, look: Look) -> Drawn | None:
         """A figure of the run as it was last read; None if the run has nothing for it."""
