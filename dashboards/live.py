@@ -23,6 +23,7 @@ from trainwatch.diagnosis import Diagnosis
 from trainwatch.engine import Settings
 from trainwatch.figures import FIGURES, Look, Span, axis, blank, for_finding, proof, span_of
 from trainwatch.following import OVER, Folder, Followed
+from trainwatch.index import Index, cache_folder
 from trainwatch.run import Run
 from trainwatch.schema import Finding
 
@@ -163,6 +164,7 @@ class Live:
     def __init__(self, root: Path | list[Path], settings: Settings | None = None) -> None:
         self.folder = Folder(root)
         self._settings = settings
+        self._index = Index(cache_folder())
         self._files: dict[str, Watched] = {}
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="trainwatch-read")
@@ -209,7 +211,8 @@ class Live:
         with self._lock:
             known, found = self._files, self.folder.files()
             self._files = {
-                key: known.get(key) or Watched(key, Followed(path, self._settings)) for key, path in found.items()
+                key: known.get(key) or Watched(key, Followed(path, self._settings, self._index))
+                for key, path in found.items()
             }
             return list(self._files.values())
 
