@@ -105,7 +105,7 @@
     let pair = event["xaxis.range"] || [event["xaxis.range[0]"], event["xaxis.range[1]"]];
     if (typeof pair[0] !== "number" || typeof pair[1] !== "number") return undefined;
     const log = isLog(name);
-    if (log) pair = pair.map((end) => 10 ** end); // of a log axis plotly tells the powers
+    if (log) pair = pair.map((end) => +(10 ** end).toPrecision(9)); // of a log axis plotly tells the powers
     if (unit !== "step") return { unit: unit, ends: pair };
     const first = Math.max(Math.floor(pair[0]), log ? 1 : -Infinity); // a log axis has no place for 0
     return { unit: unit, ends: [first, Math.max(Math.ceil(pair[1]), first + 1)] };
