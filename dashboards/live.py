@@ -16,13 +16,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dashboards.asked import SCALES, Asked
+from dashboards.asked import SCALES, X_SCALES, Asked
 from dashboards.facts import Facts
 from dashboards.story import Story
 from trainwatch.diagnosis import Diagnosis
 from trainwatch.engine import Settings
 from trainwatch.figures import FIGURES, Look, Span, axis, blank, for_finding, proof, span_of
 from trainwatch.following import OVER, Folder, Followed
+from trainwatch.index import Index, cache_folder
 from trainwatch.run import Run
 from trainwatch.schema import Finding
 
@@ -103,7 +104,7 @@ class Watched:
                 across = axis(self.view.run, asked.unit)
             first, last = asked.ends
             span = across.span(first, last) if across else (math.floor(first), math.ceil(last))
-        return Look(span, asked.against, SCALES[asked.scale], asked.smooth)
+        return Look(span, asked.against, SCALES[asked.scale], asked.smooth, log_x=X_SCALES[asked.x_scale])
 
     def draw(self, name: str, look: Look) -> Drawn | None:
         """A figure of the run as it was last read; None if the run has nothing for it."""
@@ -163,6 +164,7 @@ class Live:
     def __init__(self, root: Path | list[Path], settings: Settings | None = None) -> None:
         self.folder = Folder(root)
         self._settings = settings
+        self._index = Index(cache_folder())
         self._files: dict[str, Watched] = {}
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="trainwatch-read")
@@ -209,7 +211,8 @@ class Live:
         with self._lock:
             known, found = self._files, self.folder.files()
             self._files = {
-                key: known.get(key) or Watched(key, Followed(path, self._settings)) for key, path in found.items()
+                key: known.get(key) or Watched(key, Followed(path, self._settings, self._index))
+                for key, path in found.items()
             }
             return list(self._files.values())
 

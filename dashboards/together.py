@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from urllib.parse import parse_qs
 
-from dashboards.asked import SCALES, Asked
+from dashboards.asked import SCALES, X_SCALES, Asked
 from dashboards.live import FIGURES_KEPT, Drawn, Live, View, Watched
 from trainwatch.axis import aligned, axes
 from trainwatch.compare import Apart, Comparison, compare, first_of
@@ -242,8 +242,8 @@ def _drawn(bench: Bench, channel: str, chosen: Chosen, asked: Asked) -> Drawn | 
     runs = [run for run, _ in _told(bench.views)]
     ends = _ends(runs, bench.baseline, asked)
     groups = bench.groups() if chosen.seeds else ()
-    scale = SCALES[asked.scale]
-    how = Overlay(asked.against, ends, scale, asked.smooth, bench.baseline, chosen.difference, groups)
+    scale, log_x = SCALES[asked.scale], X_SCALES[asked.x_scale]
+    how = Overlay(asked.against, ends, scale, asked.smooth, bench.baseline, chosen.difference, groups, log_x)
     try:
         figure = overlay(channel, runs, bench.labels, how, bench.marks(channel))
     except Exception as error:  # one odd log must not take the other figures down

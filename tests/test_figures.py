@@ -289,6 +289,58 @@ def test_the_scale_that_is_asked_for_is_drawn(log: bool) -> None:
         assert figure.layout.yaxis.type == ("log" if log else None)
 
 
+LOG_X = figures.Look(log_x=True)
+
+
+def test_a_log_axis_across_shows_the_first_steps_as_finely_as_the_last_ones() -> None:
+    run = run_of(100_000, loss=np.random.default_rng(0).random(100_000) + 1)
+    figure = figures.FIGURES["loss"].draw(run, [finding(first_step=0)], LOG_X)
+    assert figure is not None
+    across = figure.layout.xaxis
+    assert (across.type, across.title.text, list(across.range)) == ("log", "step, log", [0.0, 5.0])
+    drawn = np.asarray(figure.data[0].x)
+    early, late = (np.count_nonzero((drawn >= low) & (drawn < 10 * low)) for low in (100, 10_000))
+    assert early > 0.6 * late
+    assert next(one.x[0] for one in figure.data if one.meta == "findings") == 1  # of a header: at the first step
+
+
+def test_a_log_axis_parts_what_it_has_room_for() -> None:
+    run = run_of(100_000, loss__mass=1.0)
+    for step in (3, 20, 99_990, 99_999):
+        run.train["loss/mass"][step - 1] = np.nan
+        run.train.mark(step - 1, "loss/mass", NONFINITE["nan"])
+    figure = figures.FIGURES["loss"].draw(run, [], LOG_X)
+    assert figure is not None
+    edge = next(one for one in figure.data if one.meta == "edge")
+    assert [step for step in edge.x if step is not None] == [3, 3, 20, 20, 99_990, 99_999]
+
+
+@pytest.mark.parametrize("name", ["cosine", "part", "share", "lr", "nonfinite", "evaluation"])
+def test_every_figure_can_stand_on_a_log_axis(name: str) -> None:
+    columns = dict.fromkeys(("loss__a", "loss__b", "weight__a", "weight__b", "grad_cosine__a~b", "lr__main"), 0.5)
+    plan = {"lr/main": {"kind": "linear", "start": 1, "end": 0, "over_steps": 1000}}
+    run = run_of(1000, {"schedules": plan}, **columns, grad_share__a=0.5, grad_share__b=0.5, loss=1.0)
+    run.train.mark(499, "loss", NONFINITE["nan"])
+    run.add_rows("eval", np.array([10, 1000]), {"loss": np.array([2.0, 1.0])})
+    figure = figures.FIGURES[name].draw(run, [], LOG_X)
+    assert figure is not None
+    assert figure.layout.xaxis.type == "log"
+    assert all(x is None or x > 0 for one in figure.data for x in one.x)
+
+
+@pytest.mark.parametrize("first", [0, -5])
+def test_a_log_axis_loses_no_step(first: int) -> None:
+    run = run_of(100, loss=1.0)
+    run.add_rows("eval", np.array([first, 50]), {"loss": np.array([2.0, 1.0])})
+    figure = figures.FIGURES["loss"].draw(run, [], LOG_X)
+    assert figure is not None
+    assert figure.layout.xaxis.type is None
+    assert figure.layout.xaxis.title.text == f"step<br>(linear: a log axis would lose {first})"
+    zoomed = figures.FIGURES["loss"].draw(run, [], figures.Look((10, 50), log_x=True))
+    assert zoomed is not None
+    assert zoomed.layout.xaxis.type == "log"
+
+
 def test_the_share_of_the_loss_is_of_what_is_differentiated() -> None:
     run = run_of(0)
     columns = {"loss/a": 2.0, "weight/a": 3.0, "loss/b": -4.0, "weight/b": 0.5}

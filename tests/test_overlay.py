@@ -49,6 +49,15 @@ def test_each_run_has_a_line_of_its_own() -> None:
     assert len(looks) == 20
 
 
+@pytest.mark.parametrize(("first", "kind"), [(1, "log"), (0, None)])
+def test_a_log_axis_across_is_for_all_runs_or_none(first: int, kind: str | None) -> None:
+    runs = [run_of(loss=1.0), run_of(first=first, loss=2.0)]
+    figure = overlay("loss", runs, ["a", "b"], Overlay(log_x=True))
+    assert figure is not None
+    assert figure.layout.xaxis.type == kind
+    assert ("would lose 0" in figure.layout.xaxis.title.text) == (kind is None)
+
+
 def test_runs_without_the_channel_are_not_drawn_and_none_is_no_figure() -> None:
     traces = drawn("loss", [run_of(loss=1.0), run_of(other=1.0), run_of(loss=2.0)])
     assert set(traces) == {"run 0", "run 2"}

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from trainwatch.diagnosis import Diagnosis, conclude
 from trainwatch.engine import Engine, Settings
+from trainwatch.index import Index
 from trainwatch.readers import HIDDEN, RANK_FILE, ReadError, Source, leader, open_run, stands_for_run
 from trainwatch.run import Run
 from trainwatch.schema import Finding
@@ -21,6 +22,7 @@ from trainwatch.schema import Finding
 SCAN_SECONDS = 2.0  # how old a folder's listing may be
 SCAN_LIMIT = 20_000  # files looked at in a folder: beyond, it is a data set and not a folder of logs
 QUIET_SECONDS = 1.0  # how often a file that stands still is opened: ranks and journals beside it may have grown
+GROWN = 1.5  # how much a file grows before its run is put into the index anew
 OVER = ("finished", "stopped", "failed", "killed", "never-started")
 
 
@@ -34,6 +36,7 @@ class Followed:
 
     path: Path
     settings: Settings | None = None
+    index: Index | None = None
     run: Run | None = None
     diagnosis: Diagnosis | None = None
     error: str = ""
@@ -45,6 +48,7 @@ class Followed:
     _stat: tuple[int, int, int] = (-1, -1, -1)
     _polled: float = 0.0
     _told: dict[tuple[str, str, int], int] = field(default_factory=dict)
+    _kept: int = 0  # bytes of the file when it was last put into the index
 
     @property
     def over(self) -> bool:
@@ -88,7 +92,8 @@ class Followed:
         if still and (self.over or self.error or time.monotonic() - self._polled < QUIET_SECONDS):
             return
         if self._source is None or stat.st_size < before[0] or stat.st_ino != before[2]:  # another file of that name
-            self._source, self._engine = open_run(self.path), None
+            self._source, self._engine, self._kept = open_run(self.path), None, 0
+            self._recall(self._source)
         self._polled = time.monotonic()
         grown = self._source.poll()
         if last:
@@ -97,16 +102,44 @@ class Followed:
             raise ReadError(f"{self.path}: holds no readable run yet; its first line should be a record of kind 'run'.")
         self._judge(self._source.runs[-1], grown or last)
         self.runs, self.error = len(self._source.runs), ""
+        self._keep(self._source, stat.st_size)
+
+    def _recall(self, source: Source) -> None:
+        """Go on from where the index knows the file, with the diagnosis where that is known too."""
+        if self.index is None:
+            return
+        size, found = self.index.recall(source, self.settings or Settings())
+        if size and (found is not None or source.runs[-1].end is None):
+            self._kept = size
+        if found is not None:
+            self.run, self.diagnosis, self._told = source.runs[-1], found, {}
+            self.news = self._fresh(found)
+            self.version += 1
+
+    def _keep(self, source: Source, size: int) -> None:
+        """Put the run into the index once it is over, and before that whenever its file has grown by half."""
+        due = size > self._kept if self.over else size > GROWN * self._kept
+        if self.index is not None and self.diagnosis is not None and due:
+            self.index.keep(source, self.diagnosis, self.settings or Settings())
+            self._kept = size
+
+    def _fresh(self, diagnosis: Diagnosis) -> tuple[Finding, ...]:
+        """Findings that were not known, or are graver than they were; from now on they are known."""
+        news = tuple(one for one in diagnosis.findings if one.rank > self._told.get(one.key, -1))
+        self._told |= {finding.key: finding.rank for finding in news}
+        return news
 
     def _judge(self, run: Run, grown: bool) -> None:
-        if self._engine is None or run is not self.run:
-            self._engine, self._told = Engine(self.settings), {}
-        elif not grown and self.diagnosis is not None and self.diagnosis.status == run.status():
+        known = self.diagnosis if run is self.run else None
+        if known is not None and not grown and known.status == run.status():
             return
+        if run is not self.run:
+            self._told = {}
+        if self._engine is None or run is not self.run:
+            self._engine = Engine(self.settings)
         self._engine.feed(run)
         self.run, self.diagnosis = run, conclude(run, self._engine)
-        self.news = tuple(one for one in self.diagnosis.findings if one.rank > self._told.get(one.key, -1))
-        self._told |= {finding.key: finding.rank for finding in self.news}
+        self.news = self._fresh(self.diagnosis)
         self.version += 1
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 BLOCK = 4 << 20
 HEAD = 512  # bytes that tell one file from another of the same name: a header has its id and its time in them
@@ -29,6 +29,23 @@ class LineTail:
     remainder: bytes = b""
     _skipping: bool = False
     _head: bytes = b""
+
+    def place(self) -> dict[str, Any]:
+        """How far the file was read, as plain data that :meth:`go_on` takes."""
+        held = {"remainder": self.remainder.decode("latin-1"), "head": self._head.decode("latin-1")}
+        return {
+            **held,
+            "offset": self.offset,
+            "number": self.number,
+            "oversized": self.oversized,
+            "skips": self._skipping,
+        }
+
+    def go_on(self, place: Mapping[str, Any]) -> None:
+        """Read on from a place."""
+        self.offset, self.number, self.oversized = place["offset"], place["number"], place["oversized"]
+        self.remainder, self._head = place["remainder"].encode("latin-1"), place["head"].encode("latin-1")
+        self._skipping = place["skips"]
 
     def poll(self) -> Iterator[list[bytes]]:
         """The lines that were completed since the last call, without their newlines, block by block.

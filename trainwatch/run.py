@@ -76,6 +76,26 @@ class Run:
     tells_end: bool = True  # whether its writer leaves an end record; of other logs silence says nothing
     _journal: list[_Segment] = field(default_factory=list)
 
+    def records_kept(self) -> dict[str, Any]:
+        """All but the tables, as plain data that :meth:`of_kept` takes."""
+        plain = ("format", "events", "heartbeat", "records", "touched", "notes", "begins", "nth", "named", "tells_end")
+        journal = [[segment.kind, segment.start, segment.stop] for segment in self._journal]
+        headers = [dict(header.raw) for header in self.headers]
+        return {
+            **{name: getattr(self, name) for name in plain},
+            "end": self.end,
+            "headers": headers,
+            "journal": journal,
+        }
+
+    @classmethod
+    def of_kept(cls, source: Path, kept: Mapping[str, Any], tables: Mapping[str, Table]) -> Run:
+        """The run that :meth:`records_kept` told of, with its tables."""
+        plain: dict[str, Any] = {name: value for name, value in kept.items() if name not in ("headers", "journal")}
+        headers = [Header.parse(raw) for raw in kept["headers"]]
+        journal = [_Segment(kind, start, stop) for kind, start, stop in kept["journal"]]
+        return cls(source, headers=headers, _journal=journal, **{**plain, **tables})
+
     @property
     def header(self) -> Header:
         """The newest header; an empty one if the run has none."""

@@ -82,6 +82,26 @@ class Table:
         """Columns in which at least one value was not finite."""
         return list(self._codes)
 
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What :meth:`of_arrays` makes the same rows of: steps, which live, columns and codes by their number."""
+        columns = {f"value{index}": self[name] for index, name in enumerate(self._values)}
+        codes = {f"code{index}": self.codes(name) for index, name in enumerate(self._codes)}
+        return {"step": self.step, "live": self.live, **columns, **codes}
+
+    @classmethod
+    def of_arrays(cls, channels: list[str], broken: list[str], arrays: Mapping[str, NDArray[Any]]) -> Table:
+        """The rows that :meth:`arrays` told of, which are taken and not copied. Raises ValueError."""
+        table = cls()
+        table._step, table._live = arrays["step"], arrays["live"]
+        table._values = {name: arrays[f"value{index}"] for index, name in enumerate(channels)}
+        table._codes = {name: arrays[f"code{index}"] for index, name in enumerate(broken)}
+        table.size = table._capacity = len(table._step)
+        kinds = ((np.int64, [table._step]), (np.bool_, [table._live]))
+        for kind, parts in (*kinds, (np.float64, table._values.values()), (np.int8, table._codes.values())):
+            if any(part.dtype != kind or part.shape != (table.size,) for part in parts):
+                raise ValueError("no columns of one table")
+        return table
+
     def append(self, step: NDArray[np.int64], columns: Mapping[str, Floats]) -> None:
         """Add rows. ``columns`` are float64 [rows], NaN where absent or not finite (then :meth:`mark` says so)."""
         first, self.size = self.size, self.size + len(step)

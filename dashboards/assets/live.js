@@ -99,14 +99,21 @@
   document.addEventListener("DOMContentLoaded", () => new MutationObserver(offer).observe(document.body, { childList: true, subtree: true }));
 
   // The range that a hand zoomed to, from plotly's own words for it; undefined for anything else.
-  function zoomed(event, unit) {
+  function zoomed(event, unit, name) {
     if (!event) return undefined;
     if (event["xaxis.autorange"]) return null;
-    const pair = event["xaxis.range"] || [event["xaxis.range[0]"], event["xaxis.range[1]"]];
+    let pair = event["xaxis.range"] || [event["xaxis.range[0]"], event["xaxis.range[1]"]];
     if (typeof pair[0] !== "number" || typeof pair[1] !== "number") return undefined;
+    const log = isLog(name);
+    if (log) pair = pair.map((end) => +(10 ** end).toPrecision(9)); // of a log axis plotly tells the powers
     if (unit !== "step") return { unit: unit, ends: pair };
-    const first = Math.floor(pair[0]);
+    const first = Math.max(Math.floor(pair[0]), log ? 1 : -Infinity); // a log axis has no place for 0
     return { unit: unit, ends: [first, Math.max(Math.ceil(pair[1]), first + 1)] };
+  }
+
+  function isLog(name) {
+    const graph = document.querySelector(`figure.panel[data-name="${CSS.escape(name)}"] .js-plotly-plot`);
+    return Boolean(graph && graph._fullLayout && graph._fullLayout.xaxis && graph._fullLayout.xaxis.type === "log");
   }
 
   function reveal(name) {
@@ -148,20 +155,20 @@
         if (id.figure) reveal(id.figure);
         return { unit: "step", ends: [id.first, id.last] };
       }
-      const range = zoomed(value, (look || {}).against || "step");
+      const range = zoomed(value, (look || {}).against || "step", String(id.name));
       return range === undefined || JSON.stringify(range) === JSON.stringify(span) ? none() : range;
     },
 
-    look(against, scale, smooth) {
-      return { against: against, scale: scale, smooth: smooth };
+    look(against, x_scale, scale, smooth) {
+      return { against: against, x_scale: x_scale, scale: scale, smooth: smooth };
     },
 
     // What the plots show, in words and in the address, so that a link leads back to it.
     range(span, look) {
       const address = new URL(window.location.href);
       if (["/run", "/compare"].includes(address.pathname)) {
-        const said = { x: look.against, y: look.scale, smooth: look.smooth };
-        const usual = { x: "step", y: "auto", smooth: "0" };
+        const said = { x: look.against, xscale: look.x_scale, y: look.scale, smooth: look.smooth };
+        const usual = { x: "step", xscale: "linear", y: "auto", smooth: "0" };
         for (const unit of ["step", "epoch", "samples", "tokens", "time", "stage"]) address.searchParams.delete(unit);
         if (span) address.searchParams.set(span.unit, span.ends.map((end) => +end.toFixed(6)).join("-"));
         for (const [name, value] of Object.entries(said)) {

@@ -83,6 +83,22 @@
     const above = node.rowIndex ? table.getDisplayedRowAtIndex(node.rowIndex - 1) : null;
     return above && namesOf(above.data, chipsBy())[0] === name ? null : make("strong", { className: "group-name", title: name }, name);
   };
+  // The whole row in one cell, and all of it a link: what a thumb can hit.
+  cells.Stack = (props) => {
+    const { data } = props;
+    const state = data.state && make(cells.State, { data: data, value: data.state });
+    const head = group !== "none" && make("span", { className: "stack-group" }, make(cells.Group, props));
+    return make(
+      "a",
+      { href: data.href, className: "stack run-link", title: data.file, tabIndex: -1 },
+      head,
+      make("span", { className: "stack-head" }, make("strong", null, data.run), make(cells.Age, { value: data.touched })),
+      make("span", { className: "stack-line" }, make(cells.Health, { data: data, value: data.health }), state),
+      make(cells.Cause, { data: data, value: data.cause }),
+      make("span", { className: "stack-line" }, make(cells.Loss, props), make(cells.Steps, props)),
+      data.tags || data.note ? make("span", { className: "dim stack-note" }, [data.tags, data.note].filter(Boolean).join(" · ")) : null,
+    );
+  };
 
   // in one word, as a column has no room for two; the exact time is the cell's title
   function since(seconds) {
@@ -93,8 +109,21 @@
     return `${Math.floor(minutes / 1440)} d`;
   }
   window.setInterval(() => {
-    if (alive() && !document.hidden) api.refreshCells({ columns: ["touched"], force: true });
+    if (alive() && !document.hidden) api.refreshCells({ columns: ["touched", "stack"], force: true });
   }, 15000);
+
+  // ---- a narrow screen has room for one column
+  const slim = window.matchMedia("(max-width: 700px)");
+  const TALL = { slim: { rowHeight: 158, headerHeight: 0 }, wide: { rowHeight: 52, headerHeight: undefined } };
+  function fit() {
+    if (!alive()) return;
+    const columns = api.getColumns().map((column) => column.getColId()).filter((name) => !name.startsWith("ag-Grid"));
+    const shown = columns.filter((name) => (slim.matches ? name === "stack" : name !== "stack" && (name !== "group" || group !== "none")));
+    api.setColumnsVisible(columns.filter((name) => !shown.includes(name)), false);
+    api.setColumnsVisible(shown, true);
+    for (const [name, value] of Object.entries(TALL[slim.matches ? "slim" : "wide"])) api.setGridOption(name, value);
+  }
+  slim.addEventListener("change", fit);
 
   // ---- the page around the table
   const alive = () => api && !api.isDestroyed() && at("runs");
@@ -111,6 +140,7 @@
     for (const id of ["runs-table", "runs-tools"]) show(id, rows.length);
     show("runs-empty", !rows.length);
     at("runs-table").style.setProperty("--rows", rows.length);
+    at("runs-sort").value = sorted(); // an order that it does not offer is no choice of it
     at("runs-whole").hidden = shown === rows.length && !narrowed();
     chips(rows);
     progress(rows);
@@ -174,11 +204,16 @@
   function groupBy(name) {
     group = name;
     only = null;
-    api.setColumnsVisible(["group"], group !== "none");
+    fit();
     api.onFilterChanged();
     api.refreshClientSideRowModel("sort");
     remember();
     tell();
+  }
+  function sortBy(said) {
+    const known = said.split(",").map((part) => part.split(":")).filter(([name, way]) => api.getColumn(name) && ["asc", "desc"].includes(way));
+    const state = known.map(([name, way], index) => ({ colId: name, sort: way, sortIndex: index }));
+    api.applyColumnState({ state: state, defaultState: { sort: null } });
   }
   let searching = null;
   function search(value) {
@@ -202,7 +237,10 @@
   }
 
   document.addEventListener("input", (event) => event.target.id === "runs-search" && search(event.target.value));
-  document.addEventListener("change", (event) => event.target.id === "runs-group" && alive() && groupBy(event.target.value));
+  document.addEventListener("change", (event) => {
+    if (event.target.id === "runs-group" && alive()) groupBy(event.target.value);
+    if (event.target.id === "runs-sort" && alive()) sortBy(event.target.value);
+  });
   document.addEventListener("click", (event) => {
     if (!alive() || !event.target.closest) return;
     const pressed = event.target.closest("#runs-chips .choice");
@@ -245,11 +283,8 @@
     only = said.get("only");
     at("runs-group").value = group;
     typed(said.get("q") || "");
-    const sort = (said.get("sort") || USUAL_SORT).split(",").map((part) => part.split(":"));
-    const known = sort.filter(([name, way]) => api.getColumn(name) && ["asc", "desc"].includes(way));
-    const state = known.map(([name, way], index) => ({ colId: name, sort: way, sortIndex: index }));
-    api.applyColumnState({ state: state, defaultState: { sort: null } });
-    api.setColumnsVisible(["group"], group !== "none");
+    sortBy(said.get("sort") || USUAL_SORT);
+    fit();
     api.setGridOption("quickFilterText", said.get("q") || "");
     filtered(said.get("filter"));
     api.onFilterChanged();
@@ -320,9 +355,9 @@
     recall();
     for (const event of ["filterChanged", "sortChanged"]) api.addEventListener(event, () => { remember(); tell(); });
     api.addEventListener("selectionChanged", offer);
-    api.addEventListener("modelUpdated", () => group !== "none" && api.refreshCells({ columns: ["group"], force: true }));
+    api.addEventListener("modelUpdated", () => group !== "none" && api.refreshCells({ columns: ["group", "stack"], force: true }));
     api.addEventListener("cellKeyDown", ({ event, column, data }) => {
-      if (event.key === "Enter" && column.getColId() === "run") window.location.assign(data.href);
+      if (event.key === "Enter" && ["run", "stack"].includes(column.getColId())) window.location.assign(data.href);
     });
     offer();
     for (const news of waiting.splice(0)) take(news);

@@ -7,7 +7,7 @@ from typing import Any, Final
 import dash_mantine_components as dmc
 from dash import dcc, html
 
-from dashboards.asked import SCALES, SMOOTH, Asked
+from dashboards.asked import SCALES, SMOOTH, X_SCALES, Asked
 
 LABELS: Final = {"time": "wall clock", "0": "off"}
 
@@ -23,7 +23,8 @@ def controls(asked: Asked, axes: tuple[str, ...], *more: Any) -> Any:
             html.Div(
                 [
                     _choice("against", "Against", offered(axes), look["against"]),
-                    _choice("scale", "Scale", offered(tuple(SCALES)), look["scale"]),
+                    _choice("x_scale", "X axis", offered(tuple(X_SCALES)), look["x_scale"]),
+                    _choice("scale", "Y axis", offered(tuple(SCALES)), look["scale"]),
                     _choice("smooth", "Smooth", offered(SMOOTH), look["smooth"]),
                     *more,
                 ],

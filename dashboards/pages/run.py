@@ -256,7 +256,11 @@ def _register_browser(app: dash.Dash) -> None:
                 State("look", "data"),
             ],
         ),
-        ("look", [Output("look", "data")], [Input(name, "value") for name in ("against", "scale", "smooth")]),
+        (
+            "look",
+            [Output("look", "data")],
+            [Input(name, "value") for name in ("against", "x_scale", "scale", "smooth")],
+        ),
         (
             "range",
             [Output("span-text", "children"), Output("whole", "hidden")],

@@ -18,6 +18,13 @@ PACES = (1000, 2000, 5000)  # ms between two looks at the folder
 COST_FACTOR = 5  # a look at the folder takes at most a fifth of the time
 LIVE = ("running", "stalled", "reading")  # where none is in these states, news are seldom
 ROW_HEIGHT = 52
+SORTS = {
+    "touched:desc": "newest",
+    "health:desc": "worst health",
+    "run:asc": "name",
+    "loss:asc": "lowest loss",
+    "steps:desc": "most steps",
+}  # what a narrow screen offers, as it has no heads to press
 GROUPS = {"none": "nothing", "folder": "folder", "state": "state", "health": "health", "tags": "tag"}
 TEXT: dict[str, Any] = {"filter": "agTextColumnFilter"}
 NUMBER: dict[str, Any] = {
@@ -28,6 +35,17 @@ NUMBER: dict[str, Any] = {
 ALWAYS = {"function": "false"}  # these cells show more than their own field, so an equal value says nothing
 COLUMNS: list[dict[str, Any]] = [
     {"colId": "group", "headerName": "Group", "cellRenderer": "Group", "width": 104, "hide": True, "sortable": False},
+    {
+        "colId": "stack",  # on a narrow screen the whole row stands in this cell, and no other column is shown
+        "field": "run",
+        "headerName": "Run",
+        "cellRenderer": "Stack",
+        "flex": 1,
+        "hide": True,
+        "sortable": False,
+        "equals": ALWAYS,
+        "getQuickFilterText": {"function": "''"},
+    },
     {
         "field": "health",
         "headerName": "Health",
@@ -48,7 +66,7 @@ COLUMNS: list[dict[str, Any]] = [
         "getQuickFilterText": {"function": "`${params.data.run} ${params.data.key}`"},
         **TEXT,
     },
-    {"field": "state", "headerName": "State", "cellRenderer": "State", "width": 116, **TEXT},
+    {"field": "state", "headerName": "State", "cellRenderer": "State", "width": 126, **TEXT},
     {
         "field": "cause",
         "headerName": "Worst finding",
@@ -144,10 +162,12 @@ def _tools() -> list[Any]:
     search = html.Label([html.Span("Search runs", className="unseen"), field], className="runs-search")
     options = [html.Option(label, value=name) for name, label in GROUPS.items()]
     groups = html.Label([html.Span("Group by", className="dim"), html.Select(options, id="runs-group")])
+    orders = [html.Option(label, value=name) for name, label in SORTS.items()]
+    sort = html.Label([html.Span("Sort by", className="dim"), html.Select(orders, id="runs-sort")], className="slim")
     whole = html.Button("Show all", id="runs-whole", className="button", hidden=True)
     compare = html.Button("Compare", id="runs-compare", className="button", disabled=True)
     chips = html.Div(id="runs-chips", role="group", **{"aria-label": "Show only"})
-    return [html.Div([search, groups, whole, compare], className="runs-bar"), chips]
+    return [html.Div([search, groups, sort, whole, compare], className="runs-bar"), chips]
 
 
 def _grid(rows: list[Row]) -> Any:
@@ -168,6 +188,7 @@ def _grid(rows: list[Row]) -> Any:
             "rowSelection": {"mode": "multiRow", "selectAll": "filtered", "enableClickSelection": False},
             "selectionColumnDef": {"width": 46, "pinned": None},
             "suppressColumnVirtualisation": True,
+            "includeHiddenColumnsInQuickFilter": True,  # a narrow screen hides columns and searches them all the same
             "suppressCellFocus": False,
             "enableCellTextSelection": True,
             "animateRows": False,

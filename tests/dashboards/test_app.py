@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from plotly.io.json import to_json_plotly
 
 from dashboards.app import ServeError, create_app, start
-from dashboards.asked import SCALES, SMOOTH, WHOLE, Asked
+from dashboards.asked import SCALES, SMOOTH, WHOLE, X_SCALES, Asked
 from dashboards.listing import Listing
 from dashboards.live import Live
 from dashboards.pages import run as run_page
@@ -104,8 +104,9 @@ def test_a_zoom_sends_the_steps_it_asked_for(finished: Path) -> None:
         ("?path=a&step=331-505", Asked(ends=(331, 505))),
         ("?x=epoch&epoch=0.5-2.25", Asked(against="epoch", unit="epoch", ends=(0.5, 2.25))),
         ("?x=time&y=log&smooth=50", Asked(against="time", scale="log", smooth=50)),
+        ("?x=samples&xscale=log", Asked(against="samples", x_scale="log")),
         *((f"?step={bad}", WHOLE) for bad in ("5-5", "9-1", "x", "", "1-2-3", "1e9-2")),
-        ("?x=price&y=cube&smooth=-3", WHOLE),
+        ("?x=price&xscale=cube&y=cube&smooth=-3", WHOLE),
         ("", WHOLE),
     ],
 )
@@ -116,14 +117,15 @@ def test_an_address_says_what_is_looked_at(search: str, asked: Asked) -> None:
 @given(
     against=st.sampled_from(AGAINST),
     scale=st.sampled_from(sorted(SCALES)),
+    x_scale=st.sampled_from(sorted(X_SCALES)),
     smooth=st.sampled_from([int(one) for one in SMOOTH]),
     unit=st.sampled_from(AGAINST),
     ends=st.none() | st.tuples(st.integers(0, 500), st.integers(501, 10**9)),
 )
 def test_what_a_page_keeps_is_what_was_asked(
-    against: str, scale: str, smooth: int, unit: str, ends: tuple[int, int] | None
+    against: str, scale: str, x_scale: str, smooth: int, unit: str, ends: tuple[int, int] | None
 ) -> None:
-    asked = Asked(against, scale, smooth, unit if ends else "step", ends)
+    asked = Asked(against, scale, smooth, unit if ends else "step", ends, x_scale)
     assert Asked.of(*asked.kept) == asked
 
 

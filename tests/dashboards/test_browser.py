@@ -244,6 +244,42 @@ def test_one_look_for_all_plots_stands_in_the_address(browser: webdriver.Chrome,
     server.server_close()
 
 
+KIND = """
+const graph = document.querySelector(`figure.panel[data-name="${arguments[0]}"] .js-plotly-plot`);
+return graph && graph._fullLayout ? graph._fullLayout.xaxis.type + ' ' + graph._fullLayout.xaxis.title.text : ''
+"""
+ZOOM = """
+const graph = document.querySelector('figure.panel[data-name="loss"] .js-plotly-plot');
+Plotly.relayout(graph, {"xaxis.range": [Math.log10(20), Math.log10(200)]});
+"""
+
+
+def test_a_log_axis_across_is_zoomed_in_steps_and_stands_in_the_address(
+    browser: webdriver.Chrome, finished: Path
+) -> None:
+    server, address = start(finished, 0)
+    browser.get(f"{address}/run?path=peptide.jsonl")
+    until(browser, lambda page: page.execute_script(TRACE, "loss", "sequence [nat]"))
+    box = browser.find_element(By.CSS_SELECTOR, "#x_scale input[value='log']")
+    browser.execute_script("arguments[0].click()", box)
+    reveal(browser, "loss")
+    until(browser, lambda page: page.execute_script(KIND, "loss") == "log step, log")
+    browser.execute_script(ZOOM)
+    until(browser, lambda page: "steps 20 to 200" in text(page))
+    said = dict(parse_qsl(urlsplit(browser.current_url).query))
+    assert said == {"path": "peptide.jsonl", "step": "20-200", "xscale": "log"}
+    browser.get(browser.current_url)  # a colleague's link
+    until(browser, lambda page: (page.execute_script(TRACE, "loss", "sequence [nat]") or [0])[0] >= 19)
+    assert [round(10**end) for end in browser.execute_script(SPAN, "loss")] == [20, 200]
+    browser.get(f"{address}/run?path=peptide.jsonl&xscale=log&x=time")  # which begins at 0
+    until(browser, lambda page: "would lose 0" in page.execute_script(KIND, "loss"))
+    assert browser.execute_script(KIND, "loss").startswith("linear")
+    assert errors(browser) == []
+    leave(browser)
+    server.shutdown()
+    server.server_close()
+
+
 def test_keys_walk_and_the_pointer_draws_one_line(browser: webdriver.Chrome, finished: Path) -> None:
     server, address = start(finished, 0)
     browser.get(f"{address}/run?path=peptide.jsonl")

@@ -21,10 +21,12 @@ from dashboards.live import Live, View
 from dashboards.notes import Note
 from dashboards.pages.verdict import verdict
 from trainwatch.diagnosis import diagnose
-from trainwatch.engine import catalogue
+from trainwatch.engine import Engine, catalogue
 from trainwatch.figures import FIGURES
 from trainwatch.figures.look import WHOLE
+from trainwatch.index import WORTH
 from trainwatch.readers import read
+from trainwatch.readers.recorder import RunFile
 
 Write = Callable[..., Path]
 
@@ -37,6 +39,21 @@ def settled(live: Live, key: str) -> View:
             return view
         time.sleep(0.05)
     raise AssertionError(f"{key} was never read")
+
+
+def test_a_long_run_is_not_read_again_by_a_new_server(
+    tmp_path: Path, write: Write, header: Any, row: Any, end: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = [row(step, 12_000) for step in range(1, 12_001)]
+    path = write(tmp_path / "long.jsonl", header("long", 12_000), *some, end())
+    assert path.stat().st_size > WORTH
+    first = settled(Live(tmp_path), "long.jsonl")
+    monkeypatch.setattr(Engine, "feed", lambda *_: pytest.fail("judged again"))
+    monkeypatch.setattr(RunFile, "_take", lambda *_, **__: pytest.fail("read again"))
+    again = settled(Live(tmp_path), "long.jsonl")
+    assert again.diagnosis == first.diagnosis
+    assert again.facts == first.facts
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_what_was_read_in_pieces_is_judged_as_a_whole(finished: Path, tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def gradient_share(run: Run, findings: Findings, look: Look = WHOLE) -> go.Figur
 
 def _stack(plot: Plot, steps: np.ndarray, shares: dict[str, tuple[int, np.ndarray]]) -> None:
     """Areas on each other; each name with the index of its colour and its share of each step."""
-    kept = _common(steps, [share for _, share in shares.values()], plot.look)
+    kept = _common(steps, [share for _, share in shares.values()], plot)
     for name, (index, share) in shares.items():
         fill = {"stackgroup": "share", "fillcolor": _translucent(style.PALETTE[index % len(style.PALETTE)])}
         plot.plain(Series(steps[kept], share[kept]), name, style.line(index, 1.0), **fill)
@@ -107,10 +107,11 @@ def _to_one(figure: go.Figure | None) -> go.Figure | None:
     return figure.update_yaxes(range=[0, 1], selector={"overlaying": None}) if figure else None
 
 
-def _common(steps: np.ndarray, shares: list[np.ndarray], look: Look) -> np.ndarray:
+def _common(steps: np.ndarray, shares: list[np.ndarray], plot: Plot) -> np.ndarray:
     """Rows at which every area is drawn: each one's extremes, together as many as one curve has points."""
-    points = max(look.points // max(len(shares), 1), 50) if look.points else None
-    kept = [np.searchsorted(steps, sampled(steps, share, look.span, points)[0]) for share in shares]
+    points = max(plot.look.points // max(len(shares), 1), 50) if plot.look.points else None
+    drawn = [sampled(steps, share, plot.span, points, plot.along)[0] for share in shares]
+    kept = [np.searchsorted(steps, one) for one in drawn]
     return np.unique(np.concatenate(kept)) if kept else np.zeros(0, dtype=np.int64)
 
 
@@ -152,7 +153,8 @@ def gradient_cosine(run: Run, findings: Findings, look: Look = WHOLE) -> go.Figu
     known = [name for name in names if np.isfinite(run.train[name][run.train.live]).any()]
     plot = Plot(run, findings, look, free=False)
     low, high = plot.reach
-    edges = np.unique(np.linspace(low, high + 1, CELLS + 1).astype(np.int64))
+    even = np.geomspace if plot.log_x else np.linspace
+    edges = np.unique(even(low, high + 1, CELLS + 1).astype(np.int64))
     if known and len(edges) > 1:
         rows = [_means(*run.train.curve(name), edges) for name in known]
         labels = [safe(name.partition("/")[2].replace("~", " and ")) for name in known]

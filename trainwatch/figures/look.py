@@ -16,7 +16,8 @@ class Look:
 
     ``log`` is the scale of the y axis; None lets the values choose. ``smooth`` is the half-life of an exponential
     average in rows, 0 for none; the raw curve stays behind it, and what was declared is never smoothed. ``points`` is
-    what is drawn of a curve at most; None: every one.
+    what is drawn of a curve at most; None: every one. ``log_x`` asks for a log axis across, and gets it unless
+    something that is to be seen stands at 0 or less: then the axis is linear and says why.
     """
 
     span: Span | None = None
@@ -24,6 +25,7 @@ class Look:
     log: bool | None = None
     smooth: int = 0
     points: int | None = POINTS
+    log_x: bool = False
 
 
 WHOLE: Final = Look()

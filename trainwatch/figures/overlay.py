@@ -20,7 +20,7 @@ from trainwatch.axis import Axis, Steps, axes
 from trainwatch.figures import style
 from trainwatch.figures.health import splits
 from trainwatch.figures.look import POINTS, Look
-from trainwatch.figures.plot import Plot, Series, bare, far_apart, placed
+from trainwatch.figures.plot import Plot, Series, bare, far_apart, log_across, placed
 from trainwatch.figures.style import safe
 from trainwatch.run import Run
 from trainwatch.table import Floats
@@ -65,6 +65,7 @@ class Overlay:
     baseline: int = 0
     difference: bool = False
     groups: tuple[tuple[int, ...], ...] = ()
+    log_x: bool = False
 
 
 @dataclass
@@ -165,7 +166,9 @@ def overlay(
             return None
         lines = [_less(one, base) for one in lines if one is not base or one.band]
     chosen = far_apart([one.series for one in lines]) if how.log is None else how.log
-    look = Look(log=chosen and not how.difference, smooth=how.smooth, points=_points(len(lines)))
+    least = _least(single, how.ends)
+    log_x = how.log_x and least > 0
+    look = Look(log=chosen and not how.difference, smooth=how.smooth, points=_points(len(lines)), log_x=log_x)
     traces = [trace for one in lines for trace in _traces(one, how.ends, look)]
     for one in single:
         if not any(one.index == line.index and not line.band for line in lines):  # in a mean, or the zero line itself
@@ -178,7 +181,7 @@ def overlay(
     parted = _placed_marks(marks, single) if how.baseline in {one.index for one in single} else []
     unit = f"less {base.label}" if base and how.difference else channel
     layout: dict[str, Any] = {
-        "xaxis": _x_axis(single, how, reach),
+        "xaxis": _x_axis(single, how, reach, least),
         "shapes": [_parting_line(mark, at) for mark, at in parted],
     }
     layout["yaxis"] = {**style.axis(unit, bool(look.log)), "uirevision": safe(f"{unit} {look.log}")}
@@ -286,6 +289,19 @@ def _reach(lines: list[_Line], ends: Ends | None) -> Ends:
     return min((float(one[0]) for one in found), default=0.0), max((float(one[1]) for one in found), default=0.0)
 
 
+def _least(lines: list[_Line], ends: Ends | None) -> float:
+    """The position of the first row that is drawn."""
+    if ends:
+        return ends[0]
+    first = [_at(one.across, np.array([one.run.first_step or 0])) for one in lines]
+    found = [_at(one.across, np.array([part.min()])) for one in lines for part in _drawn(one.series)]
+    return min((float(one[0]) for one in [*first, *found]), default=0.0)
+
+
+def _drawn(series: Series) -> list[Steps]:
+    return [steps for steps in (series.steps, *(steps for _, steps in series.bad)) if len(steps)]
+
+
 def _placed_marks(marks: Sequence[Mark], lines: list[_Line]) -> list[tuple[Mark, float]]:
     """The partings of runs that are on the figure, each at its place."""
     across = {one.index: one.across for one in lines}
@@ -293,12 +309,13 @@ def _placed_marks(marks: Sequence[Mark], lines: list[_Line]) -> list[tuple[Mark,
     return [(mark, float(_at(across[mark.run], np.array([mark.step]))[0])) for mark in there]
 
 
-def _x_axis(lines: list[_Line], how: Overlay, reach: Ends) -> dict[str, Any]:
+def _x_axis(lines: list[_Line], how: Overlay, reach: Ends, least: float) -> dict[str, Any]:
     title = next((one.across.title for one in lines if one.across), how.against)
     # another range is another axis to plotly, and replaces the one that a hand had zoomed to
     across: dict[str, Any] = {**style.AXIS, "title": {"text": title}, "uirevision": f"{title} {how.ends}"}
     across |= {"tickformat": ",d"} if how.against == "step" else {}
-    return across | ({"range": list(reach)} if reach[0] < reach[1] else {})
+    across |= {"range": list(reach)} if reach[0] < reach[1] else {}
+    return log_across(across, least) if how.log_x else across
 
 
 def _parting_line(mark: Mark, at: float) -> dict[str, Any]:

@@ -76,14 +76,14 @@ def _scheduled(run: Run, findings: Findings, look: Look, names: list[str], unit:
         plot.plain(observed, label, style.solid(index))
         plan = run.header.schedules.get(name) or run.header.schedules.get(label)
         if plan:
-            plot.plain(_declared(run, plan, look), f"{label}, declared", style.declared(index))
+            plot.plain(_declared(plan, plot), f"{label}, declared", style.declared(index))
     return plot.done(unit)
 
 
-def _declared(run: Run, plan: Mapping[str, Any], look: Look) -> Series:
+def _declared(plan: Mapping[str, Any], plot: Plot) -> Series:
     """What a schedule's declaration gives along its clock, at as many points as are drawn."""
-    steps, at = _clock(run, str(plan.get("clock") or "applied"))
-    steps, at = sampled(steps, at, look.span)
+    steps, at = _clock(plot.run, str(plan.get("clock") or "applied"))
+    steps, at = sampled(steps, at, plot.span, along=plot.along)
     values = schedule_values(plan, at)
     if values is None:
         return Series(steps[:0], at[:0])

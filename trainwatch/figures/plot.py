@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -28,6 +28,7 @@ LINES: Final = 100  # stages, and lines of findings: beyond, they would hide the
 LOG_SPREAD: Final = 20.0  # from this ratio on, the smaller curve of a linear plot lies flat on its floor
 
 Findings = Sequence[Finding]
+Along = Callable[[Steps], Floats] | None
 
 
 @dataclass
@@ -65,10 +66,14 @@ class Plot:
     curves: list[dict[str, Any]] = field(default_factory=list)
     edge: list[dict[str, Any]] = field(default_factory=list)
     shapes: list[dict[str, Any]] = field(default_factory=list)
+    across: Axis | None = field(init=False)
+    log_x: bool = field(init=False)
 
     def __post_init__(self) -> None:
         if self.free and self.look.log is not None:
             self.log = self.look.log
+        self.across = axis(self.run, self.look.against)
+        self.log_x = self.look.log_x and self._leftmost() > 0
 
     @property
     def span(self) -> Span | None:
@@ -79,6 +84,29 @@ class Plot:
     def reach(self) -> Span:
         """First and last step that the figure shows."""
         return self.span or (self.run.first_step or 0, self.run.last_step or 0)
+
+    def _leftmost(self) -> float:
+        """Where the first of all rows stands that the figure may show."""
+        reached = [table.reach for table in (self.run.train, self.run.eval, self.run.sample)]
+        first = self.span[0] if self.span else min((reach[0] for reach in reached if reach), default=0)
+        return float(self.across.at(first)) if self.across else float(first)
+
+    @property
+    def along(self) -> Along:
+        """Leads steps to where they stand on the screen, in any unit; None where they stand evenly."""
+        return self._log_positions if self.log_x else None
+
+    def _log_positions(self, steps: Any) -> Floats:
+        positions = self.across.at(steps) if self.across else np.asarray(steps, dtype=np.float64)
+        return np.log(np.maximum(positions, np.finfo(np.float64).tiny))
+
+    def _width(self, first: int, last: int) -> float:
+        """How far two steps stand apart, as a part of the figure's width."""
+        low, high = self.reach
+        if not self.log_x:
+            return (last - first) / max(high - low, 1)
+        start, stop, left, right = self._log_positions([first, last, low, high])
+        return float((stop - start) / max(right - left, np.finfo(np.float64).tiny))
 
     def curve(self, series: Series, label: str, line: dict[str, Any], **more: Any) -> None:
         """What was observed, as smooth as the look asks, and at the edge what of it no curve can show."""
@@ -97,7 +125,7 @@ class Plot:
             if not above.all():
                 self.at_edge("0 or less, below any log axis", steps[~above], label, line["color"], "line-ew-open")
                 steps, values = steps[above], values[above]
-        x, y = sampled(steps, values, self.span, self.look.points)
+        x, y = sampled(steps, values, self.span, self.look.points, self.along)
         if len(x):
             trace = {"mode": "lines", "x": x, "y": y, "name": safe(label), "line": line}
             self.curves.append({"type": "scatter", **trace, "hovertemplate": style.HOVER, **more})
@@ -112,7 +140,7 @@ class Plot:
         """Marks at the lower edge (or at ``y`` of the axis ``yaxis``): exact steps, whatever the sampling."""
         low, high = self.reach
         inside = np.sort(steps[(steps >= low) & (steps <= high)]) if self.span else np.sort(steps)
-        stretches = _stretches(inside, high - low if self.look.points else 0)
+        stretches = _stretches(inside, self._parted(inside))
         height = more.pop("y", 0.025)
         texts = [_edge_text(label, what, stretch) for stretch in stretches]
         if stretches:
@@ -121,6 +149,16 @@ class Plot:
             trace = {"mode": "lines+markers", "x": x, "y": y, "yaxis": "y2", "name": safe(f"{label}: {what}")}
             self.edge.append({**trace, **_edge_style(colour, symbol, texts), **more})
 
+    def _parted(self, steps: Steps) -> NDArray[np.bool_]:
+        """Whether a screen parts each of these sorted steps from the one before it."""
+        if self.look.points is None:
+            return np.diff(steps) > 0
+        low, high = self.reach
+        if self.log_x:
+            left, right = self._log_positions([low, high])
+            return np.asarray(np.diff(self._log_positions(steps)) > (right - left) / MARKS)
+        return np.diff(steps) > max(1, (high - low) // MARKS)
+
     def bands(self) -> None:
         """The declared curriculum's stages as alternating background, with their names."""
         curriculum = self.run.header.curriculum
@@ -128,7 +166,7 @@ class Plot:
         for index, stage in enumerate(curriculum.stages[:LINES] if curriculum else ()):
             first, last = max(step_at(self.run, stage.start), low), min(step_at(self.run, stage.end), high)
             if first < last:
-                room = LETTERS * (last - first) / max(high - low, 1)
+                room = LETTERS * self._width(first, last)
                 short = str(index + 1) if room >= 2 else ""
                 self.shapes.append(_band(first, last, stage.name if len(stage.name) <= room else short, index))
 
@@ -142,15 +180,18 @@ class Plot:
         if not (self.curves or self.edge):
             return None
         marks = [one for one in self.findings if self.span is None or self.span[0] <= one.first_step <= self.span[1]]
+        if self.log_x:  # what is wrong with a header is so from step 0 on, which has no place here
+            marks = [replace(one, first_step=max(one.first_step, self.reach[0])) for one in marks]
         layout = {**style.LAYOUT, "shapes": self.shapes + _finding_lines(marks)}
         layout["yaxis"] = style.axis(unit, self.log, self._largest())
-        across = axis(self.run, self.look.against)
-        layout["xaxis"] = _x_axis(self.span, self.reach, across)
+        layout["xaxis"] = _x_axis(self.span, self.reach, self.across)
+        if self.look.log_x:
+            layout["xaxis"] = log_across(layout["xaxis"], self._leftmost())
         traces = self.curves + self.edge + _finding_marks(marks)
-        if across:
+        if self.across:
             traces, layout["shapes"] = (
-                placed(traces, across),
-                _shapes_placed(self.shapes + _finding_lines(marks), across),
+                placed(traces, self.across),
+                _shapes_placed(self.shapes + _finding_lines(marks), self.across),
             )
         return bare(go.Figure({"data": traces, "layout": layout}))
 
@@ -177,6 +218,21 @@ def _x_axis(span: Span | None, reach: Span | None, across: Axis | None) -> dict[
     if not reach or reach[0] >= reach[1]:
         return shown
     return {**shown, "range": across.at(reach).tolist() if across else list(reach)}
+
+
+def log_across(shown: dict[str, Any], least: float) -> dict[str, Any]:
+    """The x axis on a log scale; as it is, with the reason in its title, where ``least`` would be lost there."""
+    title = shown["title"]["text"]
+    if least <= 0:
+        return {**shown, "title": {"text": f"{title}<br>(linear: a log axis would lose {least:g})"}}
+    logged = {
+        **shown,
+        "title": {"text": f"{title}, log"},
+        "type": "log",
+        "nticks": 8,
+        "uirevision": f"{shown['uirevision']} log",
+    }
+    return {**logged, **({"range": np.log10(shown["range"]).tolist()} if "range" in shown else {})}
 
 
 def placed(traces: list[dict[str, Any]], across: Axis) -> list[dict[str, Any]]:
@@ -207,8 +263,13 @@ def smoothed(steps: Steps, values: Floats, half_life: int) -> Floats:
     return back
 
 
-def sampled(steps: Steps, values: Floats, span: Span | None, points: int | None = POINTS) -> tuple[Steps, Any]:
-    """What is drawn of a curve: its part in ``span`` with a neighbour on each side, extremes kept."""
+def sampled(
+    steps: Steps, values: Floats, span: Span | None, points: int | None = POINTS, along: Along = None
+) -> tuple[Steps, Any]:
+    """What is drawn of a curve: its part in ``span`` with a neighbour on each side, extremes kept.
+
+    ``along`` leads steps to where they stand on the screen, so that each part of it gets its points.
+    """
     if (steps[1:] < steps[:-1]).any():
         order = np.argsort(steps, kind="stable")
         steps, values = steps[order], values[order]
@@ -223,9 +284,8 @@ def sampled(steps: Steps, values: Floats, span: Span | None, points: int | None 
             corner = ~(np.append(level, False) & np.append(False, level))
             steps, values = steps[corner], values[corner]
     if points is not None and len(steps) > points:
-        kept = NaNMinMaxLTTBDownsampler().downsample(
-            np.ascontiguousarray(steps), np.ascontiguousarray(values), n_out=points
-        )
+        across = np.ascontiguousarray(along(steps) if along else steps)
+        kept = NaNMinMaxLTTBDownsampler().downsample(across, np.ascontiguousarray(values), n_out=points)
         steps, values = steps[kept], values[kept]
     return _small(steps), values.astype(np.float32)
 
@@ -266,11 +326,11 @@ def far_apart(series: Iterable[Series]) -> bool:
     return bool(low > 0 and high > LOG_SPREAD * low)
 
 
-def _stretches(steps: Steps, width: int) -> list[tuple[int, int, int]]:
+def _stretches(steps: Steps, parted: NDArray[np.bool_]) -> list[tuple[int, int, int]]:
     """Sorted steps as (first, last, count): only what no screen can part is joined, and its ends stay exact."""
     if not len(steps):
         return []
-    cuts = np.flatnonzero(np.diff(steps) > (max(1, width // MARKS) if width else 0)) + 1
+    cuts = np.flatnonzero(parted) + 1
     firsts, lasts = np.concatenate(([0], cuts)), np.concatenate((cuts, [len(steps)])) - 1
     return [(int(steps[a]), int(steps[b]), int(b - a + 1)) for a, b in zip(firsts, lasts, strict=True)]
 

@@ -45,6 +45,10 @@ class Checkpoints:
         listed = {path.with_name(f"{name}checkpoints.jsonl") for name in (f"{path.stem}_", f"{run}_" if run else "")}
         self._path, self._tails = path, [LineTail(file) for file in sorted(listed)]
 
+    def there(self) -> bool:
+        """Whether there is such a list."""
+        return any(tail.path.exists() for tail in self._tails)
+
     def new(self) -> Iterator[dict[str, Any]]:
         """The records that are new since the last call, each with its ``path`` where it tells one. Raises OSError."""
         for tail in self._tails:

@@ -6,7 +6,7 @@ import json
 import math
 import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
@@ -90,6 +90,17 @@ class RunFile:
         for sibling in self._ranks.values():
             sibling.close()
         self._write_notes()
+
+    def place(self) -> dict[str, Any] | None:
+        """How far the file was read, as plain data that :meth:`go_on` takes; None unless it is all of one run."""
+        if len(self.runs) != 1 or self.runs[0].ranks or self._checkpoints.there():
+            return None
+        return {"tail": self._tail.place(), "faults": self.faults, "first_fault": self._first_fault}
+
+    def go_on(self, run: Run, place: Mapping[str, Any]) -> None:
+        """Take a run as what was read up to a place, and read on from there."""
+        self._tail.go_on(place["tail"])
+        self.faults, self._first_fault, self.runs = dict(place["faults"]), dict(place["first_fault"]), [run]
 
     def _take_checkpoints(self) -> None:
         """Those that the loop lists in a file of its own."""

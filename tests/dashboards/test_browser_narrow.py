@@ -1,0 +1,111 @@
+"""The table of runs on a telephone: one column, and everything within reach of a thumb and of the keyboard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import pytest
+
+pytest.importorskip("dash")
+pytest.importorskip("selenium")
+
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select
+
+from tests.dashboards.test_browser import browser, errors, logs, pytestmark, text, until
+from tests.dashboards.test_browser_runs import FILTER, asked, press, read, table
+
+__all__ = ["browser", "logs", "pytestmark", "table"]
+
+STACKS = """
+const found = [...document.querySelectorAll('#runs .ag-center-cols-container .ag-row')];
+found.sort((a, b) => a.getAttribute('row-index') - b.getAttribute('row-index'));
+return found.map(row => row.querySelector('.stack-head strong').innerText)
+"""
+ROOM = """
+const table = document.querySelector('#runs .ag-center-cols-viewport');
+const stacks = [...document.querySelectorAll('.stack')];
+return {
+  page: document.documentElement.scrollWidth - window.innerWidth,
+  table: table.scrollWidth - table.clientWidth,
+  cut: stacks.filter(stack => stack.scrollHeight > stack.parentElement.clientHeight + 1).length,
+}
+"""
+TAP = """
+const box = arguments[0].getBoundingClientRect();
+return [box.left + box.width / 2, box.top + box.height - 12]
+"""
+
+
+@pytest.fixture
+def telephone(browser: webdriver.Chrome) -> Iterator[webdriver.Chrome]:
+    size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
+    yield browser
+    browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def shows(browser: webdriver.Chrome, *names: str) -> None:
+    until(browser, lambda page: page.execute_script(STACKS) == list(names))
+
+
+def tap(browser: webdriver.Chrome, element: object) -> None:
+    """A thumb on the lower half of an element."""
+    x, y = browser.execute_script(TAP, element)
+    point = {"touchPoints": [{"x": x, "y": y}]}
+    browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": "touchStart", **point})
+    browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+
+def test_nothing_lies_beside_a_narrow_screen(telephone: webdriver.Chrome, table: str) -> None:
+    telephone.get(f"{table}/?sort=run:asc&group=state")
+    read(telephone)
+    until(telephone, lambda page: len(page.execute_script(STACKS)) == 3)
+    assert telephone.execute_script(ROOM) == {"page": 0, "table": 0, "cut": 0}
+    assert errors(telephone) == []
+
+
+def test_a_run_is_searched_and_opened_by_thumb(telephone: webdriver.Chrome, table: str) -> None:
+    telephone.get(f"{table}/?sort=run:asc")
+    read(telephone)
+    shows(telephone, "alpha", "beta", "gamma")
+    tap(telephone, telephone.find_element(By.CSS_SELECTOR, "#runs-chips [data-name='failed']"))
+    shows(telephone, "beta")
+    tap(telephone, telephone.find_element(By.CSS_SELECTOR, "#runs-chips [data-name='failed']"))
+    telephone.find_element(By.ID, "runs-search").send_keys("c.jsonl")  # words of a column that is not shown
+    shows(telephone, "gamma")
+    tap(telephone, telephone.find_element(By.CSS_SELECTOR, ".ag-row[row-id='final/c.jsonl'] .stack"))
+    until(telephone, lambda page: urlsplit(page.current_url).path == "/run")
+    until(telephone, lambda page: "gamma" in text(page))
+
+
+def test_a_run_is_opened_by_keys_on_a_narrow_screen(telephone: webdriver.Chrome, table: str) -> None:
+    telephone.get(f"{table}/")
+    read(telephone)
+    Select(telephone.find_element(By.ID, "runs-sort")).select_by_value("run:asc")
+    shows(telephone, "alpha", "beta", "gamma")
+    assert asked(telephone) == {"sort": ["run:asc"]}
+    stack = ".ag-row[row-id='sweep/a.jsonl'] [col-id='stack']"
+    telephone.execute_script("dash_ag_grid.getApi('runs').setFocusedCell(0, 'stack')")
+    until(telephone, lambda page: "ag-cell-focus" in page.find_element(By.CSS_SELECTOR, stack).get_attribute("class"))
+    press(telephone, Keys.ARROW_DOWN)
+    press(telephone, Keys.ENTER)
+    until(telephone, lambda page: asked(page).get("path") == ["sweep/b.jsonl"])
+
+
+def test_filters_hold_when_the_screen_turns(telephone: webdriver.Chrome, table: str) -> None:
+    telephone.get(f"{table}/?sort=run:asc")
+    read(telephone)
+    telephone.execute_script(FILTER, {"steps": {"filterType": "number", "type": "greaterThan", "filter": 25}})
+    shows(telephone, "alpha", "beta")
+    wide = {"width": 1400, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    telephone.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", wide)
+    columns = "return dash_ag_grid.getApi('runs').getAllDisplayedColumns().map(column => column.getColId())"
+    until(telephone, lambda page: {"health", "run", "cause", "note"} <= set(page.execute_script(columns)))
+    assert "stack" not in telephone.execute_script(columns)
+    assert "2 of 3 shown" in text(telephone)
