@@ -75,6 +75,11 @@ class Place:
     channel: str
     role: Role
 
+    @property
+    def told(self) -> str:
+        """What the value becomes: a step is what the rows are counted by, and no channel."""
+        return "step" if self.role == "step" else self.channel
+
 
 _TOLD: dict[str, Place] = {}
 """Names whose place the user said (:func:`told`): they are not guessed."""
