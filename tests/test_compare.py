@@ -10,6 +10,7 @@ import pytest
 
 from trainwatch.cli import main
 from trainwatch.compare import ABSENT, compare, differences
+from trainwatch.compare.settings import about_seed
 from trainwatch.diagnosis import diagnose
 from trainwatch.parting import part
 from trainwatch.text import comparison as faces
@@ -456,3 +457,46 @@ def test_a_page_of_another_kind_is_refused(write_run, capsys):
     paths = [str(write_run(run_records(seed=seed), f"{seed}.jsonl")) for seed in (1, 2)]
     assert main(["compare", *paths, "-o", "x.pdf"]) == 2
     assert ".html or .md" in capsys.readouterr().err
+
+
+def rows(path, losses):
+    """A log of JSON lines with one loss a step."""
+    path.write_text("".join(json.dumps({"step": step, "loss": loss}) + "\n" for step, loss in enumerate(losses)))
+    return path
+
+
+def test_runs_that_are_never_finite_agree_in_nothing(tmp_path, capsys):
+    first, other = (rows(tmp_path / name, [float("nan")] * 60) for name in ("a.jsonl", "b.jsonl"))
+    assert main(["compare", str(first), str(other)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.startswith("a and b: the loss is finite in none of the 60 common steps.")
+    assert "number by number" not in said
+    assert "Sure to" not in said
+
+
+def test_a_folder_alone_is_told_from_a_run_alone(tmp_path, capsys):
+    rows(tmp_path / "a.jsonl", [1.0, 2.0])
+    assert main(["compare", str(tmp_path)]) == 2
+    assert "is a folder; name the runs in it" in capsys.readouterr().err
+    assert main(["compare", str(tmp_path / "a.jsonl")]) == 2
+    assert "needs at least two runs" in capsys.readouterr().err
+
+
+def test_columns_in_which_many_runs_tell_nothing_are_left_out(tmp_path, capsys):
+    paths = [str(rows(tmp_path / f"{name}.jsonl", [1.0 + name / 1000] * 60)) for name in range(8)]
+    assert main(["compare", *paths, "--format", "markdown"]) == 0
+    head = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| # "))
+    assert [cell.strip() for cell in head.strip("|").split("|")] == ["#", "run", "final loss", "worst"]
+
+
+def test_a_page_that_cannot_be_put_in_its_place_leaves_nothing_behind(tmp_path, capsys):
+    first, other = (rows(tmp_path / name, [1.0] * 60) for name in ("a.jsonl", "b.jsonl"))
+    (tmp_path / "c.html").mkdir()
+    assert main(["compare", str(first), str(other), "-o", str(tmp_path / "c.html")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"a.jsonl", "b.jsonl", "c.html"}
+
+
+def test_how_a_component_is_described_is_no_suspect():
+    assert about_seed("components.spectrum.description")
+    assert not about_seed("components.spectrum.unit")

@@ -100,9 +100,9 @@ def _rests(known: str, count: int) -> tuple[str, ...]:
 
 def _none_parts(partings: list[Apart]) -> Verdict:
     """Why none parts, and how much could have been missed."""
-    pairs = [item.pair for item in partings]
+    pairs = [item.pair for item in partings if item.pair.finite]
     if not pairs:
-        return Verdict("nothing-in-common", None, ("no step at which two runs have the same channel",))
+        return Verdict("nothing-in-common", None, ("no step at which two runs have the same channel, and finite",))
     if not any(pair.differs for pair in pairs):
         return Verdict("same", 1.0 - FACT, (f"{max(pair.rows for pair in pairs):,} common rows, number by number",))
     unseen = [item.pair.unseen for item in partings if item.channel == "loss" and item.pair.unseen is not None]

@@ -117,8 +117,8 @@ def certainty(said: Comparison) -> Iterator[str]:
     parts = "that they part" if found.kind == "parts" else "of it"
     sure = [f"{found.confidence:.0%} {parts}"] if found.confidence is not None else []
     sure += [f"{found.cause:.0%} of the suspect"] if found.cause is not None else []
-    lead = f"Sure to {', '.join(sure)}. It rests on: " if sure else "It rests on: "
-    yield f"{lead}{clean('; '.join(found.rests_on))}."
+    why = clean("; ".join(found.rests_on))
+    yield f"Sure to {', '.join(sure)}. It rests on: {why}." if sure else f"{why[:1].upper()}{why[1:]}."
     for note in said.notes:
         yield f"Note: {clean(note)}."
 
@@ -177,6 +177,8 @@ def _none_parts(said: Comparison, base: str) -> str:
     losses = [item.pair for item in said.partings if item.channel == "loss"]
     if not losses:
         return f"No run has a step with a loss in common with {base}."
+    if not any(pair.finite for pair in losses):
+        return f"No run has a step with a finite loss in common with {base}."
     if not any(pair.differs for pair in losses):
         return f"The loss is the same number by number as in {base} wherever they have steps in common."
     few = sum(pair.too_few for pair in losses)
@@ -245,6 +247,8 @@ def _loss_sentence(first: str, other: str, loss: Apart | None, last: Sequence[st
     pair = loss.pair
     same = f"the same number by number up to step {pair.same_until:,}" if pair.same_until is not None else ""
     if pair.parting is None:
+        if not pair.finite:
+            return f"{both}: the loss is finite in none of the {pair.rows:,} common steps."
         if pair.same_until is not None and not pair.differs:
             return f"{both}: the loss is the same number by number in all {pair.rows:,} common steps."
         tail = f", and {same}" if same else ""
@@ -355,6 +359,8 @@ def _parting_rows(said: Comparison, names: list[str]) -> list[tuple[str, ...]]:
 def _parts_at(item: Apart) -> str:
     if item.step is not None:
         return _at(item)
+    if not item.pair.finite:
+        return "never finite"
     if item.pair.too_few:
         return "too few common steps to judge"
     return "no parting" if item.exact or not item.pair.differs else "no parting beyond noise"
