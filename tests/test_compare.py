@@ -485,8 +485,8 @@ def test_a_folder_alone_is_told_from_a_run_alone(tmp_path, capsys):
 def test_columns_in_which_many_runs_tell_nothing_are_left_out(tmp_path, capsys):
     paths = [str(rows(tmp_path / f"{name}.jsonl", [1.0 + name / 1000] * 60)) for name in range(8)]
     assert main(["compare", *paths, "--format", "markdown"]) == 0
-    head = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| # "))
-    assert [cell.strip() for cell in head.strip("|").split("|")] == ["#", "run", "final loss", "worst"]
+    head = next(line for line in capsys.readouterr().out.splitlines() if "final loss" in line)
+    assert [cell.strip() for cell in head.strip("|").split("|")][1:] == ["run", "final loss", "worst"]
 
 
 def test_a_page_that_cannot_be_put_in_its_place_leaves_nothing_behind(tmp_path, capsys):

@@ -4,7 +4,7 @@ GOOD = {
     "phrases.yaml": """
 backchannel: ["yes", "of course", "true", "right"]
 """,
-    "speechbrain.yaml": """
+    "speechbrain_half.yaml": """
 seed: 1234
 lr: 1e-4
 precision: fp16
