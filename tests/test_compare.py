@@ -500,3 +500,12 @@ def test_a_page_that_cannot_be_put_in_its_place_leaves_nothing_behind(tmp_path, 
 def test_how_a_component_is_described_is_no_suspect():
     assert about_seed("components.spectrum.description")
     assert not about_seed("components.spectrum.unit")
+
+
+def test_runs_of_one_name_are_told_apart_by_as_much_of_their_path_as_it_takes():
+    paths = ["logs/a/run.jsonl", "logs/b/run.jsonl", "logs/c/other.jsonl"]
+    assert faces.named([("run", paths[0]), ("run", paths[1]), ("third", paths[2])]) == ["a/run", "b/run", "third"]
+    assert faces.named([("run", "x/first.jsonl"), ("run", "x/second.jsonl")]) == ["first", "second"]
+    assert faces.named([("run", "a/lr0.1"), ("run", "a/lr0.2")]) == ["lr0.1", "lr0.2"]
+    assert faces.named([("run", "[path]"), ("run", "[path]")]) == ["[path] #1", "[path] #2"]
+    assert faces.named([("run", "a.csv"), ("run", "a.json")]) == ["a #1", "a #2"]

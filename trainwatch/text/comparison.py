@@ -83,9 +83,22 @@ def labels(said: Comparison) -> list[str]:
 
 
 def named(runs: Sequence[tuple[str, str]]) -> list[str]:
-    """Each run by its name, by its file's where others have the same, and with a number where that is the same too."""
+    """Each run by its name; where others have the same by its file's, with the folder where that is the same too.
+
+    Whatever is the same even then has a number.
+    """
     names = [name for name, _ in runs]
-    return numbered(name if names.count(name) == 1 else PurePath(source).stem for name, source in runs)
+    shared = {source: PurePath(source) for name, source in runs if names.count(name) > 1}
+    ends = {source: _end(file, list(shared.values())) for source, file in shared.items()}
+    return numbered(ends.get(source, name) for name, source in runs)
+
+
+def _end(file: PurePath, files: Sequence[PurePath]) -> str:
+    """As much of the end of a path as tells it from the others, without what the file ends in."""
+    others = [one.parts for one in files if one != file]
+    depth = next((n for n in range(1, len(file.parts)) if all(one[-n:] != file.parts[-n:] for one in others)), 1)
+    name = file.stem if file.suffix[1:].isalpha() else file.name
+    return "/".join((*file.parts[-depth:-1], name))
 
 
 def numbered(names: Iterable[str]) -> list[str]:
@@ -114,7 +127,7 @@ def verdict(said: Comparison) -> str:
 def certainty(said: Comparison) -> Iterator[str]:
     """How sure the verdict is and what it rests on; and what was done otherwise than asked."""
     found = said.verdict
-    parts = "that they part" if found.kind == "parts" else "of it"
+    parts = "that more than chance parts them" if found.kind == "parts" else "of it"
     sure = [f"{found.confidence:.0%} {parts}"] if found.confidence is not None else []
     sure += [f"{found.cause:.0%} of the suspect"] if found.cause is not None else []
     why = clean("; ".join(found.rests_on))
@@ -255,7 +268,7 @@ def _loss_sentence(first: str, other: str, loss: Apart | None, last: Sequence[st
         if pair.too_few:
             few = f"too few common steps to judge whether the loss parts ({pair.rows:,} of at least {ENOUGH})"
             return f"{both}: {few}; it ends at {last[0]} and at {last[1]}{tail}."
-        return f"{both}: no parting beyond noise{tail} ({pair.rows:,} common steps)."
+        return f"{both}: no parting of the loss beyond noise{tail} ({pair.rows:,} common steps)."
     how = "is not finite in one of them"
     if pair.parting.difference == pair.parting.difference:  # not NaN
         side = "higher" if pair.parting.difference > 0 else "lower"
