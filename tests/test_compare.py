@@ -382,7 +382,7 @@ def test_confidence_says_what_it_rests_on(play):
     assert "planned" in planned.verdict.rests_on[0]
     worse = run_records(seed=2, lr=1e-4)
     for row in worse[300:-2]:
-        row["loss"] *= 2
+        row["loss"] *= 1.4
     alone = judged(play, run_records(seed=1, lr=1e-3), worse).verdict
     assert (alone.confidence, alone.cause) == (0.9, 0.9)
     assert "own noise" in alone.rests_on[0]
@@ -392,6 +392,18 @@ def test_confidence_says_what_it_rests_on(play):
     together = judged(play, run_records(seed=1), run_records(seed=2)).verdict
     assert (together.kind, together.confidence) == ("together", None)
     assert "would not be seen" in together.rests_on[0]
+
+
+def test_what_chance_never_did_is_surer_also_where_no_setting_is_known_to_differ(play):
+    """Code that differs is in no setting: ten times the loss is no matter of the seed."""
+    little, much = run_records(seed=2), run_records(seed=2)
+    for records, factor in ((little, 1.4), (much, 10.0)):
+        for row in records[300:-2]:
+            row["loss"] *= factor
+    assert judged(play, run_records(seed=1), little).verdict.confidence == 0.5
+    sure = judged(play, run_records(seed=1), much).verdict
+    assert sure.confidence == 0.98
+    assert "times the noise" in sure.rests_on[0]
 
 
 def test_what_one_has_and_the_other_has_not_is_a_sentence(play):
@@ -505,6 +517,7 @@ def test_how_a_component_is_described_is_no_suspect():
 def test_runs_of_one_name_are_told_apart_by_as_much_of_their_path_as_it_takes():
     paths = ["logs/a/run.jsonl", "logs/b/run.jsonl", "logs/c/other.jsonl"]
     assert faces.named([("run", paths[0]), ("run", paths[1]), ("third", paths[2])]) == ["a/run", "b/run", "third"]
+    assert faces.named([("run", "a/run.jsonl"), ("run", "b/run.jsonl")]) == ["a/run", "b/run"]
     assert faces.named([("run", "x/first.jsonl"), ("run", "x/second.jsonl")]) == ["first", "second"]
     assert faces.named([("run", "a/lr0.1"), ("run", "a/lr0.2")]) == ["lr0.1", "lr0.2"]
     assert faces.named([("run", "[path]"), ("run", "[path]")]) == ["[path] #1", "[path] #2"]

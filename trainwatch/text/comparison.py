@@ -96,7 +96,7 @@ def named(runs: Sequence[tuple[str, str]]) -> list[str]:
 def _end(file: PurePath, files: Sequence[PurePath]) -> str:
     """As much of the end of a path as tells it from the others, without what the file ends in."""
     others = [one.parts for one in files if one != file]
-    depth = next((n for n in range(1, len(file.parts)) if all(one[-n:] != file.parts[-n:] for one in others)), 1)
+    depth = next((n for n in range(1, len(file.parts) + 1) if all(one[-n:] != file.parts[-n:] for one in others)), 1)
     name = file.stem if file.suffix[1:].isalpha() else file.name
     return "/".join((*file.parts[-depth:-1], name))
 
