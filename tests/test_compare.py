@@ -10,6 +10,7 @@ import pytest
 
 from trainwatch.cli import main
 from trainwatch.compare import ABSENT, compare, differences
+from trainwatch.compare.settings import about_seed
 from trainwatch.diagnosis import diagnose
 from trainwatch.parting import part
 from trainwatch.text import comparison as faces
@@ -381,7 +382,7 @@ def test_confidence_says_what_it_rests_on(play):
     assert "planned" in planned.verdict.rests_on[0]
     worse = run_records(seed=2, lr=1e-4)
     for row in worse[300:-2]:
-        row["loss"] *= 2
+        row["loss"] *= 1.4
     alone = judged(play, run_records(seed=1, lr=1e-3), worse).verdict
     assert (alone.confidence, alone.cause) == (0.9, 0.9)
     assert "own noise" in alone.rests_on[0]
@@ -391,6 +392,18 @@ def test_confidence_says_what_it_rests_on(play):
     together = judged(play, run_records(seed=1), run_records(seed=2)).verdict
     assert (together.kind, together.confidence) == ("together", None)
     assert "would not be seen" in together.rests_on[0]
+
+
+def test_what_chance_never_did_is_surer_also_where_no_setting_is_known_to_differ(play):
+    """Code that differs is in no setting: ten times the loss is no matter of the seed."""
+    little, much = run_records(seed=2), run_records(seed=2)
+    for records, factor in ((little, 1.4), (much, 10.0)):
+        for row in records[300:-2]:
+            row["loss"] *= factor
+    assert judged(play, run_records(seed=1), little).verdict.confidence == 0.5
+    sure = judged(play, run_records(seed=1), much).verdict
+    assert sure.confidence == 0.98
+    assert "times the noise" in sure.rests_on[0]
 
 
 def test_what_one_has_and_the_other_has_not_is_a_sentence(play):
@@ -456,3 +469,56 @@ def test_a_page_of_another_kind_is_refused(write_run, capsys):
     paths = [str(write_run(run_records(seed=seed), f"{seed}.jsonl")) for seed in (1, 2)]
     assert main(["compare", *paths, "-o", "x.pdf"]) == 2
     assert ".html or .md" in capsys.readouterr().err
+
+
+def rows(path, losses):
+    """A log of JSON lines with one loss a step."""
+    path.write_text("".join(json.dumps({"step": step, "loss": loss}) + "\n" for step, loss in enumerate(losses)))
+    return path
+
+
+def test_runs_that_are_never_finite_agree_in_nothing(tmp_path, capsys):
+    first, other = (rows(tmp_path / name, [float("nan")] * 60) for name in ("a.jsonl", "b.jsonl"))
+    assert main(["compare", str(first), str(other)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.startswith("a and b: the loss is finite in none of the 60 common steps.")
+    assert "number by number" not in said
+    assert "Sure to" not in said
+
+
+def test_a_folder_alone_is_told_from_a_run_alone(tmp_path, capsys):
+    rows(tmp_path / "a.jsonl", [1.0, 2.0])
+    assert main(["compare", str(tmp_path)]) == 2
+    assert "is a folder; name the runs in it" in capsys.readouterr().err
+    assert main(["compare", str(tmp_path / "a.jsonl")]) == 2
+    assert "needs at least two runs" in capsys.readouterr().err
+
+
+def test_columns_in_which_many_runs_tell_nothing_are_left_out(tmp_path, capsys):
+    paths = [str(rows(tmp_path / f"{name}.jsonl", [1.0 + name / 1000] * 60)) for name in range(8)]
+    assert main(["compare", *paths, "--format", "markdown"]) == 0
+    head = next(line for line in capsys.readouterr().out.splitlines() if "final loss" in line)
+    assert [cell.strip() for cell in head.strip("|").split("|")][1:] == ["run", "final loss", "worst"]
+
+
+def test_a_page_that_cannot_be_put_in_its_place_leaves_nothing_behind(tmp_path, capsys):
+    first, other = (rows(tmp_path / name, [1.0] * 60) for name in ("a.jsonl", "b.jsonl"))
+    (tmp_path / "c.html").mkdir()
+    assert main(["compare", str(first), str(other), "-o", str(tmp_path / "c.html")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"a.jsonl", "b.jsonl", "c.html"}
+
+
+def test_how_a_component_is_described_is_no_suspect():
+    assert about_seed("components.spectrum.description")
+    assert not about_seed("components.spectrum.unit")
+
+
+def test_runs_of_one_name_are_told_apart_by_as_much_of_their_path_as_it_takes():
+    paths = ["logs/a/run.jsonl", "logs/b/run.jsonl", "logs/c/other.jsonl"]
+    assert faces.named([("run", paths[0]), ("run", paths[1]), ("third", paths[2])]) == ["a/run", "b/run", "third"]
+    assert faces.named([("run", "a/run.jsonl"), ("run", "b/run.jsonl")]) == ["a/run", "b/run"]
+    assert faces.named([("run", "x/first.jsonl"), ("run", "x/second.jsonl")]) == ["first", "second"]
+    assert faces.named([("run", "a/lr0.1"), ("run", "a/lr0.2")]) == ["lr0.1", "lr0.2"]
+    assert faces.named([("run", "[path]"), ("run", "[path]")]) == ["[path] #1", "[path] #2"]
+    assert faces.named([("run", "a.csv"), ("run", "a.json")]) == ["a #1", "a #2"]

@@ -386,3 +386,10 @@ def test_batches_stand_beside_what_their_stage_asks_for() -> None:
     assert figure is not None
     asked = next(trace for trace in figure.data if trace.name == "length, max asked")
     assert (asked.y[0], asked.y[-1]) == (9, 12)
+
+
+def test_what_single_precision_cannot_hold_stays_finite() -> None:
+    from trainwatch.figures.plot import _light
+
+    assert _light(np.array([1.0, np.nan])).dtype == np.float32
+    assert _light(np.array([1.0, 1e300]))[1] == 1e300

@@ -271,7 +271,7 @@ def test_a_run_of_another_name_is_no_twin(write_run, healthy, tmp_path):
     write_run(healthy(), "other.jsonl")
     sick = write_run(records(), "broken.jsonl")
     assert main(["report", str(sick), "-o", str(tmp_path / "r.md")]) == 0
-    assert "No run called broken in its folder" in (tmp_path / "r.md").read_text(encoding="utf-8")
+    assert "No other run called broken in its folder" in (tmp_path / "r.md").read_text(encoding="utf-8")
 
 
 def test_a_run_that_never_started_tells_its_attempts(write_run, tmp_path):

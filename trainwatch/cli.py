@@ -274,6 +274,8 @@ def compare(
     """
     from trainwatch.text.wording import strict
 
+    if len(runs) == 1 and runs[0].is_dir():
+        raise UserError(f"{runs[0]}: is a folder; name the runs in it, as in {runs[0]}/*.jsonl.")
     if len(runs) < 2:
         raise UserError("compare needs at least two runs; `trainwatch check RUN` judges one.")
     if output and output.suffix not in (".html", ".htm", ".md"):
@@ -358,12 +360,11 @@ def _compared_runs(
 
 
 def _write(target: Path, text: str) -> None:
-    """Write a file at once, so that nobody reads half of it."""
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
+    """Write a document and say so."""
+    from trainwatch.report import put
+
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(target)
+        put(target, text)
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror}); choose another file with -o.") from None
     print(f"Wrote {target}", file=sys.stderr)  # the standard output may be JSON
@@ -439,7 +440,7 @@ def report(
     Exit codes:  0 written, 2 a run could not be read or the file not written
     """
     from trainwatch import judge
-    from trainwatch.report import Style, Subject, write
+    from trainwatch.report import Style, Subject, rendered
 
     target = output or _usual_report(runs)
     if target.suffix not in (".html", ".htm", ".md"):
@@ -454,11 +455,8 @@ def report(
     options = [
         part for flag, given in (("--set", set_), ("--map", map_)) for one in given or () for part in (flag, one)
     ]
-    try:
-        write(subjects, target, Style(interactive, redact, tuple(options)))
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror}); choose another file with -o.") from None
-    print(f"Wrote {target}")
+    style = Style(interactive, redact, tuple(options))
+    _write(target, rendered(subjects, target.suffix.removeprefix("."), style))
     raise typer.Exit(2 if _complain(unread) else 0)
 
 

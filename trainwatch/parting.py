@@ -59,8 +59,9 @@ class Parting:
 class Pair:
     """What became of two curves: ``same_until`` is the last step up to which they agree number by number.
 
-    ``too_few``: they differ, and have too few rows in common to say whether beyond noise. ``unseen`` is the part of the
-    level by which they could differ throughout without being told apart, if no parting was found.
+    ``finite`` are the rows in which both are; two that are finite in none agree in nothing. ``too_few``: they differ,
+    and have too few rows in common to say whether beyond noise. ``unseen`` is the part of the level by which they could
+    differ throughout without being told apart, if no parting was found.
     """
 
     rows: int
@@ -69,6 +70,7 @@ class Pair:
     differs: bool = True
     too_few: bool = False
     unseen: float | None = None
+    finite: int = 0
 
 
 def part(step: Steps, a: Floats, b: Floats, *, exact: bool = False, repeats: Sequence[Floats] = ()) -> Pair:
@@ -80,17 +82,16 @@ def part(step: Steps, a: Floats, b: Floats, *, exact: bool = False, repeats: Seq
     differs = ~np.isclose(a, b, rtol=SAME, atol=0.0, equal_nan=True)
     first = int(np.argmax(differs)) if differs.any() else len(step)
     same_until = int(step[first - 1]) if first else None
+    finite = int(np.count_nonzero(np.isfinite(a) & np.isfinite(b)))
     if first == len(step):
-        return Pair(len(step), same_until, None, differs=False)
+        return Pair(len(step), same_until, None, differs=False, finite=finite)
     if exact:
-        return Pair(len(step), same_until, Parting(int(step[first]), float(b[first] - a[first]), 0.0))
+        return Pair(len(step), same_until, Parting(int(step[first]), float(b[first] - a[first]), 0.0), finite=finite)
     apart, unseen = _apart(step, a, b, repeats)
     candidates = [item for item in (_broken(step, a, b), apart) if item]
     found = min(candidates, key=lambda item: item.step, default=None)
-    finite = int(np.count_nonzero(np.isfinite(a) & np.isfinite(b)))
-    return Pair(
-        len(step), same_until, found, too_few=found is None and finite < ENOUGH, unseen=None if found else unseen
-    )
+    few = found is None and finite < ENOUGH
+    return Pair(len(step), same_until, found, too_few=few, unseen=None if found else unseen, finite=finite)
 
 
 def _window(rows: int) -> int:

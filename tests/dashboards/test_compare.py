@@ -95,7 +95,7 @@ def test_another_baseline_keeps_names_and_colours(folder: Path) -> None:
 def test_two_seeds_do_not_part(folder: Path) -> None:
     bench, _ = gathered(Together(Live(folder)), "a.jsonl", "b.jsonl")
     assert bench.first() is None
-    assert "no parting beyond noise" in sides.sentence(bench)
+    assert "no parting of the loss beyond noise" in sides.sentence(bench)
 
 
 def test_settings_are_those_that_differ_or_all(folder: Path) -> None:

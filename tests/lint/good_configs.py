@@ -1,6 +1,18 @@
 """Healthy configs in the conventions of public projects, each written for this test: lint must not warn of any."""
 
 GOOD = {
+    "phrases.yaml": """
+backchannel: ["yes", "of course", "true", "right"]
+""",
+    "speechbrain_half.yaml": """
+seed: 1234
+lr: 1e-4
+precision: fp16
+epoch_counter: !new:speechbrain.utils.epoch_loop.EpochCounter
+  limit: 30
+checkpointer: !new:speechbrain.utils.checkpoints.Checkpointer
+  checkpoints_dir: save
+""",
     "nanogpt.py": """
 out_dir = 'out-shakespeare-char'
 eval_interval = 250

@@ -14,8 +14,8 @@ ROLES = {
     "rate": "lr learning_rate train/lr lr-AdamW/pg1 lr/pg0 optim0_lr0 train/learning_rate",
     "norm": "grad_norm total_grad_norm optim/total_grad_norm gnorm gradient_norm train/grad_norm global_grad_norm",
     "scale": "loss_scale amp/scale grad_scale",
-    "loss": "loss total_loss train_loss val_loss loss_cls lm_loss Loss/G/loss CrossEntropyLoss SmoothL1 kl nll_loss BoxScaleLoss",
-    "measure": "accuracy ppl lm_loss_PPL mAP batch_size loss_weight loss_fn dynamic_loss_scale_from elapsed throughput",
+    "loss": "loss total_loss train_loss val_loss loss_cls lm_loss Loss/G/loss CrossEntropyLoss SmoothL1 kl nll_loss BoxScaleLoss weight_loss kl_weighted",
+    "measure": "accuracy ppl lm_loss_PPL mAP batch_size loss_weight loss_fn dynamic_loss_scale_from elapsed throughput kl_weight objective/kl_coef beta_kl lambda_kl focal_weight",
     "ignored": "best_val_loss lm_loss__MIN best_acc",
 }
 

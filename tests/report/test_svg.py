@@ -90,3 +90,12 @@ def test_ticks_are_told_apart(top, make_run):
     ticks = [tick.text for tick in drawing(FIGURES["loss"].draw(run, ())).yticks]
     assert len(set(ticks)) == len(ticks) > 2
     assert all(tick == "0" or float(tick.replace(",", "")) > 0 for tick in ticks)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_mark_is_beside_the_name_of_its_row(count):
+    rows = list(range(count))
+    figure = go.Figure(go.Scatter(x=rows, y=rows, mode="markers"))
+    axis = {"tickvals": rows, "ticktext": [f"row {row}" for row in rows], "range": [count - 0.4, -0.6]}
+    told = drawing(figure.update_layout(yaxis=axis))
+    assert [mark.y for mark in told.marks] == pytest.approx([tick.at for tick in told.yticks], abs=0.1)

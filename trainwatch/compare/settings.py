@@ -76,7 +76,9 @@ def is_seed(path: str) -> bool:
 
 
 def about_seed(path: str) -> bool:
-    """Whether a setting is a seed or only names something."""
+    """Whether a setting is a seed or only names or describes something."""
+    if path.startswith("components.") and path.endswith((".role", ".description")):
+        return True
     label = not path.startswith("curriculum") and bool(words(path.rpartition(".")[2]) & LABELS)
     return label or is_seed(path)
 

@@ -15,6 +15,8 @@ Kind = Literal["parts", "same", "together", "too-few", "nothing-in-common"]
 CHANCE = {0: 0.10, 2: 0.04, 3: 0.02}
 """How often two runs of one setting part in some channel, by the repeats that told of the noise. Measured on the plain
 runs of the corpus (``python -m benchmarks.seeds``): 15, 6 and 2 of 144 pairs of seeds."""
+FAR, UNSEEN = 12.0, 0.02
+"""Times the noise, and how often chance does that: of those 144 pairs none (3 / 144 at most), the widest had 9.7."""
 REPEAT = 0.5  # at least, that chance parted two runs of which no setting is known to differ
 FACT = 0.01  # a plan's number, or a loss that is not finite, is no matter of noise: what is left is a log that errs
 CAUSE = {"alone": 0.9, "one": 0.7, "several": 0.5}
@@ -59,20 +61,22 @@ def verdict(
         return _none_parts([item for item in partings if not item.exact])
     parted = {item.run for item in partings if item.step is not None}
     beside = [item for item in partings if item.run == first.run and item.position == first.position]
-    chance, why = _chance(first, others, len(parted))
-    repeat = any({0, first.run} <= set(group) for group in groups) and chance > FACT
+    own = [item for item in partings if item.run == first.run and item.step is not None]
+    far = _far(own, others, len(parted))
+    chance, why = far or _chance(first, others, len(parted))
+    repeat = any({0, first.run} <= set(group) for group in groups) and chance > FACT and not far
     chance, same = (max(chance, REPEAT), ("no setting is known to differ",)) if repeat else (chance, ())
-    own = [item for item in suspects if item.run == first.run]
-    known = "alone" if own and own[0].alone else "one" if len(own) == 1 else "several"
+    causes = [item for item in suspects if item.run == first.run]
+    known = "alone" if causes and causes[0].alone else "one" if len(causes) == 1 else "several"
     return Verdict(
         kind="parts",
         confidence=round(1.0 - chance, 2),
-        rests_on=(why, *same, *_rests(known, len(own))),
+        rests_on=(why, *same, *_rests(known, len(causes))),
         run=first.run,
         step=first.step,
         channels=tuple(item.channel for item in beside),
         parted=len(parted),
-        cause=CAUSE[known] if own else None,
+        cause=CAUSE[known] if causes else None,
     )
 
 
@@ -90,6 +94,23 @@ def _chance(first: Apart, others: int, parted: int) -> tuple[float, str]:
     return min(expected, 0.5), f"{told} ({share}{many})"
 
 
+def _far(own: Sequence[Apart], others: int, parted: int) -> tuple[float, str] | None:
+    """The same where a run parts by more than chance was ever seen to; None where a fact, or nothing, says more."""
+    if any(item.exact or (item.pair.parting and math.isnan(item.pair.parting.difference)) for item in own):
+        return None
+    widest = max(own, key=_noises, default=None)
+    if widest is None or _noises(widest) < FAR:
+        return None
+    told = f"{widest.channel} differs by {_noises(widest):,.0f} times the noise, more than seeds were seen to"
+    return min(UNSEEN * others / parted, 0.5), told
+
+
+def _noises(item: Apart) -> float:
+    """By how many times the noise a channel parts."""
+    parting = item.pair.parting
+    return abs(parting.difference) / parting.noise if parting and parting.noise else 0.0
+
+
 def _rests(known: str, count: int) -> tuple[str, ...]:
     if not count:
         return ()
@@ -100,9 +121,9 @@ def _rests(known: str, count: int) -> tuple[str, ...]:
 
 def _none_parts(partings: list[Apart]) -> Verdict:
     """Why none parts, and how much could have been missed."""
-    pairs = [item.pair for item in partings]
+    pairs = [item.pair for item in partings if item.pair.finite]
     if not pairs:
-        return Verdict("nothing-in-common", None, ("no step at which two runs have the same channel",))
+        return Verdict("nothing-in-common", None, ("no step at which two runs have the same channel, and finite",))
     if not any(pair.differs for pair in pairs):
         return Verdict("same", 1.0 - FACT, (f"{max(pair.rows for pair in pairs):,} common rows, number by number",))
     unseen = [item.pair.unseen for item in partings if item.channel == "loss" and item.pair.unseen is not None]

@@ -287,12 +287,19 @@ def sampled(
         across = np.ascontiguousarray(along(steps) if along else steps)
         kept = NaNMinMaxLTTBDownsampler().downsample(across, np.ascontiguousarray(values), n_out=points)
         steps, values = steps[kept], values[kept]
-    return _small(steps), values.astype(np.float32)
+    return _small(steps), _light(values)
 
 
 def _small(steps: Steps) -> Any:
     """Half the bytes on the way to the browser, where they fit."""
     return steps.astype(np.int32) if not len(steps) or steps.max() < 2**31 else steps.astype(np.float64)
+
+
+def _light(values: Floats) -> Any:
+    """Half the bytes of values as well, unless one is beyond what single precision holds."""
+    with np.errstate(over="ignore"):
+        light = values.astype(np.float32)
+    return light if np.array_equal(np.isfinite(light), np.isfinite(values)) else values
 
 
 def step_at(run: Run, applied: float) -> int:

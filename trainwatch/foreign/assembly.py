@@ -8,7 +8,7 @@ what was trained, and a log in which several trainings stand behind each other i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -55,13 +55,15 @@ class _Waiting:
 class Assembler:
     """Puts the rows of one log together; ``runs`` grows with every :meth:`add`."""
 
-    def __init__(self, source: Path, format_: str) -> None:
-        self.source, self.format = source, format_
+    def __init__(self, source: Path, format_: str, proof: sums.Proof = sums.NOTHING) -> None:
+        self.source, self.format, self.proof = source, format_, proof
+        self.better: sums.Proof | None = None  # found when rows were taken in already: the log is to be read again
         self.runs: list[Run] = []
         self.naming = Naming()
         self.config: dict[str, Any] = {}
         self.name = source.stem
         self._steps: Steps | None = None
+        self._first_rows: list[Row] = []  # until there are enough to prove something
         self._waiting: list[_Waiting] = []
         self._carried: dict[str, float] = {}
         self._last, self._first, self._stride, self._epoch = -1, 0, 0, -1.0
@@ -77,8 +79,9 @@ class Assembler:
             self.naming.learn((name, row.split) for row in some for name in row.values)
         if self._steps is None and any(trained(row) for row in rows):
             self._steps = Steps.seen(rows)
-            self.naming.prove(components=sums.components(rows, self.naming.places))
-            self.naming.prove(weights=sums.weights(rows, self.naming.places))
+        if self._steps is not None and rows and len(self._first_rows) < SHOWING:
+            self._prove(rows)
+        self.naming.prove(self.proof.components, self.proof.weights)
         for item in items:
             if isinstance(item, Row):
                 self._row(item)
@@ -87,6 +90,20 @@ class Assembler:
         self._flush(wait=bool(items))
         if rows and (self.runs or self._waiting):
             self.run().named = self.naming.explained()
+
+    def _prove(self, rows: Sequence[Row]) -> None:
+        """What the sums of the first rows show. The rows of a log that is still written come one by one."""
+        begun = bool(self._first_rows)
+        self._first_rows += rows
+        components = sums.components(self._first_rows, self.naming.places)
+        if not begun:
+            self.naming.prove(components)
+        found = self.proof.with_more(components, sums.weights(self._first_rows, self.naming.places))
+        if not begun:
+            self.proof = found
+        elif found != self.proof:
+            self.better = found
+        del self._first_rows[SHOWING:]
 
     def saved(self, record: Event) -> None:
         """A checkpoint of the newest run; one whose step cannot be told from its counters is left out."""

@@ -43,6 +43,8 @@ NORMS = {("grad", "norm"), ("total", "grad", "norm"), ("gradient", "norm"), ("gn
 RATE = re.compile(r"lr\d*")
 SCALES = {("loss", "scale"), ("grad", "scale"), ("amp", "scale"), ("scaler", "scale"), ("scale",)}
 ABOUT_LOSS = {"scale", "scaler", "scaling", "weight", "weights", "coef", "factor", "type", "fn", "function", "window"}
+COEFFICIENTS = frozenset(["weight", "weights", "coef", "coeff", "coefficient", "lambda", "lam"])
+"""Words for what a loss is multiplied by."""
 TOTALS = {("loss",), ("total", "loss"), ("loss", "total"), ("losses",), ("objective",)}
 LOSS = re.compile(r"loss|crossentropy|smoothl1|\wl[12]$|focal|hinge|huber|triplet|elbo")
 LOSSES = {"ce", "bce", "nll", "kl", "kld", "ctc", "conf", "penalty"}
@@ -72,6 +74,11 @@ class Place:
     split: str
     channel: str
     role: Role
+
+    @property
+    def told(self) -> str:
+        """What the value becomes: a step is what the rows are counted by, and no channel."""
+        return "step" if self.role == "step" else self.channel
 
 
 _TOLD: dict[str, Place] = {}
@@ -161,7 +168,10 @@ def _role(parts: tuple[str, ...], squeezed: str) -> tuple[Role, bool]:
     without = tuple(part for part in parts if part not in ("step", "epoch"))
     if without in TOTALS:
         return "loss", True
-    return ("loss", False) if LOSS.search(squeezed) or LOSSES.intersection(parts) else ("measure", False)
+    if LOSS.search(squeezed):
+        return ("measure" if COEFFICIENTS.intersection(parts[-1:]) else "loss"), False
+    weighs = (COEFFICIENTS | {"beta"}).intersection(parts[:1] + parts[-1:])  # `kl_coef`, `beta_kl`
+    return ("loss" if LOSSES.intersection(parts) and not weighs else "measure"), False
 
 
 def _stem(words: list[str]) -> str:
@@ -221,20 +231,21 @@ class Naming:
     ) -> None:
         """Names that were shown to be components of the total, or weights of components."""
         for pair in components:
-            if pair[0] not in _TOLD and self.places[pair].role == "measure":
+            if pair[0] not in _TOLD and pair in self.places and self.places[pair].role == "measure":
                 split = self.places[pair].split
                 self._give(pair, split, f"loss/{clean(recognise(pair[0]).stem)}")
                 self.places[pair] = replace(self.places[pair], role="loss")
         for name, component in weights.items():
-            if name not in _TOLD:
+            if name not in _TOLD and (name, "") in self.places:
                 self.places[name, ""] = Place("", f"weight/{component}", "measure")
 
     def explained(self) -> dict[str, str]:
         """The guess: for each name its channel, with the split before it where it is no training."""
         shown = [pair for pair, place in self.places.items() if place.role not in HIDDEN or pair[0] in _TOLD]
         places = {pair[0]: self.places[pair] for pair in shown}
+        channels = {name: "step" if place.role == "step" else place.channel for name, place in places.items()}
         return {
-            name: f"{place.split}:{place.channel}" if place.split else place.channel for name, place in places.items()
+            name: f"{place.split}:{channels[name]}" if place.split else channels[name] for name, place in places.items()
         }
 
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from trainwatch.foreign.assembly import Assembler
 from trainwatch.foreign.checkpoints import Checkpoints
 from trainwatch.foreign.counters import Row
+from trainwatch.foreign.sums import NOTHING, Proof
 from trainwatch.lines import TextTail
 from trainwatch.run import DEAD_SECONDS, Event, Run
 
@@ -36,8 +37,8 @@ class GrowingText:
         self._kind, self._tail, self._restarts = lines, TextTail(path), 0
         self._begin()
 
-    def _begin(self) -> None:
-        self._lines, self._assembler, self._ended = self._kind(), Assembler(self.path, self.format), False
+    def _begin(self, proof: Proof = NOTHING) -> None:
+        self._lines, self._assembler, self._ended = self._kind(), Assembler(self.path, self.format, proof), False
         self._assembler.config |= self.config
         self._checkpoints = Checkpoints(self.path)
 
@@ -48,13 +49,11 @@ class GrowingText:
 
     def poll(self) -> bool:
         """Read what was written since the last call; True if something was. Raises OSError."""
-        news = False
-        for lines in self._tail.poll():
-            if self._tail.restarts != self._restarts:
-                self._restarts = self._tail.restarts
-                self._begin()
-            self._take(lines)
-            news = True
+        news = self._read()
+        while proof := self._assembler.better:
+            self._tail, self._restarts = TextTail(self.path), 0
+            self._begin(proof)
+            self._read()
         touched = self.path.stat().st_mtime
         if time.time() - touched > DEAD_SECONDS:
             self._end()
@@ -65,6 +64,17 @@ class GrowingText:
             news = True
         for run in self.runs:
             run.touched = touched
+        return news
+
+    def _read(self) -> bool:
+        """Take in what was written since the last time; True if something was."""
+        news = False
+        for lines in self._tail.poll():
+            if self._tail.restarts != self._restarts:
+                self._restarts = self._tail.restarts
+                self._begin()
+            self._take(lines)
+            news = True
         return news
 
     def _take(self, lines: list[str]) -> None:

@@ -10,21 +10,38 @@ from __future__ import annotations
 import decimal
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from trainwatch.foreign.channels import PART, WORD, Place
+from trainwatch.foreign.channels import COEFFICIENTS, PART, WORD, Place
 
 if TYPE_CHECKING:
     from trainwatch.foreign.counters import Row
 
-Places = Mapping[tuple[str, str], Place]
+Pair = tuple[str, str]  # a name, and the split that the lines around it say
+Places = Mapping[Pair, Place]
 
-MARKS = frozenset(["weight", "weights", "coef", "coeff", "coefficient", "lambda", "lam", "w"])
+MARKS = COEFFICIENTS | {"w"}
 ENOUGH = 5  # rows that hold a total and its components
 SHARE = 0.9  # of them: one may stand on both sides of a change of the weight
 NEAR = 0.01  # of the total: four digits of each part, and a regulariser that is not logged
 SINGLE = 1e-7  # of a number: what single precision leaves open
 FAR = 0.05  # of the total: what the plain sum must be off by in some row, or nothing is shown
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was proved: names that are components of a total, and names that are weights, with their components."""
+
+    components: tuple[Pair, ...] = ()
+    weights: Mapping[str, str] = field(default_factory=dict)
+
+    def with_more(self, components: Iterable[Pair], weights: Mapping[str, str]) -> Proof:
+        """This, and what was proved since."""
+        return Proof(tuple(dict.fromkeys((*self.components, *components))), {**self.weights, **weights})
+
+
+NOTHING = Proof()
 
 
 def weights(rows: Sequence[Row], places: Places) -> dict[str, str]:
@@ -46,15 +63,15 @@ def weights(rows: Sequence[Row], places: Places) -> dict[str, str]:
     return named if shown else {}
 
 
-def components(rows: Sequence[Row], places: Places) -> list[tuple[str, str]]:
+def components(rows: Sequence[Row], places: Places) -> list[Pair]:
     """Names of measures that follow a total and sum to it, as (name, split); those nearest to it, if several could."""
-    found: list[tuple[str, str]] = []
+    found: list[Pair] = []
     for (total, said), place in places.items():
         if place.channel != "loss":
             continue
         known = [row.values for row in rows if row.split == said and total in row.values]
         lists = {tuple(_behind(values, total, said, places)) for values in known}
-        if len(known) >= ENOUGH and len(lists) == 1:
+        if len({values[total] for values in known}) >= ENOUGH and len(lists) == 1:  # rows that repeat show nothing
             found += [(name, said) for name in _summing(known, total, lists.pop())]
     return found
 

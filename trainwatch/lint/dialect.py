@@ -10,13 +10,13 @@ from trainwatch.lint.names import TRAINING_ARGUMENTS, words
 from trainwatch.lint.paths import asks_for, project
 from trainwatch.lint.tree import Config, Node
 
-Dialect = Literal["omegaconf", "lightning", "yacs", "axolotl", "huggingface", "deepspeed"]
+Dialect = Literal["omegaconf", "lightning", "yacs", "axolotl", "huggingface", "deepspeed", "speechbrain"]
 UNMISTAKABLE = words(
     "num_train_epochs per_device_train_batch_size per_device_eval_batch_size lr_scheduler_type output_dir do_train "
     "gradient_accumulation_steps logging_steps save_strategy eval_strategy evaluation_strategy report_to"
 )
 YACS = 0.8  # of the names in capitals
-FLOATING: frozenset[Dialect] = frozenset(["omegaconf", "lightning", "yacs", "axolotl"])
+FLOATING: frozenset[Dialect] = frozenset(["omegaconf", "lightning", "yacs", "axolotl", "speechbrain"])
 """Readers to whom `1e-4` is a number: they bring a resolver of their own, or convert by type."""
 
 
@@ -32,6 +32,7 @@ def dialects(config: Config) -> frozenset[Dialect]:
         "yacs": "_BASE_" in top or (len(capitals) > 2 and len(capitals) >= YACS * len(names)),
         "axolotl": "base_model" in top and bool(top & {"adapter", "sequence_len", "micro_batch_size", "datasets"}),
         "huggingface": any(training_arguments(node) for node in nodes),
+        "speechbrain": {"epoch_counter", "checkpointer"} <= top,
         "deepspeed": bool(names & {"zero_optimization", "train_micro_batch_size_per_gpu"}),
     }
     return frozenset(name for name, so in found.items() if so)

@@ -1,9 +1,11 @@
 """How much memory a transformer needs in training, from its config alone: between what and what, and out of what.
 
-Weights, gradients and optimiser: bytes a parameter. Activations of a layer, in 16 bit: s b h (34 + 5 a s / h), after
-Korthikanti et al. 2022 (arXiv:2205.05198), equation 2; without the last term where attention is fused, 2 s b h with
-every layer recomputed. Logits: what the cross-entropy of torch keeps of them. The lower end is what must be there at
-the same time; the upper end takes attention that is not fused, and fragmentation of a quarter.
+Weights, gradients and optimiser: bytes a parameter, half of them at the lower end of a run in 16 bit, for the weights
+themselves may be (`dtype: bfloat16` says that, or autocast); gradients come as activations go. Activations of a layer,
+in 16 bit: s b h (34 + 5 a s / h), after Korthikanti et al. 2022 (arXiv:2205.05198), equation 2; without the last term
+where attention is fused, 2 s b h with every layer recomputed. Logits: what the cross-entropy of torch keeps of them.
+The lower end is what must be there at the same time; the upper end takes attention that is not fused, and fragmentation
+of a quarter.
 """
 
 from __future__ import annotations
@@ -57,22 +59,30 @@ class Shape:
     batch: float
     width: int  # bytes of an activation: 2 or 4
     recomputed: bool
-    state: int  # bytes a parameter
+    state: int  # bytes a parameter in 32 bit: its weight, its gradient and what the optimiser keeps
 
     @property
     def low(self) -> float:
-        """GiB that must be there at once."""
-        return (self._states + self._activations(0.0) + self._logits(1)) / GIB
+        """GiB that must be there at once: before the backward pass, or after it."""
+        before = self._kept + self._activations(0.0) + self._logits(1)
+        return max(before, self._states) / GIB
 
     @property
     def high(self) -> float:
         """GiB with attention that is not fused, every copy of the logits, and fragmentation."""
         quadratic = QUADRATIC * self.heads * self.length / self.hidden
-        return SLACK * (self._states + self._activations(quadratic) + self._logits(2)) / GIB
+        states = self.parameters * (self.state + (CAST_BYTES if self.width == 2 else 0))
+        return SLACK * (states + self._activations(quadratic) + self._logits(2)) / GIB
 
     @property
     def _states(self) -> float:
-        return self.parameters * self.state
+        """Bytes of weights, gradients and optimiser, all of them of the width of an activation."""
+        return self.parameters * self.state * self.width / 4
+
+    @property
+    def _kept(self) -> float:
+        """The same without the gradients, which are dropped between two steps."""
+        return self._states - self.parameters * self.width
 
     def _activations(self, quadratic: float) -> float:
         """Bytes of all layers; where they are recomputed, one layer's and the inputs of the others."""
@@ -86,8 +96,10 @@ class Shape:
 
     def fits(self, card: float) -> int:
         """The largest batch whose lower end fits, 0 if none."""
+        if self._states > card * GIB:
+            return 0
         one = self._activations(0.0) + self._logits(1)
-        return max(int((card * GIB - self._states) / (one / self.batch)), 0)
+        return max(int((card * GIB - self._kept) / (one / self.batch)), 0)
 
 
 def card_of(said: str) -> float | None:
@@ -125,7 +137,7 @@ def shape(config: Config) -> Shape | None:
         batch=batch,
         width=2 if half else 4,
         recomputed=any(node.value is True for node in _nodes(config, RECOMPUTED)),
-        state=_state(config) + (CAST_BYTES if half else 0),
+        state=_state(config),
     )
 
 

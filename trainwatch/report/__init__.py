@@ -60,8 +60,15 @@ def rendered(subjects: Sequence[Subject], kind: str, style: Style = PLAIN) -> st
 
 def write(subjects: Sequence[Subject], path: Path, style: Style = PLAIN) -> None:
     """Write the post-mortem: Markdown if ``path`` ends in ``.md``, else HTML. Raises OSError."""
-    text = rendered(subjects, path.suffix.removeprefix("."), style)
+    put(path, rendered(subjects, path.suffix.removeprefix("."), style))
+
+
+def put(path: Path, text: str) -> None:
+    """Write a file at once, so that nobody who has it open reads half of it. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)  # whoever has the page open never reads half of it
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)

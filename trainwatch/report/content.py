@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import PurePath
 
 from trainwatch.compare import values
 from trainwatch.diagnosis import Diagnosis
@@ -17,6 +16,7 @@ from trainwatch.report.settings import Told
 from trainwatch.run import Run
 from trainwatch.schema import Finding
 from trainwatch.text import wording
+from trainwatch.text.comparison import named
 
 
 @dataclass(frozen=True)
@@ -115,14 +115,13 @@ SUMMARY = ("run", "state", "steps", "worst", "root cause")
 
 def summary(contents: Sequence[Content]) -> list[tuple[str, ...]]:
     """A row for each run; runs of one name are told apart by their files."""
-    names = [content.diagnosis.run for content in contents]
-    return [_summary(content, alone=names.count(content.diagnosis.run) == 1) for content in contents]
+    names = named([(content.diagnosis.run, content.diagnosis.source) for content in contents])
+    return [_summary(name, content) for name, content in zip(names, contents, strict=True)]
 
 
-def _summary(content: Content, *, alone: bool) -> tuple[str, ...]:
+def _summary(name: str, content: Content) -> tuple[str, ...]:
     said = content.diagnosis
     root = f"{said.root_cause.rule}, since step {said.root_cause.first_step:,}" if said.root_cause else "-"
     worst = f"{wording.symbol(said)} {wording.worst(said)}"
     reach = wording.reach(said, content.planned).removeprefix("steps ")
-    name = said.run if alone else f"{said.run} ({PurePath(said.source).name})"
-    return wording.clean(name, 120), said.status.replace("-", " "), reach, worst, root
+    return name, said.status.replace("-", " "), reach, worst, root

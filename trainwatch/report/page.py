@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import jinja2
 import plotly.graph_objects as go
 
 from trainwatch.figures import FIGURES, Look, for_finding, proof, span_of
-from trainwatch.report import chain, svg
+from trainwatch.report import chain, svg, templates
 from trainwatch.report.content import SUMMARY, Content, summary
 from trainwatch.report.markdown import together
 from trainwatch.report.redaction import Redactor
@@ -67,29 +64,20 @@ class Sheet:
 
 def document(contents: Sequence[Content], redactor: Redactor | None = None, *, interactive: bool = False) -> str:
     """The whole page."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("trainwatch", "report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     sheets = [_sheet(content, _Drawer(ROOM // len(contents), redactor, interactive)) for content in contents]
     scripts = _scripts() if interactive else []
     runs = [content.diagnosis.to_dict() for content in contents]
-    page: str = environment.get_template("page.html.j2").render(
+    return templates.page(
+        "page.html.j2",
+        scripts,
         sheets=sheets,
         together=together(contents, redactor) if len(contents) > 1 else [],
         summary=[SUMMARY, *summary(contents)],
         rows=max(20, ROWS_IN_ALL // len(contents)),
-        scripts=scripts,
-        policy=_policy(scripts),
         data=_harmless(json.dumps(wording.strict({"version": 1, "runs": runs}), allow_nan=False)),
         wording=wording,
         symbols=SYMBOLS,
-        clean=wording.clean,
     )
-    return page
 
 
 class _Drawer:
@@ -179,10 +167,3 @@ def _scripts() -> list[str]:
 def _harmless(text: str) -> str:
     """JSON that no HTML parser sees the end of a script in."""
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-
-
-def _policy(scripts: list[str]) -> str:
-    """Nothing is loaded, and only what was written here runs."""
-    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
-    allowed = " ".join(f"'sha256-{digest}'" for digest in hashes) or "'none'"
-    return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'"

@@ -26,7 +26,8 @@ def difference(run: Run, said: Diagnosis, twin: Told | None, redactor: Redactor 
     """The settings that are not those of the last healthy run; says so where there was none."""
     title = "Difference to the last healthy run"
     if twin is None:
-        return Section(title, f"No run called {wording.clean(said.run, 80)} in its folder finished without a warning.")
+        name = wording.clean(said.run, 80)
+        return Section(title, f"No other run called {name} in its folder finished without a warning.")
     told = compare([twin, (run, said)])
     rows = [
         (item.path, *(_shown(item.path, value, redactor) for value in item.values))

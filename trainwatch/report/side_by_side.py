@@ -6,12 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import jinja2
-
 from trainwatch.compare import Comparison, first_of
 from trainwatch.compare.written import Sources
 from trainwatch.figures.overlay import Mark, Overlay, evaluated, having, overlay, usual
-from trainwatch.report import svg
+from trainwatch.report import svg, templates
 from trainwatch.run import Run
 from trainwatch.text import comparison, sources
 from trainwatch.text.comparison import Section
@@ -88,14 +86,8 @@ def _page(
     figures: dict[str, list[Picture]],
     files: Iterable[str],
 ) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("trainwatch", "report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page: str = environment.get_template("side_by_side.html.j2").render(
+    return templates.page(
+        "side_by_side.html.j2",
         title=title,
         verdict=verdict,
         sure=sure,
@@ -104,8 +96,6 @@ def _page(
         figures=figures,
         files=[clean(file, 200) for file in files],
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
-        clean=clean,
         rows=ROWS,
         open_=OPEN,
     )
-    return page

@@ -130,7 +130,7 @@ class _Canvas:
         self.xaxis, self.yaxis = layout.get("xaxis", {}), layout.get("yaxis", {})
         self.log = self.yaxis.get("type") == "log"
         self.rows = self._names()
-        self.height = max(ROW * len(self.rows), 60) if self.rows else TALL
+        self.height = ROW * len(self.rows) if self.rows else TALL  # a row is as high as its cells, marks and name
         self.x = self._x_range()
         self.y = self._y_range()
 

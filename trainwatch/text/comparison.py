@@ -93,9 +93,22 @@ def labels(said: Comparison) -> list[str]:
 
 
 def named(runs: Sequence[tuple[str, str]]) -> list[str]:
-    """Each run by its name, by its file's where others have the same, and with a number where that is the same too."""
+    """Each run by its name; where others have the same by its file's, with the folder where that is the same too.
+
+    Whatever is the same even then has a number.
+    """
     names = [name for name, _ in runs]
-    return numbered(name if names.count(name) == 1 else PurePath(source).stem for name, source in runs)
+    shared = {source: PurePath(source) for name, source in runs if names.count(name) > 1}
+    ends = {source: _end(file, list(shared.values())) for source, file in shared.items()}
+    return numbered(ends.get(source, name) for name, source in runs)
+
+
+def _end(file: PurePath, files: Sequence[PurePath]) -> str:
+    """As much of the end of a path as tells it from the others, without what the file ends in."""
+    others = [one.parts for one in files if one != file]
+    depth = next((n for n in range(1, len(file.parts) + 1) if all(one[-n:] != file.parts[-n:] for one in others)), 1)
+    name = file.stem if file.suffix[1:].isalpha() else file.name
+    return "/".join((*file.parts[-depth:-1], name))
 
 
 def numbered(names: Iterable[str]) -> list[str]:
@@ -124,11 +137,11 @@ def verdict(said: Comparison) -> str:
 def certainty(said: Comparison) -> Iterator[str]:
     """How sure the verdict is and what it rests on; and what was done otherwise than asked."""
     found = said.verdict
-    parts = "that they part" if found.kind == "parts" else "of it"
+    parts = "that more than chance parts them" if found.kind == "parts" else "of it"
     sure = [f"{found.confidence:.0%} {parts}"] if found.confidence is not None else []
     sure += [f"{found.cause:.0%} of the suspect"] if found.cause is not None else []
-    lead = f"Sure to {', '.join(sure)}. It rests on: " if sure else "It rests on: "
-    yield f"{lead}{clean('; '.join(found.rests_on))}."
+    why = clean("; ".join(found.rests_on))
+    yield f"Sure to {', '.join(sure)}. It rests on: {why}." if sure else f"{why[:1].upper()}{why[1:]}."
     for note in said.notes:
         yield f"Note: {clean(note)}."
 
@@ -187,6 +200,8 @@ def _none_parts(said: Comparison, base: str) -> str:
     losses = [item.pair for item in said.partings if item.channel == "loss"]
     if not losses:
         return f"No run has a step with a loss in common with {base}."
+    if not any(pair.finite for pair in losses):
+        return f"No run has a step with a finite loss in common with {base}."
     if not any(pair.differs for pair in losses):
         return f"The loss is the same number by number as in {base} wherever they have steps in common."
     few = sum(pair.too_few for pair in losses)
@@ -255,13 +270,15 @@ def _loss_sentence(first: str, other: str, loss: Apart | None, last: Sequence[st
     pair = loss.pair
     same = f"the same number by number up to step {pair.same_until:,}" if pair.same_until is not None else ""
     if pair.parting is None:
+        if not pair.finite:
+            return f"{both}: the loss is finite in none of the {pair.rows:,} common steps."
         if pair.same_until is not None and not pair.differs:
             return f"{both}: the loss is the same number by number in all {pair.rows:,} common steps."
         tail = f", and {same}" if same else ""
         if pair.too_few:
             few = f"too few common steps to judge whether the loss parts ({pair.rows:,} of at least {ENOUGH})"
             return f"{both}: {few}; it ends at {last[0]} and at {last[1]}{tail}."
-        return f"{both}: no parting beyond noise{tail} ({pair.rows:,} common steps)."
+        return f"{both}: no parting of the loss beyond noise{tail} ({pair.rows:,} common steps)."
     how = "is not finite in one of them"
     if pair.parting.difference == pair.parting.difference:  # not NaN
         side = "higher" if pair.parting.difference > 0 else "lower"
@@ -365,6 +382,8 @@ def _parting_rows(said: Comparison, names: list[str]) -> list[tuple[str, ...]]:
 def _parts_at(item: Apart) -> str:
     if item.step is not None:
         return _at(item)
+    if not item.pair.finite:
+        return "never finite"
     if item.pair.too_few:
         return "too few common steps to judge"
     return "no parting" if item.exact or not item.pair.differs else "no parting beyond noise"

@@ -24,9 +24,9 @@ def crowd(said: Comparison, names: Sequence[str]) -> Iterator[Table]:
     figure = f"final {clean(said.merit, 40)}" if said.merit else "final value"
     if any(len(group) > 1 for group in said.groups) and len(said.groups) > 1:
         groups = [_group(said, names, group, by) for group in said.groups]
-        yield "Groups of one setting", (OTHERWISE, "runs", figure, "parts at step", "speed"), groups
+        yield _told("Groups of one setting", (OTHERWISE, "runs", figure, "parts at step", "speed"), groups)
     runs = [_run(said, names, rank, run, by) for rank, run in enumerate(said.ranking, 1)]
-    yield "Runs, the best first", ("#", "run", figure, OTHERWISE, "parts at step", "worst", "speed"), runs
+    yield _told("Runs, the best first", ("#", "run", figure, OTHERWISE, "parts at step", "worst", "speed"), runs)
     base = f"baseline {names[0]}"
     for title, found in (("Settings that differ", said.config), ("What else differs", said.facts)):
         rows = [_setting(item) for item in found]
@@ -41,6 +41,12 @@ def crowd(said: Comparison, names: Sequence[str]) -> Iterator[Table]:
     parted = list(_channels(said, names))
     if parted:
         yield "Where channels part", ("channel", "runs that part", "first", "at step"), parted
+
+
+def _told(title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
+    """A table without the columns in which no row tells anything."""
+    kept = [at for at in range(len(head)) if any(row[at] != "-" for row in rows)]
+    return title, tuple(head[at] for at in kept), [tuple(row[at] for at in kept) for row in rows]
 
 
 def _setting(item: Difference) -> tuple[str, ...]:

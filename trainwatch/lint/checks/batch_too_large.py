@@ -50,22 +50,27 @@ class BatchTooLarge(Check):
         made, batch = shape(material.config), plan(material.config).batch
         if card is None or made is None or batch is None or made.high <= card:
             return
-        fits = min(made.fits(card), int(made.batch) - 1)
-        without = "not even a batch of one fits: take a smaller model, or shard it"
+        fits, sure = min(made.fits(card), int(made.batch) - 1), made.low > card
         yield self.finding(
-            "warning" if made.low > card else "info",
+            "warning" if sure else "info",
             batch.dotted,
             batch.place,
             f"A batch of {made.batch:g} needs {made.low:.0f} to {made.high:.0f} GiB, and the card has {card:g}: "
             f"{made.parameters / 1e6:,.0f} M parameters, {made.layers:g} layers of {made.hidden:g}, "
             f"{made.length:,.0f} tokens.",
-            f"Write {batch.name}: {fits} and accumulate, or recompute activations."
-            if fits
-            else f"{without}.".capitalize(),
-            patch={batch.dotted: fits} if fits and made.low > card and made.batch == batch.number else {},
+            _advice(batch.name, fits if sure else None, recomputed=made.recomputed),
+            patch={batch.dotted: fits} if fits and sure and made.batch == batch.number else {},
             evidence={"low": made.low, "high": made.high, "card": card, "parameters": made.parameters},
-            confidence=0.8 if made.low > card else 0.5,
+            confidence=0.8 if sure else 0.5,
         )
+
+
+def _advice(name: str, fits: int | None, *, recomputed: bool) -> str:
+    """What to write; ``fits`` is the batch that does, None where this one may."""
+    if fits == 0:
+        return "Not even a batch of one fits: take a smaller model, or shard it."
+    less = f"Write {name}: {fits}" if fits else f"If it runs out of memory, halve {name}"
+    return f"{less} and accumulate{'' if recomputed else ', or recompute activations'}."
 
 
 def _on(node: Node) -> bool:

@@ -54,10 +54,13 @@ class NumericString(Check):
 
     def look(self, material: Material) -> Iterator[Finding]:
         """Every scalar for itself."""
+        words = {item.path for node in material.nodes if _tells_words(node) for item in node.items}
         spared = bool(material.dialects & FLOATING)
         reader = converter(material.config) if material.config and material.config.format == "yaml" else ""
         for node in material.nodes:
-            if node.scalar and isinstance(node.value, str) and not TEXTS & {part.lower() for part in node.path[:-1]}:
+            if not isinstance(node.value, str) or node.path in words:
+                continue
+            if not TEXTS & {part.lower() for part in node.path[:-1]}:
                 found = None if node.quoted else self._plain(node, spared, reader)
                 if node.quoted and not (material.schema and spared):
                     found = self._quoted(node)
@@ -122,6 +125,13 @@ class NumericString(Check):
             f"Write {right}.",
             patch={node.dotted: int(value) if value.is_integer() and abs(value) < 1e15 else value},
         )
+
+
+def _tells_words(node: Node) -> bool:
+    """Whether a list holds words, in quotes: a 'true' among them is one of them."""
+    return any(item.quoted and not BOOLEANS.get(str(item.value).lower()) for item in node.items) and not any(
+        item.quoted and NUMBER.fullmatch(str(item.value)) for item in node.items
+    )
 
 
 def _named(node: Node) -> str:

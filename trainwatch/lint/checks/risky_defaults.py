@@ -13,8 +13,8 @@ from trainwatch.schema import Finding
 PRECISION = words("precision mixed_precision amp_dtype dtype torch_dtype")
 FP16 = re.compile(r"(?:torch\.)?(?:fp16|float16|half|16|16-mixed)", re.IGNORECASE)
 CLIP = re.compile(r"clip|max_grad_norm|max_norm|grad_norm", re.IGNORECASE)
-BRINGS_ITS_OWN = frozenset(["huggingface", "deepspeed", "axolotl"])
-"""Loops that clip at 1.0 unless told otherwise."""
+BRINGS_ITS_OWN = frozenset(["huggingface", "deepspeed", "axolotl", "speechbrain"])
+"""Loops that clip unless told otherwise: at 1.0, SpeechBrain's at 5.0."""
 MASS = re.compile(r"(?:^|[._])(?:precursor|mass|peptide_mass|expected_mass)(?:_|$)", re.IGNORECASE)
 SMOOTHING = words("label_smoothing label_smoothing_factor smoothing")
 
