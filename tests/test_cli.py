@@ -334,3 +334,10 @@ def test_a_closed_pipe_is_no_error(sick):
     )
     done = subprocess.run(["bash", "-c", command], capture_output=True, timeout=60)
     assert done.stderr == b""
+
+
+def test_the_package_is_the_command():
+    """`python -m trainwatch` where the console script is not on the path."""
+    done = subprocess.run([sys.executable, "-m", "trainwatch", "rules", "lr-zero"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "What it sees" in done.stdout

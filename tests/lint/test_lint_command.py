@@ -3,7 +3,7 @@
 import pytest
 
 from trainwatch import judge
-from trainwatch.lint import lint_command, lint_file
+from trainwatch.lint import files, lint_command, lint_file
 from trainwatch.lint.sources.command import hydra_parser, read_command
 
 SCRIPT = """
@@ -252,3 +252,10 @@ def test_defaults_that_do_not_go_together(project, text, said):
     found = [item for item in lint_file(project / "configs/flat.yaml").findings if item.rule == "risky-defaults"]
     assert [item.severity for item in found] == (["info"] if said else [])
     assert not said or said in found[0].advice
+
+
+def test_a_folder_without_what_tools_keep_for_themselves(project):
+    """`.github/workflows` holds no trainings."""
+    (project / "configs/.github").mkdir()
+    (project / "configs/.github/x.yaml").write_text("lr: 1e-4\n")
+    assert ".github" not in " ".join(map(str, files(project / "configs")))

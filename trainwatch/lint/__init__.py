@@ -40,11 +40,16 @@ def files(path: Path) -> Iterator[Path]:
     found = sorted(
         file
         for file in path.rglob("*")
-        if file.suffix.lower() in FOLDERS and not file.name.startswith(".") and _says(file)
+        if file.suffix.lower() in FOLDERS and not _hidden(file.relative_to(path)) and _says(file)
     )
     if not found:
         raise LintError(f"{path}: holds no {' or '.join(FOLDERS)} file; name a config.")
     yield from found
+
+
+def _hidden(file: Path) -> bool:
+    """Whether it, or a folder that it is in, is a tool's own: `.github`, `.pre-commit-config.yaml`."""
+    return any(part.startswith(".") for part in file.parts)
 
 
 def _says(file: Path) -> bool:

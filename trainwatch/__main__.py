@@ -1,0 +1,7 @@
+"""`python -m trainwatch` is `trainwatch`."""
+
+import sys
+
+from trainwatch.cli import main
+
+sys.exit(main())

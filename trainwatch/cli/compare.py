@@ -1,0 +1,160 @@
+"""`trainwatch compare`: what differs between runs, or between scripts, and since when."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trainwatch.cli.options import Map
+from trainwatch.cli.output import print_json, write
+from trainwatch.cli.runs import each_run
+from trainwatch.errors import UserError
+
+if TYPE_CHECKING:
+    from trainwatch.judge import Judged
+
+
+class CompareFormat(StrEnum):
+    """What ``compare`` prints."""
+
+    text = "text"
+    json = "json"
+    markdown = "markdown"
+
+
+class Align(StrEnum):
+    """What ``compare`` lays curves along."""
+
+    step = "step"
+    epoch = "epoch"
+    samples = "samples"
+    tokens = "tokens"
+    time = "time"
+    stage = "stage"
+
+
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN RUN...", help="Two runs or more, or scripts, notebooks and configs; the first leads."
+        ),
+    ],
+    align: Annotated[
+        Align, typer.Option("--align", help="What curves are laid along; by step where a log does not tell it.")
+    ] = Align.step,
+    format_: Annotated[CompareFormat, typer.Option("--format", help="How to print it.")] = CompareFormat.text,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write it as an .html page or as .md instead.")
+    ] = None,
+    map_: Map = None,
+) -> None:
+    """Say what differs between runs, since which step beyond the noise of seeds, and which setting did it.
+
+    Runs that differ in nothing but the seed tell of the noise, and stand as mean and spread. Python files, notebooks
+    and configs are read as they are, and never run: which settings have other values, and where.
+
+    \b
+    Examples:    trainwatch compare logs/good.jsonl logs/bad.jsonl
+                 trainwatch compare logs/*.jsonl --align tokens -o compared.html
+                 trainwatch compare train.py train.ipynb
+    Exit codes:  0 compared, 2 something could not be read or written
+    """
+    from trainwatch.text.wording import strict
+
+    if len(runs) == 1 and runs[0].is_dir():
+        raise UserError(f"{runs[0]}: is a folder; name the runs in it, as in {runs[0]}/*.jsonl.")
+    if len(runs) < 2:
+        raise UserError("compare needs at least two runs; `trainwatch check RUN` judges one.")
+    if output and output.suffix not in (".html", ".htm", ".md"):
+        raise UserError(f"{output}: a comparison ends in .html or .md; print the JSON with --format json.")
+    kind = "markdown" if output and output.suffix == ".md" else "html" if output else format_.value
+    said, text = _compared(runs, align.value, kind, map_)
+    if output:
+        write(output, text)
+    elif kind == "json":
+        print_json(strict({"version": 1, **said}))
+    else:
+        print(text, end="")
+
+
+def _compared(paths: Sequence[Path], align: str, kind: str, mapped: list[str] | None) -> tuple[dict[str, Any], str]:
+    """Files or runs against each other; JSON may be either."""
+    if _written(paths):
+        return _compared_files(paths, kind)
+    try:
+        return _compared_runs(paths, align, kind, mapped)
+    except UserError as error:
+        if any(path.suffix.lower() != ".json" for path in paths):
+            raise
+        try:
+            return _compared_files(paths, kind)
+        except UserError:
+            raise error from None
+
+
+def _written(paths: Sequence[Path]) -> bool:
+    """Whether these are scripts and configs; among runs, none may be."""
+    from trainwatch.lint import SOURCES
+
+    told = [path.suffix.lower() in SOURCES and path.suffix.lower() != ".json" for path in paths]
+    either = [own or path.suffix.lower() == ".json" for own, path in zip(told, paths, strict=True)]
+    if any(told) and not all(either):
+        odd = paths[either.index(False)]
+        raise UserError(f"{odd}: is no script or config as the others are; compare runs with runs, files with files.")
+    return any(told)
+
+
+def _compared_files(paths: Sequence[Path], kind: str) -> tuple[dict[str, Any], str]:
+    """Configs, scripts and notebooks against each other, as data and as text of that kind."""
+    from trainwatch.compare.written import compare_files
+    from trainwatch.lint.tree import LintError
+    from trainwatch.text import sources, terminal
+
+    try:
+        said = compare_files(list(dict.fromkeys(paths)))
+    except LintError as error:
+        raise UserError(str(error)) from None
+    if kind == "html":
+        from trainwatch.report.side_by_side import of_files
+
+        return {}, of_files(said)
+    if kind == "text":
+        sources.show(terminal.console(), said)
+    data = {"verdict": sources.verdict(said), **said.to_dict()}
+    return data, sources.as_markdown(said) if kind == "markdown" else ""
+
+
+def _compared_runs(
+    paths: Sequence[Path], align: str, kind: str, mapped: list[str] | None
+) -> tuple[dict[str, Any], str]:
+    """Runs against each other, as data and as text of that kind."""
+    from trainwatch import compare as comparison
+    from trainwatch import judge
+    from trainwatch.text import comparison as faces
+    from trainwatch.text import terminal
+
+    judged = _distinct(each_run(paths, judge.settings(), mapped))
+    said = comparison.compare([(item.run, item.diagnosis) for item in judged], align)
+    if kind == "html":
+        from trainwatch.report.side_by_side import of_runs
+
+        return {}, of_runs(said, [item.run for item in judged])
+    if kind == "text":
+        faces.show(terminal.console(), said)
+    data = said.to_dict()
+    data["verdict"] = {"sentence": faces.verdict(said), **data["verdict"]}
+    return data, faces.as_markdown(said) if kind == "markdown" else ""
+
+
+def _distinct(judged: list[Judged]) -> list[Judged]:
+    """Each run once: a pattern such as ``logs/*.jsonl`` names the leader again."""
+    once = {item.run.source.resolve(): item for item in reversed(judged)}
+    found = [item for item in judged if once[item.run.source.resolve()] is item]
+    if len(found) < 2:
+        raise UserError(f"{judged[0].run.source}: is all that was given, more than once; name another run beside it.")
+    return found
