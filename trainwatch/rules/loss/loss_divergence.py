@@ -15,10 +15,11 @@ from trainwatch.schema import Finding, Severity
 from trainwatch.stats import noise
 from trainwatch.table import Chunk
 from trainwatch.views.curve import MEDIAN, Points, rise_at_once, running_median, wanders
-from trainwatch.views.evaluations import held_out
+from trainwatch.views.evaluations import held_out, scatter
 
 Floats = NDArray[np.float64]
 EVALUATIONS = 4  # since the best point of the training loss, that tell whether the weights got worse
+CLEAR = 4.0  # standard deviations of one evaluation that they must gain, as the training loss must
 SUPERVISED = ("metric/acc", "metric/accuracy", "metric/top1", "metric/perplexity", "metric/ppl")
 
 
@@ -232,15 +233,16 @@ def _harder(run: Run, since: float) -> bool:
     """Whether the held-out loss got better and better while the training loss rose: the weights do what they are asked
     for, and the training asks for more (harder data, heavier components) that the log does not tell.
 
-    All later evaluations but the first ones are better than any before, and they still get better: by chance that is
-    rare with so many of them, and weights that are lost cannot do it.
+    The second half of the later evaluations is better than any before, clearly beyond their noise, and better than the
+    first half: weights that are lost cannot do it.
     """
     steps, values = held_out(run)
     before, after = values[steps <= since], values[steps > since]
     if not len(before) or len(after) < EVALUATIONS:
         return False
     early, late = np.array_split(after, 2)
-    return bool(late.max() < before.min() and np.median(late) < np.median(early))
+    gained = before.min() - np.median(late) > CLEAR * scatter(values)
+    return bool(gained and late.max() < before.min() and np.median(late) < np.median(early))
 
 
 def _plain(run: Run) -> bool:
