@@ -133,3 +133,22 @@ def test_in_heavy_noise_levels_count(make_run, judge, seed):
     assert found.severity in ("warning", "critical")
     assert abs(found.first_step - 201) <= 20
     assert judge(make_run({"loss": 0.45 + 0.35 * random.uniform(-1, 1, 400)}, evals=evals), RULE) == []
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("shift", [0.0, -3.0])
+def test_a_rise_while_validation_gets_better_is_harder_work(make_run, judge, seed, shift):
+    """A curriculum that the log does not tell of; the same rise with a validation that stays is one."""
+    random = np.random.default_rng(seed)
+    loss = np.concatenate([np.linspace(2.0, 0.5, 30), np.full(90, 3.0)]) + 0.02 * random.standard_normal(120)
+    steps = np.arange(15, 121, 15)
+
+    def measured(values):
+        return [
+            {"step": int(step), "split": "validation", "loss": value} for step, value in zip(steps, values, strict=True)
+        ]
+
+    falling = 3.5 * np.exp(-steps / 60) + shift
+    assert judge(make_run({"loss": loss}, evals=measured(falling)), RULE) == []
+    staying = 3.0 + shift + 0.02 * random.standard_normal(len(steps))
+    assert judge(make_run({"loss": loss}, evals=measured(staying)), RULE)

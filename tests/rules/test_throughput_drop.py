@@ -101,3 +101,16 @@ def test_what_grows_in_the_second_half_of_a_short_run(make_run, judge):
     (found,) = judge(make_run({"time/step": times}), RULE)
     assert found.severity == "warning"
     assert abs(found.first_step - 81) <= 10
+
+
+def creeping(seconds, rows=300):
+    """Half as long again at the end, and more and more so."""
+    return seconds * (1 + np.linspace(0, 1, rows) ** 2) * step_times(np.random.default_rng(1), rows, 1.0, 0.02)
+
+
+def test_a_trend_costs_more_than_a_turn_on_the_processor(make_run, judge):
+    """Steps of 1 ms that lose 0.1 s in all tell of neighbours; the same course of 50 ms steps is one of the run."""
+    assert judge(make_run({"time/step": creeping(0.001)}), RULE) == []
+    (found,) = judge(make_run({"time/step": creeping(0.05)}), RULE)
+    assert found.severity == "warning"
+    assert "longer than the one before" in found.message

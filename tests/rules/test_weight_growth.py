@@ -93,3 +93,13 @@ def test_the_very_same_factor_in_a_short_run(make_run, judge):
     for norm, count in ((10 * 1.01**SHORT, 1), (10 + 0.3 * SHORT, 0)):
         columns = {name: values[:110] for name, values in short(norm, np.full(150, 0.005)).items()}
         assert len(judge(make_run(columns), RULE)) == count
+
+
+def test_a_component_that_comes_in_late_says_nothing_of_the_weights(make_run, judge):
+    """The total rises because one more thing is counted; at one weighting the loss falls all along."""
+    growing = 10 * np.exp(ROW / 200)
+    main, extra, late = 3 * np.exp(-ROW / 300), 5 * np.exp(-ROW / 2000), np.clip((ROW - 600) / 100, 0, 1)
+    columns = run_of(growing, main + late * extra)
+    assert [found.severity for found in judge(make_run(columns), RULE)] == ["warning"]
+    told = {"loss/main": main, "weight/main": np.ones(N), "loss/extra": extra, "weight/extra": late}
+    assert [found.severity for found in judge(make_run(columns | told), RULE)] == ["info"]

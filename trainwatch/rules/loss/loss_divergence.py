@@ -15,8 +15,11 @@ from trainwatch.schema import Finding, Severity
 from trainwatch.stats import noise
 from trainwatch.table import Chunk
 from trainwatch.views.curve import MEDIAN, Points, rise_at_once, running_median, wanders
+from trainwatch.views.evaluations import held_out, scatter
 
 Floats = NDArray[np.float64]
+EVALUATIONS = 4  # since the best point of the training loss, that tell whether the weights got worse
+CLEAR = 4.0  # standard deviations of one evaluation that they must gain, as the training loss must
 SUPERVISED = ("metric/acc", "metric/accuracy", "metric/top1", "metric/perplexity", "metric/ppl")
 
 
@@ -55,7 +58,8 @@ class LossDivergence(CurveRule):
         is critical; what began less than twenty rows ago is an info. Of a rise that came at once and has stood for a
         quarter of the run, 20 % are enough, or 10 % if the loss has doubled. A loss that never clearly fell cannot give
         back: it is an alarm only if it doubles and stays there, clearly above where it began, in a run that is plainly
-        supervised. A rise that recorded weights explain is none.
+        supervised. A rise that recorded weights explain is none, nor is one during which the held-out loss gets better
+        and better.
 
     Why it matters:
         The weights have left the region in which they worked. What is trained from here on starts from worse than the
@@ -102,7 +106,7 @@ class LossDivergence(CurveRule):
                 continue
             fall, last = _fall(stage), bool(stage.step[-1] == points.step[-1])
             sick = (self._fell(fall) or _plain(run)) and self._back(fall)
-            if sick and not wanders(run, points) and not self._weighted_up(run, rest, fall, stage):
+            if sick and not wanders(run, points) and not self._explained(run, rest, fall, stage):
                 yield self._finding(run, rest, fall, stage, over=not last)
 
     def _fell(self, fall: Fall) -> bool:
@@ -122,6 +126,10 @@ class LossDivergence(CurveRule):
         risen = min(levels[-2:]) > max(self.doubled * levels.min(), levels[0] + bar) and fall.now > fall.start
         stays = levels[-1] > levels[-2] - max(bar, self.clear * fall.late)
         return bool(levels.min() > 0 and risen and stays)
+
+    def _explained(self, run: Run, rest: Chunk, fall: Fall, stage: Points) -> bool:
+        """Whether something else than worse weights makes the loss rise: what it counts, or what it is asked."""
+        return self._weighted_up(run, rest, fall, stage) or _harder(run, fall.best_step)
 
     def _weighted_up(self, run: Run, rest: Chunk, fall: Fall, stage: Points) -> bool:
         """Whether weights that were raised since the best point explain the rise."""
@@ -219,6 +227,22 @@ def _stands(smooth: Floats, best: int, start: float) -> bool:
     half = len(late) // 2
     falls = float(np.median(late[:half]) - np.median(late[half:])) if half else 0.0
     return len(late) >= 8 and level - smooth[best] > 0.9 * gained and falls < 0.05 * gained
+
+
+def _harder(run: Run, since: float) -> bool:
+    """Whether the held-out loss got better and better while the training loss rose: the weights do what they are asked
+    for, and the training asks for more (harder data, heavier components) that the log does not tell.
+
+    The second half of the later evaluations is better than any before, clearly beyond their noise, and better than the
+    first half: weights that are lost cannot do it.
+    """
+    steps, values = held_out(run)
+    before, after = values[steps <= since], values[steps > since]
+    if not len(before) or len(after) < EVALUATIONS:
+        return False
+    early, late = np.array_split(after, 2)
+    gained = before.min() - np.median(late) > CLEAR * scatter(values)
+    return bool(gained and late.max() < before.min() and np.median(late) < np.median(early))
 
 
 def _plain(run: Run) -> bool:

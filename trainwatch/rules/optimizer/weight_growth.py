@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -27,9 +27,9 @@ class WeightGrowth(Rule):
         from each sample to the next, as only what feeds on itself does, and two and a half where by the very same; six
         times where the growth from each sample to the next makes up the best part of all that the updates did
         (`update_ratio`), which are made to turn the weights and not to blow them up, and four and a half where it is
-        most of that. It is an alarm where the loss has not come down since the norm had doubled, or the norm is a
-        thousand times what it was; else an info. Where the goal itself moves (rewards, adversaries) it takes all of
-        this at once.
+        most of that. It is an alarm where the loss, at one weighting of its components, has not come down since the
+        norm had doubled, or the norm is a thousand times what it was; else an info. Where the goal itself moves
+        (rewards, adversaries) it takes all of this at once.
 
     Why it matters:
         Logits and activations grow with the weights until they saturate or overflow, and the effective learning rate
@@ -49,7 +49,7 @@ class WeightGrowth(Rule):
 
     block: ClassVar[int] = 20
     needs: ClassVar[tuple[str, ...]] = ("weight_norm/<group>",)
-    wants: ClassVar[tuple[str, ...]] = ("loss", "update_ratio/<group>")
+    wants: ClassVar[tuple[str, ...]] = ("loss", "update_ratio/<group>", "weight/<component>", "loss/<component>")
     causes: ClassVar[tuple[str, ...]] = (
         *("overflow-risk", "non-finite-weights", "non-finite-loss", "amp-scale-collapse", "generalisation-gap"),
         *("loss-scale-imbalance", "non-finite-gradient", "dead-module", "component-dead"),
@@ -127,7 +127,7 @@ class WeightGrowth(Rule):
     def _finding(self, whole: Chunk, name: str, norms: tuple[float, float], series: dict[str, Floats]) -> Finding:
         first, now = norms
         grown = int(np.flatnonzero(series[name] > 2 * first)[0])
-        loss = series["loss"][grown:]
+        loss = _at_one_weighting(series)[grown:]
         stands = not fall(loss) > 0 and np.isfinite(loss).any()
         values, group = whole[name], name.removeprefix("weight_norm/")
         small = np.flatnonzero(values <= 1.1 * first)  # samples are far apart: it began after the last one of these
@@ -148,4 +148,23 @@ def _columns(chunk: Chunk) -> dict[str, Floats]:
     groups = [name.removeprefix("weight_norm/") for name in chunk.channels if name.startswith("weight_norm/")][:MOST]
     names = [f"{kind}/{group}" for group in groups for kind in ("weight_norm", "update_ratio")]
     columns = {"step": chunk.step.astype(np.float64), "loss": chunk["loss"]}
-    return columns | {name: chunk[name] for name in names}
+    weighted = [f"{kind}/{name}" for name in _weighted(chunk.channels) for kind in ("weight", "loss")]
+    return columns | {name: chunk[name] for name in names + weighted}
+
+
+def _weighted(names: Iterable[str]) -> list[str]:
+    """Components whose loss and weight are both known."""
+    known = set(names)
+    weighted = (name.removeprefix("weight/") for name in sorted(known) if name.startswith("weight/"))
+    return [name for name in weighted if f"loss/{name}" in known][:MOST]
+
+
+def _at_one_weighting(series: Mapping[str, Floats]) -> Floats:
+    """The loss as the latest weights count its components: a component that is weighted up, or comes in late, makes
+    the total rise and says nothing about the weights of the model.
+    """
+    weights = {name: series[f"weight/{name}"] for name in _weighted(series)}
+    if not any(np.isfinite(values).all() and np.ptp(values) > 0 for values in weights.values()):
+        return series["loss"]
+    counted = sum(values[-1] * series[f"loss/{name}"] for name, values in weights.items() if values[-1])
+    return np.asarray(counted) if np.isfinite(counted).all() else series["loss"]

@@ -73,6 +73,7 @@ class ThroughputDrop(Rule):
     climbing: float = 0.9  # rank correlation, there; a busy machine goes up and down
     fine: int = 5  # rows of a piece, there: so that short runs have enough of them
     pieces: int = 10  # blocks that show it
+    burst: float = 0.3  # s: a neighbour's turn on the processor; a healthy run of short steps lost a tenth of it
     worth: float = 0.01  # of the time so far: less than that, and than half a minute, is not worth a word
 
     _regimes: Regimes = field(default_factory=Regimes, init=False)
@@ -112,7 +113,7 @@ class ThroughputDrop(Rule):
         """What is lost by now; a part of a block is too few steps to time by."""
         course, drop = self._course.series(), self._drop()
         grave = drop is not None and drop.severity == "warning"
-        if not grave and not plays([*run.train.channels, *run.eval.channels]):
+        if not grave and self._costly(course) and not plays([*run.train.channels, *run.eval.channels]):
             if self._creeps(course):
                 drop = self._creeping(course, float(course["step"][0]))
             elif self._climbs(course):
@@ -126,6 +127,15 @@ class ThroughputDrop(Rule):
             if lost >= min(self.worth * self._elapsed, self.lost):
                 return self._finding(self._streak)
         return None
+
+    def _costly(self, course: Columns) -> bool:
+        """Whether more time is lost than a neighbour's turn takes: steps of a millisecond go up and down with those."""
+        seconds = course.get("seconds", np.empty(0))[1:]
+        seconds = seconds[np.isfinite(seconds)]
+        if not len(seconds):
+            return False
+        begin = median(np.array_split(seconds, 4)[0]) if len(seconds) > 3 else float(seconds[0])
+        return self.block * float(np.maximum(seconds - begin, 0.0).sum()) > self.burst
 
     def _creeps(self, course: Columns) -> bool:
         """Whether a step, and what is known of its work, costs more and more."""
