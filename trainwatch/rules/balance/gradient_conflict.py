@@ -218,9 +218,8 @@ class GradientConflict(OfCourse):
 def _together(a: Floats, b: Floats) -> float:
     """Rank correlation of the changes of two losses: of both halves, the one nearer to 1."""
     there = np.isfinite(a) & np.isfinite(b)
-    changes = (np.diff(a[there]), np.diff(b[there]))
-    halves = zip(*(np.array_split(one, 2) for one in changes), strict=True)
-    return max(float(np.corrcoef(*(np.argsort(np.argsort(one)) for one in half))[0, 1]) for half in halves)
+    ranks = [[np.argsort(np.argsort(part)) for part in np.array_split(np.diff(one[there]), 2)] for one in (a, b)]
+    return max(float(np.corrcoef(first, second)[0, 1]) for first, second in zip(*ranks, strict=True))
 
 
 def _means(values: Floats, width: int) -> Floats:
