@@ -93,9 +93,9 @@ class LossDivergence(CurveRule):
     steady: float = 0.7  # of the way down: a descent is nearly straight, a random walk is not
     late: float = 0.25  # of the points: three of ten epochs are bad; a few rows at the end are not judged yet
     doubled: float = 2.0  # x the lowest level, for a loss that never fell: any start-up transient is smaller
-    step: float = 0.5  # of the level, if it rose by that from one row to the next and validation with it; by chance
-    plain: float = 4.0  # standard deviations of one point is never: no healthy training has had such a step at all
-    shared: float = 0.25  # of validation's best before: what it has risen by at least
+    step: float = 0.5  # of the level, if it rose by that from one row to the next, and validation with it
+    plain: float = 4.0  # standard deviations of one point that such a step must exceed
+    shared: float = 0.25  # of validation's best before; beside the few such steps of healthy runs it went on falling
 
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
         """Judge each stage by itself."""
