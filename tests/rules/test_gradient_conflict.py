@@ -80,6 +80,19 @@ def test_two_that_ask_for_opposite_things_are_named(late, severity, make_run, ju
     assert [one.severity for one in found] == ([severity] if severity else [])
 
 
+@pytest.mark.parametrize(
+    ("mirror", "begin", "steps", "count"), [(1, 0.5, N, 1), (0, 0.5, N, 0), (1, 0.0, N, 0), (1, 0.5, 900, 0)]
+)
+def test_losses_that_mirror_each_other_tell_without_a_cosine(mirror, begin, steps, count, make_run, judge):
+    """For half of the plan; a task that an untrained net solves has to rise, and so may one that is traded."""
+    noise = 0.02 * np.random.default_rng(0).standard_normal((2, N))
+    fall = 1 - np.exp(-ROW / 60)
+    columns = {"loss/a": 2 - fall + noise[0], "loss/b": begin + fall - (noise[0] if mirror else noise[1])}
+    header = {"components": {"a": {"role": "task"}, "b": {"role": "task"}}, "total_steps": steps}
+    run = make_run(columns | {"loss": columns["loss/a"] + columns["loss/b"]}, header=header)
+    assert [one.severity for one in judge(run, RULE)] == ["warning"] * count
+
+
 def test_a_share_over_the_parameters_counts_where_there_is_no_other(make_run, judge):
     """Fifty times as large is dominance, no conflict."""
     wide = {name.replace("grad_share", "param_share"): values for name, values in columns(0, size=0.02).items()}

@@ -76,6 +76,17 @@ def test_others_that_never_moved_are_an_info(make_run, judge):
     assert [finding.severity for finding in judge(make_run(table), RULE)] == ["info"]
 
 
+@pytest.mark.parametrize(
+    ("share", "gain", "steps", "count"), [(0.997, 0, N, 1), (0.97, 0, N, 0), (0.997, 0.3, N, 0), (0.997, 0, 900, 0)]
+)
+def test_declared_tasks_that_starve_beside_one_that_learns(share, gain, steps, count, make_run, judge):
+    """Beside a share of nearly all, for half of the plan; one that learns beside it does not starve."""
+    columns = {"loss/a": 1.1 - gain * ROW / N, "loss/b": 3 * np.exp(-ROW / 200), "grad_share/b": np.full(N, share)}
+    columns |= {"loss": columns["loss/a"] + columns["loss/b"], "grad_share/a": np.full(N, 1 - share)}
+    header = {"components": {"a": {"role": "task"}, "b": {"role": "task"}}, "total_steps": steps}
+    assert len([one for one in judge(make_run(columns, header=header), RULE) if one.rank]) == count
+
+
 @pytest.mark.parametrize(("role", "count"), [("regulariser", 1), ("auxiliary", 0)])
 def test_a_declared_regulariser_that_leads_is_named(role, count, make_run, judge):
     """Nothing is lost, and still it should not lead."""

@@ -46,6 +46,15 @@ def test_a_loss_that_never_fell_needs_a_supervised_run(make_run, judge):
     assert found.severity == "warning"
 
 
+@pytest.mark.parametrize(("height", "validation", "count"), [(1.8, 1.8, 1), (1.8, 1.0, 0), (1.3, 1.8, 0)])
+def test_a_step_that_validation_shares(height, validation, count, make_run, judge):
+    """Of a loss that had not fallen; where validation goes on as before, the data of training became harder."""
+    rows = np.arange(200)
+    loss = np.where(rows < 60, 1.0, height) + 0.03 * np.random.default_rng(0).standard_normal(200)
+    evals = [{"step": step, "loss": 1.1 * (validation if step > 60 else 1)} for step in range(20, 201, 20)]
+    assert len([one for one in judge(make_run({"loss": loss}, evals=evals), RULE) if one.rank]) == count
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_what_is_healthy(make_run, judge, seed):
     """Heavy tails, a flat floor, losses around 0, warm restarts, declared stages, rewards, the last noisy rows."""

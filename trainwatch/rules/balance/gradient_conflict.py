@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainwatch.bases.course import OfCourse
+from trainwatch.header import Header
+from trainwatch.rule import Findings
 from trainwatch.schema import Finding, Severity
-from trainwatch.stats import median
+from trainwatch.stats import median, noise
 from trainwatch.views.components import Course, Relapse, longest, relapse
+from trainwatch.views.games import opponent
 
 Floats = NDArray[np.float64]
 
@@ -25,8 +28,11 @@ class GradientConflict(OfCourse):
         The cosine between two components' gradients averages below -0.1 for a fifth of the run, by more than three
         standard errors, with norms within ten times of each other; and meanwhile one of the two has risen from its best
         level by a fifth and eight times its noise; or it is below -0.5 for half of the run, and one of them is not
-        learned at all while something else comes down to half. Regularisers pull by design, and are left out. Without a
-        loser it is an info where the cosine is below -0.3 and the total has stopped falling.
+        learned at all while something else comes down to half. Where a pair has no cosine, its losses tell, if both are
+        declared tasks: one has been learned, the other has risen by a fifth and eight times its noise, and from row to
+        row one falls as the other rises (a rank correlation of their changes below -0.75, early and late, for half of
+        the planned steps). Regularisers pull by design, and are left out. Without a loser it is an info where the
+        cosine is below -0.3 and the total has stopped falling.
 
     Why it matters:
         What one step gives to a task the same step takes from the other. The sum of both stands, and both are worse
@@ -52,8 +58,9 @@ class GradientConflict(OfCourse):
         "grad_cosine/",
         "param_cosine/",
     )
-    needs: ClassVar[tuple[str, ...]] = ("grad_cosine/<a>~<b>|param_cosine/<a>~<b>", "loss/<component>")
+    needs: ClassVar[tuple[str, ...]] = ("loss/<component>",)
     wants: ClassVar[tuple[str, ...]] = (
+        "grad_cosine/<a>~<b>|param_cosine/<a>~<b>",
         "grad_share/<component>|param_share/<component>",
         "weight/<component>",
         "stage",
@@ -71,6 +78,16 @@ class GradientConflict(OfCourse):
     sigmas: float = 8.0  # of the noise of one row or bin, of which the levels are medians of five
     halved: float = 0.55  # of its first value: at a floor, which falls a little yet, no component comes down so far
     stalled: float = 0.01  # of the total, over the stretch
+    mirrored: float = -0.75  # rank correlation of changes: what batches share and trades between tasks come to -0.3
+    begun: float = 0.1  # of what it rose to: an untrained net solves some tasks by doing nothing, and those must rise
+    enough: int = 40  # bins: of 20 changes the correlation is known to a quarter
+
+    _planned: int = field(default=0, init=False)  # steps
+
+    def start(self, header: Header) -> Findings:
+        """How long the run is meant to be: at its start one task may have to give way."""
+        self._planned = header.total_steps or 0
+        return super().start(header)
 
     def judge(self, course: Course) -> Iterator[Finding]:
         """Every pair that has a cosine; at the tensor at hand, else over the parameters."""
@@ -82,6 +99,7 @@ class GradientConflict(OfCourse):
             elif found is not None:
                 infos.append(found)
         yield from sorted(infos, key=lambda finding: finding.evidence["cosine"])[:1]
+        yield from self._mirrored(course)
 
     @staticmethod
     def _pairs(course: Course) -> Iterator[tuple[str, str, str]]:
@@ -93,6 +111,43 @@ class GradientConflict(OfCourse):
             doubled = kind == "param_cosine" and f"grad_cosine/{pair}" in course.columns
             if kind.endswith("_cosine") and a in tasks and b in tasks and not doubled:
                 yield channel, a, b
+
+    def _mirrored(self, course: Course) -> Findings:
+        """Pairs of declared tasks without a cosine, of which one rises whenever the other falls, and has risen."""
+        begin, end = course.regime_begin(len(course)), len(course)
+        first, last = course.steps(begin, end - 1)
+        if end - begin < self.enough or not 0 < self._planned <= 2 * (last - first + 1):
+            return
+        tasks = [name for name in course.names if course.roles.task(name) and not opponent(name)]
+        tasks = [name for name in tasks if not (course.weight(name)[begin:end] <= 0).any()]
+        probed = {channel.partition("/")[2] for channel in course.columns}
+        for loser in [name for name in tasks if self._risen(course[f"loss/{name}"][begin:end])]:
+            for other in tasks:
+                pairs = {f"{loser}~{other}", f"{other}~{loser}"}
+                if other == loser or pairs & probed or not course.learned(other):
+                    continue
+                rank = _together(course[f"loss/{loser}"][begin:end], course[f"loss/{other}"][begin:end])
+                if rank < self.mirrored:
+                    yield self._opposed(loser, other, course, begin, rank)
+
+    def _risen(self, values: Floats) -> bool:
+        """Whether it stands plainly above where it began, which was not next to nothing."""
+        known = values[np.isfinite(values)]
+        if len(known) < self.enough:
+            return False
+        start, now = median(known[:5]), median(known[-max(5, len(known) // 10) :])
+        return start > self.begun * now > 0 and now - start > max(self.rise * start, self.sigmas * noise(known))
+
+    def _opposed(self, loser: str, other: str, course: Course, begin: int, rank: float) -> Finding:
+        return self.finding(
+            "warning",
+            f"component:{loser}~{other}",
+            course.steps(begin, len(course) - 1),
+            f"{loser} rises from row to row as {other} falls (rank correlation {rank:.2f}), and is not learned.",
+            evidence={"correlation": rank},
+            advice=f"See whether {loser} and {other} contradict each other; then drop one, or lower its weight.",
+            confidence=0.7,
+        )
 
     def _judge(self, a: str, b: str, channel: str, course: Course) -> Finding | None:
         """The longest stretch of negative means, its scatter, and who lost in it."""
@@ -158,6 +213,13 @@ class GradientConflict(OfCourse):
             advice=f"See whether {a} and {b} contradict each other; then lower one's weight, or project the gradients.",
             confidence=0.6 if severity == "info" else 0.8,
         )
+
+
+def _together(a: Floats, b: Floats) -> float:
+    """Rank correlation of the changes of two losses: of both halves, the one nearer to 1."""
+    there = np.isfinite(a) & np.isfinite(b)
+    ranks = [[np.argsort(np.argsort(part)) for part in np.array_split(np.diff(one[there]), 2)] for one in (a, b)]
+    return max(float(np.corrcoef(first, second)[0, 1]) for first, second in zip(*ranks, strict=True))
 
 
 def _means(values: Floats, width: int) -> Floats:

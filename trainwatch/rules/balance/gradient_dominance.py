@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 
 from trainwatch.bases.course import OfCourse
+from trainwatch.header import Header
 from trainwatch.rule import Findings
 from trainwatch.schema import Finding
 from trainwatch.stats import median
@@ -22,8 +23,10 @@ class GradientDominance(OfCourse):
     What it sees:
         A component's share of the gradient is above 95 % for a tenth of the run (20 rows at least), and in that
         time another task, whose contribution is not small, has risen from its best level by a tenth and five
-        times its noise, and stays there; or it is declared a regulariser and owns more than 60 % on average over
-        the run. Where the others only stand still it is an info: they may be solved.
+        times its noise, and stays there; or its share is above 99 % for half of the planned steps in which it
+        learns, and all the others that are not small, declared as tasks, gain less than a twentieth; or it is
+        declared a regulariser and owns more than 60 % on average over the run. Where the others stand still beside
+        less, it is an info: they may be solved.
 
     Why it matters:
         After clipping, and in the moments of the optimiser, the others are scaled away: they are trained by
@@ -54,7 +57,16 @@ class GradientDominance(OfCourse):
     sigmas: float = 5.0  # of the noise of one row or bin, of which the levels are medians of five
     outweighed: float = 10.0  # x the others' contributions: loss-scale-imbalance's beginning
     solved: float = 0.3  # of the first value: a task this far down is done, and rightly silent
+    nearly_all: float = 0.99  # of the gradient: the others' part is less than the direction of one batch is known to
+    starved: float = 0.05  # relative: a task that learns gains more in half of a run; one at its floor owns more
     still: float = 0.02  # relative: less than that in half of the run is no learning
+
+    _planned: int = field(default=0, init=False)  # steps
+
+    def start(self, header: Header) -> Findings:
+        """How long the run is meant to be: at its start one component may lead while the others still find a way."""
+        self._planned = header.total_steps or 0
+        return super().start(header)
 
     def judge(self, course: Course) -> Iterator[Finding]:
         """The longest stretch in which a component owns the gradient; a regulariser that leads needs no more proof."""
@@ -99,8 +111,18 @@ class GradientDominance(OfCourse):
             if found is not None and found.at < end - (end - begin) // 4:
                 yield self._finding(name, course, (begin, end), other, found)
                 return
-        if 2 * (end - begin) >= len(course) and all(self._stands(other, course, end) for other in others):
-            yield self._finding(name, course, (begin, end), others[0], None)
+        if 2 * (end - begin) >= len(course):
+            starve = self._starve(name, course, (begin, end), others)
+            if starve or all(self._stands(other, course, end, self.still) for other in others):
+                yield self._finding(name, course, (begin, end), others[0], None, starve=starve)
+
+    def _starve(self, name: str, course: Course, stretch: tuple[int, int], others: list[str]) -> bool:
+        """Whether one learns on nearly all of the gradient, for half of what is planned, and no other task does."""
+        begin, end = stretch
+        first, last = course.steps(begin, end - 1)
+        plain = np.quantile(course.share(name)[begin:end], 0.1) > self.nearly_all and course.learned(name)
+        plain &= 0 < self._planned <= 2 * (last - first + 1) and all(map(course.roles.task, others))
+        return bool(plain) and all(self._stands(other, course, end, self.starved) for other in others)
 
     def _counts(self, name: str, course: Course, begin: int, end: int) -> bool:
         """Whether it is a task with a weight, and not solved."""
@@ -114,25 +136,32 @@ class GradientDominance(OfCourse):
             return False
         return bool(abs(median(raw[begin:end][-10:])) > self.solved * abs(np.median(known[:5])))
 
-    def _stands(self, name: str, course: Course, end: int) -> bool:
+    def _stands(self, name: str, course: Course, end: int, little: float) -> bool:
         raw = course[f"loss/{name}"][:end]
         known = raw[np.isfinite(raw)]
         first, last = np.median(known[:5]), np.median(known[-5:])
-        return bool(last > first - self.still * abs(first))
+        return bool(last > first - little * abs(first))
 
     def _finding(
-        self, name: str, course: Course, stretch: tuple[int, int], other: str, found: Relapse | None
+        self,
+        name: str,
+        course: Course,
+        stretch: tuple[int, int],
+        other: str,
+        found: Relapse | None,
+        *,
+        starve: bool = False,
     ) -> Finding:
         begin, end = stretch
         share = float(median(course.share(name)[begin:end]))
         what = f"{other} rose from {found.best:,.4g} to {found.now:,.4g}" if found else "none of the others improves"
         return self.finding(
-            "warning" if found else "info",
+            "warning" if found or starve else "info",
             f"component:{name}",
             course.steps(begin, end - 1),
             f"The {name} loss owns {share:.1%} of the gradient, and {what}.",
             over=len(course) - end >= course.lasting(self.fraction),
             evidence={"gradient_share": share} | ({"best": found.best, "now": found.now} if found else {}),
             advice=f"Lower the {name} weight until its share of the gradient is near its importance, or normalise it.",
-            confidence=0.85 if found else 0.6,
+            confidence=0.85 if found else 0.75 if starve else 0.6,
         )

@@ -58,8 +58,9 @@ class LossDivergence(CurveRule):
         is critical; what began less than twenty rows ago is an info. Of a rise that came at once and has stood for a
         quarter of the run, 20 % are enough, or 10 % if the loss has doubled. A loss that never clearly fell cannot give
         back: it is an alarm only if it doubles and stays there, clearly above where it began, in a run that is plainly
-        supervised. A rise that recorded weights explain is none, nor is one during which the held-out loss gets better
-        and better.
+        supervised; or if it rises at once by half of its level, far beyond its noise, and both it and the validation
+        loss stay there. A rise that recorded weights explain is none, nor is one during which the held-out loss gets
+        better and better.
 
     Why it matters:
         The weights have left the region in which they worked. What is trained from here on starts from worse than the
@@ -96,6 +97,9 @@ class LossDivergence(CurveRule):
     steady: float = 0.7  # of the way down: a descent is nearly straight, a random walk is not
     late: float = 0.25  # of the points: three of ten epochs are bad; a few rows at the end are not judged yet
     doubled: float = 2.0  # x the lowest level, for a loss that never fell: any start-up transient is smaller
+    step: float = 0.5  # of the level, if it rose by that from one row to the next, and validation with it
+    plain: float = 4.0  # standard deviations of one point that such a step must exceed
+    shared: float = 0.25  # of validation's best before; beside the few such steps of healthy runs it went on falling
 
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
         """Judge each stage by itself."""
@@ -105,7 +109,7 @@ class LossDivergence(CurveRule):
             if len(stage) < (self.fewest if alone else self.enough):
                 continue
             fall, last = _fall(stage), bool(stage.step[-1] == points.step[-1])
-            sick = (self._fell(fall) or _plain(run)) and self._back(fall)
+            sick = (self._fell(fall) or _plain(run)) and (self._back(fall) or self._stepped(run, fall, stage))
             if sick and not wanders(run, points) and not self._explained(run, rest, fall, stage):
                 yield self._finding(run, rest, fall, stage, over=not last)
 
@@ -130,6 +134,17 @@ class LossDivergence(CurveRule):
     def _explained(self, run: Run, rest: Chunk, fall: Fall, stage: Points) -> bool:
         """Whether something else than worse weights makes the loss rise: what it counts, or what it is asked."""
         return self._weighted_up(run, rest, fall, stage) or _harder(run, fall.best_step)
+
+    def _stepped(self, run: Run, fall: Fall, stage: Points) -> bool:
+        """Whether it rose at once and stands there, and no evaluation since has come near the best one before."""
+        bar = max(self.step * fall.level, self.plain * fall.sigma)
+        if not (fall.flat and fall.level > 0 and fall.height > bar and fall.now > fall.start and "loss" in run.eval):
+            return False
+        low = np.flatnonzero(running_median(stage.loss, 5) <= fall.level + fall.height / 2)
+        steps, values = run.eval.curve("loss")
+        before = values[(steps >= stage.step[0]) & (steps <= stage.step[low[-1]])] if len(low) else values[:0]
+        since = values[(steps > stage.step[low[-1]]) & (steps <= stage.step[-1])] if len(low) else before
+        return bool(len(before) and len(since) > 1 and since.min() > before.min() + self.shared * abs(before.min()))
 
     def _weighted_up(self, run: Run, rest: Chunk, fall: Fall, stage: Points) -> bool:
         """Whether weights that were raised since the best point explain the rise."""
