@@ -39,7 +39,7 @@ def cured(run, *args, **more):
     [
         ("lr-too-high", {"optim": {"lr": 1.0}}, {"evidence": {"update_ratio": 0.05}}, {"optim.lr": 0.02}),
         ("lr-too-high", {"learning_rate": 0.3}, {"evidence": {"growth": 9.0}}, {"learning_rate": 0.03}),
-        ("lr-too-low", {"learning_rate": 1e-7}, {"evidence": {"update_ratio": 1e-5}}, {"learning_rate": 1e-5}),
+        ("lr-too-low", {"learning_rate": 1e-7}, {"evidence": {"update_ratio": 1e-5}}, {"learning_rate": 1e-4}),
         (
             "gradient-explosion",
             {"lr": 3e-3, "max_grad_norm": 0, "warmup_ratio": 0.0},
