@@ -23,9 +23,11 @@ from trainwatch.diagnosis import Diagnosis
 from trainwatch.header import Header
 from trainwatch.trial import healthy
 
+SEEDS = 2  # of each kind in each program, at most: kinds say more than seeds
 NEAR = 0.1  # of what the twin learns may be missing
 WORSE = 0.05  # of what the twin learns, above the sick run
 LAST = 3  # evaluations whose median is a run's level
+FIGURES = ("metric/return", "metric/episode_length")  # of games, of which more is better
 RESAMPLED = 2000  # draws of the interval
 
 
@@ -83,20 +85,28 @@ class Cured:
 COLUMNS = ("program", "kind, seed", "prescribed", "answers", "afterwards", "loss, sick / cured / twin", "not learned")
 
 
-def level(run: trainwatch.Run, ended: bool = True) -> float:
-    """The loss at the end, on the validation set where that is measured; infinite where it broke off or is none."""
-    table = run.eval if "loss" in run.eval.channels and run.eval.curve("loss")[1].size >= LAST else run.train
-    values = np.asarray(table["loss"], dtype=float)
-    values = values if table is run.eval else values[-max(len(values) // 10, 1) :]
+def levels(run: trainwatch.Run, ended: bool = True) -> tuple[float, float]:
+    """The loss before anything was learned and at the end, on the validation set where that is measured.
+
+    A game's loss says nothing: there it is the return, or how long an episode lasts, with its sign turned. A run that
+    broke off or ended in NaN is at infinity.
+    """
+    figure = next((name for name in FIGURES if name in run.eval.channels), "")
+    table, name = (
+        (run.eval, figure or "loss") if figure or run.eval.curve("loss")[1].size >= LAST else (run.train, "loss")
+    )
+    values = np.nan_to_num(np.asarray(table.curve(name)[1], dtype=float), nan=np.inf) * (-1 if figure else 1)
+    last = LAST if table is run.eval else max(len(values) // 10, 1)
     broken = not ended or not values.size or not np.isfinite(run.train["loss"][-1])
-    return float("inf") if broken else float(np.median(np.nan_to_num(values[-LAST:] if table is run.eval else values)))
+    start = values[0] if figure else np.nanmedian(run.train["loss"][:LAST])
+    return float(start), float("inf") if broken else float(np.median(values[-last:]))
 
 
 def _ended(said: Diagnosis) -> bool:
     return said.status not in ("failed", "killed", "never-started")
 
 
-def judged(record: corpus.Record, twins: dict[str, trainwatch.Run]) -> Cured | None:
+def judged(record: corpus.Record, healthy_ones: dict[str, corpus.Record]) -> Cured | None:
     """One stored sick run, trained again with what is prescribed; None where nothing is."""
     sick = _as_recorded_now(record)
     said = trainwatch.diagnose(sick)
@@ -106,9 +116,10 @@ def judged(record: corpus.Record, twins: dict[str, trainwatch.Run]) -> Cured | N
         run = again(record.case, said.prescription.patch)
     except CannotApplyError as missing:
         return Cured(record.case, said, left_out=f"the program has no place for {missing}")
-    after, twin = trainwatch.diagnose(run), twins[_twin(record.case)]
-    levels = (level(sick, _ended(said)), level(run, _ended(after)), level(twin))
-    return Cured(record.case, said, after, levels, float(np.nanmedian(twin.train["loss"][:3])))
+    after, twin = trainwatch.diagnose(run), healthy_ones[_twin(record.case)].run()
+    start, best = levels(twin)
+    found = (levels(sick, _ended(said))[1], levels(run, _ended(after))[1], best)
+    return Cured(record.case, said, after, found, start)
 
 
 def _as_recorded_now(record: corpus.Record) -> trainwatch.Run:
@@ -142,7 +153,7 @@ def cures(seeds: int, programs: Sequence[str] = (), kinds: Sequence[str] = ()) -
     torch.set_num_threads(1)
     for name in programs or corpus.found():
         records = [record for record in corpus.records(name) if record.case.seed < seeds]
-        twins = {record.case.file: record.run() for record in records if record.case.healthy}
+        twins = {record.case.file: record for record in records if record.case.healthy}
         for record in records:
             if not record.case.healthy and (not kinds or record.case.name in kinds):
                 one = judged(record, twins)
@@ -152,7 +163,9 @@ def cures(seeds: int, programs: Sequence[str] = (), kinds: Sequence[str] = ()) -
 
 def interval(found: Sequence[Cured]) -> tuple[float, float]:
     """95 % of the share that is cured: programs are drawn anew, since cures of one program are alike."""
-    by = [np.array([one.cured for one in found if one.case.program == name]) for name in {o.case.program for o in found}]
+    by = [
+        np.array([one.cured for one in found if one.case.program == name]) for name in {o.case.program for o in found}
+    ]
     random = np.random.default_rng(0)
     shares = [np.concatenate([by[i] for i in random.integers(len(by), size=len(by))]).mean() for _ in range(RESAMPLED)]
     low, high = np.percentile(shares, (2.5, 97.5))

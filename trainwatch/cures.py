@@ -54,6 +54,7 @@ CALMER = 3.0  # what a rate is divided by where nothing was measured but that it
 LONGER = 4.0  # what a ramp or a warm-up is multiplied by
 WARMUP = 0.05  # of the run, where there was none
 HEARD = 0.05  # of the gradient: what component-ignored advises a component to own
+BESIDE = 0.2  # of the gradient: what a regulariser that drowned the tasks is brought to; it grows as it is heard less
 
 
 def cure(finding: Finding, run: Run) -> tuple[Setting, ...]:
@@ -143,7 +144,8 @@ def _rebalanced(finding: Finding, run: Run, share: float | None) -> Iterator[Set
         return
     shares = _medians(run, "grad_share/", finding)
     active = max(sum(value > 0 for value in shares.values()), 2)
-    wanted = share or 1 / active
+    declared = run.header.components.get(name)
+    wanted = share or (BESIDE if declared and declared.role == "regulariser" else 1 / active)
     mine = shares.get(name, math.nan)
     if 0 < mine < 1:
         times, told = wanted / (1 - wanted) * (1 - mine) / mine, f"it owned {mine:.4g} of the gradient"
@@ -260,13 +262,18 @@ def calmer(finding: Finding, run: Run) -> Iterator[Setting]:
 
 
 def _went_away(finding: Finding, run: Run) -> bool:
-    """Whether the steps were too long: by the update's ratios, else by a loss or a norm that rose before it broke."""
+    """Whether the steps were too long: by the update's ratios, else by a loss or a norm that rose before it broke.
+
+    A first step may be long in health; one that was not tells as much as any other.
+    """
     rows = run.train
     until = rows.step <= finding.first_step
-    ratios = [rows[name][until][1:] for name in rows.channels if name.startswith("update_ratio/")]
-    latest = [values[np.isfinite(values) & (values > 0)][-1:] for values in ratios]
-    if known := np.concatenate(latest).tolist() if latest else []:
-        return bool(max(known) > STIRRED)
+    latest = []
+    for name in [name for name in rows.channels if name.startswith("update_ratio/")]:
+        at = np.flatnonzero((rows[name] > 0) & until)  # NaN where it was not sampled, 0 before a warm-up
+        latest += [float(rows[name][at[-1]])] if len(at) and (at[-1] or rows[name][0] <= STIRRED) else []
+    if latest:
+        return max(latest) > STIRRED
     return not finding.rule.startswith("non-finite") or any(
         _rose(rows[name][until]) for name in ("loss", "grad_norm") if name in rows.channels
     )
@@ -466,3 +473,6 @@ SYMPTOMS = frozenset(
     ]
 )
 """Rules whose cure treats what is seen, whatever it comes from."""
+
+PACE = frozenset(["gradient-explosion", "loss-divergence", "lr-too-high", "lr-too-low"])
+"""Rules whose cure is another rate, first of all."""
