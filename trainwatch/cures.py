@@ -268,15 +268,14 @@ def _went_away(finding: Finding, run: Run) -> bool:
     """
     rows = run.train
     until = rows.step <= finding.first_step
-    latest = []
-    for name in [name for name in rows.channels if name.startswith("update_ratio/")]:
+    latest, sampled = [], [name for name in rows.channels if name.startswith("update_ratio/")]
+    for name in sampled:
         at = np.flatnonzero((rows[name] > 0) & until)  # NaN where it was not sampled, 0 before a warm-up
         latest += [float(rows[name][at[-1]])] if len(at) and (at[-1] or rows[name][0] <= STIRRED) else []
     if latest:
         return max(latest) > STIRRED
-    return not finding.rule.startswith("non-finite") or any(
-        _rose(rows[name][until]) for name in ("loss", "grad_norm") if name in rows.channels
-    )
+    rose = any(_rose(rows[name][until]) for name in ("loss", "grad_norm") if name in rows.channels)
+    return rose or not (sampled or finding.rule.startswith("non-finite"))
 
 
 def _rose(values: np.ndarray[Any, np.dtype[np.float64]]) -> bool:

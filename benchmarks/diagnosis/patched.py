@@ -41,8 +41,16 @@ def patched(case: Case, patch: Mapping[str, Any]) -> Iterator[None]:
         with mock.patch.dict(plans, {case.name: plans.get(case.name, {}) | _fields(program, patch)}):
             yield
         return
-    with _instead(lambda train, parts, path: train(_applied(parts, patch), path)):
+    used: list[Parts] = []
+
+    def train(plain: Callable[[Parts, Path], None], parts: Parts, path: Path) -> None:
+        used.append(_applied(parts, patch))
+        plain(used[-1], path)
+
+    with _instead(train):
         yield
+    if patch and not used:
+        raise CannotApplyError(", ".join(patch))
 
 
 def _fields(program: ModuleType, patch: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,7 +79,7 @@ def config(case: Case) -> dict[str, Any] | None:
     """
     seen: list[dict[str, Any]] = []
     program = found()[case.program]
-    if hasattr(program, "mistakes") and not hasattr(program, "CASES"):
+    if "Parts" in vars(program):
         with _instead(lambda _train, parts, _path: seen.append(parts.header.get("config", {}))):
             program.train(Path("unwritten.jsonl"), case.seed, case.name)
     return seen[0] if seen else None
