@@ -203,7 +203,8 @@ SMALL = f"""## The corpus of small programs
 
 Written by `python benchmarks/cure.py --corpus`: each stored sick run of the corpus (docs/diagnosis.md) that gets a
 prescription in the settings of its own config, trained again with them from the start, on a program that knows nothing
-of defaults. Most kinds of mistake are no setting, and get none: this is whether what is prescribed cures.
+of defaults. Most kinds of mistake are no setting, and get none: this is whether what is prescribed cures. How far a
+rate is moved was set while looking at these programs, so the share is of programs that were seen.
 
 - *cured*: no warning or worse, and at most {small_cures.NEAR:.0%} of what the healthy twin learns is missing;
   *healthy*: the first alone; else the root cause that is still there.

@@ -71,8 +71,9 @@ class Cured:
 
     def cells(self) -> list[str]:
         """The row of the table."""
-        changes = "; ".join(f"{item.path}: {item.was} → {item.value}" for item in self.said.prescription.changes)
-        by = ", ".join(dict.fromkeys(item.finding.rule for item in self.said.prescription.changes))
+        changed = self.said.prescription.changes
+        changes = "; ".join(f"{item.path}: {_written(item.was)} → {_written(item.value)}" for item in changed)
+        by = ", ".join(dict.fromkeys(item.finding.rule for item in changed))
         row = [self.case.program, f"{self.case.name} {self.case.seed}", changes, by]
         if self.after is None:
             return [*row, f"left out: {self.left_out}", "", ""]
@@ -80,6 +81,10 @@ class Cured:
         verdict = "cured" if self.cured else "healthy" if self.healthy else root.rule if root else self.after.status
         levels = " / ".join(f"{value:.3g}" for value in self.levels)
         return [*row, verdict, levels, f"{self.missing:+.0%}" + (", worse than untreated" if self.worse else "")]
+
+
+def _written(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else repr(value)
 
 
 COLUMNS = ("program", "kind, seed", "prescribed", "answers", "afterwards", "loss, sick / cured / twin", "not learned")
