@@ -224,7 +224,8 @@ def corpus_part(seeds: int) -> str:
     table = [one.cells() for one in found]
     show("The corpus of small programs", small_cures.COLUMNS, table)
     print(small_cures.summary(found))
-    parts = (SMALL, small_cures.summary(found), markdown(small_cures.COLUMNS, table))
+    told = f"{seeds} seed{'s' * (seeds > 1)} of each. {small_cures.summary(found)}"
+    parts = (SMALL, told, markdown(small_cures.COLUMNS, table))
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 

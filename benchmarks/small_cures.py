@@ -168,9 +168,8 @@ def cures(seeds: int, programs: Sequence[str] = (), kinds: Sequence[str] = ()) -
 
 def interval(found: Sequence[Cured]) -> tuple[float, float]:
     """95 % of the share that is cured: programs are drawn anew, since cures of one program are alike."""
-    by = [
-        np.array([one.cured for one in found if one.case.program == name]) for name in {o.case.program for o in found}
-    ]
+    names = dict.fromkeys(one.case.program for one in found)
+    by = [np.array([one.cured for one in found if one.case.program == name]) for name in names]
     random = np.random.default_rng(0)
     shares = [np.concatenate([by[i] for i in random.integers(len(by), size=len(by))]).mean() for _ in range(RESAMPLED)]
     low, high = np.percentile(shares, (2.5, 97.5))
