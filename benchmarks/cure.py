@@ -1,11 +1,13 @@
 """Whether what trainwatch prescribes cures: each of the trainer's faults as it was, cured, and its healthy twin.
 
     python benchmarks/cure.py [FAULT...] [--seeds 3] [--processes 2] [--stored]
+    python benchmarks/cure.py --corpus [--seeds 2]
 
 Reads the sick runs and the twins that benchmarks/faults.py has stored, asks trainwatch for the patch, and trains the
 sick config with that patch, from the start. A cured config that is the twin's to the last setting is not trained again:
 its record is the twin's. Keeps the others under benchmarks/cures/, prints the tables, writes docs/cure.md once all
-faults are there.
+faults are there. With --corpus the small programs of the diagnosis corpus instead (benchmarks/small_cures.py), which
+is the last section of the same page.
 """
 
 from __future__ import annotations
@@ -13,12 +15,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import small_cures
 from departures import curve
 from faults import SEEDS, Pair, pair
 from tables import markdown, show
@@ -194,6 +198,45 @@ and what was measured, such as a weight from the shares of the gradient.
 """
 
 
+PAGE = Path("docs/cure.md")
+SMALL = f"""## The corpus of small programs
+
+Written by `python benchmarks/cure.py --corpus`: each stored sick run of the corpus (docs/diagnosis.md) that gets a
+prescription in the settings of its own config, trained again with them from the start, on a program that knows nothing
+of defaults. Most kinds of mistake are no setting, and get none: this is whether what is prescribed cures. How far a
+rate is moved was set while looking at these programs, so the share is of programs that were seen.
+
+- *cured*: no warning or worse, and at most {small_cures.NEAR:.0%} of what the healthy twin learns is missing;
+  *healthy*: the first alone; else the root cause that is still there.
+- *loss*: on the validation set at the end, median of the last evaluations; of the training where that is not measured.
+  Infinite where the run broke off or ended in NaN. Of a game, the return or an episode's length with its sign turned.
+- *not learned*: of what the twin of the same seed comes down from its first rows, the share that the cured run lacks.
+- *worse than untreated*: by more than {small_cures.WORSE:.0%} of what the twin learns.
+"""
+
+
+def corpus_part(seeds: int) -> str:
+    """Train the corpus's cures, print the table; the section of the page."""
+    found = []
+    for one in small_cures.cures(seeds):
+        found.append(one)
+        print(f"{len(found)}: {one.case.program} {one.case.file}", file=sys.stderr)
+    table = [one.cells() for one in found]
+    show("The corpus of small programs", small_cures.COLUMNS, table)
+    print(small_cures.summary(found))
+    told = f"{seeds} seed{'s' * (seeds > 1)} of each. {small_cures.summary(found)}"
+    parts = (SMALL, told, markdown(small_cures.COLUMNS, table))
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def write(trainer: str | None, small: str | None) -> None:
+    """The page, of which a part that was not measured now stays as it is."""
+    title = SMALL.splitlines()[0]
+    before, _, rest = (PAGE.read_text(encoding="utf-8") if PAGE.exists() else "").partition(title)
+    kept = title + rest if rest else ""
+    PAGE.write_text("\n\n".join(filter(None, [(trainer or before).strip(), (small or kept).strip()])) + "\n", "utf-8")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Train what is missing, print the tables, write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -201,7 +244,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=SEEDS, choices=range(1, SEEDS + 1), help="of each fault")
     parser.add_argument("--processes", type=int, default=2, help="trainings side by side; 0: in this process")
     parser.add_argument("--stored", action="store_true", help="train nothing; what has no record is left out, and said")
+    parser.add_argument("--corpus", action="store_true", help="the small programs instead, each trained here")
     asked = parser.parse_args(arguments)
+    if asked.corpus:
+        write(None, corpus_part(min(asked.seeds, small_cures.SEEDS)))
+        return
     if unknown := set(asked.faults) - set(FAULTS):
         parser.error(f"fault '{min(unknown)}' does not exist; choose from {', '.join(FAULTS)}")
     pairs = [pair(FAULTS[name], (), asked.seeds) for name in asked.faults or FAULTS]
@@ -214,7 +261,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(summary(found))
         page += [about, summary(found), markdown(COLUMNS, table)]
     if not asked.faults:
-        Path("docs/cure.md").write_text("\n\n".join(part.strip() for part in page) + "\n", encoding="utf-8")
+        write("\n\n".join(part.strip() for part in page), None)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def cured(run, *args, **more):
     [
         ("lr-too-high", {"optim": {"lr": 1.0}}, {"evidence": {"update_ratio": 0.05}}, {"optim.lr": 0.02}),
         ("lr-too-high", {"learning_rate": 0.3}, {"evidence": {"growth": 9.0}}, {"learning_rate": 0.03}),
-        ("lr-too-low", {"learning_rate": 1e-7}, {"evidence": {"update_ratio": 1e-5}}, {"learning_rate": 1e-5}),
+        ("lr-too-low", {"learning_rate": 1e-7}, {"evidence": {"update_ratio": 1e-5}}, {"learning_rate": 1e-4}),
         (
             "gradient-explosion",
             {"lr": 3e-3, "max_grad_norm": 0, "warmup_ratio": 0.0},
@@ -51,12 +51,16 @@ def cured(run, *args, **more):
         ("amp-scale-collapse", {"fp16": True, "bf16": False}, {}, {"fp16": False, "bf16": True}),
         ("overflow-risk", {"precision": "fp16"}, {"subject": "module:logits"}, {"precision": "bf16"}),
         ("clipping-saturated", {"grad_clip": 1.0}, {"evidence": {"norm": 7.77}}, {"grad_clip": 7.8}),
+        ("clipping-saturated", {"clip": 0.001}, {"evidence": {"norm": 2.28}}, {"clip": 2.3}),
+        ("weight-growth", {"weight_decay": -0.2}, {"subject": "group:all"}, {"weight_decay": 0.0}),
+        ("component-sign", {"fairness": -2.0}, {"subject": "component:fairness"}, {"fairness": 2.0}),
+        ("component-sign", {"kl_weight": -0.5}, {"subject": "component:kl"}, {"kl_weight": 0.5}),
         ("lr-zero", {"scheduler": {"T_max": 40}}, {}, {"scheduler.T_max": 100}),
         ("aggressive-ramp", {"kl_ramp_steps": 500}, {"subject": "component:kl"}, {"kl_ramp_steps": 2000}),
     ],
 )
 def test_a_cure_is_in_the_paths_of_the_runs_own_config(rule, config, more, expected, run_with):
-    assert cured(run_with(config, total_steps=100), rule, **more) == expected
+    assert cured(run_with(config, total_steps=100, max_grad_norm=config.get("clip")), rule, **more) == expected
 
 
 @pytest.mark.parametrize(
@@ -67,6 +71,10 @@ def test_a_cure_is_in_the_paths_of_the_runs_own_config(rule, config, more, expec
         ("amp-scale-collapse", {"precision": "bf16"}),
         ("loss-divergence", {}),
         ("overfitting", {"lr": 0.1, "dropout": 0.0}),
+        ("clipping-saturated", {"clip": 0.2}),
+        ("weight-growth", {"weight_decay": 0.1}),
+        ("component-sign", {"kl_weight": 0.5}),
+        ("lr-too-high", {"rate": 0.1}),
     ],
 )
 def test_what_cannot_be_told_apart_is_not_guessed(rule, config, run_with):
@@ -78,6 +86,49 @@ def test_of_several_rates_the_one_that_the_group_had(run_with):
     assert cured(run, "lr-too-high", "group:critic", evidence={"update_ratio": 0.1}) == {"critic.lr": 0.002}
 
 
+def test_a_name_that_is_a_rate_of_other_things_too_is_one_where_the_optimiser_had_its_value(run_with):
+    run = run_with({"rate": 0.5, "dropout": {"rate": 0.1}}, {"lr/all": np.full(100, 0.5)})
+    assert cured(run, "lr-too-high", "group:all", evidence={"update_ratio": 0.05}) == {"rate": 0.01}
+
+
+def test_weights_that_were_swept_away_tell_how_far_too_high_the_rate_was(run_with):
+    """From 2 to 82 in 50 steps: 0.8 of the weights in each, of which a hundredfold is all that is taken away."""
+    norm = np.full(100, np.nan)
+    norm[[0, 50, 99]] = 2.0, 82.0, 83.0
+    high = finding("lr-too-high", "group:all", evidence={"growth": 41.0})
+    assert [item.value for item in cure(high, run_with({"lr": 1.2}, {"weight_norm/all": norm}))] == [0.012]
+    norm[50:] = np.nan
+    norm[50] = 6.0
+    assert [item.value for item in cure(high, run_with({"lr": 1.2}, {"weight_norm/all": norm}))] == [0.03]
+
+
+@pytest.mark.parametrize("rule", ["loss-divergence", "gradient-explosion", "non-finite-loss", "non-finite-gradient"])
+def test_a_rate_is_not_lowered_where_the_steps_were_of_the_usual_size(rule, run_with):
+    """What breaks a run that was calm is its data or a formula."""
+    ratio = np.full(100, np.nan)
+    ratio[[0, 20, 39, 60]] = 0.2, 0.003, 0.004, 0.5
+    config = {"lr": 0.1, "max_grad_norm": 0, "warmup_ratio": 0.0}
+    assert cured(run_with(config, {"update_ratio/all": ratio}), rule) == {}
+    ratio[39] = 0.05
+    assert cured(run_with(config, {"update_ratio/all": ratio}), rule)["lr"] == 0.033
+
+
+def test_a_loss_that_was_falling_until_it_was_nan_is_no_matter_of_the_rate(run_with):
+    loss = np.linspace(3, 2, 100)
+    loss[40:] = np.nan
+    config = {"lr": 0.1, "precision": "fp16"}
+    assert cured(run_with(config, {"loss": loss}), "non-finite-loss") == {"precision": "bf16"}
+    loss[36:40] = 4, 9, 40, 900
+    assert cured(run_with(config, {"loss": loss}), "non-finite-loss") == {"lr": 0.033, "precision": "bf16"}
+
+
+def test_a_rate_is_left_alone_beside_a_root_cause_that_has_no_cure(run_with):
+    frozen, high = finding("frozen-weights"), finding("lr-too-high", evidence={"growth": 3.2})
+    run = run_with({"lr": 0.1})
+    assert prescribe(frozen, [high], run, [frozen, high]).uncured == (frozen, high)
+    assert prescribe(high, [frozen], run, [frozen, high]).patch == {"lr": 0.01}
+
+
 def test_weights_are_rebalanced_by_what_was_measured(run_with):
     """Two losses of which one owns 99.9 % of the gradient: with a weight 999 times smaller each has half."""
     shares = {"grad_share/mass": np.full(100, 0.999), "grad_share/main": np.full(100, 0.001)}
@@ -87,6 +138,8 @@ def test_weights_are_rebalanced_by_what_was_measured(run_with):
     assert [item.value for item in cure(loud, run_with(config))] == [4e-5]
     quiet = run_with(config, {"grad_share/main": np.full(100, 0.001), "grad_share/mass": np.full(100, 0.999)})
     assert cured(quiet, "component-ignored", "component:main") == {"loss.main_weight": 53.0}
+    penalty = run_with(config, shares, components={"mass": {"role": "regulariser"}, "main": {"role": "task"}})
+    assert [item.value for item in cure(loud, penalty)] == [0.0005]
 
 
 def test_what_is_off_its_default_and_named_for_the_sick_component_goes_back(run_with):

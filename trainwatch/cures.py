@@ -34,20 +34,27 @@ Cure = Callable[[Finding, Run], Settings]
 
 WEIGHTS = frozenset(["weight", "weights", "lambda", "coef", "coefficient", "scale", "factor", "beta", "alpha"])
 RATES = ("lr", "learning_rate", "base_lr", "max_lr", "peak_lr")
+MAYBE_RATES = ("rate", "eta", "step_size")  # of learning, where the optimiser had that value
 LIMITS = (
     *("max_grad_norm", "gradient_clip_val", "grad_clip", "grad_clip_norm", "gradient_clip", "clip_grad_norm"),
     *("clip_grad", "max_norm"),
 )
+MAYBE_LIMITS = ("clip", "clipping")  # of the norm, where the header says that it is
+DECAYS = ("weight_decay", "decay", "wd", "l2")
 WARMUPS = ("warmup", "warmup_ratio", "warmup_steps", "num_warmup_steps", "lr_warmup_steps", "warmup_iters")
 HALVES: Mapping[Any, str] = {"fp16": "bf16", "float16": "bfloat16", "16-mixed": "bf16-mixed", "16-true": "bf16-true"}
 LENGTHS = ("t_max", "total_steps", "num_training_steps", "max_decay_steps", "lr_decay_iters", "decay_steps")
 CLASS_WEIGHTS = ("class_weight", "class_weights")
 UPDATE_RATIO = 1e-3  # norm of the update over that of the weights: what is usual, and what lr-too-high advises
-FARTHEST = 100.0  # times: the effect of a rate changed by more than that was not measured by anything
+FIRST_RATIO = 1e-2  # where weights begin: gradients are largest there, and healthy runs' first updates come to more
+FARTHEST = 100.0  # times: where weights were swept away, the first samples tell that it was far too high, not how far
+STIRRED = 0.02  # of the weights in one step, after the first: healthy runs come to half of it
+ROSE = 3.0  # x what it was: a loss or a norm that went away before it broke
 CALMER = 3.0  # what a rate is divided by where nothing was measured but that it was too high
 LONGER = 4.0  # what a ramp or a warm-up is multiplied by
 WARMUP = 0.05  # of the run, where there was none
 HEARD = 0.05  # of the gradient: what component-ignored advises a component to own
+BESIDE = 0.2  # of the gradient: what a regulariser that drowned the tasks is brought to; it grows as it is heard less
 
 
 def cure(finding: Finding, run: Run) -> tuple[Setting, ...]:
@@ -137,7 +144,8 @@ def _rebalanced(finding: Finding, run: Run, share: float | None) -> Iterator[Set
         return
     shares = _medians(run, "grad_share/", finding)
     active = max(sum(value > 0 for value in shares.values()), 2)
-    wanted = share or 1 / active
+    declared = run.header.components.get(name)
+    wanted = share or (BESIDE if declared and declared.role == "regulariser" else 1 / active)
     mine = shares.get(name, math.nan)
     if 0 < mine < 1:
         times, told = wanted / (1 - wanted) * (1 - mine) / mine, f"it owned {mine:.4g} of the gradient"
@@ -185,10 +193,11 @@ def leaves(run: Run, names: Iterable[str]) -> list[tuple[str, Any]]:
 def _rate(run: Run, finding: Finding) -> tuple[str, float] | None:
     """The setting of the learning rate: the only one, or the one that the sick group is seen to have had."""
     found = [(path, value) for path, said in leaves(run, RATES) if (value := number(said)) and value > 0]
+    maybe = [(path, value) for path, said in leaves(run, MAYBE_RATES) if (value := number(said)) and value > 0]
     kind, _, group = finding.subject.partition(":")
     channels = [f"lr/{group}"] if kind == "group" else [name for name in run.train.channels if name.startswith("lr/")]
     highest = [float(np.nanmax(run.train[name])) for name in channels if np.isfinite(run.train[name]).any()]
-    seen = [item for item in found if any(math.isclose(item[1], value, rel_tol=0.01) for value in highest)]
+    seen = [item for item in found or maybe if any(math.isclose(item[1], value, rel_tol=0.01) for value in highest)]
     return found[0] if len(found) == 1 else seen[0] if len(seen) == 1 else None
 
 
@@ -199,30 +208,80 @@ def _slower(run: Run, finding: Finding, divisor: float, why: str) -> Iterator[Se
 
 
 def rate_down(finding: Finding, run: Run) -> Settings:
-    """As much lower as the update's ratio is above the usual one; at least tenfold."""
-    ratio = number(finding.evidence.get("update_ratio"))
-    times = min(max(ratio / UPDATE_RATIO if ratio else 10.0, 10.0), FARTHEST)
-    return _slower(run, finding, times, f"the update was {ratio:.2g} of the weights" if ratio else "tenfold lower")
+    """As much lower as the steps were above the usual one, by what was measured; at least tenfold.
+
+    By the update's ratio, or by what the weights grew in each step, whichever was more: once the weights have been
+    swept away the ratio is small again, since they are large.
+    """
+    ratio = max(number(finding.evidence.get("update_ratio")) or 0.0, _pace(finding, run))
+    times = min(max(ratio / UPDATE_RATIO, 10.0), FARTHEST)
+    return _slower(run, finding, times, f"a step was {ratio:.2g} of the weights" if ratio else "tenfold lower")
+
+
+def _pace(finding: Finding, run: Run) -> float:
+    """What a step added to the norm of the weights, at most, as a share; 0 where no two samples are there."""
+    rows, group = run.train, finding.subject.removeprefix("group:")
+    channels = [name for name in rows.channels if name.startswith("weight_norm/")]
+    own = [name for name in channels if name == f"weight_norm/{group}"] or channels
+    found = [0.0]
+    for name in own:
+        at = np.flatnonzero(np.isfinite(rows[name]) & (rows[name] > 0))
+        grew = rows[name][at[1:]] / rows[name][at[:-1]] - 1
+        found += (grew / np.maximum(np.diff(rows.step[at]), 1)).tolist()
+    return float(np.nanmax(found))
 
 
 def rate_up(finding: Finding, run: Run) -> Settings:
-    """As much higher as the update's ratio is below the usual one."""
+    """As much higher as the update's ratio is below the usual one where weights begin.
+
+    However far that is: weights that stood still are where they began, and there an update is proportional to its rate.
+    """
     ratio = number(finding.evidence.get("update_ratio"))
-    times = min(UPDATE_RATIO / ratio, FARTHEST) if ratio else 10.0
+    times = FIRST_RATIO / ratio if ratio and ratio > 0 else 10.0
     return _slower(run, finding, 1 / max(times, 1.0), f"the update was {ratio:.2g} of the weights" if ratio else "")
 
 
 def calmer(finding: Finding, run: Run) -> Iterator[Setting]:
-    """A run that went away: a lower rate, a limit near the norm it had before, a warm-up where there was none."""
-    yield from _slower(run, finding, CALMER, f"{CALMER:g} times lower")
+    """A run that went away: a lower rate, a limit near the norm it had before, a warm-up where there was none.
+
+    Not where the steps before were of the usual size, or nothing rose before it broke: there the data or a formula
+    broke it, and a lower rate only learns less.
+    """
     limit = number(finding.evidence.get("before"))
-    for path, value in _only(leaves(run, LIMITS)):
+    went = _went_away(finding, run)
+    if went:
+        yield from _slower(run, finding, CALMER, f"{CALMER:g} times lower")
+    for path, value in _only(_limits(run)) if went or limit else []:
         if not value:
             yield Setting(path, rounded(limit) if limit and limit > 0 else 1.0, "there was no limit")
         elif limit and 0 < limit < value / 2:
             yield Setting(path, rounded(limit), "what the norm was before")
-    yield from _warmup(run)
+    if went:
+        yield from _warmup(run)
     yield from full_range(finding, run)
+
+
+def _went_away(finding: Finding, run: Run) -> bool:
+    """Whether the steps were too long: by the update's ratios, else by a loss or a norm that rose before it broke.
+
+    A first step may be long in health; one that was not tells as much as any other.
+    """
+    rows = run.train
+    until = rows.step <= finding.first_step
+    latest, sampled = [], [name for name in rows.channels if name.startswith("update_ratio/")]
+    for name in sampled:
+        at = np.flatnonzero((rows[name] > 0) & until)  # NaN where it was not sampled, 0 before a warm-up
+        latest += [float(rows[name][at[-1]])] if len(at) and (at[-1] or rows[name][0] <= STIRRED) else []
+    if latest:
+        return max(latest) > STIRRED
+    rose = any(_rose(rows[name][until]) for name in ("loss", "grad_norm") if name in rows.channels)
+    return rose or not (sampled or finding.rule.startswith("non-finite"))
+
+
+def _rose(values: np.ndarray[Any, np.dtype[np.float64]]) -> bool:
+    """Whether the last of these values stands far above the others."""
+    known = np.abs(values[np.isfinite(values)])
+    return len(known) > 1 and bool(known[-3:].max() > ROSE * np.median(known))
 
 
 def _warmup(run: Run) -> Iterator[Setting]:
@@ -232,6 +291,12 @@ def _warmup(run: Run) -> Iterator[Setting]:
         shares = path.lower().endswith(("ratio", "warmup")) or isinstance(value, float)
         if not value and (shares or total):
             yield Setting(path, WARMUP if shares else max(1, round(WARMUP * (total or 0))), "there was none")
+
+
+def _limits(run: Run) -> list[tuple[str, Any]]:
+    """Settings that limit the gradient's norm: by their name, or by a name and the value that the header says."""
+    said = number(run.header.raw.get("max_grad_norm"))
+    return leaves(run, LIMITS) or [item for item in leaves(run, MAYBE_LIMITS) if said and number(item[1]) == said]
 
 
 def _only(found: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
@@ -309,9 +374,23 @@ def balanced(_finding: Finding, run: Run) -> Iterator[Setting]:
 def norm_limit(finding: Finding, run: Run) -> Iterator[Setting]:
     """A limit that clips every step: what the norm is."""
     norm = number(finding.evidence.get("norm"))
-    for path, value in _only(leaves(run, LIMITS)):
+    for path, value in _only(_limits(run)):
         if norm and value and norm > value:
             yield Setting(path, rounded(norm), "the norm's median")
+
+
+def no_growth(_finding: Finding, run: Run) -> Iterator[Setting]:
+    """Weights that grow without end: a decay below 0 does that, and without one they do not."""
+    for path, value in _only([item for item in leaves(run, DECAYS) if (number(item[1]) or 0) < 0]):
+        yield Setting(path, 0.0, f"{value:g} makes the weights larger at each step")
+
+
+def positive(finding: Finding, run: Run) -> Iterator[Setting]:
+    """A component that is maximised: its weight without the sign, where the config has it."""
+    path = _weight_path(run, _component(finding)) or _component(finding)
+    value = number(dict(flat(run.header.config)).get(path))
+    if value and value < 0:
+        yield Setting(path, -value, "without the sign")
 
 
 def phased(_finding: Finding, run: Run) -> Iterator[Setting]:
@@ -357,6 +436,7 @@ CURES: Mapping[str, Cure] = {
     "clipping-saturated": norm_limit,
     "component-dead": of_component,
     "component-ignored": too_quiet,
+    "component-sign": positive,
     "curriculum-shock": longer_ramp,
     "gradient-dominance": too_loud,
     "gradient-explosion": calmer,
@@ -378,6 +458,7 @@ CURES: Mapping[str, Cure] = {
     "schedule-desync": miscounted,
     "stale-data": named,
     "warmup-ignored": named,
+    "weight-growth": no_growth,
 }
 
 SYMPTOMS = frozenset(
@@ -391,3 +472,6 @@ SYMPTOMS = frozenset(
     ]
 )
 """Rules whose cure treats what is seen, whatever it comes from."""
+
+PACE = frozenset(["gradient-explosion", "loss-divergence", "lr-too-high", "lr-too-low"])
+"""Rules whose cure is another rate, first of all."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from trainwatch.cures import SYMPTOMS, cure
+from trainwatch.cures import PACE, SYMPTOMS, cure
 from trainwatch.header import flat, number
 from trainwatch.run import Event, Run
 from trainwatch.schema import Finding
@@ -49,13 +49,15 @@ def prescribe(root: Finding | None, others: Sequence[Finding], run: Run, told: S
     """The prescription for the root cause and for ``others`` that nothing explains, of all findings ``told``.
 
     Where two findings want one setting changed, the first has its way. What treats a symptom is left out beside a root
-    cause that has a cure: a rate is not lowered for a divergence that may be gone with the mistake.
+    cause that has a cure: a rate is not lowered for a divergence that may be gone with the mistake. Nor is it changed
+    beside a root cause that has none: what is left to learn would be learned with a rate that suits the mistake.
     """
     changes: dict[str, Change] = {}
     uncured: list[Finding] = []
     before = dict(flat(run.header.config))
     for finding in [root, *others] if root else []:
-        found = () if finding is not root and changes and finding.rule in SYMPTOMS else cure(finding, run)
+        beside = finding is not root and finding.rule in (SYMPTOMS if changes else PACE)
+        found = () if beside else cure(finding, run)
         uncured += [] if found else [finding]
         for item in found:
             changes.setdefault(item.path, Change(item.path, item.value, finding, before.get(item.path, NEW), item.why))

@@ -31,28 +31,30 @@ def missing_zero_grad(parts: Parts) -> int:
 
 
 def rate_too_high(parts: Parts, by: float = 100.0) -> int:
-    _scale_rates(parts, by)
+    scale_rates(parts, by)
     return 1
 
 
 def rate_zero(parts: Parts) -> int:
-    _scale_rates(parts, 0.0)
+    scale_rates(parts, 0.0)
     return 1
 
 
 def rate_too_low(parts: Parts, by: float = 1e-5) -> int:
-    _scale_rates(parts, by)
+    scale_rates(parts, by)
     return 1
 
 
-def _scale_rates(parts: Parts, by: float) -> None:
+def scale_rates(parts: Parts, by: float) -> None:
     """The config's rate, everywhere: what is declared moves with it."""
     for group in parts.optimizer.param_groups:
         group["lr"] *= by
-    schedules = parts.header.get("schedules", {})
+    schedules, config = parts.header.get("schedules", {}), parts.header.get("config", {})
     for name, form in schedules.items():
         if name.startswith("lr/"):
             schedules[name] = form | {key: form[key] * by for key in ("start", "end", "floor") if key in form}
+    if "lr" in config:
+        parts.header["config"] = config | {"lr": config["lr"] * by}
 
 
 def growing_weights(parts: Parts, by: float = -0.01) -> int:
@@ -335,6 +337,8 @@ def tiny_clip(parts: Parts, by: float = 1e-3) -> int:
     assert parts.max_norm is not None
     parts.max_norm *= by
     parts.header["max_grad_norm"] = parts.max_norm
+    if "clip" in parts.header.get("config", {}):
+        parts.header["config"] |= {"clip": parts.max_norm}
     return 1
 
 
@@ -505,8 +509,8 @@ def crash_type_error(parts: Parts, share: float = 0.6) -> int:
 
     def average(step: int) -> None:
         if step == at:
-            decay: Any = "0.999"
-            next(parts.model.parameters()).data.mul_(1 - decay)
+            decay: Any = parts.header["config"]["ema_decay"]
+            next(parts.model.parameters()).detach().mul(1 - decay)
 
     parts.ends.append(average)
     parts.fails = True
