@@ -363,7 +363,7 @@ def stale_workers(parts: Parts) -> int:
     pipeline = parts.batches
     assert isinstance(pipeline, Pipeline)
     parts.batches = lambda number: pipeline(number, stage=0)
-    return STEPS // 3 + 1
+    return -(-STEPS // 3) + 1
 
 
 def stages_unreachable(parts: Parts, by: int = 20) -> int:
