@@ -334,7 +334,7 @@ OWN: dict[str, mistakes.Mistake] = {
     "component-sign": partial(mistakes.component_sign, name="visible", weight=-0.5),
     "component-scale": partial(mistakes.component_scale, name="bone", by=1e4),
     "wrong-formula": wrong_formula,
-    "rate-too-high": partial(mistakes.rate_too_high, by=40.0),
+    "rate-too-high": partial(mistakes.rate_too_high, by=300.0),
     "too-little-data": partial(mistakes.too_little_data, batches=1),
     "nan-filtered-log": nan_filtered_log,
 }
