@@ -24,9 +24,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from trainwatch import __version__
 from trainwatch.diagnosis import Diagnosis
 from trainwatch.engine import Settings
+from trainwatch.prescription import Change, Prescription
 from trainwatch.readers import Source
 from trainwatch.readers.recorder import RunFile
 from trainwatch.run import Run
@@ -124,11 +124,11 @@ def _ours(path: Path) -> bool:
 
 @cache
 def _program() -> str:
-    """This very program: its version, and its files as they stand, which change without it in a checkout."""
+    """This very program: its files as they stand, which change without the version in a checkout."""
     home = Path(__file__).parent
     files = sorted(home.rglob("*.py"))
     stats = [(path.relative_to(home).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return f"{__version__} numpy {np.__version__} {hashlib.sha256(repr(stats).encode()).hexdigest()}"
+    return f"numpy {np.__version__} {hashlib.sha256(repr(stats).encode()).hexdigest()}"
 
 
 def _said(settings: Settings) -> str:
@@ -187,7 +187,9 @@ def _diagnosis_kept(run: Run, diagnosis: Diagnosis) -> dict[str, Any] | None:
     if run.end is None:
         return None
     kept = asdict(diagnosis)
+    cure = {name: list(kept["prescription"][name]) for name in ("changes", "uncured")}
     kept |= {"notes": list(diagnosis.notes), "findings": list(kept["findings"])}
+    kept["prescription"] |= cure
     return {**kept, "explained": sorted(list(key) for key in diagnosis.explained)}
 
 
@@ -198,8 +200,14 @@ def _diagnosis(told: dict[str, Any]) -> Diagnosis:
         "findings": tuple(Finding(**finding) for finding in told["findings"]),
         "explained": frozenset((rule, subject, step) for rule, subject, step in told["explained"]),
         "notes": tuple(told["notes"]),
+        "prescription": _prescription(told["prescription"]),
     }
     return Diagnosis(**{**told, **more})
+
+
+def _prescription(told: dict[str, Any]) -> Prescription:
+    changes = (Change(**{**change, "finding": Finding(**change["finding"])}) for change in told["changes"])
+    return Prescription(tuple(changes), tuple(Finding(**finding) for finding in told["uncured"]), told["first_bad"])
 
 
 def _recalled(source: RunFile, arrays: Any, settings: Settings) -> tuple[int, Diagnosis | None]:
