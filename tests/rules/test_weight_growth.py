@@ -57,6 +57,13 @@ def test_what_feeds_on_itself_needs_four_times_alone(make_run, judge):
         assert judge(make_run({name: values[:200] for name, values in run_of(norm, 2 + ROW / 100).items()}), RULE) == []
 
 
+def test_an_early_look_at_a_last_layer_that_learns(make_run, judge):
+    """Three times in three samples, as evenly as what feeds on itself; but the loss falls to a tenth meanwhile."""
+    early = {name: values[:100] for name, values in run_of(2 * np.exp(ROW / 90), 27 * np.exp(-ROW / 35)).items()}
+    assert judge(make_run(early), RULE) == []
+    assert judge(make_run(early | {"loss": 27 + 0 * ROW[:100]}), RULE) != []
+
+
 SHORT = np.arange(150)
 FEW = (SHORT == 0) | ((SHORT + 1) % 50 == 0)
 

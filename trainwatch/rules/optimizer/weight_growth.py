@@ -64,6 +64,7 @@ class WeightGrowth(Rule):
     steady: float = 0.7  # of the mean growth in logarithms, from each sample to the next: steps added up come to 0.5
     soon: float = 2.5  # x, in three samples and more, where it is steadier still
     steadier: float = 0.85  # of that mean: a line to 2.5 x comes to 0.78, healthy growth beyond 1.5 x to 0.4
+    left: float = 0.25  # of the first loss, at such an early look: a new last layer that is learning grows as evenly
     late: float = 1.15  # x from three quarters of the run to its end; the same growth comes to that
     blown: float = 6.0  # x, where the updates went along the weights; healthy ones come to 5 in few samples
     along: float = 0.4  # of the updates' length, between any two samples: from some sample on healthy ones come to 0.3
@@ -92,7 +93,7 @@ class WeightGrowth(Rule):
             first = float(values[0] if values[0] > self.begun * values[1] else values[1])
             now = float(values[-1])
             ratio = series.get(name.replace("weight_norm/", "update_ratio/"), np.full(len(known), np.nan))
-            grows, feeds = self._grows(values, first), self._feeds(values, first)
+            grows, feeds = self._grows(values, first), self._feeds(values, first, series["loss"])
             blown = self._along(values, ratio[known], series["step"][known])
             if plays(run.train.channels):
                 feeds = blown = feeds and blown and now > self.growth * first
@@ -108,13 +109,16 @@ class WeightGrowth(Rule):
         grows = len(values) >= self.samples and now > self.growth * first
         return bool(grows and now > self.going * middle and now > self.late * late)
 
-    def _feeds(self, values: Floats, first: float) -> bool:
+    def _feeds(self, values: Floats, first: float, loss: Floats) -> bool:
         """Whether a norm grows by the same factor all along."""
         if not values[-1] > self.soon * first or values[0] != first or not (values > 0).all():
             return False
         grows = np.diff(np.log(values))
-        far = len(values) > self.fewest and values[-1] > self.itself * first
-        return bool(grows.min() >= (self.steady if far else self.steadier) * grows.mean())
+        if len(values) > self.fewest and values[-1] > self.itself * first:
+            return bool(grows.min() >= self.steady * grows.mean())
+        known = loss[np.isfinite(loss)]
+        learns = len(known) > 0 and 0 < np.median(known[-5:]) < self.left * np.median(known[:5])
+        return bool(not learns and grows.min() >= self.steadier * grows.mean())
 
     def _along(self, values: Floats, ratio: Floats, step: Floats) -> bool:
         """Whether the updates between any two samples went along the weights, and not across."""
