@@ -81,6 +81,12 @@ def test_what_cannot_be_told_apart_is_not_guessed(rule, config, run_with):
     assert cured(run_with(config), rule) == {}
 
 
+@pytest.mark.parametrize(("limit", "wanted"), [(1.0, {}), (0.01, {"grad_clip": 950}), (200.0, {"grad_clip": 950})])
+def test_a_usual_limit_far_below_the_norm_is_not_what_is_wrong(limit, wanted, run_with):
+    """A component of another scale makes such norms; to let it through would make it worse."""
+    assert cured(run_with({"grad_clip": limit}), "clipping-saturated", evidence={"norm": 950.0}) == wanted
+
+
 def test_of_several_rates_the_one_that_the_group_had(run_with):
     run = run_with({"actor": {"lr": 0.1}, "critic": {"lr": 0.2}}, {"lr/critic": np.full(100, 0.2)})
     assert cured(run, "lr-too-high", "group:critic", evidence={"update_ratio": 0.1}) == {"critic.lr": 0.002}

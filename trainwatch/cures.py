@@ -49,6 +49,8 @@ UPDATE_RATIO = 1e-3  # norm of the update over that of the weights: what is usua
 FIRST_RATIO = 1e-2  # where weights begin: gradients are largest there, and healthy runs' first updates come to more
 FARTHEST = 100.0  # times: where weights were swept away, the first samples tell that it was far too high, not how far
 STIRRED = 0.02  # of the weights in one step, after the first: healthy runs come to half of it
+USUAL_LIMIT = 0.1  # of the norm: published ones lie between this and 10
+FAR_ABOVE = 10.0  # x a usual limit: healthy norms that are clipped at each step come to 8
 ROSE = 3.0  # x what it was: a loss or a norm that went away before it broke
 CALMER = 3.0  # what a rate is divided by where nothing was measured but that it was too high
 LONGER = 4.0  # what a ramp or a warm-up is multiplied by
@@ -372,10 +374,11 @@ def balanced(_finding: Finding, run: Run) -> Iterator[Setting]:
 
 
 def norm_limit(finding: Finding, run: Run) -> Iterator[Setting]:
-    """A limit that clips every step: what the norm is."""
+    """A limit that clips every step: what the norm is. Beside a usual limit a far larger norm is what is wrong."""
     norm = number(finding.evidence.get("norm"))
     for path, value in _only(_limits(run)):
-        if norm and value and norm > value:
+        small = value and (value < USUAL_LIMIT or (norm or 0.0) <= FAR_ABOVE * value)
+        if norm and small and norm > value:
             yield Setting(path, rounded(norm), "the norm's median")
 
 
