@@ -27,7 +27,8 @@ FLAGS = (
     "--disable-sync --no-first-run --hide-scrollbars"
 )
 DRAWN = {
-    "runs": "return document.querySelectorAll('.run-link').length > 0",
+    "runs": "return document.querySelectorAll('.run-link').length > 0 && !/being read|for the first time/.test("
+    "document.body.innerText)",
     "run": "return document.querySelectorAll('figure.panel .main-svg').length > 3",
     "compare": "return document.querySelectorAll('figure.panel .main-svg').length > 3",
 }

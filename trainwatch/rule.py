@@ -111,7 +111,7 @@ class Rule:
         )
 
 
-LARGE = re.compile(r"(?<![\w.])\d(?:\.\d+)?e\+0[4-8](?!\w)")
+LARGE = re.compile(r"(?<![\w.])\d(?:\.\d+)?e\+0[2-8](?!\w)")
 
 
 def _spelt(text: str) -> str:

@@ -386,3 +386,10 @@ def test_a_channel_that_appears_late_does_not_change_what_is_found(case, size, p
         play(records[done : done + size], run)
         engine.feed(run)
     assert by_rule(engine.findings(run)) == by_rule(diagnosed(play(records)))
+
+
+def test_large_numbers_are_spelt_out():
+    """Up to nine digits; more of them, and what is no number of its own, stay as they are."""
+    said = "from 1.88e+03 to 3.257e+06, not 1e+09 nor v1e+05x"
+    finding = next(iter(catalogue().values()))().finding("info", "run", (0, 0), said, advice="divide by 2e+05")
+    assert (finding.message, finding.advice) == ("from 1,880 to 3,257,000, not 1e+09 nor v1e+05x", "divide by 200,000")
