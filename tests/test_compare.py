@@ -11,6 +11,7 @@ import pytest
 from trainwatch.cli import main
 from trainwatch.compare import ABSENT, compare, differences
 from trainwatch.compare.settings import about_seed
+from trainwatch.compare.values import should_fall
 from trainwatch.diagnosis import diagnose
 from trainwatch.parting import part
 from trainwatch.text import comparison as faces
@@ -522,3 +523,15 @@ def test_runs_of_one_name_are_told_apart_by_as_much_of_their_path_as_it_takes():
     assert faces.named([("run", "a/lr0.1"), ("run", "a/lr0.2")]) == ["lr0.1", "lr0.2"]
     assert faces.named([("run", "[path]"), ("run", "[path]")]) == ["[path] #1", "[path] #2"]
     assert faces.named([("run", "a.csv"), ("run", "a.json")]) == ["a #1", "a #2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "falls"),
+    [
+        *(("loss", True), ("validation loss/kl", True), ("validation metric/RMSE", True), ("metric/abs_REL", True)),
+        *(("metric/accuracy", False), ("validation metric/Delta_1", False), ("metric/mIoU", False)),
+    ],
+)
+def test_the_best_of_a_metric_goes_by_its_name_however_it_is_written(name, falls):
+    """The best RMSE is the smallest."""
+    assert should_fall(name) is falls

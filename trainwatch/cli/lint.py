@@ -65,7 +65,8 @@ def _gibibytes(card: str | None) -> float | None:
 
     memory = card_of(card) if card else None
     if card and not memory:
-        raise UserError(f"--card {card}: is not known{nearest(card.lower(), CARDS)}; write its memory in GiB instead.")
+        near = nearest(card.lower(), CARDS) or "."
+        raise UserError(f"--card {card}: is not known{near} Its memory in GiB will do as well.")
     return memory
 
 

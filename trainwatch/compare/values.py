@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from trainwatch.run import Run
 from trainwatch.schema import NONFINITE_NAMES
 from trainwatch.table import Table
-from trainwatch.views.evaluations import TRAINING
+from trainwatch.views.evaluations import TRAINING, direction
 
 End = tuple[float | str | None, float | None, int | None]
 
-FALLING = re.compile(r"loss|error|perplexity|ppl|mae|mse|rmse|ppm|wer|cer|nll|distance|seconds|time")
+FALLING = re.compile(
+    r"loss|error|perplexity|ppl|mae|mse|rmse|ppm|wer|cer|nll|distance|seconds|time|(?:abs|sq)_?rel", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def merit(found: Sequence[Values], *, same_weights: bool = True) -> Values | Non
 
 def ranking(by: Values) -> list[int]:
     """Runs from the best final value to the worst; those that have none, or none that is finite, are last."""
-    sign = 1.0 if FALLING.search(by.channel) else -1.0
+    sign = 1.0 if should_fall(by.channel) else -1.0
 
     def key(run: int) -> tuple[bool, float]:
         end = by.final[run]
@@ -84,6 +86,12 @@ def _columns(run: Run) -> Iterator[tuple[str, End]]:
                 yield f"{split} {name}", _end(run.eval, name, mine)
 
 
+def should_fall(name: str) -> bool:
+    """Whether less of a loss or a metric is better, as far as its name says."""
+    said = direction(name.rpartition(" ")[2])
+    return said < 0 or (said == 0 and FALLING.search(name) is not None)
+
+
 def _end(rows: Table, name: str, which: NDArray[np.bool_]) -> End:
     """Last value, best value and its step: the smallest of what should fall, else the largest."""
     values, codes = rows[name], rows.codes(name)
@@ -94,7 +102,7 @@ def _end(rows: Table, name: str, which: NDArray[np.bool_]) -> End:
     final = NONFINITE_NAMES.get(int(codes[written[-1]]), float(values[written[-1]]))
     if not len(finite):
         return final, None, None
-    best = finite[(np.argmin if FALLING.search(name) else np.argmax)(values[finite])]
+    best = finite[(np.argmin if should_fall(name) else np.argmax)(values[finite])]
     return final, float(values[best]), int(rows.step[best])
 
 

@@ -81,7 +81,8 @@ class Assembler:
             self._steps = Steps.seen(rows)
         if self._steps is not None and rows and len(self._first_rows) < SHOWING:
             self._prove(rows)
-        self.naming.prove(self.proof.components, self.proof.weights)
+        self.naming.prove_components(self.proof.components)
+        self.naming.prove_weights(self.proof.weights)
         for item in items:
             if isinstance(item, Row):
                 self._row(item)
@@ -97,7 +98,7 @@ class Assembler:
         self._first_rows += rows
         components = sums.components(self._first_rows, self.naming.places)
         if not begun:
-            self.naming.prove(components)
+            self.naming.prove_components(components)
         found = self.proof.with_more(components, sums.weights(self._first_rows, self.naming.places))
         if not begun:
             self.proof = found

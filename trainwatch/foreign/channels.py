@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import pairwise
-from types import MappingProxyType
 from typing import Literal
 
 Role = Literal["step", "epoch", "batch", "planned", "rate", "norm", "scale", "loss", "measure", "ignored"]
@@ -226,15 +225,16 @@ class Naming:
         self._taken.add((split, channel))
         self.places[pair] = Place(split, channel, recognise(pair[0]).role)
 
-    def prove(
-        self, components: Iterable[tuple[str, str]] = (), weights: Mapping[str, str] = MappingProxyType({})
-    ) -> None:
-        """Names that were shown to be components of the total, or weights of components."""
-        for pair in components:
+    def prove_components(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """Names, with what their surroundings say, that were shown to be components of the total."""
+        for pair in pairs:
             if pair[0] not in _TOLD and pair in self.places and self.places[pair].role == "measure":
                 split = self.places[pair].split
                 self._give(pair, split, f"loss/{clean(recognise(pair[0]).stem)}")
                 self.places[pair] = replace(self.places[pair], role="loss")
+
+    def prove_weights(self, weights: Mapping[str, str]) -> None:
+        """Names that were shown to be weights, with the components that they weigh."""
         for name, component in weights.items():
             if name not in _TOLD and (name, "") in self.places:
                 self.places[name, ""] = Place("", f"weight/{component}", "measure")

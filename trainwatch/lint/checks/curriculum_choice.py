@@ -12,7 +12,7 @@ from trainwatch.lint.check import Check, Material
 from trainwatch.lint.sources.files import read_text
 from trainwatch.lint.sources.python_file import Script
 from trainwatch.lint.tree import LintError, Node, Place
-from trainwatch.schema import Finding
+from trainwatch.schema import Finding, Severity
 
 NAMED = re.compile(r"(?:\w+_)?curriculum(?:_name)?", re.IGNORECASE)
 SUFFIX = re.compile(r"_?(?:curriculum|stages|schedule)$|^curriculum_?", re.IGNORECASE)
@@ -60,16 +60,10 @@ class CurriculumChoice(Check):
             meant = _bare(_named(node))
             if meant in PLAIN or not used or meant in used:
                 continue
-            name, place = next(iter(used.values()))
-            yield self.finding(
-                "critical",
-                node.dotted,
-                node.place,
-                f"{node.dotted} is {node.written or _named(node)}, and {place.file} takes {name} (line {place.line}).",
-                f"Let line {place.line} take the curriculum that the config names; a curriculum {meant} is not in it.",
-                evidence={"script": place.file, "script_line": place.line},
-                confidence=0.9,
-            )
+            taken = next(iter(used.values()))
+            what = f"{node.dotted} is {node.written or _named(node)}"
+            advice = f"Let line {taken[1].line} take the curriculum that the config names; {meant} is not in the script."
+            yield self._apart("critical", node, what, taken, advice, 0.9)
 
     def _by_file(self, material: Material, used: dict[str, tuple[str, Place]]) -> Iterator[Finding]:
         """A config that is named for a curriculum of the project, and a script that takes another."""
@@ -80,15 +74,24 @@ class CurriculumChoice(Check):
         meant = [name for name in _beside(material.script) if f"_{name}_" in f"_{stem}_"]
         if switch is None or not meant or any(name in used for name in meant):
             return
-        name, place = next(iter(used.values()))
-        yield self.finding(
-            "warning",
-            switch.dotted,
-            switch.place,
-            f"The config is named for the curriculum {meant[0]}, and {place.file} takes {name} (line {place.line}).",
-            f"Write curriculum: {meant[0]} here and let line {place.line} take it, or rename the config.",
+        taken = next(iter(used.values()))
+        what = f"The config is named for the curriculum {meant[0]}"
+        advice = f"Write curriculum: {meant[0]} here and let line {taken[1].line} take it, or rename the config."
+        yield self._apart("warning", switch, what, taken, advice, 0.7)
+
+    def _apart(
+        self, severity: Severity, node: Node, what: str, taken: tuple[str, Place], advice: str, confidence: float
+    ) -> Finding:
+        """What the config says at a node, and the curriculum that the script takes, with its place."""
+        name, place = taken
+        return self.finding(
+            severity,
+            node.dotted,
+            node.place,
+            f"{what}, and {place.file} takes {name} (line {place.line}).",
+            advice,
             evidence={"script": place.file, "script_line": place.line},
-            confidence=0.7,
+            confidence=confidence,
         )
 
 
