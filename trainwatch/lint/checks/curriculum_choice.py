@@ -62,7 +62,7 @@ class CurriculumChoice(Check):
                 continue
             taken = next(iter(used.values()))
             what = f"{node.dotted} is {node.written or _named(node)}"
-            advice = f"Let line {taken[1].line} take the curriculum that the config names; {meant} is not in the script."
+            advice = f"Let line {taken[1].line} take the curriculum that the config names; {meant} is not in it."
             yield self._apart("critical", node, what, taken, advice, 0.9)
 
     def _by_file(self, material: Material, used: dict[str, tuple[str, Place]]) -> Iterator[Finding]:
