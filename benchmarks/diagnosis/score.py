@@ -94,7 +94,7 @@ def judge(record: Record, live: bool = True) -> Verdict:
         delay=None if delay is None else delay - record.onset,
         live=first,
         said=sentence(told),
-        failed=tuple(told.failed),
+        failed=tuple(f"{rule}: {why}" for rule, why in told.failed.items()),
     )
 
 

@@ -36,6 +36,14 @@ def test_the_store_has_every_training_of_a_program(name):
     assert b"/tmp/" not in b"".join(stored.values())
 
 
+@pytest.mark.parametrize("name", corpus.names())
+def test_what_is_said_of_the_first_seeds(name):
+    """No rule breaks, and nothing wakes anybody over a healthy run; how much is found, the benchmark measures."""
+    told = [score.judge(record, live=False) for record in corpus.records(name) if record.case.seed == 0]
+    assert [(one.case.file, one.failed) for one in told if one.failed] == []
+    assert [(one.case.file, one.alarms) for one in told if one.healthy and one.alarms] == []
+
+
 def test_the_store_is_small():
     assert sum(path.stat().st_size for path in corpus.STORE.glob("*.tar.xz")) < 10e6
 

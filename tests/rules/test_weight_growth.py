@@ -110,3 +110,9 @@ def test_a_component_that_comes_in_late_says_nothing_of_the_weights(make_run, ju
     assert [found.severity for found in judge(make_run(columns), RULE)] == ["warning"]
     told = {"loss/main": main, "weight/main": np.ones(N), "loss/extra": extra, "weight/extra": late}
     assert [found.severity for found in judge(make_run(columns | told), RULE)] == ["info"]
+
+
+def test_weights_that_blew_up_before_the_second_sample(make_run, judge):
+    """Sixty times in one sample, and then they stand: others name the leap."""
+    leapt = short(np.where(SHORT == 0, 10.0, 600 + SHORT / 20), np.full(150, 1e-5))
+    assert judge(make_run(leapt), RULE) == []

@@ -94,7 +94,7 @@ class WeightGrowth(Rule):
             now = float(values[-1])
             ratio = series.get(name.replace("weight_norm/", "update_ratio/"), np.full(len(known), np.nan))
             grows, feeds = self._grows(values, first), self._feeds(values, first, series["loss"])
-            blown = self._along(values, ratio[known], series["step"][known])
+            blown = self._along(values, first, ratio[known], series["step"][known])
             if plays(run.train.channels):
                 feeds = blown = feeds and blown and now > self.growth * first
             if first > 0 and (grows or feeds or blown):
@@ -120,11 +120,11 @@ class WeightGrowth(Rule):
         learns = len(known) > 0 and 0 < np.median(known[-5:]) < self.left * np.median(known[:5])
         return bool(not learns and grows.min() >= self.steadier * grows.mean())
 
-    def _along(self, values: Floats, ratio: Floats, step: Floats) -> bool:
+    def _along(self, values: Floats, first: float, ratio: Floats, step: Floats) -> bool:
         """Whether the updates between any two samples went along the weights, and not across."""
-        if not (values > 0).all() or not values[-1] > self.blown_outright * values[0]:
+        if not values[-1] > self.blown_outright * first or values[0] != first or not (values > 0).all():
             return False
-        along = self.along if values[-1] > self.blown * values[0] else self.outright
+        along = self.along if values[-1] > self.blown * first else self.outright
         went = (ratio[1:] + ratio[:-1]) / 2 * np.diff(step)  # in norms of the weights
         return bool((np.diff(np.log(values)) > along * went).all() and np.isfinite(went).all() and went.all())
 
