@@ -33,7 +33,7 @@ from benchmarks.diagnosis.kinds import KINDS, Kind
 STORE = Path(__file__).parent / "store"
 SEEDS, AGAIN, HEALTHY_SEEDS, PLAIN_SEEDS = 5, 2, 2, 4
 """Of a kind in the first program of its split that has it, and in others; of healthy variants, and of the plain one."""
-MANY = 5  # programs that have a kind: twice that many runs of it, so that none of them needs more seeds
+MANY = 5  # programs that have a kind: none of them needs more seeds than others; of twice as many, one each is enough
 LONG_AGO = 1e9  # when a stored file was touched last: nobody writes it any more
 DROPPED = ("host", "pid", "process_started", "command", "packages", "git")
 """What a header says about the machine and not about the run."""
@@ -101,16 +101,17 @@ def cases(name: str) -> list[Case]:
     for number, variant in enumerate(program.HEALTHY):
         listed += [Case(name, variant, seed, True) for seed in range(HEALTHY_SEEDS if number else PLAIN_SEEDS)]
     for kind in program.SICK:
-        seeds = SEEDS if home(kind, program.HELD_OUT) == name else AGAIN
-        listed += [Case(name, kind, seed, False) for seed in range(seeds)]
+        listed += [Case(name, kind, seed, False) for seed in range(seeds(kind, name, program.HELD_OUT))]
     return sorted(listed, key=lambda case: case.seed)
 
 
 @lru_cache(maxsize=1024)
-def home(kind: str, held_out: bool) -> str:
-    """The first program of a split that can have this kind of mistake; none of a kind that many have."""
-    able = [name for name, one in found().items() if held_out == one.HELD_OUT and kind in one.SICK]
-    return able[0] if len(able) < MANY else ""
+def seeds(kind: str, name: str, held_out: bool) -> int:
+    """How often a program has a kind of mistake; the more programs of its split have it, the less of each."""
+    able = [other for other, one in found().items() if held_out == one.HELD_OUT and kind in one.SICK]
+    if len(able) < MANY:
+        return SEEDS if able[0] == name else AGAIN
+    return AGAIN if len(able) < 2 * MANY else 1
 
 
 def archive(name: str) -> Path:

@@ -25,7 +25,7 @@ from benchmarks.diagnosis import mistakes
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, declared, linear
 from trainwatch.schedule import schedule_value
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 120
 BLANK, BEGIN, BREAK, HIDDEN, UNKNOWN = range(5)
 SPECIAL, VOCABULARY, WIDTH = 5, 200, 48

@@ -23,7 +23,7 @@ from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, declared, linear
 from trainwatch.schedule import schedule_value
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 120
 TRAINING, HELD, BATCH = 1440, 120, 16
 SIDE, CELL = 24, 2  # pixels

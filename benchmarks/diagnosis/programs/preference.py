@@ -35,7 +35,7 @@ from benchmarks.diagnosis.loop import (
 )
 from trainwatch.schedule import schedule_value
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 110
 SYMBOLS = "abcdefghij>._"
 ASKED, BEGIN, END, BLANK = 5, 10, 11, 12  # letters of a question at most; marks

@@ -22,7 +22,7 @@ from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, declared
 from trainwatch.schedule import schedule_value
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 110
 WINDOW, RATE, LENGTHS = 128, 1024.0, (64, 96, 128)  # samples, samples a second, what windows are cropped to
 TRAINING, VALIDATION, BATCH = 640, 96, 32
