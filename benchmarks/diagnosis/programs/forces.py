@@ -309,7 +309,6 @@ VARIANTS: dict[str, Callable[[Fit], Fit]] = {
     "stops-early": stops_early,
     "forces-mostly": lambda fit: unstaged(fit, energy=1.0),
     "compressed": lambda fit: staged(fit, three_stages(STEPS), clusters(0.05, 40.0)),
-    "one-stage": unstaged,
     "rms-prop": lambda fit: rated(replace(fit, optimizer=torch.optim.RMSprop(grouped(fit.model))), decay(1e-2)),
 }
 
