@@ -28,8 +28,7 @@ STEPS = 120
 TRAINING, HELD, BATCH = 1440, 96, 16
 SIDE, FOCAL, HORIZON, HEIGHT = 24, 26.0, 6.0, 1.5  # pixels but the last: metres of the camera above the floor
 RATE, WARMUP, CLIP = 2e-2, 8, 2.0
-FORGIVEN = 0.5
-"""The share of the squared mean error of a scene that is taken off the error at last."""
+FORGIVEN = 0.5  # the share of the squared mean error of a scene that is taken off the error at last
 WEIGHTS = {"silog": 1.0, "steps": 1.0, "smooth": 0.05}
 RECORDS = frozenset({"components", "shares", "norms", "optimizer", "clocks"})
 
@@ -79,8 +78,8 @@ def scenes() -> Batch:
     return {name: torch.from_numpy(values.astype(np.float32)) for name, values in found.items()}
 
 
-def training() -> Batch:
-    return {name: values[:TRAINING] for name, values in scenes().items()}
+def rendered(part: slice = slice(TRAINING)) -> Batch:
+    return {name: values[part] for name, values in scenes().items()}
 
 
 def block(ins: int, outs: int, stride: int = 1) -> nn.Sequential:
@@ -158,7 +157,7 @@ def measured(now: dict[str, float], weights: dict[str, float]) -> Callable[[nn.M
     """The loss on other scenes, the mean relative error, and the share of pixels within a quarter of the truth."""
 
     def measure(model: nn.Module) -> Channels:
-        batch = {name: values[TRAINING:] for name, values in scenes().items()}
+        batch = rendered(slice(TRAINING, None))
         raw = {name: value.item() for name, value in losses(model, batch, now).items()}
         depth, truth = model(batch["x"]).exp(), batch["y"]
         near = torch.maximum(depth / truth, truth / depth) < 1.25
@@ -180,7 +179,7 @@ def build(seed: int, variant: str) -> Parts:
     parts = Parts(
         model=model,
         optimizer=adamw(model),
-        batches=shuffled(training(), BATCH, seed),
+        batches=shuffled(rendered(), BATCH, seed),
         losses=partial(losses, now=now),
         steps=STEPS,
         seed=seed,
@@ -232,7 +231,7 @@ def planned(parts: Parts, peak: float = RATE, **form: Any) -> Parts:
 def schooled(seed: int, steps: int = 260) -> dict[str, Tensor]:
     """The weights of a network that learned before the record begins."""
     torch.manual_seed(seed)
-    model, batches = Depth(), shuffled(training(), BATCH, seed + 50)
+    model, batches = Depth(), shuffled(rendered(), BATCH, seed + 50)
     optimizer = adamw(model)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, steps, pct_start=0.1)
     for number in range(steps):
@@ -251,7 +250,7 @@ def continued(parts: Parts, peak: float, size: int = BATCH) -> Parts:
     parts.now["forgiven"], parts.scheduled, parts.clocks = FORGIVEN, {}, {}
     parts.header["config"]["batch_size"] = size
     del parts.header["schedules"]["forgiven"], parts.header["clocks"]
-    parts.batches, parts.batches_per_epoch = shuffled(training(), size, parts.seed), TRAINING // size
+    parts.batches, parts.batches_per_epoch = shuffled(rendered(), size, parts.seed), TRAINING // size
     return planned(parts, peak)
 
 
@@ -268,8 +267,7 @@ def frozen_encoder(parts: Parts) -> Parts:
 
 def steps_late(parts: Parts) -> Parts:
     """The steps to the neighbours count from the second stage on."""
-    change = int(0.4 * STEPS)
-    weights = [WEIGHTS | {"steps": 0.0}, dict(WEIGHTS)]
+    change, weights = int(0.4 * STEPS), [WEIGHTS | {"steps": 0.0}, dict(WEIGHTS)]
     named = zip((0, change), ("coarse", "edges"), weights, strict=True)
     stages = [{"start": start, "name": name, "weights": one} for start, name, one in named]
     parts.header["curriculum"] = parts.header["curriculum_running"] = {"name": "coarse-to-edges", "stages": stages}
@@ -280,7 +278,7 @@ def steps_late(parts: Parts) -> Parts:
 
 def sparse_truth(parts: Parts) -> Parts:
     """The depths come from a lidar with few beams: one pixel of seven has one, along every third row."""
-    data, random = training(), torch.Generator().manual_seed(3)
+    data, random = rendered(), torch.Generator().manual_seed(3)
     beams = (torch.arange(SIDE) % 3 == 0)[:, None] & (torch.rand(data["valid"].shape, generator=random) < 0.5)
     parts.batches = shuffled(data | {"valid": data["valid"] * beams}, BATCH, parts.seed)
     return parts
@@ -320,11 +318,9 @@ def component_scale(parts: Parts) -> int:
 
 
 def all_masked(parts: Parts) -> int:
-    """The limit of what the sensor can measure is a table-top camera's: hardly a pixel is as near as that."""
+    """What the sensor can measure ends at two metres, as in the table-top set: hardly a pixel is as near."""
 
-    def near(batch: Batch) -> Tensor:
-        return batch["valid"] * (batch["y"] < 3.3)
-
+    near: Kept = lambda batch: batch["valid"] * (batch["y"] < 2.0)  # noqa: E731
     parts.losses, parts.extras = partial(losses, now=parts.now, kept=near), [masked(near)]
     return 1
 
@@ -335,8 +331,9 @@ def root_of_zero(parts: Parts) -> int:
 
     def emptied(number: int) -> Batch:
         batch = batches(number)
-        holds = (torch.arange(BATCH) > 0)[:, None, None]
-        return batch | {"valid": batch["valid"] * holds} if number == at - 1 else batch
+        return (
+            batch | {"valid": batch["valid"] * (torch.arange(BATCH) > 0)[:, None, None]} if number == at - 1 else batch
+        )
 
     def each(model: nn.Module, batch: Batch) -> Components:
         raw, kept = dict(plain(model, batch)), batch["valid"]
