@@ -37,8 +37,8 @@ HEALTHY = (
     *("bf16", "steps-late", "constant-rate", "sparse-truth"),
 )
 SICK = (
-    *("labels-break", "component-scale", "all-masked", "root-of-zero", "same-seed-workers", "stage-stuck"),
-    *("absolute-anneal", "clamped-component", "dead-relus", "too-little-data", "slow-loader"),
+    *("labels-break", "all-masked", "root-of-zero", "same-seed-workers", "clamped-component", "stage-stuck"),
+    *("too-little-data", "rate-too-high"),
 )
 TWINS = {"stage-stuck": "steps-late"}
 
@@ -303,20 +303,6 @@ VARIANTS: dict[str, Callable[[Parts], Parts]] = {
 }
 
 
-def component_scale(parts: Parts) -> int:
-    """The smoothness is that of depth in millimetres, and squared."""
-    plain = parts.losses
-
-    def both(model: nn.Module, batch: Batch) -> Components:
-        raw, depth = dict(plain(model, batch)), 1000 * model.told.exp()  # type: ignore[operator, union-attr]
-        pairs = zip(neighbours(depth, 1), neighbours(batch["x"][:, 0], 1), strict=True)
-        raw["smooth"] = torch.stack([(step**2 * torch.exp(-edge.abs())).mean() for step, edge in pairs]).sum()
-        return raw
-
-    parts.losses = both
-    return 1
-
-
 def all_masked(parts: Parts) -> int:
     """What the sensor can measure ends at two metres, as in the table-top set: hardly a pixel is as near."""
 
@@ -385,14 +371,13 @@ def labels_break(parts: Parts) -> int:
 
 OWN: dict[str, mistakes.Mistake] = {
     "labels-break": labels_break,
-    "component-scale": component_scale,
     "all-masked": all_masked,
     "root-of-zero": root_of_zero,
     "stage-stuck": stage_stuck,
     "clamped-component": clamped_component,
     "same-seed-workers": same_seed_workers,
     "too-little-data": partial(mistakes.too_little_data, batches=1),
-    "slow-loader": partial(mistakes.slow_loader, seconds=0.03),
+    "rate-too-high": partial(mistakes.rate_too_high, by=100.0),
 }
 
 
