@@ -37,8 +37,8 @@ HEALTHY = (
     *("bf16", "steps-late", "constant-rate", "sparse-truth"),
 )
 SICK = (
-    *("labels-break", "all-masked", "root-of-zero", "same-seed-workers", "clamped-component", "stage-stuck"),
-    *("too-little-data", "rate-too-high"),
+    *("labels-break", "all-masked", "root-of-zero", "same-seed-workers", "stage-stuck", "too-little-data"),
+    "rate-too-high",
 )
 TWINS = {"stage-stuck": "steps-late"}
 
@@ -340,15 +340,6 @@ def stage_stuck(parts: Parts) -> int:
     return int(start) + 1
 
 
-def clamped_component(parts: Parts) -> int:
-    """Steps over edges shall not count more than 0.02; the clamp is on their mean, and not on each."""
-    plain = parts.losses
-    parts.losses = lambda model, batch: {
-        name: value.clamp(max=0.02) if name == "steps" else value for name, value in plain(model, batch).items()
-    }
-    return 1
-
-
 def same_seed_workers(parts: Parts) -> int:
     parts.records = parts.records | {"fingerprint"}
     return mistakes.same_seed_workers(parts)
@@ -374,7 +365,6 @@ OWN: dict[str, mistakes.Mistake] = {
     "all-masked": all_masked,
     "root-of-zero": root_of_zero,
     "stage-stuck": stage_stuck,
-    "clamped-component": clamped_component,
     "same-seed-workers": same_seed_workers,
     "too-little-data": partial(mistakes.too_little_data, batches=1),
     "rate-too-high": partial(mistakes.rate_too_high, by=100.0),
