@@ -41,6 +41,7 @@ HEALTHY = (
 SICK = (
     *("stale-optimiser", "unmoved-group", "zero-adapters", "labels-shuffled", "labels-break", "short-answers"),
     *("repeating-text", "scheduler-per-micro-batch", "dropout-in-evaluation", "rate-too-high", "too-little-data"),
+    "failing-checkpoints",
 )
 
 
