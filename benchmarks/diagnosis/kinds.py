@@ -143,6 +143,13 @@ _ALL = (
         "write updates in place",
     ),
     Kind(
+        "zero-adapters",
+        "both matrices of every low-rank adapter begin at zero: neither gets a gradient, and nothing moves",
+        ("dead-module", "frozen-weights", "gradient-vanishing"),
+        (*SLOW, "group-unmoved", "lr-too-low", "component-dead"),
+        "begin one matrix of the two at random",
+    ),
+    Kind(
         "dead-relus",
         "biases of a layer are far below zero, so its ReLUs never open and nothing before them learns",
         ("dead-module",),
