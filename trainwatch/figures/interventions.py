@@ -35,7 +35,10 @@ def interventions(run: Run) -> list[Intervention]:
 def said(event: Event) -> str:
     """``stop asked by trainwatch watch --stop-on critical, for non-finite-loss (run): the loss became NaN.``"""
     if not _stops(event):
-        return ", ".join(f"{key} {str(value)[:LONGEST]}" for key, value in event.items() if key not in ASIDE and value) or "asked"
+        return (
+            ", ".join(f"{key} {str(value)[:LONGEST]}" for key, value in event.items() if key not in ASIDE and value)
+            or "asked"
+        )
     by, why, rule, subject = (text(event.get(name)) or "" for name in ("by", "why", "rule", "subject"))
     found = f", for {rule}{f' ({subject})' if subject else ''}" if rule else ""
     return f"stop asked by {by or 'somebody'}{found}{f': {why}' if why else ''}"
