@@ -105,6 +105,7 @@ KEYS = {
     "n, p": "next and previous finding",
     "0": "the whole run again",
     "/": "search",
+    "e": "tags and note of the run that has the focus in the table",
     "?": "these keys",
     "Tab, Enter": "walk and press",
 }
