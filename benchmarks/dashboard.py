@@ -7,8 +7,9 @@ live: from the recorder's write to the text on the screen, and the bytes of an u
 minute, and the memory of server and page. many: 20 runs x 30 tags x 20k steps of event files, beside TensorBoard where
 it is installed.
 
-Without a name all are measured; with --trial each on a twentieth, which tells that it works and not how fast it is. Wall times hold on an idle machine only; the processor's seconds of server and browser
-stand beside them. Needs Debian's chromium and chromedriver; no network, everything in a temporary folder.
+Without a name all are measured; with --trial each on about a twentieth, which tells whether it works and not how fast
+it is. Wall times hold on an idle machine only; the processor's seconds of server and browser stand beside them. Needs
+Debian's chromium and chromedriver; no network, everything in a temporary folder.
 """
 
 from __future__ import annotations
