@@ -464,13 +464,15 @@ def test_an_evaluation_by_length_has_a_figure_of_its_own() -> None:
     figure = figures.FIGURES["lengths"].draw(run, [])
     assert figure is not None
     shown = [one.name for one in figure.data if one.visible is None]
-    assert shown == [
-        f"token accuracy {ends} ({split})" for ends in ("7-10", "11-14") for split in ("validation", "ema")
-    ]
+    assert shown == [f"{ends}, {split}" for ends in ("7-10", "11-14") for split in ("validation", "ema")]
     short, same = trace(figure, shown[0]), trace(figure, shown[1])
     assert (short.line.color, short.line.dash != same.line.dash) == (same.line.color, True)
     assert trace(figure, shown[2]).line.color != short.line.color
-    assert trace(figure, "sequence accuracy 7-10 (ema)").visible == "legendonly"
+    aside = [one for one in figure.data if one.name.startswith("sequence accuracy 7-10")]
+    assert [(one.visible, one.legendgroup, one.showlegend) for one in aside] == [
+        ("legendonly", "sequence_accuracy", True),
+        ("legendonly", "sequence_accuracy", False),
+    ]
     assert list(short.x) == list(range(10, 101, 10))
     metrics = figures.FIGURES["metrics"].draw(run, [])
     assert metrics is not None

@@ -53,9 +53,9 @@ def _moments(moments: tuple[Moment, ...]) -> Any:
         html.Tr(
             [
                 html.Td(f"{one.step:,}", className="number"),
-                html.Td(severity(one.severity, one.kind) if one.severity else one.kind),
-                html.Td(one.text),
-                html.Td(one.when, className="dim"),
+                html.Td(severity(one.severity, one.kind) if one.severity else one.kind, className="whole"),
+                html.Td(one.text, className="said"),
+                html.Td(one.when, className="dim whole"),
             ]
         )
         for one in moments

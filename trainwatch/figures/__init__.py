@@ -116,7 +116,7 @@ FIGURES: Final[dict[str, Figure]] = {
     "lengths": Figure(
         "Evaluation by length",
         lengths.by_length,
-        "Short inputs and long ones apart; the legend holds what is not drawn at first.",
+        "Short inputs and long ones apart; a click on a faint entry of the legend shows that metric.",
         WORTH,
     ),
     "quality": Figure("Outputs", health.quality, "What the model's own outputs are like, measured on samples.", WORTH),

@@ -9,7 +9,8 @@ import plotly.graph_objects as go
 from trainwatch.figures import style
 from trainwatch.figures.health import BINNED, dotted, splits
 from trainwatch.figures.look import WHOLE, Look
-from trainwatch.figures.plot import SERIES, Findings, Plot, Series, far_apart
+from trainwatch.figures.plot import SERIES, Findings, Plot, Series
+from trainwatch.figures.style import safe
 from trainwatch.run import Run
 
 
@@ -33,22 +34,32 @@ def bins(run: Run) -> list[Bin]:
 def by_length(run: Run, findings: Findings, look: Look = WHOLE) -> go.Figure | None:
     """A curve for each bin: its colour is the bin's, its dashes are the split's.
 
-    The first metric is drawn; a click in the legend shows the others.
+    The first metric is drawn; each other one is an entry of the legend, and a click there shows all of its curves.
     """
     told, parts = bins(run), splits(run)
     first = told[0].metric if told else ""
     colours = {ends: index for index, ends in enumerate(sorted({(one.low, one.high) for one in told}))}
-    drawn = [(one, split, rows) for one in told for split, rows in parts.items()]
-    drawn = sorted(drawn, key=lambda item: item[0].metric != first)[:SERIES]
-    series = [Series.of(run.eval, one.channel, rows) for one, _, rows in drawn]
-    plot = Plot(run, findings, look, far_apart(series))
-    for (one, split, _), curve in zip(drawn, series, strict=True):
+    plot, entries = Plot(run, findings, look), set[str]()
+    drawn = [(one, split) for one in told for split in parts]
+    for one, split in drawn[: 2 * SERIES]:
+        curve = Series.of(run.eval, one.channel, parts[split])
         dash = style.DASHES[list(parts).index(split) % len(style.DASHES)]
-        colour = style.PALETTE[colours[one.low, one.high] % len(style.PALETTE)]
-        hidden: dict[str, Any] = {} if one.metric == first else {"visible": "legendonly"}
-        plot.plain(curve, _label(one, split), {"color": colour, "dash": dash, "width": 1.6}, **dotted(curve), **hidden)
-    return plot.done(first.replace("_", " "))
+        line = {"color": style.PALETTE[colours[one.low, one.high] % len(style.PALETTE)], "dash": dash, "width": 1.6}
+        aside: dict[str, Any] = {}
+        if one.metric != first:
+            aside = {"visible": "legendonly", "legendgroup": safe(one.metric), "showlegend": one.metric not in entries}
+            entries.add(one.metric)
+        plot.plain(
+            curve, _label(one, split if len(parts) > 1 else "", one.metric != first), line, **dotted(curve), **aside
+        )
+    return plot.done(_spelt(first))
 
 
-def _label(one: Bin, split: str) -> str:
-    return f"{one.metric.replace('_', ' ')} {one.low}-{one.high}" + (f" ({split})" if split else "")
+def _label(one: Bin, split: str, named: bool) -> str:
+    """``7-10``, ``7-10, validation``, ``sequence accuracy 7-10``."""
+    ends = f"{one.low}-{one.high}"
+    return ", ".join(part for part in (f"{_spelt(one.metric)} {ends}" if named else ends, split) if part)
+
+
+def _spelt(metric: str) -> str:
+    return metric.replace("_", " ")
