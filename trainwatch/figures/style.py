@@ -66,7 +66,8 @@ def axis(unit: str, log: bool, largest: float = 1.0) -> dict[str, Any]:
     """A y axis; where even the largest value is tiny, its ticks are powers of ten and not rows of zeros."""
     title = {"text": ", ".join(part for part in (safe(unit), "log" * log) if part)}
     if log:
-        return {**AXIS, "title": title, "tickformat": "~g", "type": "log"}
+        # more ticks would be every digit of a decade, and the upper ones would lie on each other
+        return {**AXIS, "title": title, "tickformat": "~g", "type": "log", "nticks": 5}
     return {**AXIS, "title": title, **({"exponentformat": "e"} if largest < TINY else {"tickformat": "~g"})}
 
 
