@@ -1,14 +1,15 @@
 """How fast the dashboard is: the real command, looked at with headless Chromium.
 
-    python benchmarks/dashboard.py [folder] [long] [live] [motion] [many] [--rounds 2] [--steps 1000000]
+    python benchmarks/dashboard.py [folder] [long] [live] [motion] [many] [--rounds 2] [--steps 1000000] [--trial]
 
 folder: the first look at 100 runs. long: a run of 1M steps x 50 channels, opened, zoomed, and opened by a new server.
 live: from the recorder's write to the text on the screen, and the bytes of an update. motion: an hour's records in a
 minute, and the memory of server and page. many: 20 runs x 30 tags x 20k steps of event files, beside TensorBoard where
 it is installed.
 
-Without a name all are measured. Wall times hold on an idle machine only; the processor's seconds of server and browser
-stand beside them. Needs Debian's chromium and chromedriver; no network, everything in a temporary folder.
+Without a name all are measured; with --trial each on about a twentieth, which tells whether it works and not how fast
+it is. Wall times hold on an idle machine only; the processor's seconds of server and browser stand beside them. Needs
+Debian's chromium and chromedriver; no network, everything in a temporary folder.
 """
 
 from __future__ import annotations
@@ -44,9 +45,6 @@ import trainwatch
 
 COMPONENTS = ("sequence", "spectrum", "precursor")
 CHANNELS = 50
-FOLDER = (100, 2000)  # runs, steps
-MANY = (20, 30, 20_000)  # runs, tags, steps
-HOUR = 18_000  # rows: five a second
 FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --disable-background-networking --disable-component-update "
     "--disable-sync --no-first-run --window-size=1400,1000 --disable-background-timer-throttling"
@@ -102,6 +100,20 @@ const look = () => inside() ? requestAnimationFrame(() => done([began, performan
 Plotly.relayout(graph, { "xaxis.range": [first, last] });
 look();
 """
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is looked at."""
+
+    long: int  # steps
+    folder: tuple[int, int] = (100, 2000)  # runs, steps
+    live: tuple[int, int] = (5000, 50)  # rows before somebody looks, and while
+    hour: int = 18_000  # rows: five a second
+    many: tuple[int, int, int] = (20, 30, 20_000)  # runs, tags, steps
+
+
+TRIAL = Sizes(50_000, (5, 2000), (250, 3), 900, (3, 10, 1000))
 
 
 @dataclass
@@ -264,9 +276,9 @@ def write_run(path: Path, steps: int, count: int = 30, seed: int = 0) -> None:
         file.write(orjson.dumps({"kind": "end", "time": time.time(), "status": "finished"}) + b"\n")
 
 
-def folder(place: Path, rounds: int, _: int) -> list[list[str]]:
+def folder(place: Path, rounds: int, sizes: Sizes) -> list[list[str]]:
     """The first look at a folder of 100 runs; the first ones that look wait for the reading too."""
-    runs, steps = FOLDER
+    runs, steps = sizes.folder
     for number in range(runs):
         write_run(place / f"run{number:03d}.jsonl", steps, seed=number)
     said = f"{runs} runs x {steps:,} steps"
@@ -284,8 +296,9 @@ def folder(place: Path, rounds: int, _: int) -> list[list[str]]:
     return [one.row() for one in (*cold.values(), *warm.values())]
 
 
-def long(place: Path, rounds: int, steps: int) -> list[list[str]]:
+def long(place: Path, rounds: int, sizes: Sizes) -> list[list[str]]:
     """A long run: read once, opened again, zoomed."""
+    steps = sizes.long
     write_run(place / "long.jsonl", steps, CHANNELS)
     said = f"{steps:,} steps x {CHANNELS} channels"
     first = {"plot": Timing(f"{said}: read and judged, first plot", "")}
@@ -343,9 +356,9 @@ def _recording(path: Path, steps: int) -> tuple[trainwatch.Recorder, Callable[[i
     return watch, record
 
 
-def live(place: Path, rounds: int, _: int) -> list[list[str]]:
-    """From the recorder's write to the text on the screen, 50 times a round; and the bytes of an update."""
-    before, watched, table = 5000, 50, []
+def live(place: Path, rounds: int, sizes: Sizes) -> list[list[str]]:
+    """From the recorder's write to the text on the screen; and the bytes of an update."""
+    (before, watched), table = sizes.live, []
     for number in range(rounds):
         path, rng, wrote = place / f"live{number}.jsonl", random.Random(0), {}
         watch, record = _recording(path, before + watched)
@@ -378,13 +391,13 @@ def _sizes(kilobytes: list[float]) -> str:
     return f"{statistics.median(kilobytes):.0f}, {max(kilobytes):.0f} kB" if kilobytes else "none"
 
 
-def motion(place: Path, rounds: int, _: int) -> list[list[str]]:
+def motion(place: Path, rounds: int, sizes: Sizes) -> list[list[str]]:
     """An hour's rows in a minute; what server and page hold after each quarter."""
-    return [row for number in range(rounds) for row in _in_motion(place / f"motion{number}.jsonl")]
+    return [row for number in range(rounds) for row in _in_motion(place / f"motion{number}.jsonl", sizes.hour)]
 
 
-def _in_motion(path: Path) -> list[list[str]]:
-    watch, record = _recording(path, HOUR)
+def _in_motion(path: Path, hour: int) -> list[list[str]]:
+    watch, record = _recording(path, hour)
     table = []
     with watch, served(path.parent) as (server, address), looking() as looker:
         for index in range(100):
@@ -392,7 +405,7 @@ def _in_motion(path: Path) -> list[list[str]]:
         looker.driver.get(f"{address}/run?path={path.name}")
         looker.seen("plots")
         for quarter in range(4):
-            for index in range(max(HOUR * quarter // 4, 100), HOUR * (quarter + 1) // 4):
+            for index in range(max(hour * quarter // 4, 100), hour * (quarter + 1) // 4):
                 record(index)
                 if index % 30 == 0:
                     time.sleep(0.1)
@@ -403,12 +416,12 @@ def _in_motion(path: Path) -> list[list[str]]:
     return table
 
 
-def many(place: Path, rounds: int, _: int) -> list[list[str]]:
+def many(place: Path, rounds: int, sizes: Sizes) -> list[list[str]]:
     """20 runs of event files, beside TensorBoard."""
     if importlib.util.find_spec("tensorboard") is None:
         print("tensorboard is not installed: its event files are left out")
         return []
-    runs, tags, steps = MANY
+    runs, tags, steps = sizes.many
     first = place / "run00" / "events.out.tfevents.1.host"
     write_events(first, tags, steps)
     for number in range(1, runs):
@@ -463,11 +476,13 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=list(PARTS))
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=1_000_000, help="of the long run")
+    parser.add_argument("--trial", action="store_true", help="a twentieth of everything: whether it works")
     asked = parser.parse_args()
+    sizes = TRIAL if asked.trial else Sizes(asked.steps)
     table = []
     for name in asked.parts or PARTS:
         with tempfile.TemporaryDirectory() as place:
-            table += PARTS[name](Path(place), asked.rounds, asked.steps)
+            table += PARTS[name](Path(place), asked.rounds, sizes)
     columns = ("dashboard", "goal", "measured, each round", "CPU, server", "CPU, browser")
     show("The dashboard in headless Chromium", columns, table)
     print(markdown(columns, table))

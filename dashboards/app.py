@@ -24,9 +24,9 @@ from dashboards.asked import Asked
 from dashboards.listing import Listing
 from dashboards.live import Live
 from dashboards.pages import compare as compare_page
+from dashboards.pages import finding as finding_card
 from dashboards.pages import run as run_page
 from dashboards.pages import runs as runs_page
-from dashboards.pages.finding import rule_pages
 from dashboards.together import Together
 from trainwatch.engine import Settings
 
@@ -63,6 +63,7 @@ def create_app(
     app.layout = _frame()
     app.server.after_request(_smaller)
     take.register(app.server, live)
+    finding_card.register(app.server)
     listing = Listing(live)
     runs_page.register(app, listing)
     run_page.register(app, live)
@@ -96,7 +97,7 @@ def _frame() -> Any:
     where = dcc.Location(id="where", refresh="callback-nav")
     lost = html.Div("The dashboard's server does not answer: what you see is old.", id="lost", role="alert")
     page = html.Main(id="page", tabIndex="-1", children=html.P("Reading the runs …", className="empty"))
-    parts = [where, skip, bar, lost, page, rule_pages(), _keys()]
+    parts = [where, skip, bar, lost, page, _keys()]
     return dmc.MantineProvider(parts, defaultColorScheme="auto")
 
 
@@ -104,6 +105,7 @@ KEYS = {
     "n, p": "next and previous finding",
     "0": "the whole run again",
     "/": "search",
+    "e": "tags and note of the run that has the focus in the table",
     "?": "these keys",
     "Tab, Enter": "walk and press",
 }

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from dashboards.live import Live, View
+from dashboards.live import PATIENCE, Live, View
 from dashboards.notes import Note, Notes, NotesError
 from dashboards.words import STATES, SYMBOLS, WORDS, broken, health, newest
 from trainwatch.following import SCAN_LIMIT
@@ -61,12 +61,12 @@ class Listing:
         """Every run as it stands now, newest first."""
         return list(self.news(None)["rows"])
 
-    def news(self, seen: Seen | None) -> dict[str, Any]:
+    def news(self, seen: Seen | None, patience: float = PATIENCE) -> dict[str, Any]:
         """What a tab has to know: all rows, or with ``seen`` those that changed since; ``new`` tells whether any did.
 
         ``now`` is the server's clock, for the ages; ``trouble`` says what keeps the table from being whole.
         """
-        views = self.live.views()
+        views = self.live.views(patience)
         notes = self.notes.all(view.key for view in views)
         with self._lock:
             self._take(views, notes)

@@ -177,10 +177,10 @@ class Live:
         root = self.folder.root
         return str(root) if isinstance(root, Path) else f"{len(root)} files"
 
-    def views(self) -> list[View]:
+    def views(self, patience: float = PATIENCE) -> list[View]:
         """Every file as it stands now, newest first."""
         files = self.files()
-        self._refresh(files, PATIENCE)
+        self._refresh(files, patience)
         return sorted((file.view for file in files), key=lambda view: (-_touched(view), view.key))
 
     def view(self, key: str, patience: float = PATIENCE) -> View | None:

@@ -59,7 +59,7 @@ def numbers(figure: Any) -> str:
     """The curves of a figure as CSV, a row for each step; what is not finite stands there as it was written."""
     columns: dict[str, pd.Series[Any]] = {}
     for trace in figure.data:
-        if trace.meta == "findings":
+        if trace.meta in ("findings", "interventions"):
             continue
         if trace.type == "heatmap":
             rows = zip(trace.y, np.asarray(trace.z), strict=True)

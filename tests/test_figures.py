@@ -170,7 +170,8 @@ def test_names_and_messages_are_text_not_markup() -> None:
     run.ranks[1] = run_of(header={"run": HOSTILE})
     run.ranks[1].add_rows("train", np.arange(1001, 1011), {"time/step": np.ones(10)})
     run.train.mark(1005, "loss/" + HOSTILE, NONFINITE["nan"])
-    run.add_rows("eval", np.arange(5), {"loss": np.ones(5), "metric/" + HOSTILE: np.ones(5)})
+    metrics = dict.fromkeys((f"metric/{HOSTILE}", f"metric/{HOSTILE}_length_7_10"), np.ones(5))
+    run.add_rows("eval", np.arange(5), {"loss": np.ones(5), **metrics})
     run.eval.text["split"] = dict.fromkeys(range(5), HOSTILE)
     drawn = [
         one.draw(run, [finding(message=HOSTILE, rule=HOSTILE, first_step=1001)]) for one in figures.FIGURES.values()
@@ -393,3 +394,91 @@ def test_what_single_precision_cannot_hold_stays_finite() -> None:
 
     assert _light(np.array([1.0, np.nan])).dtype == np.float32
     assert _light(np.array([1.0, 1e300]))[1] == 1e300
+
+
+STOP = {
+    "kind": "event",
+    "event": "intervention",
+    "step": 640,
+    "action": "stop",
+    "by": f"a watch {HOSTILE}",
+    "why": "mass takes it all",
+    "rule": "gradient-dominance",
+    "subject": "component:mass",
+}
+
+
+@pytest.mark.parametrize("look", [figures.Look(), figures.Look(against="samples"), figures.Look(log_x=True)])
+def test_an_intervention_is_a_mark_on_every_plot(look: figures.Look) -> None:
+    run = run_of(loss=1.0, grad_norm=2.0, samples=np.arange(1, 1001) * 64.0)
+    run.add_event(STOP)
+    for name in ("loss", "norm"):
+        figure = figures.FIGURES[name].draw(run, [], look)
+        assert figure is not None
+        mark = trace(figure, "interventions")
+        where = 640 * 64 if look.against == "samples" else 640
+        assert (list(mark.x), mark.marker.symbol) == ([where], ("octagon",))
+        assert "at step 640" in mark.hovertext[0]
+        assert "mass takes it all" in mark.hovertext[0].replace("<br>", " ")
+        assert "<a href" not in mark.hovertext[0]
+        assert [shape.x0 for shape in figure.layout.shapes] == [where]
+
+
+def test_an_intervention_outside_the_span_is_not_drawn() -> None:
+    run = run_of(loss=1.0)
+    run.add_event(STOP)
+    figure = figures.FIGURES["loss"].draw(run, [], figures.Look((100, 200)))
+    assert figure is not None
+    assert "interventions" not in named(figure)
+    assert not figure.layout.shapes
+
+
+def test_what_somebody_recorded_by_hand_is_an_intervention_too() -> None:
+    run = run_of(loss=1.0)
+    run.add_event({"kind": "event", "event": "intervention", "step": 5, "what": "halved the rate", "odd": None})
+    figure = figures.FIGURES["loss"].draw(run, [])
+    assert figure is not None
+    assert trace(figure, "interventions").hovertext[0].endswith("what halved the rate")
+
+
+def evaluated(splits: tuple[str, ...], **values: float) -> Run:
+    """A run with ten evaluations of each split; a later one is better."""
+    run = run_of(100, loss=1.0)
+    for step in range(10, 101, 10):
+        for split in splits:
+            columns = {f"metric/{name}": np.array([value * step / 100]) for name, value in values.items()}
+            row = run.add_rows("eval", np.array([step]), columns)
+            run.eval.text.setdefault("split", {})[row] = split
+    return run
+
+
+BY_LENGTH = {
+    "token_accuracy_length_11_14": 0.7,
+    "token_accuracy_length_7_10": 0.9,
+    "sequence_accuracy_length_7_10": 0.5,
+}
+
+
+def test_an_evaluation_by_length_has_a_figure_of_its_own() -> None:
+    run = evaluated(("validation", "ema"), token_accuracy=0.8, **BY_LENGTH)
+    figure = figures.FIGURES["lengths"].draw(run, [])
+    assert figure is not None
+    shown = [one.name for one in figure.data if one.visible is None]
+    assert shown == [f"{ends}, {split}" for ends in ("7-10", "11-14") for split in ("validation", "ema")]
+    short, same = trace(figure, shown[0]), trace(figure, shown[1])
+    assert (short.line.color, short.line.dash != same.line.dash) == (same.line.color, True)
+    assert trace(figure, shown[2]).line.color != short.line.color
+    aside = [one for one in figure.data if one.name.startswith("sequence accuracy 7-10")]
+    assert [(one.visible, one.legendgroup, one.showlegend) for one in aside] == [
+        ("legendonly", "sequence_accuracy", True),
+        ("legendonly", "sequence_accuracy", False),
+    ]
+    assert list(short.x) == list(range(10, 101, 10))
+    metrics = figures.FIGURES["metrics"].draw(run, [])
+    assert metrics is not None
+    assert named(metrics) == ["token_accuracy (validation)", "token_accuracy (ema)"]
+
+
+def test_a_run_that_is_not_evaluated_by_length_has_no_such_figure() -> None:
+    run = evaluated(("validation",), token_accuracy=0.8, length_7=0.4)
+    assert figures.FIGURES["lengths"].draw(run, []) is None

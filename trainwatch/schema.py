@@ -155,7 +155,9 @@ CHANNELS: Final[tuple[Channel, ...]] = (
     Channel("time/monitor", "s", "spent in the recorder itself"),
     Channel("memory/<what>", "byte", "memory in use"),
     Channel("param_hash", "", "integer below 2^53 that all ranks must agree on"),
-    Channel("metric/<name>", "", "a figure of merit of an evaluation"),
+    Channel(
+        "metric/<name>", "", "a figure of merit of an evaluation; <name>_length_7_10: of the samples of 7 to 10 tokens"
+    ),
     Channel("weights_step", "step", "the step whose weights were evaluated"),
     Channel("repeat", "", "index of a repeated evaluation of the same weights"),
     Channel("quality/<name>", "", "validity, diversity, longest_run, entropy (nat), length_mean, length_std"),

@@ -47,13 +47,38 @@
     document.querySelectorAll("details.rule-page[open]").forEach(unfold); // another finding may have moved there
   }).observe(document.documentElement, { childList: true, subtree: true });
 
-  // A rule's page is on the page once, hidden; it is copied to where somebody unfolds it.
+  // A rule's page is asked for when somebody unfolds it, and once; all of it is set as text.
+  const rulePages = new Map();
+  function rulePage(name) {
+    if (!rulePages.has(name)) {
+      const asked = fetch("/rule/" + encodeURIComponent(name)).then((answer) => (answer.ok ? answer.json() : Promise.reject(answer.status)));
+      asked.catch(() => rulePages.delete(name)); // another try may find the server again
+      rulePages.set(name, asked);
+    }
+    return rulePages.get(name);
+  }
+  const element = (name, ...children) => {
+    const made = document.createElement(name);
+    made.append(...children);
+    return made;
+  };
+  const pieces = (texts) => texts.map((text, index) => (index % 2 ? element("code", text) : text));
   function unfold(details) {
     const place = details.querySelector(".page[data-rule]");
-    if (!place || place.dataset.filled === place.dataset.rule) return;
-    const page = document.querySelector(`#rule-pages [data-page="${CSS.escape(place.dataset.rule)}"]`);
-    place.replaceChildren(...(page ? [...page.cloneNode(true).childNodes] : []));
-    place.dataset.filled = place.dataset.rule;
+    const name = place && place.dataset.rule;
+    if (!place || place.dataset.filled === name) return;
+    place.dataset.filled = name;
+    rulePage(name).then(
+      (parts) => {
+        if (place.dataset.rule !== name) return;
+        const paragraphs = (part) => part.paragraphs.map((texts) => element("p", ...pieces(texts)));
+        place.replaceChildren(...parts.map((part) => element("div", ...(part.head ? [element("h4", part.head)] : []), ...paragraphs(part))));
+      },
+      () => {
+        delete place.dataset.filled;
+        place.replaceChildren("The dashboard's server does not answer; fold this and unfold it again.");
+      },
+    );
   }
   document.addEventListener("toggle", (event) => event.target.matches("details.rule-page") && unfold(event.target), true);
 

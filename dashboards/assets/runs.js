@@ -88,7 +88,7 @@
     const { data } = props;
     const state = data.state && make(cells.State, { data: data, value: data.state });
     const head = group !== "none" && make("span", { className: "stack-group" }, make(cells.Group, props));
-    return make(
+    const link = make(
       "a",
       { href: data.href, className: "stack run-link", title: data.file, tabIndex: -1 },
       head,
@@ -96,9 +96,16 @@
       make("span", { className: "stack-line" }, make(cells.Health, { data: data, value: data.health }), state),
       make(cells.Cause, { data: data, value: data.cause }),
       make("span", { className: "stack-line" }, make(cells.Loss, props), make(cells.Steps, props)),
-      data.tags || data.note ? make("span", { className: "dim stack-note" }, [data.tags, data.note].filter(Boolean).join(" · ")) : null,
+      make("span", { className: "dim stack-note" }, [data.tags, data.note].filter(Boolean).join(" · ") || "no tags, no note"),
     );
+    const edit = { type: "button", className: "stack-edit", tabIndex: -1, "aria-label": "Edit tags and note of " + data.run, onClick: () => annotate(props.node) };
+    return make("span", { className: "stack-cell" }, link, make("button", edit, "Edit"));
   };
+  // The form of assets/notes.js; the focus goes back to the row.
+  function annotate(node) {
+    const column = slim.matches ? "stack" : "run";
+    window.trainwatchNotes.open(node.data, () => alive() && node.rowIndex !== null && api.setFocusedCell(node.rowIndex, column));
+  }
 
   // in one word, as a column has no room for two; the exact time is the cell's title
   function since(seconds) {
@@ -114,7 +121,7 @@
 
   // ---- a narrow screen has room for one column
   const slim = window.matchMedia("(max-width: 700px)");
-  const TALL = { slim: { rowHeight: 158, headerHeight: 0 }, wide: { rowHeight: 52, headerHeight: undefined } };
+  const TALL = { slim: { rowHeight: 182, headerHeight: 0 }, wide: { rowHeight: 52, headerHeight: undefined } };
   function fit() {
     if (!alive()) return;
     const columns = api.getColumns().map((column) => column.getColId()).filter((name) => !name.startsWith("ag-Grid"));
@@ -356,8 +363,13 @@
     for (const event of ["filterChanged", "sortChanged"]) api.addEventListener(event, () => { remember(); tell(); });
     api.addEventListener("selectionChanged", offer);
     api.addEventListener("modelUpdated", () => group !== "none" && api.refreshCells({ columns: ["group", "stack"], force: true }));
-    api.addEventListener("cellKeyDown", ({ event, column, data }) => {
+    api.addEventListener("cellKeyDown", ({ event, column, data, node }) => {
       if (event.key === "Enter" && ["run", "stack"].includes(column.getColId())) window.location.assign(data.href);
+      const typed = event.ctrlKey || event.metaKey || event.altKey || column.getColDef().editable; // there a key begins a word
+      if (event.key === "e" && !typed) {
+        event.preventDefault(); // not into the form
+        annotate(node);
+      }
     });
     offer();
     for (const news of waiting.splice(0)) take(news);
@@ -379,7 +391,8 @@
         upsert(answer.rows);
         at("runs-said").hidden = !answer.said;
         say("runs-said", answer.said);
-        at("runs-said").classList.toggle("trouble", answer.said.startsWith("Not kept"));
+        at("runs-said").classList.toggle("trouble", answer.said.includes("Not kept"));
+        window.trainwatchNotes.answered(answer);
         tell();
       }
       return none();

@@ -53,9 +53,9 @@ def _moments(moments: tuple[Moment, ...]) -> Any:
         html.Tr(
             [
                 html.Td(f"{one.step:,}", className="number"),
-                html.Td(severity(one.severity, one.kind) if one.severity else one.kind),
-                html.Td(one.text),
-                html.Td(one.when, className="dim"),
+                html.Td(severity(one.severity, one.kind) if one.severity else one.kind, className="whole"),
+                html.Td(one.text, className="said"),
+                html.Td(one.when, className="dim whole"),
             ]
         )
         for one in moments
@@ -96,17 +96,13 @@ def _pairs(pairs: tuple[tuple[str, str], ...]) -> Any:
 
 
 def _withheld(told: Diagnosis) -> list[Any]:
-    rows = [
-        html.Li([html.Strong(rule), " needs ", *_channels(missing)]) for rule, missing in sorted(told.withheld.items())
-    ]
+    # an element each: whenever anything on the page changes, Dash looks at all of its elements again
+    rows = [html.Li(f"{rule} needs {_channels(missing)}") for rule, missing in sorted(told.withheld.items())]
     return [html.P("These rules wait for channels that the run does not record:"), html.Ul(rows)]
 
 
-def _channels(names: list[str]) -> list[Any]:
-    told: list[Any] = []
-    for name in names:
-        told += [" and ", html.Code(name.replace("|", " or "))]
-    return told[1:]
+def _channels(names: list[str]) -> str:
+    return " and ".join(name.replace("|", " or ") for name in names)
 
 
 def _config(text: str) -> list[Any]:

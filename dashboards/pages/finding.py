@@ -6,6 +6,7 @@ import re
 import textwrap
 from typing import Any
 
+import flask
 import yaml
 from dash import dcc, html
 
@@ -107,27 +108,36 @@ def _show(finding: Finding, index: int, spot: tuple[Span, str | None]) -> Any:
 
 
 def _page(finding: Finding) -> Any:
-    """Where the rule's page unfolds; assets/live.js copies it from :func:`rule_pages` when somebody asks."""
+    """Where the rule's page unfolds; assets/live.js asks for it (:func:`register`) when somebody does."""
     if finding.rule not in catalogue():
         return None
     place = html.Div(className="page", **{"data-rule": finding.rule})
     return html.Details([html.Summary("About this rule"), place], className="rule-page")
 
 
-def rule_pages() -> Any:
-    """Every rule's docstring, hidden: it is sent once, not with every update of a finding."""
-    told = [html.Div(_told(rule), **{"data-page": name}) for name, rule in catalogue().items()]
-    return html.Div(told, id="rule-pages", hidden=True)
+def register(server: flask.Flask) -> None:
+    """The rules' own pages, which a browser asks for when somebody unfolds one.
+
+    They are no part of a Dash page: each of some 2,600 elements would be looked at again whenever anything changes.
+    """
+
+    @server.get("/rule/<name>")
+    def about(name: str) -> flask.Response:
+        if name not in catalogue():
+            flask.abort(404, "there is no such rule.")
+        return flask.jsonify(rule_page(catalogue()[name]))
 
 
-def _told(rule: type[Rule]) -> list[Any]:
+def rule_page(rule: type[Rule]) -> list[dict[str, Any]]:
+    """A rule's docstring as parts with a head and paragraphs; of a paragraph's pieces every other one is code."""
     parts = {name: text for name, text in page(rule).items() if text.strip()}
-    return [html.Div([html.H4(name) if name else None, *paragraphs(text)]) for name, text in parts.items()]
+    return [{"head": name, "paragraphs": paragraphs(text)} for name, text in parts.items()]
 
 
-def paragraphs(text: str) -> list[Any]:
-    """A docstring's part as paragraphs."""
-    return [html.P(plain(" ".join(block.split()))) for block in textwrap.dedent(text).split("\n\n") if block.strip()]
+def paragraphs(text: str) -> list[list[str]]:
+    """A docstring's part as paragraphs, parted where code begins and where it ends."""
+    blocks = (" ".join(block.split()) for block in textwrap.dedent(text).split("\n\n"))
+    return [PLAIN.split(block) for block in blocks if block]
 
 
 def plain(text: str) -> list[Any]:

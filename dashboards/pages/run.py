@@ -96,7 +96,7 @@ def _put_off(plots: list[Any], seen: dict[str, Any]) -> None:
         seen[name] = LATER
 
 
-def _panel(key: str, name: str, figure: dict[str, Any] | None, style: dict[str, str]) -> Any:
+def _panel(key: str, name: str, figure: dict[str, Any] | None, hidden: bool) -> Any:
     head, about = (FIGURES[name].title, FIGURES[name].about) if name in FIGURES else PROOF_SAYS
     graph = dcc.Graph(
         id={"type": "graph", "name": name},
@@ -111,7 +111,7 @@ def _panel(key: str, name: str, figure: dict[str, Any] | None, style: dict[str, 
         [words, graph],
         id={"type": "panel", "name": name},
         className="card panel",
-        style=style,
+        hidden=hidden,
         **{"data-name": name, "aria-label": f"{head}: {about}"},
     )
 
@@ -123,11 +123,11 @@ def _tools(key: str, name: str, head: str) -> Any:
     return html.Span([csv if name != PROOF else None, large], className="tools")
 
 
-def _drawn(file: Watched, name: str, look: Look, seen: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[str, str]]:
-    """A figure and whether its panel is shown; notes the figure's digest in ``seen``."""
+def _drawn(file: Watched, name: str, look: Look, seen: dict[str, Any]) -> tuple[dict[str, Any] | None, bool]:
+    """A figure and whether its panel is hidden; notes the figure's digest in ``seen``."""
     drawn = file.draw(name, look)
     seen[name] = drawn.digest if drawn else ""
-    return (json.loads(drawn.json), {}) if drawn else (None, {"display": "none"})
+    return (json.loads(drawn.json), False) if drawn else (None, True)
 
 
 def register(app: dash.Dash, live: Live) -> None:
@@ -143,7 +143,7 @@ def register(app: dash.Dash, live: Live) -> None:
         Output("against", "data"),
         Output("seen", "data"),
         Output({"type": "graph", "name": ALL}, "figure"),
-        Output({"type": "panel", "name": ALL}, "style"),
+        Output({"type": "panel", "name": ALL}, "hidden"),
         Input("pulse", "data"),
         State("key", "data"),
         State("seen", "data"),
@@ -225,10 +225,10 @@ def _changed(file: Watched, look: Look, shown: Any, seen: dict[str, Any]) -> tup
         before = seen.get(name)
         # a figure that was absent has no place on screen yet, so nobody can tell whether it would be seen
         wanted = not before or (name in shown if isinstance(shown, list) else before != LATER)
-        figure, style = _drawn(file, name, look, seen) if wanted else (None, {})
+        figure, hidden = _drawn(file, name, look, seen) if wanted else (None, True)
         changed = wanted and seen[name] != before
         graphs.append(figure if changed and figure else dash.no_update)
-        panels.append(style if changed else dash.no_update)
+        panels.append(hidden if changed else dash.no_update)
     return graphs, panels
 
 

@@ -17,6 +17,7 @@ from dashboards.words import SYMBOLS, WORDS
 PACES = (1000, 2000, 5000)  # ms between two looks at the folder
 COST_FACTOR = 5  # a look at the folder takes at most a fifth of the time
 LIVE = ("running", "stalled", "reading")  # where none is in these states, news are seldom
+AT_ONCE = 0.05  # seconds that a new page waits for files to be read: it is better to see rows that fill
 ROW_HEIGHT = 52
 SORTS = {
     "touched:desc": "newest",
@@ -128,7 +129,7 @@ COLUMNS: list[dict[str, Any]] = [
 
 def layout(listing: Listing) -> Any:
     """The page as it stands now."""
-    news = listing.news(None)
+    news = listing.news(None, AT_ONCE)
     rows = news["rows"]
     return [
         dcc.Interval(id="runs-tick", interval=PACES[0]),

@@ -26,7 +26,7 @@ from dashboards.listing import Listing
 from dashboards.live import Live
 from dashboards.pages import run as run_page
 from dashboards.pages import runs as runs_page
-from dashboards.pages.finding import as_yaml, card, nested, plain, rule_pages
+from dashboards.pages.finding import as_yaml, card, nested, plain
 from dashboards.words import number
 from tests.dashboards.conftest import broken
 from trainwatch.axis import AGAINST
@@ -248,9 +248,18 @@ def test_a_finding_shows_its_patch_as_yaml() -> None:
     assert "loss:\\n  weights:\\n    a: 0.1\\noptimizer:\\n  lr: 5.0e-05" in text
 
 
-def test_a_rule_brings_its_own_page() -> None:
+def test_a_rule_brings_its_own_page(finished: Path) -> None:
     assert "About this rule" in to_json_plotly(card(finding(), 0, ((1, 2), None)))
-    assert "When it is wrong" in to_json_plotly(rule_pages())
+    asked = create_app(finished).server.test_client()
+    told = asked.get("/rule/loss-scale-imbalance", headers={"Host": "127.0.0.1"}).get_json()
+    assert "When it is wrong" in [part["head"] for part in told]
+    assert all(isinstance(piece, str) for part in told for texts in part["paragraphs"] for piece in texts)
+    assert asked.get("/rule/no-rule", headers={"Host": "127.0.0.1"}).status_code == 404
+
+
+def test_what_stays_on_every_page_is_small(finished: Path) -> None:
+    # whenever anything changes, Dash looks at each of its components again
+    assert len(list(create_app(finished).layout._traverse())) < 100
 
 
 def test_paths_that_contradict_each_other_stay_flat() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -15,7 +18,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
-from tests.dashboards.test_browser import browser, errors, logs, pytestmark, text, until
+from dashboards.notes import NAME
+from tests.dashboards.test_browser import HOSTILE, browser, errors, logs, pytestmark, text, until
 from tests.dashboards.test_browser_runs import FILTER, asked, press, read, table
 
 __all__ = ["browser", "logs", "pytestmark", "table"]
@@ -109,3 +113,75 @@ def test_filters_hold_when_the_screen_turns(telephone: webdriver.Chrome, table: 
     until(telephone, lambda page: {"health", "run", "cause", "note"} <= set(page.execute_script(columns)))
     assert "stack" not in telephone.execute_script(columns)
     assert "2 of 3 shown" in text(telephone)
+
+
+def fill(browser: webdriver.Chrome, name: str, words: str) -> None:
+    field = browser.find_element(By.ID, name)
+    field.clear()
+    field.send_keys(words)
+
+
+def kept(folder: Path) -> dict[str, Any]:
+    path = folder / NAME
+    return dict(json.loads(path.read_text())["runs"]) if path.exists() else {}
+
+
+OPEN = "const form = document.getElementById('note-form'); return Boolean(form && form.open)"
+
+
+def test_tags_and_a_note_are_written_by_thumb(telephone: webdriver.Chrome, logs: Path, table: str) -> None:
+    telephone.get(f"{table}/?sort=run:asc")
+    read(telephone)
+    shows(telephone, "alpha", "beta", "gamma")
+    tap(telephone, telephone.find_element(By.CSS_SELECTOR, ".ag-row[row-id='sweep/b.jsonl'] .stack-edit"))
+    until(telephone, lambda page: page.execute_script(OPEN))
+    assert "Tags and note of beta" in text(telephone)
+    assert telephone.execute_script(ROOM)["page"] == 0
+    fill(telephone, "note-tags", f"bad, {HOSTILE[:20]}")
+    fill(telephone, "note-note", "its loss is NaN")
+    tap(telephone, telephone.find_element(By.ID, "note-keep"))
+    until(telephone, lambda page: not page.execute_script(OPEN))
+    assert kept(logs) == {"sweep/b.jsonl": {"tags": ["bad", HOSTILE[:20].strip()], "note": "its loss is NaN"}}
+    until(telephone, lambda page: "its loss is NaN" in text(page))
+    assert urlsplit(telephone.current_url).path == "/"  # the form is no link
+    assert telephone.execute_script("return document.querySelectorAll('img[src=x]').length") == 0
+    assert errors(telephone) == []
+
+
+def test_tags_and_a_note_are_written_by_keys(telephone: webdriver.Chrome, logs: Path, table: str) -> None:
+    telephone.get(f"{table}/?sort=run:asc")
+    read(telephone)
+    shows(telephone, "alpha", "beta", "gamma")
+    stack = ".ag-row[row-id='sweep/a.jsonl'] [col-id='stack']"
+    telephone.execute_script("dash_ag_grid.getApi('runs').setFocusedCell(0, 'stack')")
+    until(telephone, lambda page: "ag-cell-focus" in page.find_element(By.CSS_SELECTOR, stack).get_attribute("class"))
+    press(telephone, "e")
+    until(telephone, lambda page: page.execute_script(OPEN))
+    press(telephone, "first", Keys.TAB, "line", Keys.ENTER, "line")
+    press(telephone, Keys.TAB, Keys.TAB, Keys.ENTER)
+    until(telephone, lambda page: not page.execute_script(OPEN))
+    assert kept(logs) == {"sweep/a.jsonl": {"tags": ["first"], "note": "line\nline"}}
+    # the focus is where it was, and Escape keeps nothing
+    until(telephone, lambda page: "ag-cell-focus" in page.find_element(By.CSS_SELECTOR, stack).get_attribute("class"))
+    press(telephone, "e")
+    until(telephone, lambda page: page.execute_script(OPEN))
+    press(telephone, "second", Keys.ESCAPE)
+    until(telephone, lambda page: not page.execute_script(OPEN))
+    assert kept(logs)["sweep/a.jsonl"]["tags"] == ["first"]
+
+
+def test_words_that_could_not_be_kept_stay_in_the_form(telephone: webdriver.Chrome, logs: Path, table: str) -> None:
+    telephone.get(f"{table}/?sort=run:asc")
+    read(telephone)
+    shows(telephone, "alpha", "beta", "gamma")
+    tap(telephone, telephone.find_element(By.CSS_SELECTOR, ".ag-row[row-id='sweep/a.jsonl'] .stack-edit"))
+    until(telephone, lambda page: page.execute_script(OPEN))
+    fill(telephone, "note-tags", "x" * 50)
+    fill(telephone, "note-note", "kept all the same")
+    telephone.find_element(By.ID, "note-keep").click()
+    until(telephone, lambda page: "at most 20 tags of at most 40 characters" in text(page))
+    assert telephone.execute_script(OPEN)
+    fill(telephone, "note-tags", "short")
+    telephone.find_element(By.ID, "note-keep").click()
+    until(telephone, lambda page: not page.execute_script(OPEN))
+    assert kept(logs) == {"sweep/a.jsonl": {"tags": ["short"], "note": "kept all the same"}}

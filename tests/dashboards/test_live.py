@@ -20,10 +20,11 @@ from dashboards.listing import row_of
 from dashboards.live import Live, View
 from dashboards.notes import Note
 from dashboards.pages.verdict import verdict
+from dashboards.take import numbers
 from trainwatch.diagnosis import diagnose
 from trainwatch.engine import Engine, catalogue
 from trainwatch.figures import FIGURES
-from trainwatch.figures.look import WHOLE
+from trainwatch.figures.look import WHOLE, Look
 from trainwatch.index import WORTH
 from trainwatch.readers import read
 from trainwatch.readers.recorder import RunFile
@@ -288,3 +289,25 @@ def test_a_figure_that_breaks_says_so(finished: Path, monkeypatch: pytest.Monkey
     drawn = live.file("peptide.jsonl").draw("loss", WHOLE)  # type: ignore[union-attr]
     assert drawn is not None
     assert "could not be drawn (ZeroDivisionError)" in drawn.json
+
+
+def test_who_asked_a_run_to_stop_is_in_its_story(tmp_path: Path, write: Any, header: Any, row: Any, end: Any) -> None:
+    asked = {
+        "kind": "event",
+        "event": "intervention",
+        "time": 1.8e9,
+        "step": 20,
+        "action": "stop",
+        "rule": "lr-too-high",
+    }
+    told = {**asked, "message": "x.stop asks the run to stop", "by": "trainwatch watch", "why": "it\x1b[31m diverges"}
+    rows = [row(step) for step in range(1, 21)]
+    write(tmp_path / "a.jsonl", header(), *rows, told, end("stopped", reason="stop file"))
+    live = Live(tmp_path)
+    file = live.file("a.jsonl")
+    assert file is not None
+    file.refresh()
+    (moment,) = (one for one in file.story().moments if one.kind == "intervention")
+    assert (moment.step, moment.text) == (20, "stop asked by trainwatch watch, for lr-too-high: it diverges")
+    with file.lock:
+        assert "intervention" not in numbers(file.figure("loss", Look(points=None)))

@@ -44,6 +44,8 @@ def test_the_first_evaluation_is_of_the_untrained_model(trained):
     assert [record["step"] for record in evaluations] == [0, 2]
     assert all(record["split"] == "validation" for record in evaluations)
     assert math.isfinite(evaluations[0]["metric/token_accuracy"])
+    for name in ("token_accuracy", "sequence_accuracy"):  # half of the set is clean, and of 7 to 10 residues
+        assert all(math.isfinite(record[f"metric/{name}_length_7_10"]) for record in evaluations)
 
 
 def test_the_validation_set_does_not_depend_on_seed_or_curriculum(config):

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple, Protocol
 import plotly.graph_objects as go
 
 from trainwatch.axis import Axis, Span, axis, known
-from trainwatch.figures import balance, health, motion, plans
+from trainwatch.figures import balance, health, lengths, motion, plans
 from trainwatch.figures.look import WHOLE, Look
 from trainwatch.figures.plot import Findings, blank
 from trainwatch.run import Run
@@ -113,6 +113,12 @@ FIGURES: Final[dict[str, Figure]] = {
     "weight_norm": Figure("Norm of the weights", motion.weight_norm, "By parameter group.", STEPS),
     "evaluation": Figure("Evaluation loss", health.evaluation_loss, "The loss of every split.", WORTH),
     "metrics": Figure("Evaluation metrics", health.evaluation_metrics, "The figures of merit of every split.", WORTH),
+    "lengths": Figure(
+        "Evaluation by length",
+        lengths.by_length,
+        "Short inputs and long ones apart; a click on a faint entry of the legend shows that metric.",
+        WORTH,
+    ),
     "quality": Figure("Outputs", health.quality, "What the model's own outputs are like, measured on samples.", WORTH),
     "time": Figure(
         "Step time", health.seconds, "Where a step's seconds go: the wait for data, the work, the ranks.", MACHINE

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import plotly.graph_objects as go
@@ -16,6 +17,9 @@ from trainwatch.figures.style import safe
 from trainwatch.run import Run
 from trainwatch.schema import NONFINITE
 
+BINNED: Final = re.compile(r"metric/(.+?)_len(?:gth)?_(\d{1,9})_(\d{1,9})")
+"""``metric/token_accuracy_length_7_10``: of the samples of 7 to 10 tokens, both included."""
+
 
 def evaluation_loss(run: Run, findings: Findings, look: Look = WHOLE) -> go.Figure | None:
     """The loss of every split, and the training loss behind it."""
@@ -23,8 +27,12 @@ def evaluation_loss(run: Run, findings: Findings, look: Look = WHOLE) -> go.Figu
 
 
 def evaluation_metrics(run: Run, findings: Findings, look: Look = WHOLE) -> go.Figure | None:
-    """The figures of merit of every split."""
-    return _evaluated(run, findings, look, lambda name: name.startswith("metric/"), "metric")
+    """The figures of merit of every split; those by length have a figure of their own."""
+    return _evaluated(run, findings, look, _of_all_lengths, "metric")
+
+
+def _of_all_lengths(name: str) -> bool:
+    return name.startswith("metric/") and not BINNED.fullmatch(name)
 
 
 def _evaluated(run: Run, findings: Findings, look: Look, wanted: Callable[[str], bool], unit: str) -> go.Figure | None:
@@ -34,7 +42,7 @@ def _evaluated(run: Run, findings: Findings, look: Look, wanted: Callable[[str],
     plot = Plot(run, findings, look, far_apart(series))
     for index, ((name, split, _), one) in enumerate(zip(curves, series, strict=True)):
         label = " ".join(part for part in (name.removeprefix("metric/"), f"({split})" if split else "") if part)
-        plot.plain(one, label, style.line(index), **_dotted(one))
+        plot.plain(one, label, style.line(index), **dotted(one))
     return plot.done(unit)
 
 
@@ -107,11 +115,11 @@ def quality(run: Run, findings: Findings, look: Look = WHOLE) -> go.Figure | Non
     series = [Series.of(run.sample, name) for name in names]
     plot = Plot(run, findings, look, far_apart(series))
     for index, (name, one) in enumerate(zip(names, series, strict=True)):
-        plot.plain(one, name.removeprefix("quality/"), style.line(index), **_dotted(one))
+        plot.plain(one, name.removeprefix("quality/"), style.line(index), **dotted(one))
     return plot.done("of the outputs")
 
 
-def _dotted(series: Series) -> dict[str, Any]:
+def dotted(series: Series) -> dict[str, Any]:
     """Few points are shown as such."""
     return {"mode": "lines+markers", "marker": {"size": 5}} if len(series.steps) <= 100 else {}
 

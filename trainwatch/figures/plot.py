@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tsdownsample import NaNMinMaxLTTBDownsampler
 
 from trainwatch.axis import Axis, Span, Steps, axis
-from trainwatch.figures import style
+from trainwatch.figures import interventions, style
 from trainwatch.figures.look import POINTS, WHOLE, Look
 from trainwatch.figures.style import safe
 from trainwatch.run import Run
@@ -182,17 +182,18 @@ class Plot:
         marks = [one for one in self.findings if self.span is None or self.span[0] <= one.first_step <= self.span[1]]
         if self.log_x:  # what is wrong with a header is so from step 0 on, which has no place here
             marks = [replace(one, first_step=max(one.first_step, self.reach[0])) for one in marks]
-        layout = {**style.LAYOUT, "shapes": self.shapes + _finding_lines(marks)}
+        asked = interventions.shown(self.run, self.span)
+        if self.log_x:
+            asked = [replace(one, step=max(one.step, self.reach[0])) for one in asked]
+        shapes = self.shapes + interventions.lines(asked) + _finding_lines(marks)
+        layout = {**style.LAYOUT, "shapes": shapes}
         layout["yaxis"] = style.axis(unit, self.log, self._largest())
         layout["xaxis"] = _x_axis(self.span, self.reach, self.across)
         if self.look.log_x:
             layout["xaxis"] = log_across(layout["xaxis"], self._leftmost())
-        traces = self.curves + self.edge + _finding_marks(marks)
+        traces = self.curves + self.edge + interventions.marks(asked) + _finding_marks(marks)
         if self.across:
-            traces, layout["shapes"] = (
-                placed(traces, self.across),
-                _shapes_placed(self.shapes + _finding_lines(marks), self.across),
-            )
+            traces, layout["shapes"] = placed(traces, self.across), _shapes_placed(shapes, self.across)
         return bare(go.Figure({"data": traces, "layout": layout}))
 
 

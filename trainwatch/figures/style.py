@@ -17,7 +17,12 @@ CODE_SYMBOLS: Final = {"nan": "x", "inf": "triangle-up", "-inf": "triangle-down"
 
 HOVER: Final = "%{y:.5g} at step %{x:,}<extra>%{fullData.name}</extra>"
 HOVER_PLACED: Final = "%{y:.5g} at step %{customdata:,}<extra>%{fullData.name}</extra>"
-AXIS: Final[dict[str, Any]] = {"gridcolor": "rgba(134,142,150,.22)", "zeroline": False, "automargin": True}
+AXIS: Final[dict[str, Any]] = {
+    "gridcolor": "rgba(134,142,150,.22)",
+    "zeroline": False,
+    "automargin": True,
+    "ticklabeloverflow": "allow",  # to measure each label would take half of the time that a zoom takes
+}
 LAYOUT: Final[dict[str, Any]] = {
     "paper_bgcolor": "rgba(0,0,0,0)",
     "plot_bgcolor": "rgba(0,0,0,0)",
@@ -61,7 +66,8 @@ def axis(unit: str, log: bool, largest: float = 1.0) -> dict[str, Any]:
     """A y axis; where even the largest value is tiny, its ticks are powers of ten and not rows of zeros."""
     title = {"text": ", ".join(part for part in (safe(unit), "log" * log) if part)}
     if log:
-        return {**AXIS, "title": title, "tickformat": "~g", "type": "log"}
+        # more ticks would be every digit of a decade, and the upper ones would lie on each other
+        return {**AXIS, "title": title, "tickformat": "~g", "type": "log", "nticks": 5}
     return {**AXIS, "title": title, **({"exponentformat": "e"} if largest < TINY else {"tickformat": "~g"})}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from trainwatch.diagnosis import Diagnosis
+from trainwatch.figures import interventions
 from trainwatch.header import mapping, number, text
 from trainwatch.prescription import good_checkpoints
 from trainwatch.run import Event, Run
@@ -75,14 +76,16 @@ def _moments(run: Run, diagnosis: Diagnosis) -> Iterator[Moment]:
 
 
 def _event(run: Run, event: Event, kind: str) -> Moment:
+    when, step = utc(number(event.get("time"))), number(event.get("step"))
+    at = int(step) if step is not None else run.last_step or 0
+    if kind == "intervention":
+        return Moment(at, when, kind, wording.clean(interventions.said(event), 800))
     details = {key: value for key, value in event.items() if key not in ASIDE}
     details.pop("traceback", None)
     exception = mapping(details.pop("exception", None))
     said = [f"{wording.clean(key, 60)} {wording.clean(value, 200)}" for key, value in details.items() if value]
     said += [f"{wording.clean(exception.get('type'))}: {wording.clean(exception.get('message'))}"] if exception else []
-    step = number(event.get("step"))
-    when = utc(number(event.get("time")))
-    return Moment(int(step) if step is not None else run.last_step or 0, when, kind, ", ".join(said))
+    return Moment(at, when, kind, ", ".join(said))
 
 
 def _stages(run: Run) -> Iterator[Moment]:

@@ -34,6 +34,8 @@ SYMBOLS: Final = {
     "diamond": "M0-5.5L5 0L0 5.5L-5 0Z",
     "triangle-up": "M0-5L5 4H-5Z",
     "triangle-down": "M0 5L5-4H-5Z",
+    "square": "M-4-4H4V4H-4Z",
+    "octagon": "M-2-5H2L5-2V2L2 5H-2L-5 2V-2Z",
     "x": "M-4-4L4 4M4-4L-4 4",
     "line-ew-open": "M-4 0H4",
     "line-ns-open": "M0-5V5",
@@ -124,7 +126,7 @@ class _Canvas:
     """The scales of one figure, and everything that is placed by them."""
 
     def __init__(self, traces: Sequence[Mapping[str, Any]], layout: Mapping[str, Any]) -> None:
-        self.traces = [dict(trace) for trace in traces]
+        self.traces = [dict(trace) for trace in traces if trace.get("visible") != "legendonly"]
         self.layout = layout
         _stack(self.traces)
         self.xaxis, self.yaxis = layout.get("xaxis", {}), layout.get("yaxis", {})
