@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -11,12 +12,14 @@ from typing import ClassVar
 import numpy as np
 
 from trainwatch.header import Header, mapping, number, settings
-from trainwatch.lint.names import ACCUMULATION
 from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
 from trainwatch.schema import Finding
 from trainwatch.table import Chunk
 from trainwatch.views.evaluations import flattened
+
+ACCUMULATION = re.compile(r"(.*[._])?(grad\w*_)?accum\w*")
+"""Settings that say of how many micro-batches a step is made; whatever else is so called is no small number."""
 
 
 @dataclass
@@ -147,7 +150,7 @@ class TotalStepsMismatch(Rule):
         """Whether the plan is to the step the accumulation times what the run took, and a schedule of the same header
         was made for what it took. Either may be chance in a run that was ended early; both are two counts of one thing.
         """
-        groups = {number(value) for path, value in flattened(header.config) if path.rpartition(".")[2] in ACCUMULATION}
+        groups = {number(value) for path, value in flattened(header.config) if ACCUMULATION.fullmatch(path)}
         groups |= {number(mapping(header.raw.get("horizon")).get("accumulation"))}
         lengths = [number(form.get("over_steps")) for form in header.schedules.values()]
         fits = any(abs(length - last) <= 1 for length in lengths if length is not None)
