@@ -28,6 +28,14 @@ def test_a_goal_that_stands(name):
     assert not opponent(name.partition("/")[2]) or not name.startswith("loss/")
 
 
+def test_the_rewards_of_preference_optimisation():
+    """They are its own, on pairs that are given; its policy is no player, unless it is paid as well."""
+    names = ["loss", "loss/preference", "rewards/margins", "rewards/chosen", "lr/policy"]
+    assert not plays(names)
+    assert plays([*names, "metric/episode_reward"])
+    assert plays(["loss", "lr/policy"])
+
+
 def test_a_regulariser_and_the_regression_of_boxes():
     """By what stands beside it."""
     assert small_by_design("loss_reg", ["ce"])

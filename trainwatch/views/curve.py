@@ -148,3 +148,37 @@ def rise_at_once(loss: Floats) -> tuple[float, float, bool]:
     _, second, third, last = (float(np.median(part)) for part in np.array_split(after, 4))
     stands = third - last < height / 5
     return level, height if sharp and stands and height > 8 * error else 0.0, second - last < height / 5
+
+
+MOMENT, BEFORE, FEWEST = 5, 20, 10  # rows that must stand above those before; those; and how many there must be
+PLAIN = 4.0  # standard deviations of one row, for the height of such a rise
+
+
+@dataclass(frozen=True)
+class Leap:
+    """A rise from one row to the next, whatever came of it."""
+
+    row: int
+    level: float  # before
+    height: float
+    noise: float  # before, standard deviation of one row
+
+
+def leap(loss: Floats) -> Leap | None:
+    """The highest rise from one row to the next: four of the five rows from there on are above all of the twenty
+    before, and their median is clearly above the last of them. float64 [rows]
+    """
+    best: Leap | None = None
+    if len(loss) < FEWEST + MOMENT:
+        return None
+    windows = np.lib.stride_tricks.sliding_window_view(loss, MOMENT)
+    middle, second = np.median(windows, axis=1), np.partition(windows, 1, axis=1)[:, 1]
+    highest = np.max(np.lib.stride_tricks.sliding_window_view(loss, FEWEST), axis=1)
+    rows = np.arange(FEWEST, len(windows))
+    high = (second[rows] > highest[rows - FEWEST]) & (loss[rows] > (middle[rows] + middle[rows - MOMENT]) / 2)
+    for row in rows[high].tolist():
+        before, level = loss[max(0, row - BEFORE) : row], float(middle[row - MOMENT])
+        height, sigma = float(middle[row]) - level, noise(before)
+        if second[row] > before.max() and height > PLAIN * sigma and (best is None or height > best.height):
+            best = Leap(row, level, height, sigma)
+    return best

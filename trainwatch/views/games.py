@@ -21,6 +21,9 @@ OPPONENT = re.compile(
 """Losses that follow an opponent or a reward: they may rise, and pull against the others, in health."""
 SCORE = re.compile(EDGES.format(r"(ep_)?rew(ard)?s?|(ep_)?returns?|episod(es?|ic)|success(_rate)?"))
 """Figures of merit that only a game has; `metric/real_time` is none."""
+IMPLICIT = re.compile(r"rewards?[/_](chosen|rejected|margins?|accurac(y|ies))$")
+"""What preference optimisation (DPO and its kin) calls rewards: its own log-ratios on pairs that are given. It is
+supervised, and its policy plays with nobody."""
 
 
 def opponent(name: str) -> bool:
@@ -30,7 +33,10 @@ def opponent(name: str) -> bool:
 
 def plays(channels: Iterable[str]) -> bool:
     """Whether a run is a game by the names of its losses, of its modules and groups, or of its scores."""
-    return any(_plays(*name.lower().partition("/")[::2]) for name in channels)
+    names = [name.lower() for name in channels]
+    if any(IMPLICIT.search(name) for name in names):
+        names = [name.replace("policy", "") for name in names if not IMPLICIT.search(name)]
+    return any(_plays(*name.partition("/")[::2]) for name in names)
 
 
 def _plays(kind: str, name: str) -> bool:

@@ -123,6 +123,7 @@ class ComponentDivergence(OfCourse):
         raw = course[f"loss/{name}"]
         near = np.flatnonzero(running_medians(raw, 5) < found.best + 1.2 * found.scatter)  # two deviations of a level
         onset = max(found.at, int(near[-1])) if len(near) else found.at
+        onset += _low_rows(raw[onset : onset + 4], (found.best + found.now) / 2)
         return self.finding(
             "warning" if weighted or plain else "info",
             f"component:{name}",
@@ -133,3 +134,9 @@ class ComponentDivergence(OfCourse):
             advice=f"Raise the {name} weight or lower what pulls against it, from the checkpoint before the rise.",
             confidence=0.85 if weighted else 0.7,
         )
+
+
+def _low_rows(raw: Floats, middle: float) -> int:
+    """How many rows until the last low one: a rise from one row to the next shows in medians of five two rows early."""
+    low = np.flatnonzero(raw < middle)
+    return int(low[-1]) + 1 if len(low) and len(low) == low[-1] + 1 and len(low) < len(raw) else 0

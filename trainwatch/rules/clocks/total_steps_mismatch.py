@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -15,6 +16,10 @@ from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
 from trainwatch.schema import Finding
 from trainwatch.table import Chunk
+from trainwatch.views.evaluations import flattened
+
+ACCUMULATION = re.compile(r"(.*[._])?(grad\w*_)?accum\w*")
+"""Settings that say of how many micro-batches a step is made; whatever else is so called is no small number."""
 
 
 @dataclass
@@ -25,7 +30,8 @@ class TotalStepsMismatch(Rule):
         `total_steps` against epochs x batches / accumulation, where an epoch has floor or ceil of samples / batch size
         batches and either rounding of an incomplete group is right; before the first step. And the applied steps (those
         that the optimiser took, not those that the scaler skipped) once they pass the planned ones. It names the factor
-        that explains the difference.
+        that explains the difference. Of a run that finished: the plan is to the step the accumulation times what it
+        took, and another schedule ends just there.
 
     Why it matters:
         Warm-up, annealing and curriculum are shares of that number. If micro-batches or every process's batches are
@@ -126,15 +132,29 @@ class TotalStepsMismatch(Rule):
         size = run.train.size
         last = np.nanmax([run.last_step or 0, *run.train.column("applied", max(size - 1, 0), size)])
         if 0 < last < (1 - self.tolerance) * self._total and not run.end.get("reason"):
+            counted = self._micro_batches(run.header, float(last))
+            why = "; another schedule was made for just that many, and the plan is the count of micro-batches"
             yield self.finding(
-                "info",
+                "warning" if counted else "info",
                 "run",
-                (int(last), int(last)),
-                f"The run finished at step {last:,.0f} of {self._total:,} planned ones.",
+                (0 if counted else int(last), int(last)),
+                f"The run finished at step {last:,.0f} of {self._total:,} planned ones{why if counted else ''}.",
                 evidence={"total_steps": self._total, "applied": float(last), "factor": float(last / self._total)},
-                advice="If nothing stopped it early, the plan counts steps that the data does not give.",
-                confidence=0.6,
+                advice="Divide the planned steps by the accumulation, and every length that was taken from them."
+                if counted
+                else "If nothing stopped it early, the plan counts steps that the data does not give.",
+                confidence=0.8 if counted else 0.6,
             )
+
+    def _micro_batches(self, header: Header, last: float) -> bool:
+        """Whether the plan is to the step the accumulation times what the run took, and a schedule of the same header
+        was made for what it took. Either may be chance in a run that was ended early; both are two counts of one thing.
+        """
+        groups = {number(value) for path, value in flattened(header.config) if ACCUMULATION.fullmatch(path)}
+        groups |= {number(mapping(header.raw.get("horizon")).get("accumulation"))}
+        lengths = [number(form.get("over_steps")) for form in header.schedules.values()]
+        fits = any(abs(length - last) <= 1 for length in lengths if length is not None)
+        return fits and any(group > 1 and abs(group * last - self._total) < group for group in groups if group)
 
 
 def _planned(horizon: dict[str, object]) -> tuple[int, int, list[tuple[str, float, bool]]] | None:

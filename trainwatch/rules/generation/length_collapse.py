@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from trainwatch.header import Header
 from trainwatch.rule import Findings, Rule
 from trainwatch.schema import Finding
 from trainwatch.table import Chunk, TableName
+from trainwatch.views.curve import BEFORE, leap
 from trainwatch.views.evaluations import TRAINING
 from trainwatch.views.outputs import GROWN, ROWS, Decline, Growth
 
@@ -34,8 +36,9 @@ class LengthCollapse(Rule):
         less than six tenths of the data's mean, although less than 40 % of the first loss are left; or less than 40 %
         of the data's mean for half of the planned steps. Where lengths of the data are not recorded, also less than
         six tenths of what they were when validation was at its best, if its loss has risen by half since: two samples
-        are enough then, for validation is a second witness. Three times the longest is a warning where the outputs had
-        been within the data's range, else an info; so is one and the same length for all.
+        are enough then, for validation is a second witness; and it began where the training loss rose at once after
+        the last sample of full length, if it did. Three times the longest is a warning where the outputs had been
+        within the data's range, else an info; so is one and the same length for all.
 
     Why it matters:
         The end token has won, or is lost. What is compared with the truth is empty, or cut off by the limit.
@@ -57,7 +60,9 @@ class LengthCollapse(Rule):
         *("data/<name>/min", "data/<name>/mean", "data/<name>/max"),
         *("loss", "run:total_steps", "eval:loss"),
     )
-    causes: ClassVar[tuple[str, ...]] = ("invalid-outputs", "mode-collapse")
+    causes: ClassVar[tuple[str, ...]] = (
+        *("invalid-outputs", "mode-collapse", "overfitting", "generalisation-gap", "overtraining"),
+    )
 
     short: float = 0.5  # of the shortest training sample: a mean cannot be there while half of the outputs are right
     empty: float = 1.0  # token, where the data's lengths are not known
@@ -69,6 +74,8 @@ class LengthCollapse(Rule):
     alike: float = 0.02  # of the data's range, for the standard deviation of lengths
     lasting: float = 0.2  # of the planned steps: a young model ends at once, or never
     witnessed: int = 2  # samples, of outputs that shrank as validation got worse: both say it
+    full: float = 0.9  # of the length when validation was at its best: not shrunk yet
+    kept: int = 1000  # rows of the loss since then, in which a rise at once tells when they began to shrink
 
     _total: int | None = field(default=None, init=False)
     _data: dict[str, tuple[float, float]] = field(default_factory=dict, init=False)
@@ -78,6 +85,9 @@ class LengthCollapse(Rule):
     _length: float = field(default=np.nan, init=False)  # of the last sample
     _best: tuple[float, float] = field(default=(np.inf, np.nan), init=False)  # validation loss, and the length then
     _now: float = field(default=np.nan, init=False)  # the last validation loss
+    _full: tuple[int, int] = field(default=(0, 0), init=False)  # steps of the last two samples that had not shrunk
+    _since: list[tuple[int, float]] = field(default_factory=list, init=False)  # rows since, some before: step, loss
+    _began: int | None = field(default=None, init=False)  # where the loss rose at once since
 
     def start(self, header: Header) -> Findings:
         """How long the run is meant to be."""
@@ -89,6 +99,9 @@ class LengthCollapse(Rule):
         if chunk.table == "train":
             self._learn(chunk)
             self._growth.push(chunk)
+            known = np.isfinite(chunk["loss"])
+            rows = zip(chunk.step[known].tolist(), chunk["loss"][known].tolist(), strict=True)
+            self._since.extend(itertools.islice(rows, max(0, self.kept - len(self._since))))
             return
         if chunk.table == "eval":
             self._validated(chunk)
@@ -134,6 +147,8 @@ class LengthCollapse(Rule):
         inside = low <= mean <= high
         short = mean < (self.short * low if low > 0 else self.empty)
         short |= grown and mean * rows < self.less * total
+        if not mean < self.full * self._best[1]:
+            self._forget(step)
         best, then = self._best = self._best if self._now > self._best[0] else (self._best[0], mean)
         self._length = mean
         shrunk = not self._data and mean < self.less * then and self._now - best > self.worse * abs(best)
@@ -153,6 +168,23 @@ class LengthCollapse(Rule):
                 decline.told = self._finding(kind, decline, mean, spread)
                 yield decline.told
 
+    def _forget(self, step: int) -> None:
+        """A sample of full length: what was before the last such one is of no interest. Outputs may follow the data
+        with a delay, so the change may have come before this one.
+        """
+        first = next((row for row, (at, _) in enumerate(self._since) if at > self._full[1]), len(self._since))
+        self._full, self._since, self._began = (self._full[1], step), self._since[max(0, first - BEFORE) :], None
+
+    def _onset(self, sampled: int) -> int:
+        """Where the training loss rose at once after the last but one sample of full length and before the first short
+        one: there the answers that it is shown became others. The short sample itself, if it did not.
+        """
+        if self._began is None:
+            found = leap(np.array([loss for step, loss in self._since if step <= sampled]))
+            began = self._since[found.row][0] if found else sampled
+            self._began = began if began > self._full[0] else sampled
+        return self._began
+
     def _said(self, kind: str) -> bool:
         """Whether another way of being too short was told, and holds."""
         others = [self._declines[name] for name in TOO_SHORT if name != kind and name in self._declines]
@@ -165,7 +197,7 @@ class LengthCollapse(Rule):
         data += f", {total / rows:.3g} on average" if known and rows else ""
         then, first = self._best[1], decline.first
         if not known and mean < self.less * then:
-            first = decline.since  # what was short in the beginning was a young model's
+            first = self._onset(decline.since)  # what was short in the beginning was a young model's
             data += f"; when validation was at its best they were {then:.3g} long"
         alarm = kind in TOO_SHORT or (kind == "long" and decline.was_good)
         return self.finding(
@@ -178,5 +210,5 @@ class LengthCollapse(Rule):
             advice="Mask out of the loss what comes after the end token, and average it per sample, not per token."
             if kind in TOO_SHORT
             else "Put the end token into the targets and count it in the loss.",
-            confidence=0.9 if known else 0.7,
+            confidence=0.9 if known or first < decline.since else 0.7,
         )

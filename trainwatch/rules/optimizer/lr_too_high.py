@@ -31,11 +31,14 @@ class LrTooHigh(Rule):
         down; or above 0.1 in any sample, where the loss stands at ten times its first by the next one and at the end,
         or is not finite, or where all weights together are twice as large in the next sample and the loss never comes
         down. A fiftieth is enough in the median where all weights together grew by half between two samples, and the
-        loss, of which more than half is left, has not come down since the first fifth of the run. Or weights that from
+        loss, of which more than half is left, has not come down since the first fifth of the run; and in any sample,
+        where they grew so between the first two and the loss has stood a quarter above its first value ever since, as
+        where something trained is trained on. Or weights that from
         one sample to the next grew fivefold, by more than 0.1 of their norm a step, while the loss stood at a quarter
         above its first value and more, or at a tenth above it, or was back there from a quarter below, and then stood
         still, at more than half of it, for the rest of the run. Or all weights together, two and a half times as large
-        in the next sample and by a fiftieth a step, where more than half of the loss is left at the end; or one update
+        in the next sample (five times, where the run has stages) and by a fiftieth a step, where more than half of the
+        loss is left at the end; or one update
         that is longer than all weights together, and a loss at ten times its first before the next sample. Where the
         goal itself moves (rewards, adversaries) it is an info, unless the weights grew so.
 
@@ -121,6 +124,7 @@ class LrTooHigh(Rule):
         sick = sick or self._churned(whole, series, high, first)
         swept = list(self._leapt(whole, series, first)) if not sick or plays(whole.channels) else []
         swept = swept or ([] if sick or plays(whole.channels) else list(self._thrown(whole, series, first)))
+        sick = sick or ({} if swept else self._ruined(whole, series, first))
         if sick and not swept:
             yield self._finding(whole, sick, (first, last), lost)
         yield from swept
@@ -172,6 +176,27 @@ class LrTooHigh(Rule):
         if not stood or not (self._together(whole, series)[1] > self.grown).any():
             return {}
         return {n: ratio for n, ratio in high.items() if ratio > self.stirred and not self._swells(whole, n)}
+
+    def _ruined(self, whole: Chunk, series: dict[str, Floats], first: float) -> dict[str, float]:
+        """Groups of a model that knew more when it came: the first steps made its weights as large again by half, and
+        the loss has stood above its first value ever since. What is new begins where nothing can be lost.
+        """
+        loss = whole["loss"][len(whole) // 20 :]
+        bar = first + max(self.hurt * abs(first), self.sigmas * noise(loss))
+        stood = [median(part) > bar for part in np.array_split(loss, 8)] if len(loss) >= 8 * self.rows else [False]
+        reweighed = any(_moves(whole[name]) for name in whole.channels if name.startswith("weight/"))
+        at, grew = self._together(whole, series)
+        aside = self._staged or reweighed or plays(whole.channels)
+        if aside or not all(stood) or not len(grew) or self._loudest(whole, int(at[0])):
+            return {}
+        steps, begun = np.maximum(np.diff(whole.step[at]), 1), grew[0] > self.grown
+        moved = {name: float(np.nanmax(whole[name])) for name in series if name.startswith("update_ratio/")}
+        fast = begun and (grew[0] - 1) / steps[0] > self.stirred / 2
+        return (
+            {n: ratio for n, ratio in moved.items() if ratio > self.stirred and not self._swells(whole, n)}
+            if fast
+            else {}
+        )
 
     def _swells(self, whole: Chunk, name: str) -> bool:
         """Whether the updates only blow the weights up: that is no rate, but a decay of the wrong sign, say."""
@@ -245,7 +270,7 @@ class LrTooHigh(Rule):
         length = (np.sqrt(np.sum(np.square(moved), axis=0)) / total)[at[:-1]]  # of the update, by that of all weights
         steps = np.maximum(np.diff(whole.step[at]), 1)
         outgrew = (grew > self.outgrown) & (grew - 1 > self.stirred * steps) & (length < self.nothing)
-        outgrew &= not self._staged
+        outgrew &= (not self._staged) | ((grew > self.leap) & (fall(whole["loss"]) < self.back))
         peak = [np.nanmax(whole["loss"][a : b + 1], initial=-np.inf) for a, b in itertools.pairwise(at.tolist())]
         blew = (length > 1) & (np.array(peak) > first + (self.blown - 1) * abs(first))
         level = np.minimum.accumulate(np.nan_to_num(running_medians(whole["loss"], self.rows), nan=np.inf))
@@ -292,6 +317,12 @@ def _since(values: Floats, ratio: float) -> int:
     known = np.flatnonzero(np.isfinite(values))
     high = np.flatnonzero(values[known] > ratio)
     return int(known[high[0] - 1]) + 1 if len(high) and high[0] else 0
+
+
+def _moves(weight: Floats) -> bool:
+    """Whether a weight of the total is another at times."""
+    known = weight[np.isfinite(weight)]
+    return bool(len(known) and np.ptp(known) > 0.05 * np.abs(known).max())
 
 
 def _columns(chunk: Chunk) -> dict[str, Floats]:
