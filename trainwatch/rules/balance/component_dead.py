@@ -127,7 +127,7 @@ class ComponentDead(Rule):
         row = np.arange(self._seen, self._seen + len(chunk), dtype=np.float64)
         columns = {"step": row, "at": chunk.step.astype(np.float64), "value": value, "weight": weight}
         columns["cut"] = _any_zero(chunk).astype(np.float64)
-        columns["fed"] = 1.0 - _first_zero(chunk)
+        columns["fed"] = (~_first_zero(chunk)).astype(np.float64)
         dead &= judged & (value != 0)
         low, high = self._range.get(name, (np.inf, -np.inf))
         self._range[name] = (
