@@ -165,7 +165,7 @@ class GradientConflict(OfCourse):
             found = relapse(course[f"loss/{loser}"], stage, end, self.rise, self.sigmas)
             if found is not None and self._same_weights(course, loser, other, found.at, end):
                 return self._finding(loser, other, course, (begin, end), mean, found)
-        lost = [name for name in (a, b) if not _gained(name, course)]
+        lost = [name for name in (a, b) if not (course.learned(name) and _gained(name, course))]
         learns = any(self._plainly(name, course) for name in course.names)  # at a floor all gradients cancel
         if mean < self.opposite and 2 * (end - begin) >= len(course) and lost and learns:
             return self._finding(a, b, course, (begin, end), mean, None, lost[0])
