@@ -142,3 +142,13 @@ def test_a_head_of_its_name_that_never_had_a_gradient(norms, value, count, make_
     table = {"loss/a": FALL * NOISE, "loss/b": value * NOISE, "weight/a": np.ones(N), "weight/b": np.full(N, 0.2)}
     table |= {f"grad_norm/{name}": NOISE for name in norms} | {"loss": FALL * NOISE + 0.2 * value}
     assert len(judge(make_run(table, header=header), RULE)) == count
+
+
+@pytest.mark.parametrize(("dead", "severity"), [("trunk", "info"), ("heads", "warning")])
+def test_behind_a_dead_first_module_it_is_no_root(dead, severity, make_run, judge):
+    """All that comes after that module is fed a constant; a head of its own is dead because of it."""
+    norms = {f"grad_norm/{name}": np.full(N, 0.0 if name == dead else 1.0) for name in ("trunk", "heads")}
+    columns = {"loss/a": np.linspace(3, 1, N), "loss/b": 2 + 0.1 * np.cos(np.arange(N))}
+    columns |= {"weight/a": np.ones(N), "weight/b": np.ones(N)}
+    columns |= {"component_grad/a": np.ones(N), "component_grad/b": np.zeros(N), **norms}
+    assert [found.severity for found in judge(make_run(columns), "component-dead")] == [severity]

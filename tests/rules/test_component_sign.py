@@ -120,3 +120,28 @@ def test_a_task_that_comes_down_although_it_is_maximised(name, role, end, severi
     raw = end + (2.6 - end) * np.exp(-ROW / 40)
     (finding,) = judge(make_run(columns(name, raw, np.full(N, -0.5)), header=header), RULE)
     assert finding.severity == severity
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "role", "severity"),
+    [
+        *(("spectral", "", "auxiliary", "warning"), ("hard", "nat", "task", "warning")),
+        *(
+            ("hard", "", "task", "info"),
+            ("spectral", "", "regulariser", "info"),
+            ("entropy", "nat", "auxiliary", "info"),
+        ),
+        ("cross_entropy", "", "task", "warning"),
+    ],
+)
+def test_nobody_wants_more_of_an_error(name, unit, role, severity, make_run, judge):
+    """It rises by two fifths, and stays there."""
+    header = {"components": {name: {"unit": unit, "role": role}, "a": {"role": "task"}}}
+    run = make_run(columns(name, 1.4 - 0.4 * np.exp(-ROW / 10), np.full(N, -2.0)), header=header)
+    assert [found.severity for found in judge(run, RULE)] == [severity]
+
+
+def test_a_rise_ends_with_the_rate(make_run, judge):
+    """Twenty times what it was, and flat at last."""
+    run = make_run(columns("b", 0.5 + 10 * np.sin(np.pi * ROW / 2 / N), np.full(N, -1.0)))
+    assert [found.severity for found in judge(run, RULE)] == ["warning"]

@@ -113,3 +113,13 @@ def test_a_task_that_another_holds_where_it_is(role, level, count, make_run, jud
     header = {"components": {"size": {"role": "task"}, "taught": {"role": role}, "other": {"role": "task"}}}
     table["loss"] = table["loss/size"] + table["loss/taught"] + table["loss/other"]
     assert len([one for one in judge(make_run(table, header=header), RULE) if one.rank]) == count
+
+
+def test_one_that_rises_at_first_and_comes_back_has_learned_nothing(make_run, judge):
+    """Its first tenth stands above what it was untrained."""
+    n = 300
+    fall = np.exp(-np.arange(n) / 30)
+    columns = {"loss/a": 0.2 + 3 * fall, "loss/b": 0.9 + np.where(np.arange(n) < 15, 0.1, 1.5 * fall)}
+    columns |= {"loss": columns["loss/a"] + columns["loss/b"], "grad_cosine/a~b": np.full(n, -0.8)}
+    columns |= {"grad_share/a": np.full(n, 0.5), "grad_share/b": np.full(n, 0.5)}
+    assert [one.severity for one in judge(make_run(columns), RULE) if one.rank] == ["warning"]

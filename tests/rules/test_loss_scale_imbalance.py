@@ -287,3 +287,16 @@ def test_nine_tenths_of_the_gradient_at_thirty_times_the_sum(share, severity, ma
     columns = {"loss/a": 1 - 0.3 * (1 - FALL), "loss/b": np.full(N, 60.0)}
     found = judge(make_run(columns | {"grad_share/b": np.full(N, share), "grad_share/a": np.full(N, 1 - share)}), RULE)
     assert [one.severity for one in found if one.rank] == [severity] * (severity == "warning")
+
+
+@pytest.mark.parametrize(
+    ("ratio", "norm", "role", "severity"),
+    [(600.0, 200.0, "task", "critical"), (600.0, 5.0, "task", "info"), (100.0, 200.0, "task", "info"),
+     (600.0, 200.0, "auxiliary", "none")],
+)  # fmt: skip
+def test_a_giant_whose_gradient_is_clipped_to_nothing(ratio, norm, role, severity, make_run, judge):
+    """Though the task below it still improves; no gradients of components are recorded."""
+    header = {"max_grad_norm": 1.0, "components": {"b": {"role": "auxiliary"}, "a": {"role": role}}}
+    columns = {"loss/a": 0.5 * (0.5 + FALL), "loss/b": ratio * 0.5 * (0.5 + FALL), "grad_norm": np.full(N, norm)}
+    found = judge(make_run(columns, header=header), RULE)
+    assert [finding.severity for finding in found] == [severity] * (severity != "none")

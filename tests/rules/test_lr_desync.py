@@ -61,3 +61,26 @@ def test_what_is_declared_or_no_speed_is_silent(make_run, judge, shift):
     run = run_of(make_run, schedule_values(COSINE, clock), **{"clock/dqn": clock})
     assert judge(run, "lr-desync") == []
     assert {finding.severity for finding in judge(run, "schedule-desync")} == {"warning"}
+
+
+ROW = np.arange(300)
+GONE = {
+    "halved every second step": (0.5 ** (ROW // 2), {}, 3),
+    "a tenth every tenth step": (0.1 ** (ROW // 10), {}, 11),
+    "a fifth less each step": (0.8**ROW, {}, 2),
+    "slower, to a thousandth": (1e-3 ** (ROW / 300), {}, 0),
+    "to a millionth at the end": (1e-6 ** (ROW / 300), {}, 0),
+    "a cosine": (np.cos(np.pi * ROW / 600), {}, 0),
+    "a line to nothing by half": (np.maximum(0, 1 - ROW / 120), {}, 0),
+    "a plateau that waited": (np.where(ROW < 20, 1.0, 0.33 ** (1 + (ROW - 20) // 8)), {}, 0),
+    "a plateau by its config": (0.5 ** (ROW // 2), {"config": {"lr_step": "plateau"}}, 0),
+    "restarts": (0.5 ** (ROW % 30), {}, 0),
+}
+
+
+@pytest.mark.parametrize("name", GONE)
+def test_a_rate_without_a_schedule_that_is_gone_early(name, make_run, judge):
+    """By one factor from the first steps on: a scheduler of epochs is stepped with each batch."""
+    rate, header, first = GONE[name]
+    run = make_run({"lr/main": 0.1 * rate, "lr/other": 0.2 * rate}, header={"total_steps": 300, **header})
+    assert [found.first_step for found in judge(run, "lr-desync")] == [first] * (first > 0)

@@ -52,13 +52,17 @@ class Roles:
 
     said: dict[str, str] = field(default_factory=dict)
     names: tuple[str, ...] = ()  # of the components, as far as they are known
+    units: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, header: Header) -> Roles:
         """Only what was really written: `task` is the default, and says nothing."""
         written = mapping(header.raw.get("components"))
-        roles = {name: text(mapping(fields).get("role")) for name, fields in written.items()}
-        return cls({name: role for name, role in roles.items() if role}, tuple(written))
+        roles, units = (
+            {name: text(mapping(fields).get(key)) for name, fields in written.items()} for key in ("role", "unit")
+        )
+        said, known = ({name: value for name, value in each.items() if value} for each in (roles, units))
+        return cls(said, tuple(written), known)
 
     def task(self, name: str) -> bool:
         """Whether it was declared as a task."""

@@ -47,10 +47,10 @@ class ComponentDead(Rule):
         A loss that is logged beside the others, and meant to teach nothing, has the weight 0: record it. Without
         recorded weights this is an info; so it is when the component has woken (see late-activation), for what is no
         task if its value stands at a limit (free bits) or a part of the model is frozen, and where its value comes down
-        while a module's gradient is exactly 0: then dead-module says what cuts it off. A constant is a
-        warning only where its role was declared as `task`; a zero gradient only where weights are recorded. A value of
-        0 is no sickness here (a margin that is kept). Gradients are taken at one tensor: what does not depend on it has
-        no norm, and if it is learned elsewhere its value falls.
+        while a module's gradient is exactly 0, or that of the first module is: then dead-module says what cuts it off.
+        A constant is a warning only where its role was declared as `task`; a zero gradient only where weights are
+        recorded. A value of 0 is no sickness here (a margin that is kept). Gradients are taken at one tensor: what does
+        not depend on it has no norm, and if it is learned elsewhere its value falls.
 
     References:
         A mass loss clamped at 100 ppm: the first answers are tens of thousands of ppm away.
@@ -63,7 +63,9 @@ class ComponentDead(Rule):
         "weight/<component>",
         "run:components",
     )
-    causes: ClassVar[tuple[str, ...]] = ("component-ignored", "loss-plateau", "dead-module", "group-unmoved")
+    causes: ClassVar[tuple[str, ...]] = (
+        *("component-ignored", "loss-plateau", "dead-module", "group-unmoved", "gradient-dominance"),
+    )
 
     probes: int = 5  # in a row, and over
     rows: int = 20  # at least; a mask or a margin may leave a component without a gradient in a batch
@@ -125,6 +127,7 @@ class ComponentDead(Rule):
         row = np.arange(self._seen, self._seen + len(chunk), dtype=np.float64)
         columns = {"step": row, "at": chunk.step.astype(np.float64), "value": value, "weight": weight}
         columns["cut"] = _any_zero(chunk).astype(np.float64)
+        columns["fed"] = (~_first_zero(chunk)).astype(np.float64)
         dead &= judged & (value != 0)
         low, high = self._range.get(name, (np.inf, -np.inf))
         self._range[name] = (
@@ -158,6 +161,7 @@ class ComponentDead(Rule):
         now, onset = streak.latest, streak.onset or streak.latest
         learned = now["value"] < onset["value"] - self.fell * abs(onset["value"])
         beyond = learned and now["cut"] > 0 and onset["cut"] > 0  # taught behind a module that lets nothing through
+        beyond |= now["fed"] == 0 and onset["fed"] == 0
         weighted = bool(np.isfinite(now["weight"]))  # else it may have none
         low, high = self._range[name]
         moves = high - low > self.moving * max(abs(low), abs(high)) and not self._frozen
@@ -283,6 +287,14 @@ def _any_zero(chunk: Chunk) -> Bools:
     """Rows in which some module's gradient is exactly 0. bool [rows]"""
     norms = [chunk[name] == 0 for name in chunk.channels if name.startswith("grad_norm/")]
     return np.any(norms, axis=0) if norms else np.zeros(len(chunk), dtype=bool)
+
+
+def _first_zero(chunk: Chunk) -> Bools:
+    """Rows in which the gradient of the module next to the input is exactly 0: all that comes after it is fed a
+    constant. A head that serves a dead component alone comes after modules that learn. bool [rows]
+    """
+    first = next((name for name in chunk.channels if name.startswith("grad_norm/")), None)
+    return chunk[first] == 0 if first else np.zeros(len(chunk), dtype=bool)
 
 
 def _modules(header: Header) -> list[dict[str, Any]]:

@@ -13,18 +13,24 @@ from trainwatch.bases.course import OfCourse
 from trainwatch.rule import Findings
 from trainwatch.run import Run
 from trainwatch.schema import Finding
-from trainwatch.stats import Bools, noise
+from trainwatch.stats import Bools, Floats, fall, noise
 from trainwatch.table import Chunk
 from trainwatch.views.components import Course
 from trainwatch.views.games import opponent
 
 MEANT = re.compile(
-    r"(^|[_.-])(ent\w*|bonus\w*|divers\w*|score\w*|gain\w*|likelihood|loglik\w*|ll|log_?p\w*|elbo|sim\w*|acc\w*|margin"
-    r"|curiosity|explor\w*|util\w*|psnr|ssim|iou|dice|info\w*)($|[_.-])"
+    r"(^|(?<!cross)[_.-])(ent\w*|bonus\w*|divers\w*|score\w*|gain\w*|likelihood|loglik\w*|ll|log_?p\w*|elbo|sim\w*|acc\w*|margin"
+    r"|curiosity|explor\w*|util\w*|psnr|ssim|iou|dice|info\w*|forget\w*|unlearn\w*|neg\w*|reject\w*|repuls\w*|repel)($|[_.-])"
 )
 """Names of what is maximised by a negative weight, beside opponents and rewards."""
+ERROR = re.compile(
+    r"(^|[_.-])(r?mse|mae|l1|l2|huber|b?ce|xent|cross_?entropy|nll|err\w*|residual\w*|recon\w*|spectr\w*|stft|mel"
+    r"|perceptual|lpips|ctc|classif\w*|supervised|sft)($|[_.-])"
+)
+"""Names of errors, of which nobody wants more."""
 VALUE = re.compile(r"(^|[_.-])(values?|vf)($|[_.-])")
 """A value follows the rewards, but its loss is an error: nobody wants more of it."""
+SINCE_HALF = 1.1  # x the level of the middle: a score that has come to its bound stands there within its noise
 
 
 @dataclass
@@ -33,7 +39,8 @@ class ComponentSign(OfCourse):
 
     What it sees:
         A component with a negative weight whose raw value rises to three times what it was, while its contribution
-        outgrows all others: a warning, and critical from a hundred times on. Or one whose raw value a bound keeps from
+        outgrows all others: a warning, and critical from a hundred times on. Or an error (by its name, or measured in
+        nat) that rises by a fifth, with a tenth of the others' contribution. Or one whose raw value a bound keeps from
         rising: a declared task that stays where it began, while its gradient runs against that of a task which is
         learned (a cosine below -0.5 in the mean; turned round, both would agree): a warning. Or a declared task that
         comes down although it is maximised: what the others learn makes it smaller. Or, at any weight, a contribution
@@ -70,6 +77,7 @@ class ComponentSign(OfCourse):
     )
 
     growth: float = 3.0  # x the first level: rewards and similarities in health come to a bound before
+    worse: float = 1.2  # x the first level of an error: untrained outputs are as bad as those of a network that is idle
     grave: float = 100.0  # x the first level: what it stands for is lost
     runaway: float = 1000.0  # x the first level: beyond any bound, whatever it is meant for
     bonus: float = 0.1  # of the others together: less is a term meant to be small
@@ -118,15 +126,16 @@ class ComponentSign(OfCourse):
         few = max(3, int(there.sum()) // 20)
         start, now = (float(np.median(part)) if len(part) else 0.0 for part in (raw[there][:3], raw[there][-few:]))
         times = now / start if start > 0 else 0.0
-        rises = now > float(np.median(raw[there][-2 * few : -few])) if there.sum() >= 2 * few else False
+        rises = _rises(raw[there], few)
         part = float(np.median(course.part(name)[there][-few:])) if there.any() else 0.0
         leads = part > _others(name, course, few)
         counts = part > self.bonus * _others(name, course, few) and not _sought(name)
         runaway = times >= self.runaway and rises and counts
         grows = times >= self.growth and (rises or times >= self.grave) and leads
-        turned = self._turned(name, course, there) if not (runaway or grows) else ""
+        suffers = self._suffers(name, course, times, raw[there]) and counts
+        turned = self._turned(name, course, there) if not (runaway or grows or suffers) else ""
         falls = self._falls(name, course, there)
-        sick = runaway or (grows and not self._meant(name, course)) or bool(turned) or falls
+        sick = runaway or (grows and not self._meant(name, course)) or suffers or bool(turned) or falls
         undoes = f", and its gradient undoes that of {turned}" if turned else ""
         undoes = ", against its own gradient: what the others learn brings it down" if falls else undoes
         told = f"The {name} loss has the weight {weight[there][-1] if there.any() else -1.0:,.4g}, so it is maximised"
@@ -140,6 +149,12 @@ class ComponentSign(OfCourse):
             advice=f"Turn the sign of the {name} weight." if sick else f"If it is not meant, turn {name}'s sign.",
             confidence=0.9 if sick else 0.7,
         )
+
+    def _suffers(self, name: str, course: Course, times: float, raw: Floats) -> bool:
+        """Whether it is an error that has risen from where it began: the network gives worse answers than untrained."""
+        nats = course.roles.units.get(name) in ("nat", "nats", "bit", "bits")
+        error = (nats or bool(ERROR.search(name.lower()))) and not self._meant(name, course)
+        return error and times >= self.worse and fall(-raw) > 0
 
     @staticmethod
     def _falls(name: str, course: Course, there: Bools) -> bool:
@@ -190,6 +205,14 @@ class ComponentSign(OfCourse):
                 advice=f"Give {name} a floor (a smallest variance, a margin), or turn its sign.",
                 confidence=0.8,
             )
+
+
+def _rises(values: Floats, few: int) -> bool:
+    """Whether it has risen by a tenth since the middle; its end alone may be that of a rate that falls to nothing."""
+    half = len(values) // 2
+    if half < 2 * few:
+        return len(values) >= 2 * few and bool(np.median(values[-few:]) > np.median(values[-2 * few : -few]))
+    return bool(np.median(values[-few:]) > SINCE_HALF * np.median(values[half - few : half]))
 
 
 def _sought(name: str) -> bool:

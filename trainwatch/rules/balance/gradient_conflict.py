@@ -14,7 +14,7 @@ from trainwatch.header import Header
 from trainwatch.rule import Findings
 from trainwatch.schema import Finding, Severity
 from trainwatch.stats import median, noise
-from trainwatch.views.components import Course, Relapse, longest, relapse
+from trainwatch.views.components import LEARNED, Course, Relapse, longest, relapse
 from trainwatch.views.games import opponent
 
 Floats = NDArray[np.float64]
@@ -165,10 +165,10 @@ class GradientConflict(OfCourse):
             found = relapse(course[f"loss/{loser}"], stage, end, self.rise, self.sigmas)
             if found is not None and self._same_weights(course, loser, other, found.at, end):
                 return self._finding(loser, other, course, (begin, end), mean, found)
-        lost = [name for name in (a, b) if not course.learned(name)]
+        lost = [name for name in (a, b) if not (course.learned(name) and _gained(name, course))]
         learns = any(self._plainly(name, course) for name in course.names)  # at a floor all gradients cancel
         if mean < self.opposite and 2 * (end - begin) >= len(course) and lost and learns:
-            return self._finding(a, b, course, (begin, end), mean, None, "warning")
+            return self._finding(a, b, course, (begin, end), mean, None, lost[0])
         total = course["loss"][begin:end]
         half = len(total) // 2
         fell = median(total[:half]) - median(total[half:])
@@ -196,13 +196,12 @@ class GradientConflict(OfCourse):
         stretch: tuple[int, int],
         mean: float,
         found: Relapse | None,
-        severity: Severity = "info",
+        unlearned: str = "",
     ) -> Finding:
         begin, end = stretch
-        unlearned = b if course.learned(a) else a
-        lost = "and the total stands still" if severity == "info" else f"and {unlearned} is not learned"
+        lost = f"and {unlearned} is not learned" if unlearned else "and the total stands still"
         lost = f"and {a} rose from {found.best:,.4g} to {found.now:,.4g}" if found else lost
-        severity = "warning" if found else severity
+        severity: Severity = "warning" if found or unlearned else "info"
         return self.finding(
             severity,
             f"component:{a}~{b}",
@@ -213,6 +212,12 @@ class GradientConflict(OfCourse):
             advice=f"See whether {a} and {b} contradict each other; then lower one's weight, or project the gradients.",
             confidence=0.6 if severity == "info" else 0.8,
         )
+
+
+def _gained(name: str, course: Course) -> bool:
+    """Whether it is better than untrained: one that rises at first, and comes back, has gained nothing."""
+    known = course[f"loss/{name}"][np.isfinite(course[f"loss/{name}"])]
+    return bool(median(known[-max(5, len(known) // 10) :]) < LEARNED * median(known[:5]))
 
 
 def _together(a: Floats, b: Floats) -> float:

@@ -64,12 +64,13 @@ class LossScaleImbalance(Rule):
         it has nine tenths of it and fifty times the others' sum in two blocks on end, and not all of them improve; if
         it has four fifths of it, a hundred times the others' sum, and none of them improves; or, where no gradients are
         recorded, if it is a thousand times the others while these stand at values of 1 and more and none of them
-        improves, or fifty times in two blocks on end while these, all of them declared tasks, have doubled. Else it is
-        worth knowing, no more. Not among the others: components of weight 0, of a tiny or negative weight, or one that
-        rises or whose schedule is not at its end, with both signs (a policy's surrogate), and those that fell from the
-        large one's scale because they are solved. What is a regulariser or an auxiliary, by role or name, is one of
-        them only below a thousandth, at a value of 1 and more, without a gradient to speak of. A start that passes
-        within a fifth of the run while the loss falls is an info.
+        improves, or fifty times in two blocks on end while these, all of them declared tasks, have doubled, or three
+        hundred times declared tasks in two blocks on end while the gradient's norm is thirty times what it is clipped
+        to. Else it is worth knowing, no more. Not among the others: components of weight 0, of a tiny or negative
+        weight, or one that rises or whose schedule is not at its end, with both signs (a policy's surrogate), and those
+        that fell from the large one's scale because they are solved. What is a regulariser or an auxiliary, by role or
+        name, is one of them only below a thousandth, at a value of 1 and more, without a gradient to speak of. A start
+        that passes within a fifth of the run while the loss falls is an info.
 
     Why it matters:
         The optimiser follows the sum. What contributes a millionth of it is not trained at all, and after clipping the
@@ -90,7 +91,7 @@ class LossScaleImbalance(Rule):
     block: ClassVar[int] = 20  # rows; a median of 20 forgives nine outliers
     needs: ClassVar[tuple[str, ...]] = ("loss/<component>",)
     wants: ClassVar[tuple[str, ...]] = (
-        "weight/<component>",
+        *("weight/<component>", "grad_norm", "run:max_grad_norm"),
         "grad_share/<component>|param_share/<component>",
         "run:components",
     )
@@ -121,6 +122,8 @@ class LossScaleImbalance(Rule):
     loud_share: float = 0.9  # of the gradient, and so many
     loud_ratio: float = 50.0  # x the others: one by scale and by pull; a healthy main task comes to 30 with as much
     leads_share: float = 0.8  # of the gradient, where the sum says the same: a hundredfold, and no other improves
+    clipped_ratio: float = 300.0  # x the others, declared tasks, where the norm that this makes is clipped; and
+    clipped: float = 30.0  # x the limit on the norm: what is left of the others is no part of a step; health is at 11
     tiny_weight: float = (
         0.01  # of the largest component's weight, or of 1: whoever sets that means the term to be small
     )
@@ -130,6 +133,7 @@ class LossScaleImbalance(Rule):
 
     _roles: dict[str, str] = field(default_factory=dict, init=False)
     _annealed: dict[str, float] = field(default_factory=dict, init=False)  # step at which a weight is at its end
+    _limit: float = field(default=np.inf, init=False)  # on the gradient's norm
     _total: int = field(default=0, init=False)  # steps that are planned
     _rows: int = field(default=0, init=False)
     _final: bool = field(default=False, init=False)
@@ -148,6 +152,7 @@ class LossScaleImbalance(Rule):
             for name, said in moving.items()
             if name.startswith("weight/")
         }
+        self._limit = header.max_grad_norm or np.inf
         self._total = header.total_steps or 0
         return ()
 
@@ -286,6 +291,8 @@ class LossScaleImbalance(Rule):
         bar = self.warning_ratio if alarm else self.loud_ratio  # it is over when the others have come back
         if ratio > bar and episode.blocks >= 2 and self._drown(episode):
             return True
+        if ratio > ease * self.clipped_ratio and self._clipped(episode, ease):
+            return True
         return absurd and not any(self._improves(episode, name, 5 if alarm else 1) for name in episode.others)
 
     def _drown(self, episode: Episode) -> bool:
@@ -295,6 +302,12 @@ class LossScaleImbalance(Rule):
             and episode.here[f"raw/{name}"] >= self.worse * self._begun[name] >= self.worse * self.ordinary
             for name in episode.others
         )
+
+    def _clipped(self, episode: Episode, ease: float) -> bool:
+        """Whether all others are declared tasks, and the whole gradient is cut down to a few hundredths of itself."""
+        declared = all(self._roles.get(name) == "task" for name in episode.others)
+        cut = episode.here["norm"] > ease * self.clipped * self._limit
+        return bool(declared and cut) and (episode.blocks >= 2 or self._short())
 
     def _was_loud(self, episode: Episode) -> bool:
         """Whether it was as loud in the block before: of a few samples a step, one block's median is no level."""
@@ -329,6 +342,8 @@ class LossScaleImbalance(Rule):
         weighted = np.isfinite(episode.here[f"weight/{name}"])
         unweighted = "" if weighted else " (no weights are recorded: each counts as 1)"
         proof = f", and {share:.1%} of the gradient" if known else ", while none of them improves"
+        if not known and self._clipped(episode, HYSTERESIS):
+            proof = f", and the norm of {episode.here['norm']:,.3g} that this makes is clipped to {self._limit:,.3g}"
         cure = f"Normalise the {name} loss by its unit, or divide its weight by about {ratio:,.0f}."
         return self.finding(
             ("critical" if grave else "warning") if sick else "info",
@@ -360,7 +375,7 @@ class LossScaleImbalance(Rule):
 
 def _columns(chunk: Chunk) -> Rows:
     """Raw values, weights and gradient shares of every component, and the steps."""
-    columns = {"step": chunk.step.astype(np.float64)}
+    columns = {"step": chunk.step.astype(np.float64), "norm": chunk["grad_norm"]}
     for name in [name.removeprefix("loss/") for name in chunk.channels if name.startswith("loss/")]:
         raw, weight = chunk[f"loss/{name}"], chunk[f"weight/{name}"]
         near, wide = chunk[f"grad_share/{name}"], chunk[f"param_share/{name}"]

@@ -7,10 +7,14 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import numpy as np
+
 from trainwatch.header import Header, mapping, number
 from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
+from trainwatch.schedule import MOST
 from trainwatch.schema import Finding
+from trainwatch.stats import Floats
 from trainwatch.table import Chunk
 from trainwatch.views.following import Following
 
@@ -22,7 +26,9 @@ class LrDesync(Rule):
     What it sees:
         Every recorded `lr/<group>` with a declared schedule. Where it is off, the one constant speed k that gives all
         its values: k = 0.5, 2, 4 ... Groups with the same k are reported as one. Where a recorded clock explains the
-        values, or nothing does, `schedule-desync` says so.
+        values, or nothing does, `schedule-desync` says so. A rate without a declared schedule that falls by one and the
+        same factor from its first steps on, to a ten-thousandth of its height before half of the planned steps, and
+        stays there: a scheduler that counts epochs is stepped with each batch.
 
     Why it matters:
         At k = 4 the rate is at its floor after a quarter of the run, and three quarters of the steps learn next to
@@ -34,15 +40,16 @@ class LrDesync(Rule):
         for too many steps moves at the inverse of that.
 
     When it is wrong:
-        The declaration may be out of date instead of the run: then correct it.
+        The declaration may be out of date instead of the run: then correct it. A rate that falls that fast on purpose
+        leaves half of the run without one; a plateau's does not fall from the first steps on, nor evenly.
 
     References:
         accelerate #963, #2142, #2926 (scheduler stepped once a process); transformers #24088.
     """
 
     block: ClassVar[int] = 20
-    needs: ClassVar[tuple[str, ...]] = ("run:schedules", "lr/<group>")
-    wants: ClassVar[tuple[str, ...]] = ("applied", "run:total_steps", "run:horizon")
+    needs: ClassVar[tuple[str, ...]] = ("lr/<group>",)
+    wants: ClassVar[tuple[str, ...]] = ("run:schedules", "applied", "run:total_steps", "run:horizon")
     causes: ClassVar[tuple[str, ...]] = (
         *("schedule-desync", "schedule-unfinished", "warmup-ignored"),
         *("lr-zero", "lr-too-low", "lr-too-high", "loss-plateau", "slow-convergence"),
@@ -53,13 +60,25 @@ class LrDesync(Rule):
     drift: float = 0.01  # of the schedule's length: a rate that follows a clock this close to the step is forgiven
     held: float = 0.1  # of the schedule's length: in longer epochs, a rate held for one is not what was declared
 
+    spent: float = 1e-4  # of its height: where a rate is meant to end, at the end of the run; cosines pass it there
+    half: float = 0.5  # of the planned steps
+    fewest: int = 4  # drops by then, evenly spaced from the first steps on: a plateau's wait for the loss to fall
+    uneven: float = 1.5  # x the median interval, at most
+
     _following: Following = field(default_factory=lambda: Following(1, 0.0, 0.0, 0.0), init=False)
     _usual: dict[float, str] = field(default_factory=dict, init=False)
+    _declared: bool = field(default=False, init=False)  # the schedule of some rate is, or a plateau
+    _total: int = field(default=0, init=False)  # steps that are planned
+    _rows: int = field(default=0, init=False)
+    _resumed: bool = field(default=False, init=False)
 
     def start(self, header: Header) -> Findings:
         """The rates that have a formula, and the numbers that usually are such a speed."""
         self._following = Following(self.rows, self.tolerance, self.drift, self.held, "lr/")
         self._following.start(header)
+        plateau = "plateau" in str(header.config).lower()  # its rate answers to the loss
+        self._declared = plateau or any(name.startswith("lr") for name in header.schedules)
+        self._total, self._resumed = header.total_steps or 0, header.resumed_from is not None
         horizon = mapping(header.raw.get("horizon"))
         for name, what in (("processes", "processes"), ("accumulation", "micro-batches a step")):
             count = number(horizon.get(name))
@@ -69,14 +88,53 @@ class LrDesync(Rule):
 
     def update(self, chunk: Chunk) -> Iterator[Finding]:
         """What is decided; as long as it is not, ``finish`` says what it looks like."""
+        self._rows += len(chunk)
         if self._following.push(chunk):
             yield from self._told(early=False)
 
-    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
-        """The rows that fill no block, to a copy."""
+    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
+        """The rows that fill no block, to a copy; and rates of which no schedule is declared."""
         now = deepcopy(self)
         now._following.push(rest)
         yield from now._told(early=True)
+        if not (self._declared or self._resumed):
+            whole = Chunk("train", rest.rows, rest.start - self._rows, rest.stop)
+            ended = (run.last_step or 0) if run.end is not None and run.end.get("status") == "finished" else 0
+            yield from self._spent(whole, self._total or ended)
+
+    def _spent(self, whole: Chunk, planned: int) -> Iterator[Finding]:
+        """The first group whose rate is gone before half of the run; the others fall with it."""
+        for name in [name for name in whole.channels if name.startswith("lr/")][:MOST]:
+            known = np.flatnonzero(np.isfinite(whole[name]))
+            rate, applied = whole[name][known], whole.applied()[known]
+            if len(rate) < self.fewest or not rate.max() > 0:
+                continue
+            height, low = int(rate.argmax()), rate <= self.spent * rate.max()
+            gone = int(len(rate) - np.argmin(low[::-1]))  # the first of the rows in which it is so to the end
+            if not (height < gone < len(rate) and applied[gone] <= self.half * planned):
+                continue
+            drops = height + 1 + np.flatnonzero(np.diff(rate[height : gone + 1]) < 0)
+            apart = np.diff(applied[[height, *drops]])
+            each = float(np.median(apart)) if len(apart) >= self.fewest else np.inf
+            epochs = np.ptp(whole["epoch"][known[[height, gone]]])  # what waits for evaluations waits for their ends
+            each = np.inf if epochs >= len(drops) else each
+            if apart.max() <= self.uneven * each < np.inf and _geometric(rate[height : gone + 1]):
+                yield self._gone(name, whole, int(known[gone]), int(known[drops[0]]), each, planned)
+                return
+
+    def _gone(self, name: str, whole: Chunk, gone: int, first: int, each: float, planned: int) -> Finding:
+        rate, height = whole[name], float(np.nanmax(whole[name]))
+        return self.finding(
+            "warning",
+            f"schedule:{name}",
+            (int(whole.step[first]), int(whole.step[-1])),
+            f"{name} falls by the same factor every {each:,.3g} steps from step {whole.step[first]:,} on: it is "
+            f"{rate[gone]:.3g} at step {whole.step[gone]:,} of {planned:,}, a ten-thousandth of the {height:.3g} "
+            "that it was, and does not rise again.",
+            evidence={"value": float(rate[gone]), "height": height, "every": each, "planned": planned},
+            advice="Step a scheduler that was built for epochs at the end of each epoch, not with each batch.",
+            confidence=0.85,
+        )
 
     def _told(self, *, early: bool) -> Iterator[Finding]:
         """One finding a speed, about the group that showed it first."""
@@ -106,3 +164,9 @@ class LrDesync(Rule):
             advice="Step the scheduler once for each optimiser step that was applied, and build it for as many.",
             confidence=0.95 if why else 0.85,
         )
+
+
+def _geometric(rate: Floats) -> bool:
+    """Whether a descent is as steep in its first half as in its second: a cosine falls last. In logarithms."""
+    fallen = np.log(rate[0]) - np.log(np.maximum(rate, np.finfo(float).tiny))
+    return bool(0.3 * fallen[-1] < fallen[len(fallen) // 2] < 0.7 * fallen[-1])
