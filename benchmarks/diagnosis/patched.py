@@ -6,6 +6,7 @@ that are made from a plan have it in the plan of the case. What a program has no
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,8 +81,9 @@ def config(case: Case) -> dict[str, Any] | None:
     seen: list[dict[str, Any]] = []
     program = found()[case.program]
     if "Parts" in vars(program):
-        with _instead(lambda _train, parts, _path: seen.append(parts.header.get("config", {}))):
-            program.train(Path("unwritten.jsonl"), case.seed, case.name)
+        keep = _instead(lambda _train, parts, _path: seen.append(parts.header.get("config", {})))
+        with keep, tempfile.TemporaryDirectory() as folder:  # a mistake that trains by itself does so there
+            program.train(Path(folder) / "unwritten.jsonl", case.seed, case.name)
     return seen[0] if seen else None
 
 

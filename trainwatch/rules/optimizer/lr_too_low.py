@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from trainwatch.cures import FIRST_RATIO
 from trainwatch.header import Header
 from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
@@ -33,7 +34,9 @@ class LrTooLow(Rule):
         The run would need a hundred times its length. A flat loss is taken for a model that is too small.
 
     What to do:
-        Raise the learning rate by the factor that brings the ratio to about 1e-3.
+        Raise the learning rate by the factor that brings the ratio to about 2e-2: weights that stood still are where
+        they began, and there healthy updates come to so much. Later on, or with weights that were trained before, 1e-3
+        is usual.
 
     When it is wrong:
         A model that is fine-tuned at the floor of its loss has nothing to learn and small steps, and cannot be told
@@ -106,7 +109,8 @@ class LrTooLow(Rule):
             f"A step changes the weights by {ratio:.1g} of their norm, all {steps:,.0f} together by at most "
             f"{path:.1g}, and the loss stands at {level:.4g}.",
             evidence={"update_ratio": ratio, "path": path, "loss": level},
-            advice=f"Raise the learning rate; an update ratio of 1e-3 is usual, {1e-3 / ratio:,.0f} times this.",
+            advice=f"Raise the learning rate: an update ratio of {FIRST_RATIO:g} is usual where weights begin, "
+            f"{FIRST_RATIO / ratio:,.0f} times this; 1e-3 is where they were trained before.",
             confidence=0.7,
         )
 
