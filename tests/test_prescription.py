@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from trainwatch.cli import main
-from trainwatch.cures import cure, words
+from trainwatch.cures import FIRST_RATIO, cure, words
 from trainwatch.diagnosis import diagnose
-from trainwatch.engine import Engine
+from trainwatch.engine import Engine, catalogue
 from trainwatch.prescription import NEW, prescribe
 from trainwatch.schema import Finding
 from trainwatch.text import patch
@@ -79,6 +79,10 @@ def test_a_cure_is_in_the_paths_of_the_runs_own_config(rule, config, more, expec
 )
 def test_what_cannot_be_told_apart_is_not_guessed(rule, config, run_with):
     assert cured(run_with(config), rule) == {}
+
+
+def test_the_advice_on_a_low_rate_is_what_its_cure_does():
+    assert catalogue()["lr-too-low"]().usual == FIRST_RATIO
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from trainwatch.cures import FIRST_RATIO
 from trainwatch.header import Header
 from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
@@ -57,6 +56,7 @@ class LrTooLow(Rule):
     rows: int = 20  # of a loss that shows its noise
     samples: int = 2  # of a ratio under a rate that is not 0
     learned: float = 0.02  # of the loss
+    usual: float = 2e-2  # the ratio to aim for, where weights begin
     long: int = 1000  # rows, where nothing says how many steps are planned
 
     _history: History = field(default_factory=History, init=False)
@@ -109,8 +109,8 @@ class LrTooLow(Rule):
             f"A step changes the weights by {ratio:.1g} of their norm, all {steps:,.0f} together by at most "
             f"{path:.1g}, and the loss stands at {level:.4g}.",
             evidence={"update_ratio": ratio, "path": path, "loss": level},
-            advice=f"Raise the learning rate: an update ratio of {FIRST_RATIO:g} is usual where weights begin, "
-            f"{FIRST_RATIO / ratio:,.0f} times this; 1e-3 is where they were trained before.",
+            advice=f"Raise the learning rate: an update ratio of {self.usual:g} is usual where weights begin, "
+            f"{self.usual / ratio:,.0f} times this; 1e-3 is where they were trained before.",
             confidence=0.7,
         )
 
