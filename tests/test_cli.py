@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -162,6 +163,45 @@ def test_wrong_usage_is_one_sentence_with_a_remedy(arguments, remedy, capsys, tm
     assert out == ""
     assert len(err) == 1
     assert remedy in err[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "remedy"),
+    [
+        (
+            ["report", "sick.jsonl", "--format", "markdown", "-o", "x.html"],
+            "--format says markdown; name the file x.md",
+        ),
+        (["report", "sick.jsonl", "--format", "json", "-o", "x.html"], "'json' is not one of 'html', 'markdown'"),
+        (["report", "sick.jsonl", "-o", "x.pdf"], "a report ends in .html or .md, not '.pdf'"),
+        (["compare", "sick.jsonl", "fine.jsonl", "--format", "json", "-o", "x.html"], "name the file x.json"),
+        (["compare", "sick.jsonl", "fine.jsonl", "--format", "text", "-o", "x.md"], "leave -o out, or leave --format"),
+        (["compare", "sick.jsonl", "fine.jsonl", "-o", "x.csv"], "ends in .html, .md or .json, not '.csv'"),
+        (["prescribe", "sick.jsonl", "-o", "x.json"], "a patch ends in .yaml or .yml"),
+    ],
+)
+def test_a_file_whose_name_and_format_disagree_is_not_written(arguments, remedy, sick, fine, capsys, monkeypatch):
+    monkeypatch.chdir(sick.parent)
+    assert fine.parent == sick.parent
+    assert main(arguments) == 2
+    out, err = said(capsys)
+    assert (out, len(err)) == ("", 1)
+    assert remedy in err[0]
+    assert not list(sick.parent.glob("x.*"))
+
+
+def test_the_format_that_a_file_is_asked_for(sick, fine, capsys, monkeypatch):
+    monkeypatch.chdir(sick.parent)
+    assert main(["compare", "sick.jsonl", fine.name, "--format", "json", "-o", "x.json"]) == 0
+    assert main(["compare", "sick.jsonl", fine.name, "-o", "y.json"]) == 0
+    written = json.loads(Path("x.json").read_text())
+    assert written["version"] == 1
+    assert written == json.loads(Path("y.json").read_text())
+    assert main(["report", "sick.jsonl", "--format", "markdown"]) == 0
+    assert Path("sick.md").read_text().startswith("#")
+    assert main(["report", "sick.jsonl", "--format", "html", "-o", "x.htm"]) == 0
+    assert Path("x.htm").read_text().startswith("<!")
+    capsys.readouterr()
 
 
 def test_a_fault_of_our_own_asks_for_a_report(sick, capsys, monkeypatch):

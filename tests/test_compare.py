@@ -469,7 +469,7 @@ def test_a_page_without_network_in_which_hostile_names_stay_text(tmp_path, write
 def test_a_page_of_another_kind_is_refused(write_run, capsys):
     paths = [str(write_run(run_records(seed=seed), f"{seed}.jsonl")) for seed in (1, 2)]
     assert main(["compare", *paths, "-o", "x.pdf"]) == 2
-    assert ".html or .md" in capsys.readouterr().err
+    assert ".html, .md or .json" in capsys.readouterr().err
 
 
 def rows(path, losses):

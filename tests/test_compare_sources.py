@@ -110,13 +110,68 @@ def test_configs_are_held_against_each_other_and_against_a_script(project, capsy
     assert "one loss weight (rama) apart; 2 settings agree" in capsys.readouterr().out
 
 
-def test_what_is_the_same_is_said_and_a_mixture_is_refused(project, capsys, write_run):
+RECORDED = {
+    "loss_weights": {"coords": 1.0, "kabsch": 5.0},
+    "optimizer": {"lr": 0.003, "weight_decay": 1e-4, "betas": [0.9, 0.98]},
+    "batch_size": 64,
+    "evaluation": {"batch_size": 256},
+    "epochs": 100,
+    "device": "cuda",
+}
+
+
+@pytest.fixture
+def ran(project, write_run) -> str:
+    """A run that was trained with other settings than train.py has now."""
+    run = {"kind": "run", "schema": 1, "run": "exp1", "id": "r", "config": RECORDED}
+    write_run([run, {"kind": "step", "step": 1, "loss": 1.0}], "exp1.jsonl")
+    (project / "train.py").write_text(SCRIPT + "\nbetas = (0.9, 0.98)\n")
+    return "exp1.jsonl"
+
+
+def test_a_script_is_held_against_what_a_run_recorded(ran, capsys):
+    assert main(["compare", "train.py", ran, "--format", "json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    apart = {line["name"]: (line["values"], line["places"]) for line in said["apart"]}
+    assert apart == {
+        "kabsch": ([10.0, 5.0], ["train.py:12", "as recorded"]),
+        "batch size": ([32, 64], ["train.py:30", "as recorded"]),
+        "lr": ([1e-3, 3e-3], ["train.py:22", "as recorded"]),
+    }
+    assert said["agree"] == 4  # coords, weight decay, epochs, and betas: a tuple is a list in a record
+    assert {line["name"] for line in said["only"]} >= {"kl", "rama", "device", "evaluation.batch_size"}
+    assert (said["files"], said["recorded"]) == (["train.py", ran], [ran])
+
+
+@pytest.mark.parametrize("format_", ["text", "markdown", "html"])
+def test_every_format_says_what_the_run_is_taken_for(ran, format_, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    how = ["-o", "x.html"] if format_ == "html" else ["--format", format_]
+    assert main(["compare", ran, "train.ipynb", *how]) == 0
+    out = capsys.readouterr().out
+    said = " ".join((Path("x.html").read_text() if format_ == "html" else out).split())
+    assert "exp1.jsonl and train.ipynb: two settings (lr, batch size) apart" in said
+    assert "Of exp1.jsonl it is what was recorded at the beginning." in said
+    if format_ != "html":  # its tables are folded
+        assert "3 other settings stand in what was recorded alone; --format json lists them." in said
+        assert "device" not in said
+
+
+def test_a_run_that_recorded_nothing_is_one_sentence(project, capsys, write_run):
+    write_run([{"kind": "run", "schema": 1, "run": "r", "id": "r"}], "r.jsonl")
+    assert main(["compare", "train.py", "r.jsonl"]) == 2
+    assert "r.jsonl: has no settings in its record to hold a file against" in capsys.readouterr().err
+    assert main(["compare", "train.py", "gone.jsonl"]) == 2
+    assert "gone.jsonl: there is no such file" in capsys.readouterr().err
+    (project / "other.py").write_text("nothing_of_it = 1\n")
+    assert main(["compare", "train.py", "other.py"]) == 0
+    assert "no setting stands in both under one name" in capsys.readouterr().out
+
+
+def test_what_is_the_same_is_said(project, capsys):
     (project / "copy.py").write_text(SCRIPT)
     assert main(["compare", "train.py", "copy.py"]) == 0
     assert "none of the" in capsys.readouterr().out
-    run = write_run([{"kind": "run", "schema": 1, "run": "r", "id": "r"}], "r.jsonl")
-    assert main(["compare", "train.py", str(run)]) == 2
-    assert "no script or config as the others are" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -131,6 +186,8 @@ def test_what_is_the_same_is_said_and_a_mixture_is_refused(project, capsys, writ
         (("AdamW", "weight_decay"), "setting", "weight decay"),
         (("pretrained_weights",), "setting", "pretrained weights"),
         (("lr",), "setting", "lr"),
+        (("optimizer", "beta1"), "setting", "beta 1"),
+        (("beta_kl",), "loss weight", "kl"),
     ],
 )
 def test_a_name_by_its_words(path, kind, name):

@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from trainwatch.cli import main
-from trainwatch.cures import cure, words
+from trainwatch.cures import FIRST_RATIO, cure, words
 from trainwatch.diagnosis import diagnose
-from trainwatch.engine import Engine
+from trainwatch.engine import Engine, catalogue
 from trainwatch.prescription import NEW, prescribe
 from trainwatch.schema import Finding
 from trainwatch.text import patch
@@ -39,7 +39,7 @@ def cured(run, *args, **more):
     [
         ("lr-too-high", {"optim": {"lr": 1.0}}, {"evidence": {"update_ratio": 0.05}}, {"optim.lr": 0.02}),
         ("lr-too-high", {"learning_rate": 0.3}, {"evidence": {"growth": 9.0}}, {"learning_rate": 0.03}),
-        ("lr-too-low", {"learning_rate": 1e-7}, {"evidence": {"update_ratio": 1e-5}}, {"learning_rate": 1e-4}),
+        ("lr-too-low", {"learning_rate": 1e-7}, {"evidence": {"update_ratio": 1e-5}}, {"learning_rate": 2e-4}),
         (
             "gradient-explosion",
             {"lr": 3e-3, "max_grad_norm": 0, "warmup_ratio": 0.0},
@@ -79,6 +79,28 @@ def test_a_cure_is_in_the_paths_of_the_runs_own_config(rule, config, more, expec
 )
 def test_what_cannot_be_told_apart_is_not_guessed(rule, config, run_with):
     assert cured(run_with(config), rule) == {}
+
+
+def test_the_advice_on_a_low_rate_is_what_its_cure_does():
+    assert catalogue()["lr-too-low"]().usual == FIRST_RATIO
+
+
+@pytest.mark.parametrize(
+    ("parameters", "first", "rate"),
+    [
+        (None, np.nan, 0.012),  # nothing tells how far: a hundredfold
+        (250_000, np.nan, 0.024),  # 1.2 x sqrt(parameters) / 200 = 3: fiftyfold brings it to 0.06
+        (250_000, 4.0, 0.018),  # the first sample says more
+        (1_000, np.nan, 0.04),  # such first steps swept nothing away: thirtyfold, no less
+        (9_000_000, np.nan, 0.012),
+    ],
+)
+def test_how_long_the_first_steps_were_bounds_how_far_a_rate_comes_down(parameters, first, rate, run_with):
+    norm, ratio = np.full(100, np.nan), np.full(100, np.nan)
+    norm[[0, 50, 99]], ratio[[0, 50]] = (200.0, 8200.0, 8300.0), (first, 0.01)
+    told = {} if parameters is None else {"parameters": parameters}
+    run = run_with({"lr": 1.2}, {"weight_norm/all": norm, "update_ratio/all": ratio}, **told)
+    assert cured(run, "lr-too-high", "group:all", evidence={"growth": 41.0}) == {"lr": rate}
 
 
 @pytest.mark.parametrize(("limit", "wanted"), [(1.0, {}), (0.01, {"grad_clip": 950}), (200.0, {"grad_clip": 950})])

@@ -46,8 +46,12 @@ HALVES: Mapping[Any, str] = {"fp16": "bf16", "float16": "bfloat16", "16-mixed": 
 LENGTHS = ("t_max", "total_steps", "num_training_steps", "max_decay_steps", "lr_decay_iters", "decay_steps")
 CLASS_WEIGHTS = ("class_weight", "class_weights")
 UPDATE_RATIO = 1e-3  # norm of the update over that of the weights: what is usual, and what lr-too-high advises
-FIRST_RATIO = 1e-2  # where weights begin: gradients are largest there, and healthy runs' first updates come to more
+FIRST_RATIO = 2e-2  # where weights begin: gradients are largest there; healthy runs come to 0.01 to 0.1
 FARTHEST = 100.0  # times: where weights were swept away, the first samples tell that it was far too high, not how far
+NEAREST = 30.0  # times: the bound where the first steps were not that long
+LONGEST_FIRST = (
+    6e-2  # of the weights: about as long as the first steps of healthy runs are, which lie between 0.02 and 0.1
+)
 STIRRED = 0.02  # of the weights in one step, after the first: healthy runs come to half of it
 USUAL_LIMIT = 0.1  # of the norm: published ones lie between this and 10
 FAR_ABOVE = 10.0  # x a usual limit: healthy norms that are clipped at each step come to 8
@@ -216,8 +220,26 @@ def rate_down(finding: Finding, run: Run) -> Settings:
     swept away the ratio is small again, since they are large.
     """
     ratio = max(number(finding.evidence.get("update_ratio")) or 0.0, _pace(finding, run))
-    times = min(max(ratio / UPDATE_RATIO, 10.0), FARTHEST)
+    times = min(max(ratio / UPDATE_RATIO, 10.0), _farthest(finding, run))
     return _slower(run, finding, times, f"a step was {ratio:.2g} of the weights" if ratio else "tenfold lower")
+
+
+def _farthest(finding: Finding, run: Run) -> float:
+    """How far down at most, from how long the first steps were: by the first samples, or as an adaptive optimiser's
+    first step is, which moves each parameter by the rate; of any other that is too much, and ends at the bound."""
+    rows, rate, parameters = run.train, _rate(run, finding), number(run.header.raw.get("parameters"))
+    firsts = {
+        name: float(values[np.isfinite(values) & (values > 0)][:1].sum())
+        for name in rows.channels
+        if name.startswith(("weight_norm/", "update_ratio/"))
+        for values in (rows[name],)
+    }
+    norm = math.hypot(*(value for name, value in firsts.items() if name.startswith("weight_norm/")))
+    if not (rate and parameters and norm):
+        return FARTHEST
+    measured = max((value for name, value in firsts.items() if name.startswith("update_ratio/")), default=0.0)
+    first = max(rate[1] * math.sqrt(parameters) / norm, measured)
+    return min(max(first / LONGEST_FIRST, NEAREST), FARTHEST)
 
 
 def _pace(finding: Finding, run: Run) -> float:

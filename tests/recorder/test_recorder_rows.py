@@ -229,6 +229,17 @@ def test_a_stop_file_says_who_asks_and_why(tmp_path, monkeypatch, content, told)
     assert records[-1]["reason"] == "stop file"
 
 
+def test_a_rank_that_is_told_to_stop_before_it_looked_still_says_who_asked(tmp_path, monkeypatch, records):
+    monkeypatch.setattr(sink, "STOP_POLL", 1e9)
+    for status, asked in (("stopped", [FOUND["rule"]]), ("finished", [])):
+        with trainwatch.Recorder(tmp_path / f"{status}.jsonl", total_steps=10) as watch:
+            watch.step()
+            watch.path.with_suffix(".stop").write_text(json.dumps({"by": "a watch", "finding": FOUND}))
+            watch.close(status, "stop file" if asked else None)
+        assert [row["rule"] for row in records(watch.path) if row.get("event") == "intervention"] == asked
+        assert records(watch.path)[-1]["status"] == status
+
+
 def test_a_stop_file_for_another_run_is_not_for_this_one(tmp_path, monkeypatch):
     monkeypatch.setattr(sink, "STOP_POLL", 0.01)
     records = stopped_by(tmp_path / "run.jsonl", {"id": "another", "finding": FOUND}, 0.3)

@@ -181,6 +181,26 @@ def test_a_signal_to_one_rank_or_to_torchrun_stops_both(tmp_path, whom, code):
     assert checkpoint.load(tmp_path / "run" / "run.checkpoints" / "latest.pt")["step"] == ends[0]["step"]
 
 
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_a_stop_file_stops_both_at_one_step(tmp_path, kind):
+    """Each rank looks for itself, twice a second: one learns it from the other, and rank 0's record says who asked."""
+    request = {"by": "trainwatch watch --stop-on critical", "finding": {"rule": "loss-divergence", "message": "why"}}
+    stop, written = tmp_path / "run" / "run.stop", tmp_path / "asked"
+    written.write_text(json.dumps(request))
+    changes = {"samples": 8000, "checkpoint.every": 1.0, "parallel": kind}
+    ended, said = torchrun(tmp_path / "run", at_step_two=f"os.rename({str(written)!r}, {str(stop)!r})", **changes)
+    assert ended == 0, said
+    ends = [records(tmp_path / "run", rank)[-1] for rank in (0, 1)]
+    assert [(end["kind"], end["status"], end["reason"]) for end in ends] == [("end", "stopped", "stop file")] * 2
+    assert 2 < ends[0]["step"] == ends[1]["step"] < 1000
+    assert checkpoint.load(tmp_path / "run" / "run.checkpoints" / "latest.pt")["step"] == ends[0]["step"]
+    told = records(tmp_path / "run", 0)
+    assert [record["step"] for record in told if record["kind"] == "checkpoint"] == [ends[0]["step"]]
+    (event,) = (record for record in told if record.get("event") == "intervention")
+    assert (event["action"], event["by"], event["why"]) == ("stop", request["by"], "why")
+    assert event["rule"] == "loss-divergence"
+
+
 def test_a_crash_of_one_rank_is_the_end_of_both(tmp_path):
     code, _ = torchrun(tmp_path / "run", at_step_two="raise RuntimeError('out of luck')")
     assert code == 1

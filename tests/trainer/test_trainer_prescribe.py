@@ -62,16 +62,20 @@ def _split(asked):
     return [item.split("=", 1) for item in asked if "." not in item.partition("=")[0]]
 
 
-@pytest.fixture(scope="module")
-def recorded(shards, tmp_path_factory):
-    """The record of a real process, whose loss anneals by a counter of its own."""
-    folder = tmp_path_factory.mktemp("sick")
-    changes = {name.replace("__", "."): value for name, value in LOCAL.items()}
-    given = {**RUN, **changes, "fault": "local-counter", "logs": folder, "name": "run", "data.folder": shards}
+def started(folder, shards, fault, **changes):
+    """Train in a process of its own, so that the record names the trainer's command; gives the record's path."""
+    named = {name.replace("__", "."): value for name, value in (LOCAL | changes).items()}
+    given = {**RUN, **named, "fault": fault, "logs": folder, "name": "run", "data.folder": shards}
     command = [sys.executable, "-m", "trainer", *(f"{name}={value}" for name, value in given.items())]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run(command, cwd=folder, env=environment, check=True, timeout=120, capture_output=True)
-    return (folder / "run.jsonl").read_text()
+    return folder / "run.jsonl"
+
+
+@pytest.fixture(scope="module")
+def recorded(shards, tmp_path_factory):
+    """The record of a run whose loss anneals by a counter of its own."""
+    return started(tmp_path_factory.mktemp("sick"), shards, "local-counter").read_text()
 
 
 @pytest.fixture
@@ -97,6 +101,26 @@ def test_try_forks_the_run_as_it_was_and_cured(sick, monkeypatch, capfd):
     told = trainwatch.read(sick)
     assert first.train["loss"].tolist() == told.train["loss"][:16].tolist()
     assert [first.last_step, cured.last_step] == [16, 16]
+
+
+def test_try_forks_from_the_last_checkpoint_before_the_first_bad_step(shards, tmp_path, monkeypatch, capfd):
+    """Stages are stale from step 8 of 40 on: both forks begin at a checkpoint before that, and leave the run alone."""
+    path = started(tmp_path, shards, "stale-stages", steps=40, checkpoint__keep=20)
+    written = path.read_bytes(), sorted(path.with_suffix(".checkpoints").iterdir())
+    monkeypatch.chdir(ROOT)
+    assert main(["prescribe", str(path), "--try", "--steps", "30", "--format", "json"]) == 0
+    told = json.loads(capfd.readouterr().out)
+    trial, begin = told["trial"], told["checkpoint"]["step"]
+    assert 0 < begin < told["changes"][0]["first_step"]
+    assert (trial["begin"], trial["end"], trial["holds"]) == (begin, begin + 30, True)
+    assert [trial["runs"][name]["root_cause"] and trial["runs"][name]["root_cause"]["rule"] for name in FORKS] == [
+        "stale-data", None,
+    ]  # fmt: skip
+    for name in FORKS:
+        fork = trainwatch.read(path.with_suffix(".trial") / f"{name}.jsonl")
+        assert (fork.header.resumed_from, fork.train.step[0], fork.last_step) == (begin, begin + 1, begin + 30)
+        assert fork.train["loss"][0] == trainwatch.read(path).train["loss"][begin]
+    assert (path.read_bytes(), sorted(path.with_suffix(".checkpoints").iterdir())) == written
 
 
 def test_a_fork_that_cannot_train_says_why(sick, monkeypatch, capfd):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trainwatch.cli.options import Map
-from trainwatch.cli.output import print_json, write
+from trainwatch.cli.output import document_kind, json_text, write
 from trainwatch.cli.runs import each_run
 from trainwatch.errors import UserError
 
@@ -24,6 +24,10 @@ class CompareFormat(StrEnum):
     text = "text"
     json = "json"
     markdown = "markdown"
+
+
+FILES = ("html", "markdown", "json")
+"""What ``--output`` takes."""
 
 
 class Align(StrEnum):
@@ -40,28 +44,30 @@ class Align(StrEnum):
 def compare(
     runs: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="RUN RUN...", help="Two runs or more, or scripts, notebooks and configs; the first leads."
-        ),
+        typer.Argument(metavar="RUN RUN...", help="Two or more: runs, scripts, notebooks, configs; the first leads."),
     ],
     align: Annotated[
         Align, typer.Option("--align", help="What curves are laid along; by step where a log does not tell it.")
     ] = Align.step,
-    format_: Annotated[CompareFormat, typer.Option("--format", help="How to print it.")] = CompareFormat.text,
+    format_: Annotated[
+        CompareFormat | None, typer.Option("--format", help="How to print it, text unless told; or what -o holds.")
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write it as an .html page or as .md instead.")
+        Path | None, typer.Option("--output", "-o", help="Write it as an .html page, or as .md or .json, instead.")
     ] = None,
     map_: Map = None,
 ) -> None:
     """Say what differs between runs, since which step beyond the noise of seeds, and which setting did it.
 
     Runs that differ in nothing but the seed tell of the noise, and stand as mean and spread. Python files, notebooks
-    and configs are read as they are, and never run: which settings have other values, and where.
+    and configs are read as they are, and never run: which settings have other values, and where. A run beside them
+    stands there with the config that it recorded.
 
     \b
     Examples:    trainwatch compare logs/good.jsonl logs/bad.jsonl
                  trainwatch compare logs/*.jsonl --align tokens -o compared.html
                  trainwatch compare train.py train.ipynb
+                 trainwatch compare train.py logs/exp1.jsonl
     Exit codes:  0 compared, 2 something could not be read or written
     """
     from trainwatch.text.wording import strict
@@ -70,53 +76,50 @@ def compare(
         raise UserError(f"{runs[0]}: is a folder; name the runs in it, as in {runs[0]}/*.jsonl.")
     if len(runs) < 2:
         raise UserError("compare needs at least two runs; `trainwatch check RUN` judges one.")
-    if output and output.suffix not in (".html", ".htm", ".md"):
-        raise UserError(f"{output}: a comparison ends in .html or .md; print the JSON with --format json.")
-    kind = "markdown" if output and output.suffix == ".md" else "html" if output else format_.value
+    asked = format_.value if format_ else None
+    kind = document_kind(output, asked, FILES, "a comparison") if output else asked or "text"
     said, text = _compared(runs, align.value, kind, map_)
+    if kind == "json":
+        text = json_text(strict({"version": 1, **said}))
     if output:
         write(output, text)
-    elif kind == "json":
-        print_json(strict({"version": 1, **said}))
     else:
         print(text, end="")
 
 
 def _compared(paths: Sequence[Path], align: str, kind: str, mapped: list[str] | None) -> tuple[dict[str, Any], str]:
-    """Files or runs against each other; JSON may be either."""
-    if _written(paths):
-        return _compared_files(paths, kind)
+    """Files or runs against each other; JSON may be either, and a script makes the comparison one of settings."""
+    if any(_written(path) and path.suffix.lower() != ".json" for path in paths):
+        return _compared_files(paths, kind, mapped)
     try:
         return _compared_runs(paths, align, kind, mapped)
     except UserError as error:
         if any(path.suffix.lower() != ".json" for path in paths):
             raise
         try:
-            return _compared_files(paths, kind)
+            return _compared_files(paths, kind, mapped)
         except UserError:
             raise error from None
 
 
-def _written(paths: Sequence[Path]) -> bool:
-    """Whether these are scripts and configs; among runs, none may be."""
+def _written(path: Path) -> bool:
+    """Whether this is a script, a notebook or a config, by its name."""
     from trainwatch.lint import SOURCES
 
-    told = [path.suffix.lower() in SOURCES and path.suffix.lower() != ".json" for path in paths]
-    either = [own or path.suffix.lower() == ".json" for own, path in zip(told, paths, strict=True)]
-    if any(told) and not all(either):
-        odd = paths[either.index(False)]
-        raise UserError(f"{odd}: is no script or config as the others are; compare runs with runs, files with files.")
-    return any(told)
+    return path.suffix.lower() in SOURCES
 
 
-def _compared_files(paths: Sequence[Path], kind: str) -> tuple[dict[str, Any], str]:
-    """Configs, scripts and notebooks against each other, as data and as text of that kind."""
+def _compared_files(paths: Sequence[Path], kind: str, mapped: list[str] | None) -> tuple[dict[str, Any], str]:
+    """Configs, scripts, notebooks, and what runs recorded, against each other, as data and as text of that kind."""
+    from trainwatch import judge
     from trainwatch.compare.written import compare_files
     from trainwatch.lint.tree import LintError
     from trainwatch.text import sources, terminal
 
+    named = list(dict.fromkeys(paths))
+    runs = {path: each_run([path], judge.settings(), mapped)[0].run for path in named if not _written(path)}
     try:
-        said = compare_files(list(dict.fromkeys(paths)))
+        said = compare_files([runs.get(path, path) for path in named])
     except LintError as error:
         raise UserError(str(error)) from None
     if kind == "html":

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from trainwatch.cli.options import FailOn
 from trainwatch.errors import UserError
+
+SUFFIXES = {".html": "html", ".htm": "html", ".md": "markdown", ".json": "json"}
+"""What a document is by the end of its name."""
 
 if TYPE_CHECKING:
     from trainwatch.judge import Judged
@@ -24,7 +28,26 @@ def complain(sentences: list[str]) -> bool:
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, allow_nan=False))  # ASCII, so that a name in it moves no terminal's cursor
+    print(json_text(value), end="")
+
+
+def json_text(value: Any) -> str:
+    """A value as JSON, in ASCII, so that a name in it moves no terminal's cursor."""
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
+
+
+def document_kind(target: Path, asked: str | None, kinds: Sequence[str], noun: str) -> str:
+    """Which of ``kinds`` a file is to hold. Raises UserError where its name and ``--format`` disagree."""
+    suffix, ends = target.suffix.lower(), [end for end, kind in SUFFIXES.items() if kind in kinds and end != ".htm"]
+    kind = SUFFIXES.get(suffix, "")
+    if kind not in kinds:
+        listed = f"{', '.join(ends[:-1])} or {ends[-1]}"
+        raise UserError(f"{target}: {noun} ends in {listed}, not {suffix or 'nothing'!r}; rename it.")
+    if asked not in (None, kind):
+        wanted = next((end for end in ends if SUFFIXES[end] == asked), None)
+        other = f"name the file {target.with_suffix(wanted).name}" if wanted else "leave -o out"
+        raise UserError(f"{target}: ends in {suffix}, and --format says {asked}; {other}, or leave --format out.")
+    return kind
 
 
 def write(target: Path, text: str, out: TextIO | None = None) -> None:

@@ -57,6 +57,8 @@ def prescribe(
 
     if steps is not None and not try_:
         raise UserError("--steps says how far --try trains; write both, or neither.")
+    if output and output.suffix.lower() not in (".yaml", ".yml"):
+        raise UserError(f"{output}: a patch ends in .yaml or .yml; rename it, or print the JSON with --format json.")
     chosen = judge.settings(set_ or ())
     [item] = each_run([run], chosen, map_)
     if output:

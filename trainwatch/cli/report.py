@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from trainwatch.cli.options import Map, Set
-from trainwatch.cli.output import complain, write
+from trainwatch.cli.output import complain, document_kind, write
 from trainwatch.cli.runs import judge_paths
 from trainwatch.errors import UserError
+
+
+class ReportFormat(StrEnum):
+    """What ``report`` writes."""
+
+    html = "html"
+    markdown = "markdown"
 
 
 def report(
@@ -23,6 +31,9 @@ def report(
             "-o",
             help="An .html or .md file. Default: RUN.html beside the run, post-mortem.html of several.",
         ),
+    ] = None,
+    format_: Annotated[
+        ReportFormat | None, typer.Option("--format", help="What to write. Default: as the file's name ends, or HTML.")
     ] = None,
     interactive: Annotated[
         bool, typer.Option("--interactive", help="Figures to zoom into; the file has 5 MB.")
@@ -44,9 +55,8 @@ def report(
     from trainwatch import judge
     from trainwatch.report import Style, Subject, rendered
 
-    target = output or _usual_report(runs)
-    if target.suffix not in (".html", ".htm", ".md"):
-        raise UserError(f"{target}: a report ends in .html or .md, not {target.suffix or 'nothing'!r}; rename it.")
+    target = output or _usual_report(runs, ".md" if format_ is ReportFormat.markdown else ".html")
+    kind = document_kind(target, format_, list(ReportFormat), "a report")
     chosen = judge.settings(set_ or ())
     judged, unread = judge_paths(runs, chosen, map_)
     if not judged:
@@ -58,12 +68,12 @@ def report(
         part for flag, given in (("--set", set_), ("--map", map_)) for one in given or () for part in (flag, one)
     ]
     style = Style(interactive, redact, tuple(options))
-    write(target, rendered(subjects, target.suffix.removeprefix("."), style))
+    write(target, rendered(subjects, "md" if kind == ReportFormat.markdown else "html", style))
     raise typer.Exit(2 if complain(unread) else 0)
 
 
-def _usual_report(runs: Sequence[Path]) -> Path:
+def _usual_report(runs: Sequence[Path], suffix: str) -> Path:
     """Beside the run, or in the folder that the runs are in."""
     if len(runs) == 1 and not runs[0].is_dir():
-        return runs[0].with_suffix(".html")
-    return (runs[0] if runs[0].is_dir() else runs[0].parent) / "post-mortem.html"
+        return runs[0].with_suffix(suffix)
+    return (runs[0] if runs[0].is_dir() else runs[0].parent) / f"post-mortem{suffix}"

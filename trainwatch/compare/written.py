@@ -1,5 +1,7 @@
 """Configs, scripts and notebooks against each other, as they are written: nothing has to run, and nothing does.
 
+A run may stand among them, with the config that it recorded: which settings of the script are not those that ran.
+
 Two files call one thing by two names: ``weights = {"kabsch": 10}`` here, ``KABSCH_WEIGHT = 5`` there, and a default
 ``lambda_kabsch=5`` in a third. A name's words lead to what it means: words that only say "weight of a loss" say the
 kind, and what is left is the name.
@@ -9,15 +11,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from trainwatch.compare.settings import ABSENT
 from trainwatch.lint import SCRIPTS
+from trainwatch.lint.recorded import config_of
 from trainwatch.lint.sources.files import read_config
 from trainwatch.lint.sources.script_settings import Written, read_settings
-from trainwatch.lint.tree import Node
+from trainwatch.lint.tree import LintError, Node
+from trainwatch.run import Run
 
 WEIGHT = frozenset(
     ["weight", "weights", "lambda", "lam", "lambdas", "coef", "coeff", "coefficient", "w", "alpha", "beta"]
@@ -45,12 +49,16 @@ class Line:
 
 @dataclass(frozen=True)
 class Sources:
-    """Files side by side: the settings that have other values, those that only some have, and how many agree."""
+    """Files side by side: the settings that have other values, those that only some have, and how many agree.
+
+    ``recorded`` are those of the files that are runs, and stand with the config in their record.
+    """
 
     files: tuple[str, ...]
     apart: tuple[Line, ...]
     only: tuple[Line, ...]
     agree: int
+    recorded: tuple[str, ...] = ()
 
     @property
     def weights(self) -> tuple[Line, ...]:
@@ -62,9 +70,9 @@ class Sources:
         return asdict(self)
 
 
-def compare_files(paths: Sequence[Path]) -> Sources:
-    """Hold files against each other. Raises LintError."""
-    tables = [_table(_written(path)) for path in paths]
+def compare_files(sides: Sequence[Path | Run]) -> Sources:
+    """Hold files, and what runs recorded, against each other. Raises LintError."""
+    tables = [_table(_recorded(side) if isinstance(side, Run) else _written(side)) for side in sides]
     meanings = dict.fromkeys(meaning for table in tables for meaning in table)
     lines = [_line(meaning, [table.get(meaning) for table in tables]) for meaning in meanings]
     both = [line for line in lines if ABSENT not in line.values]
@@ -72,10 +80,11 @@ def compare_files(paths: Sequence[Path]) -> Sources:
     told = {meaning for table in tables for meaning, one in table.items() if not one.passed}
     only = [line for line, key in zip(lines, meanings, strict=True) if ABSENT in line.values and key in told]
     return Sources(
-        files=tuple(map(str, paths)),
+        files=tuple(str(side.source if isinstance(side, Run) else side) for side in sides),
         apart=tuple(sorted(apart, key=lambda line: line.kind)),
         only=tuple(sorted(only, key=lambda line: line.kind)),
         agree=len(both) - len(apart),
+        recorded=tuple(str(side.source) for side in sides if isinstance(side, Run)),
     )
 
 
@@ -86,16 +95,25 @@ def _written(path: Path) -> list[Written]:
     return [one for config in read_config(path) for one in _leaves(config.root)]
 
 
+def _recorded(run: Run) -> list[Written]:
+    """The config of a run's newest header."""
+    found = [replace(one, where="as recorded") for one in _leaves(config_of(run).root)]
+    if not found:
+        raise LintError(f"{run.source}: has no settings in its record to hold a file against; record them: config=.")
+    return found
+
+
 def _leaves(node: Node) -> Iterator[Written]:
     for child in node.children.values():
         yield from _leaves(child)
     if node.path and not node.children:
-        value = node.number if node.number is not None and not isinstance(node.value, bool) else node.plain()
+        value = node.number if isinstance(node.value, str) and node.number is not None else node.plain()
         yield Written(node.path, value, f"{node.place.file}:{node.place.line}")
 
 
 def _table(found: Sequence[Written]) -> dict[Meaning, Written]:
-    """Each setting by its meaning. One that several names of a file could mean is told by its whole path."""
+    """Each setting by its meaning. Of several names that could mean it, the one that stands in nothing does; those that
+    stand in something are told by their whole path."""
     short: dict[Meaning, list[Written]] = {}
     for one in found:
         short.setdefault(meaning(one.path), []).append(one)
@@ -105,7 +123,7 @@ def _table(found: Sequence[Written]) -> dict[Meaning, Written]:
         if all(not _unlike(one.value, values[0].value) for one in values):
             table[key] = values[0]
         else:
-            table |= {(key[0], ".".join(one.path)): one for one in values}
+            table |= {key if len(one.path) == 1 else (key[0], ".".join(one.path)): one for one in values}
     return table
 
 
@@ -115,7 +133,7 @@ def meaning(path: tuple[str, ...]) -> Meaning:
     weighs = (WEIGHT & {*own}) or (PLURAL & {*around})
     if weighs and not NOT_LOSSES & {*own, *around}:
         named = [word for word in own if word not in WEIGHT | BESIDE]
-        if named:
+        if named and not (named[0].isdigit() and "beta" in own):  # beta1 is the optimiser's
             return "loss weight", " ".join(named)
     return "setting", " ".join(own)
 
@@ -135,4 +153,7 @@ def _line(key: Meaning, found: Sequence[Written | None]) -> Line:
 
 
 def _unlike(value: Any, other: Any) -> bool:
+    """Whether two values are not one; a tuple that was recorded, or read from a config, is a list."""
+    if isinstance(value, list | tuple) and isinstance(other, list | tuple):
+        return len(value) != len(other) or any(map(_unlike, value, other))
     return bool(value != other) or isinstance(value, bool) != isinstance(other, bool)

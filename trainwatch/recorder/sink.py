@@ -84,6 +84,8 @@ class Sink:
             print("trainwatch: the disk does not answer; the end of the run is not written", file=sys.stderr)
             return
         try:
+            if last.fields.get("status") == "stopped":
+                self._look()  # another rank may have seen the file first, and told this one
             self._finish(last, deadline)
         finally:
             self._lock.release()
@@ -203,7 +205,11 @@ class Sink:
                     self._write(encode(self._pulse()))
         if now - self._last_look >= STOP_POLL:
             self._last_look = now
-            asked = None if self.should_stop else self._stop.asked()
-            if asked is not None:
-                self.should_stop = True
-                self._say("stop", f"{self._stop.path} asks the run to stop", "intervention", action="stop", **asked)
+            self._look()
+
+    def _look(self) -> None:
+        """Stop file."""
+        asked = None if self.should_stop else self._stop.asked()
+        if asked is not None:
+            self.should_stop = True
+            self._say("stop", f"{self._stop.path} asks the run to stop", "intervention", action="stop", **asked)

@@ -48,7 +48,7 @@ def of_files(said: Sources) -> str:
     return _page(
         title=" and ".join(names),
         verdict=sources.verdict(said),
-        sure=[sources.certainty()],
+        sure=[sources.certainty(said)],
         sentences=[],
         sections=sources.sections(said),
         figures={},

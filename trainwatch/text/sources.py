@@ -21,8 +21,9 @@ SPELLED = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight",
 def show(out: Console, said: Sources) -> None:
     """Print the sentence and the tables."""
     write(out, Text(verdict(said), style="bold"))
-    write(out, Text(certainty(), style="dim"))
-    for section in sections(said):
+    for sentence in (certainty(said), *_beside(said)):
+        write(out, Text(sentence, style="dim"))
+    for section in sections(said, recorded=False):
         out.print()
         write(out, Text(section.title, style="bold"))
         print_section(out, section)
@@ -30,8 +31,10 @@ def show(out: Console, said: Sources) -> None:
 
 def as_markdown(said: Sources) -> str:
     """The same as Markdown."""
-    lines = ["## Comparison", "", f"**{markdown.escape(verdict(said))}**", "", certainty(), ""]
-    return "\n".join([*lines, *markdown_sections(sections(said))])
+    lines = ["## Comparison", "", f"**{markdown.escape(verdict(said))}**", ""]
+    for sentence in (certainty(said), *_beside(said)):
+        lines += [markdown.escape(sentence), ""]
+    return "\n".join([*lines, *markdown_sections(sections(said, recorded=False))])
 
 
 def labels(said: Sources) -> list[str]:
@@ -47,14 +50,30 @@ def verdict(said: Sources) -> str:
     weights, others = said.weights, [line for line in said.apart if line.kind != "loss weight"]
     told = [f"{_counted(weights, 'loss weight')} apart"] if weights else []
     told += [f"{_counted(others, 'other setting' if weights else 'setting')} apart"] if others else []
+    if not told and not said.agree:
+        return f"{who}: no setting stands in both under one name, so nothing can be said."
     if not told:
         return f"{who}: none of the {plural(said.agree, 'setting')} that both have is apart."
     return f"{who}: {', and '.join(told)}; {plural(said.agree, 'setting')} agree."
 
 
-def certainty() -> str:
+def certainty(said: Sources) -> str:
     """What the sentence rests on."""
-    return "Read as written, and never run: what a command line or an environment sets otherwise is not in it."
+    names = [name for file, name in zip(said.files, labels(said), strict=True) if file in said.recorded]
+    runs = f" Of {' and '.join(names)} it is what was recorded at the beginning." if names else ""
+    return f"Read as written, and never run: what a command line or an environment sets otherwise is not in it.{runs}"
+
+
+def _beside(said: Sources) -> Iterator[str]:
+    """How much no file sets: a framework records all its settings."""
+    count = sum(_only_recorded(line, said) for line in said.only)
+    if count:
+        stand = "setting stands" if count == 1 else "settings stand"
+        yield f"{count:,} other {stand} in what was recorded alone; --format json lists them."
+
+
+def _only_recorded(line: Line, said: Sources) -> bool:
+    return all(not place or file in said.recorded for place, file in zip(line.places, said.files, strict=True))
 
 
 def _counted(lines: Sequence[Line], noun: str) -> str:
@@ -65,10 +84,14 @@ def _counted(lines: Sequence[Line], noun: str) -> str:
     return f"{said} {noun}{'' if count == 1 else 's'} ({listed})"
 
 
-def sections(said: Sources) -> Iterator[Section]:
-    """A table for what is apart, and one for what only some have; each value with the name and place it has there."""
+def sections(said: Sources, *, recorded: bool = True) -> Iterator[Section]:
+    """A table for what is apart, and one for what only some have; each value with the name and place it has there.
+
+    Without ``recorded`` what no file sets is left out.
+    """
     names = labels(said)
-    for title, lines in (("Settings apart", said.apart), ("Only in some", said.only)):
+    only = [line for line in said.only if recorded or not _only_recorded(line, said)]
+    for title, lines in (("Settings apart", said.apart), ("Only in some", only)):
         rows = [(f"{clean(line.name, 60)} ({line.kind})", *_cells(line, names, said.files)) for line in lines]
         if rows:
             yield Section(title, ("setting", *names), rows)

@@ -33,7 +33,9 @@ class LrTooLow(Rule):
         The run would need a hundred times its length. A flat loss is taken for a model that is too small.
 
     What to do:
-        Raise the learning rate by the factor that brings the ratio to about 1e-3.
+        Raise the learning rate by the factor that brings the ratio to about 2e-2: weights that stood still are where
+        they began, and there healthy updates come to so much. Later on, or with weights that were trained before, 1e-3
+        is usual.
 
     When it is wrong:
         A model that is fine-tuned at the floor of its loss has nothing to learn and small steps, and cannot be told
@@ -54,6 +56,7 @@ class LrTooLow(Rule):
     rows: int = 20  # of a loss that shows its noise
     samples: int = 2  # of a ratio under a rate that is not 0
     learned: float = 0.02  # of the loss
+    usual: float = 2e-2  # the ratio to aim for, where weights begin
     long: int = 1000  # rows, where nothing says how many steps are planned
 
     _history: History = field(default_factory=History, init=False)
@@ -106,7 +109,8 @@ class LrTooLow(Rule):
             f"A step changes the weights by {ratio:.1g} of their norm, all {steps:,.0f} together by at most "
             f"{path:.1g}, and the loss stands at {level:.4g}.",
             evidence={"update_ratio": ratio, "path": path, "loss": level},
-            advice=f"Raise the learning rate; an update ratio of 1e-3 is usual, {1e-3 / ratio:,.0f} times this.",
+            advice=f"Raise the learning rate: an update ratio of {self.usual:g} is usual where weights begin, "
+            f"{self.usual / ratio:,.0f} times this; 1e-3 is where they were trained before.",
             confidence=0.7,
         )
 
