@@ -57,7 +57,7 @@ def shows(browser: webdriver.Chrome, *names: str) -> None:
 
 
 def read(browser: webdriver.Chrome) -> None:
-    until(browser, lambda page: "3 in all, 1 running" in text(page))
+    until(browser, lambda page: "3 in all, 1 running" in text(page) and "reading" not in text(page))
 
 
 def press(browser: webdriver.Chrome, *keys: str) -> None:
