@@ -58,7 +58,7 @@
       make("path", { key: index, d: shapes[kind], transform: `translate(${x},${kind === "-inf" ? 25 : 5})`, className: kind === "nan" ? "nan" : "inf" }),
     );
     const lines = data.line.map((points, index) => make("polyline", { key: index, points: points }));
-    const drawn = make("svg", { viewBox: "0 0 120 30", width: 92, height: 30, role: "img", "aria-label": data.curve }, make("title", null, data.curve), ...lines, ...bad);
+    const drawn = make("svg", { viewBox: "0 0 120 30", width: 84, height: 30, role: "img", "aria-label": data.curve }, make("title", null, data.curve), ...lines, ...bad);
     return make("span", { className: "spark" }, drawn, make("span", { className: data.bad.length && data.loss === null ? "broken" : "" }, data.loss_said));
   };
   cells.Steps = ({ data }) => {
