@@ -176,7 +176,7 @@ class LossStuck(CurveRule):
         single = sum(name.startswith("loss/") for name in run.train.channels) <= 1
         if shares and single and len(losses) and losses.min() < (1 - self.least) * _entropy(shares):
             return ""
-        return ", ".join(told)
+        return ", ".join(told) or self._blind(run, shares)
 
     def _blind(self, run: Run, shares: list[float]) -> str:
         """The component that costs what guessing costs, in training and validation alike, in words; else nothing.

@@ -182,7 +182,8 @@ class LrTooHigh(Rule):
         the loss has stood above its first value ever since. What is new begins where nothing can be lost.
         """
         loss = whole["loss"][len(whole) // 20 :]
-        bar = first + max(self.hurt * abs(first), self.sigmas * noise(loss))
+        error = noise(loss) * (1 + np.pi / 2 * 8 / max(len(loss), 1)) ** 0.5  # of a first row, and an eighth's median
+        bar = first + max(self.hurt * abs(first), 2 * error)
         stood = [median(part) > bar for part in np.array_split(loss, 8)] if len(loss) >= 8 * self.rows else [False]
         reweighed = any(_moves(whole[name]) for name in whole.channels if name.startswith("weight/"))
         at, grew = self._together(whole, series)
