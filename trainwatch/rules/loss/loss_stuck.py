@@ -43,9 +43,9 @@ class LossStuck(CurveRule):
         is the evaluated accuracy). Without a proof it is an info. Or, however the loss went, validation was never
         better than a guess in 80 % of the planned steps, by every figure that tells it: an accuracy and a loss at what
         the declared classes' shares give (where a task of several stands there, in training and validation alike, the
-        accuracy may be lucky now and then, or be missing), an R2 or a correlation of 0, an AUC of a half; or no single answer was ever
-        right (an accuracy, an exact match, an overlap or an F1 of 0 all along), or a rate of errors never left 1, which
-        is what saying nothing costs, and the loss stands.
+        accuracy may be lucky now and then, or be missing), an R2 or a correlation of 0, an AUC of a half; or no single
+        answer was ever right (an accuracy, an exact match, an overlap or an F1 of 0 all along), or a rate of errors
+        never left 1, which is what saying nothing costs, and the loss stands.
 
     Why it matters:
         Nothing is learned, however long it runs.
