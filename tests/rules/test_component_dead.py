@@ -152,3 +152,25 @@ def test_behind_a_dead_first_module_it_is_no_root(dead, severity, make_run, judg
     columns |= {"weight/a": np.ones(N), "weight/b": np.ones(N)}
     columns |= {"component_grad/a": np.ones(N), "component_grad/b": np.zeros(N), **norms}
     assert [found.severity for found in judge(make_run(columns), "component-dead")] == [severity]
+
+
+@pytest.mark.parametrize(
+    ("train", "held", "role", "count"),
+    [
+        (1.0, 1.0, "task", 1),
+        (1.0, 1.0, "auxiliary", 0),
+        (1.0, -0.5, "task", 0),
+        (-0.5, 1.0, "task", 0),
+        (0.1, 0.1, "task", 0),
+    ],
+)
+def test_a_task_that_only_gets_worse_while_another_is_learned(train, held, role, count, make_run, judge):
+    """No gradients of components are recorded. What falls in training or in validation is taught."""
+    rise = np.linspace(0, 1, N)
+    table = {"loss/a": FALL * NOISE, "loss/b": (2.0 + 2 * train * rise) * NOISE} | {
+        f"weight/{n}": np.ones(N) for n in "ab"
+    }
+    evals = [{"step": N // 8 * i, "split": "valid", "loss/b": 2.0 + held * i / 4} for i in range(1, 9)]
+    table["loss"] = table["loss/a"] + table["loss/b"]
+    found = judge(make_run(table, header={"components": {"b": {"role": role}}}, evals=evals), RULE)
+    assert [(finding.severity, finding.subject) for finding in found] == count * [("warning", "component:b")]

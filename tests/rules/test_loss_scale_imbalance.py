@@ -291,8 +291,8 @@ def test_nine_tenths_of_the_gradient_at_thirty_times_the_sum(share, severity, ma
 
 @pytest.mark.parametrize(
     ("ratio", "norm", "role", "severity"),
-    [(600.0, 200.0, "task", "critical"), (600.0, 5.0, "task", "info"), (100.0, 200.0, "task", "info"),
-     (600.0, 200.0, "auxiliary", "none")],
+    [(600.0, 200.0, "task", "critical"), (600.0, 5.0, "task", "info"), (20.0, 200.0, "task", "warning"),
+     (20.0, 5.0, "task", "info"), (6.0, 200.0, "task", "none"), (600.0, 200.0, "auxiliary", "none")],
 )  # fmt: skip
 def test_a_giant_whose_gradient_is_clipped_to_nothing(ratio, norm, role, severity, make_run, judge):
     """Though the task below it still improves; no gradients of components are recorded."""
@@ -300,3 +300,11 @@ def test_a_giant_whose_gradient_is_clipped_to_nothing(ratio, norm, role, severit
     columns = {"loss/a": 0.5 * (0.5 + FALL), "loss/b": ratio * 0.5 * (0.5 + FALL), "grad_norm": np.full(N, norm)}
     found = judge(make_run(columns, header=header), RULE)
     assert [finding.severity for finding in found] == [severity] * (severity != "none")
+
+
+@pytest.mark.parametrize(("ratio", "severity"), [(60.0, "warning"), (20.0, "info")])
+def test_a_task_must_be_louder_than_an_auxiliary_to_drown_another(ratio, severity, make_run, judge):
+    """Both are there to be learned; an auxiliary is there to help."""
+    header = {"max_grad_norm": 1.0, "components": {"b": {"role": "task"}, "a": {"role": "task"}}}
+    columns = {"loss/a": 0.5 * (0.5 + FALL), "loss/b": ratio * 0.5 * (0.5 + FALL), "grad_norm": np.full(N, 200.0)}
+    assert [finding.severity for finding in judge(make_run(columns, header=header), RULE)] == [severity]

@@ -137,3 +137,16 @@ def test_one_task_of_several_costs_a_guess(level, lucky, alarms, make_run, judge
         one["metric/accuracy"] = lucky
     run = make_run(table | {"weight/a": ones, "weight/b": ones}, header=CLASSES, evals=evals)
     assert len(judge(run, RULE)) == alarms
+
+
+@pytest.mark.parametrize(
+    ("level", "role", "alarms"), [(math.log(10), "task", 1), (2.0, "task", 0), (math.log(10), "auxiliary", 0)]
+)
+def test_one_task_costs_a_guess_and_no_figure_tells(level, role, alarms, make_run, judge):
+    """Its loss is proof enough, in training and in validation."""
+    falls = 3.0 - 2.0 * np.linspace(0, 1, 400)
+    table = {"loss/a": flat(400, level), "loss/b": falls, "loss": flat(400, level) + falls}
+    evals = [{"step": 50 * i, "split": "valid", "loss/a": level, "loss": 3.0 + level} for i in range(1, 9)]
+    header = CLASSES | {"components": {"a": {"role": role}, "b": {"role": "task"}}}
+    run = make_run(table | {"weight/a": np.ones(400), "weight/b": np.ones(400)}, header=header, evals=evals)
+    assert len(judge(run, RULE)) == alarms

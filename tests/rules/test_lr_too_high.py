@@ -118,3 +118,12 @@ def test_all_weights_together_are_thrown(make_run, judge):
         norm = np.where(SAMPLED, np.where(ROW < 10, 10.0, 18.0), np.nan)
         columns = run_of(np.where(ROW < 10, ratio, 0.005), thrown, weight_norm__main=norm)
         assert len(judge(make_run(columns), RULE)) == count
+
+
+@pytest.mark.parametrize(("after", "count"), [(1.3, 1), (1.1, 0)])
+def test_what_a_model_knew_is_ruined_in_noise(after, count, make_run, judge):
+    """An eighth of the run tells its level better than one row does; weights grew at once."""
+    loss = np.where(ROW < 1, 0.9, after) + 0.14 * np.random.default_rng(0).standard_normal(N) * (ROW > 0)
+    norm = {"weight_norm/main": np.where(SAMPLED, np.where(ROW < 1, 10.0, 18.0), np.nan)}
+    ratio = np.where(ROW < 1, 0.15, 1e-3)
+    assert len(judge(make_run(run_of(ratio, loss) | norm), RULE)) == count

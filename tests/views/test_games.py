@@ -43,6 +43,8 @@ def test_a_regulariser_and_the_regression_of_boxes():
     assert small_by_design("kl", ["cls"])
     assert not Roles(names=("cls", "reg")).aside("reg")
     assert Roles(names=("ce", "reg")).aside("reg")
+    assert not any(small_by_design(name, []) for name in ("cross_entropy", "loss.cross-entropy", "cross_ent"))
+    assert all(small_by_design(name, []) for name in ("entropy", "policy_entropy", "ent_bonus"))
 
 
 def test_a_time_that_is_called_real_silences_nothing(make_run, judge):

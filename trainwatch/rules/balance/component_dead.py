@@ -17,6 +17,7 @@ from trainwatch.schema import Finding
 from trainwatch.stats import Streak, median
 from trainwatch.table import Chunk
 from trainwatch.views.components import BLOCK, Roles, components, gradients, small_by_design, together
+from trainwatch.views.games import plays
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -33,7 +34,9 @@ class ComponentDead(Rule):
         down in a hundred rows; so for an auxiliary, if a whole module has never had a gradient. Or the module of its
         own name never had one, and its value has not come down while another's has. Or it has no gradient over the
         parameters, and the others' add up to the whole gradient's norm in every sample. Where no gradients are
-        recorded: its value is one and the same from the first row on, while the total changes.
+        recorded: its value is one and the same from the first row on, while the total changes; or a declared task was
+        never better than at first, in training and in validation, and ends worse by half in both, which is more than
+        the others together have gained, of which one is learned: a step along its gradient would have lowered it.
 
     Why it matters:
         It stands in the sum and in the plots, and teaches nothing: it is clamped (a bounded error that no answer comes
@@ -65,6 +68,7 @@ class ComponentDead(Rule):
     )
     causes: ClassVar[tuple[str, ...]] = (
         *("component-ignored", "loss-plateau", "dead-module", "group-unmoved", "gradient-dominance"),
+        *("loss-divergence", "overtraining", "loss-stuck"),
     )
 
     probes: int = 5  # in a row, and over
@@ -74,6 +78,8 @@ class ComponentDead(Rule):
     unlearned_rows: int = 100  # for a task without a norm: by then what is trained elsewhere has come down
     fell: float = 0.05  # of its first level: less is no learning
     others_fell: float = 0.2  # of the first level of one that has a norm: the run does learn
+    worsened: float = 0.5  # of its first value, in training and validation: what two healthy tasks trade is a fifth
+    evaluations: int = 5  # none of which was better than the first
     same: float = 0.02  # relative: the parts are of three digits, and cancel
     moves: float = 0.75  # of the rows change the total: a log of two or three digits repeats itself
 
@@ -113,6 +119,7 @@ class ComponentDead(Rule):
         yield from trial._cut_off(run)
         yield from trial._headless(run)
         yield from trial._left_out(run)
+        yield from trial._untaught(run)
 
     def _follow(self, name: str, chunk: Chunk, norms: dict[str, Floats]) -> Streak | None:
         """The streak of rows without a gradient, if these rows changed its story."""
@@ -250,6 +257,46 @@ class ComponentDead(Rule):
                 advice=f"Find what cuts {name} off from the model: detach(), no_grad, argmax, item() or a constant.",
                 confidence=0.9,
             )
+
+    def _untaught(self, run: Run) -> Findings:
+        """Tasks that only got worse, by more than the others gained: the sum is followed, and they are not in it."""
+        rows = Chunk("train", run.train, 0, run.train.size)
+        names = components(rows)
+        if len(rows) < self.unlearned_rows or plays(rows.channels) or gradients(rows):
+            return
+        weight = {name: float(np.nanmin(rows[f"weight/{name}"], initial=np.inf)) for name in names}
+        gained = {name: weight[name] * (first - now) for name in names for first, now in [_levels(rows, name)]}
+        learnt = any(
+            _fell(rows, name) >= self.others_fell for name in names if self._roles.said.get(name) != "regulariser"
+        )
+        for name in names if learnt else ():
+            lost = -gained[name] > np.nansum([abs(gained[other]) for other in names if other != name])
+            if self._roles.task(name) and 0 < weight[name] < np.inf and lost and self._worsened(run, rows, name):
+                first, now = _levels(rows, name)
+                yield self.finding(
+                    "warning",
+                    f"component:{name}",
+                    (run.first_step or 0, run.last_step or 0),
+                    f"The {name} loss was never better than at first, in training and validation, and went from "
+                    f"{first:,.4g} to {now:,.4g} while others were learned: nothing teaches it.",
+                    evidence={"first": first, "now": now},
+                    advice=f"Find what cuts {name} off from the model (detach(), no_grad, argmax), what turns its "
+                    "sign, or which other loss asks for its opposite.",
+                    confidence=0.75,
+                )
+
+    def _worsened(self, run: Run, rows: Chunk, name: str) -> bool:
+        """Whether a value has risen by half, in training and in validation, and was lower than at first in neither."""
+        value = rows[f"loss/{name}"]
+        value = value[np.isfinite(value)]
+        held = run.eval.curve(f"loss/{name}")[1] if f"loss/{name}" in run.eval else np.empty(0)
+        if len(value) < self.unlearned_rows or len(held) < self.evaluations:
+            return False
+        levels = np.array([np.median(value[: self.probes]), *(np.median(part) for part in np.array_split(value, 8))])
+        return all(
+            first > 0 and course.min() >= (1 - self.same) * first and now > (1 + self.worsened) * first
+            for course, first, now in ((levels, levels[0], levels[-1]), (held, held[0], float(np.median(held[-3:]))))
+        )
 
     def _unlearned(self, name: str, run: Run) -> Finding:
         first, now = _levels(Chunk("train", run.train, 0, run.train.size), name)

@@ -48,7 +48,9 @@ class GradientDominance(OfCourse):
     kinds: ClassVar[tuple[str, ...]] = ("loss/", "weight/", "grad_share/", "param_share/")
     needs: ClassVar[tuple[str, ...]] = ("grad_share/<component>|param_share/<component>", "loss/<component>")
     wants: ClassVar[tuple[str, ...]] = ("weight/<component>", "stage", "run:components")
-    causes: ClassVar[tuple[str, ...]] = ("component-divergence", "clipping-saturated", "loss-plateau", "mode-collapse")
+    causes: ClassVar[tuple[str, ...]] = (
+        *("component-divergence", "clipping-saturated", "loss-plateau", "loss-stuck", "mode-collapse"),
+    )
 
     share: float = 0.95  # of the sum of norms: what is left for the others is less than one batch's noise
     leads: float = 0.6  # of the gradient, on average, for a declared regulariser: where both cancel it is a half

@@ -64,12 +64,13 @@ class LossScaleImbalance(Rule):
         it has nine tenths of it and fifty times the others' sum in two blocks on end, and not all of them improve; if
         it has four fifths of it, a hundred times the others' sum, and none of them improves; or, where no gradients are
         recorded, if it is a thousand times the others while these stand at values of 1 and more and none of them
-        improves, or fifty times in two blocks on end while these, all of them declared tasks, have doubled, or three
-        hundred times declared tasks in two blocks on end while the gradient's norm is thirty times what it is clipped
-        to. Else it is worth knowing, no more. Not among the others: components of weight 0, of a tiny or negative
-        weight, or one that rises or whose schedule is not at its end, with both signs (a policy's surrogate), and those
-        that fell from the large one's scale because they are solved. What is a regulariser or an auxiliary, by role or
-        name, is one of them only below a thousandth, at a value of 1 and more, without a gradient to speak of. A start
+        improves, or fifty times in two blocks on end while these, all of them declared tasks, have doubled, or thirty
+        times declared tasks (ten times, if it was declared to be no task itself) in two blocks on end while the
+        gradient's norm is thirty times what it is clipped to. Else it is worth knowing, no more. Not among the others:
+        components of weight 0, of a tiny or negative weight, or one that rises or whose schedule is not at its end,
+        with both signs (a policy's surrogate), and those that fell from the large one's scale because they are solved.
+        What is a regulariser or an auxiliary, by role or name, is one of them only below a thousandth, at a value of 1
+        and more, without a gradient to speak of. A start
         that passes within a fifth of the run while the loss falls is an info.
 
     Why it matters:
@@ -122,8 +123,9 @@ class LossScaleImbalance(Rule):
     loud_share: float = 0.9  # of the gradient, and so many
     loud_ratio: float = 50.0  # x the others: one by scale and by pull; a healthy main task comes to 30 with as much
     leads_share: float = 0.8  # of the gradient, where the sum says the same: a hundredfold, and no other improves
-    clipped_ratio: float = 300.0  # x the others, declared tasks, where the norm that this makes is clipped; and
-    clipped: float = 30.0  # x the limit on the norm: what is left of the others is no part of a step; health is at 11
+    clipped_ratio: float = 30.0  # x the others, declared tasks, where the norm that this makes is clipped; health: 6
+    aside_ratio: float = 10.0  # x the tasks, there, of what was declared to be none: it is to help them; health: 2
+    clipped: float = 30.0  # x the limit on the norm, beside it: the others' part is none of the step; health: 11
     tiny_weight: float = (
         0.01  # of the largest component's weight, or of 1: whoever sets that means the term to be small
     )
@@ -291,7 +293,8 @@ class LossScaleImbalance(Rule):
         bar = self.warning_ratio if alarm else self.loud_ratio  # it is over when the others have come back
         if ratio > bar and episode.blocks >= 2 and self._drown(episode):
             return True
-        if ratio > ease * self.clipped_ratio and self._clipped(episode, ease):
+        helper = self._roles.get(episode.component, "task") != "task"
+        if ratio > ease * (self.aside_ratio if helper else self.clipped_ratio) and self._clipped(episode, ease):
             return True
         return absurd and not any(self._improves(episode, name, 5 if alarm else 1) for name in episode.others)
 

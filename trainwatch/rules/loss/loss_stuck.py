@@ -43,9 +43,9 @@ class LossStuck(CurveRule):
         is the evaluated accuracy). Without a proof it is an info. Or, however the loss went, validation was never
         better than a guess in 80 % of the planned steps, by every figure that tells it: an accuracy and a loss at what
         the declared classes' shares give (where a task of several stands there, in training and validation alike, the
-        accuracy may be lucky now and then), an R2 or a correlation of 0, an AUC of a half; or no single answer was ever
-        right (an accuracy, an exact match, an overlap or an F1 of 0 all along), or a rate of errors never left 1, which
-        is what saying nothing costs, and the loss stands.
+        accuracy may be lucky now and then, or be missing), an R2 or a correlation of 0, an AUC of a half; or no single
+        answer was ever right (an accuracy, an exact match, an overlap or an F1 of 0 all along), or a rate of errors
+        never left 1, which is what saying nothing costs, and the loss stands.
 
     Why it matters:
         Nothing is learned, however long it runs.
@@ -147,7 +147,10 @@ class LossStuck(CurveRule):
         return ""
 
     def _guessing(self, run: Run, points: Points) -> str:
-        """Whether validation was never better than a guess, by every figure that tells it, in words; else nothing."""
+        """Whether validation was never better than a guess, by every figure that tells it, in words; else nothing.
+
+        Where no figure tells, a task's loss does: it is computed of the same answers.
+        """
         shares, told = _shares(run), []
         for name in run.eval.channels:
             values = run.eval.curve(name)[1]
@@ -176,7 +179,7 @@ class LossStuck(CurveRule):
         single = sum(name.startswith("loss/") for name in run.train.channels) <= 1
         if shares and single and len(losses) and losses.min() < (1 - self.least) * _entropy(shares):
             return ""
-        return ", ".join(told)
+        return ", ".join(told) or self._blind(run, shares)
 
     def _blind(self, run: Run, shares: list[float]) -> str:
         """The component that costs what guessing costs, in training and validation alike, in words; else nothing.

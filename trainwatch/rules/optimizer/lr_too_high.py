@@ -73,6 +73,7 @@ class LrTooHigh(Rule):
     blown: float = 10.0  # x the first loss: the run is lost, and one sample is proof enough
     leap: float = 5.0  # x, what the weights grew by between two samples; healthy ones come to 2.3 in fifty steps
     hurt: float = 0.25  # of the first loss, above it: what begins at 0 leaps too, and the loss comes down
+    hurt_sure: float = 2.0  # standard errors of the level of an eighth of the run, each of which stands so
     hurt_stuck: float = 0.1  # of the first loss, above it, where hardly anything is learned after such a leap
     sigmas: float = 3.0  # of the loss's noise, above its first value as well
     rows: int = 3  # of the loss, in their median: more than a spike
@@ -182,7 +183,8 @@ class LrTooHigh(Rule):
         the loss has stood above its first value ever since. What is new begins where nothing can be lost.
         """
         loss = whole["loss"][len(whole) // 20 :]
-        bar = first + max(self.hurt * abs(first), self.sigmas * noise(loss))
+        error = noise(loss) * (1 + np.pi / 2 * 8 / max(len(loss), 1)) ** 0.5  # of a first row, and an eighth's median
+        bar = first + max(self.hurt * abs(first), self.hurt_sure * error)
         stood = [median(part) > bar for part in np.array_split(loss, 8)] if len(loss) >= 8 * self.rows else [False]
         reweighed = any(_moves(whole[name]) for name in whole.channels if name.startswith("weight/"))
         at, grew = self._together(whole, series)
