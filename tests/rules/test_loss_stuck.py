@@ -149,4 +149,6 @@ def test_one_task_costs_a_guess_and_no_figure_tells(level, role, alarms, make_ru
     evals = [{"step": 50 * i, "split": "valid", "loss/a": level, "loss": 3.0 + level} for i in range(1, 9)]
     header = CLASSES | {"components": {"a": {"role": role}, "b": {"role": "task"}}}
     run = make_run(table | {"weight/a": np.ones(400), "weight/b": np.ones(400)}, header=header, evals=evals)
-    assert len(judge(run, RULE)) == alarms
+    assert [found.first_step for found in judge(run, RULE)] == [1] * alarms
+    late = make_run(table | {"weight/a": 1.0 * (np.arange(400) >= 100)}, header=header, evals=evals)
+    assert [found.first_step for found in judge(late, RULE)] == [101] * alarms

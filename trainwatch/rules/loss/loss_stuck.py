@@ -95,9 +95,9 @@ class LossStuck(CurveRule):
             yield self._finding("warning", points, self._curve.span(run, rest), proof)
             return
         late = run.end is not None if planned is None else points.step[-1:].sum() >= self.through * planned
-        guess = self._guessing(run, points) if late and len(points) and not self._resumed else ""
+        guess, since = self._guessing(run, points) if late and len(points) and not self._resumed else ("", 0)
         if guess and not wanders(run, points):
-            yield self._unskilled(run, points, guess)
+            yield self._unskilled(run, points, guess, since)
         elif flat and not (early or self._resumed or rows < self.telling or wanders(run, points)):
             yield self._finding(
                 "info", points, self._curve.span(run, rest), "no zero gradient, zero update or guess level explains it"
@@ -146,12 +146,12 @@ class LossStuck(CurveRule):
                 return f"the accuracy is {known[-1]:.3g} = exp(-loss), a blind guess"
         return ""
 
-    def _guessing(self, run: Run, points: Points) -> str:
-        """Whether validation was never better than a guess, by every figure that tells it, in words; else nothing.
+    def _guessing(self, run: Run, points: Points) -> tuple[str, int]:
+        """Whether validation was never better than a guess, by every figure that tells it: in words, and since when.
 
         Where no figure tells, a task's loss does: it is computed of the same answers.
         """
-        shares, told = _shares(run), []
+        shares, told, nothing = _shares(run), [], ("", 0)
         for name in run.eval.channels:
             values = run.eval.curve(name)[1]
             if len(values) < self.evaluations:
@@ -161,16 +161,16 @@ class LossStuck(CurveRule):
                 chance = guess if pattern.fullmatch(name) else chance
             if name in CHANCE or any(pattern.fullmatch(name) for pattern, _ in SKILL):
                 if values.max() > chance + self.unskilled:
-                    blind = self._blind(run, shares) if name in CHANCE else ""
+                    blind, _ = self._blind(run, shares) if name in CHANCE else nothing
                     if not blind or np.median(values) > chance + self.unskilled:
-                        return ""
+                        return nothing
                     told.append(f"{name.removeprefix('metric/')} {np.median(values):.2g} in the median, {blind}")
                     continue
                 if shares or name not in CHANCE or (values.max() <= self.hardly and self._stands(points)):
                     told.append(f"{name.removeprefix('metric/')} {values.max():.2g} at best")
             if NOTHING.fullmatch(name):
                 if values.max() > self.seldom:
-                    return ""
+                    return nothing
                 if self._stands(points):
                     told.append(f"{name.removeprefix('metric/')} {values.max():.2g} at best")
             if ERRORS.fullmatch(name) and np.abs(values - 1).max() < self.unskilled and self._stands(points):
@@ -178,19 +178,20 @@ class LossStuck(CurveRule):
         losses = run.eval.curve("loss")[1] if "loss" in run.eval else np.empty(0)
         single = sum(name.startswith("loss/") for name in run.train.channels) <= 1
         if shares and single and len(losses) and losses.min() < (1 - self.least) * _entropy(shares):
-            return ""
-        return ", ".join(told) or self._blind(run, shares)
+            return nothing
+        return (", ".join(told), int(points.step[0])) if told else self._blind(run, shares)
 
-    def _blind(self, run: Run, shares: list[float]) -> str:
-        """The component that costs what guessing costs, in training and validation alike, in words; else nothing.
+    def _blind(self, run: Run, shares: list[float]) -> tuple[str, int]:
+        """The component that costs what guessing costs, in training and validation alike: in words, and since when it
+        is taught; else nothing.
 
         One evaluation in twenty is lucky; so many losses are not.
         """
         roles, guess = Roles.of(run.header), _entropy(shares) if shares else 0.0
         for channel in run.eval.channels if guess else ():
             name = channel.removeprefix("loss/")
-            weights = run.train.curve(f"weight/{name}")[1] if f"weight/{name}" in run.train else np.ones(1)
-            if name == channel or channel not in run.train or roles.aside(name) or not np.median(weights) > 0:
+            since = _taught_since(run, name) if channel in run.train and name != channel else None
+            if since is None or roles.aside(name):
                 continue
             held, trained = run.eval.curve(channel)[1], run.train.curve(channel)[1]
             levels = (
@@ -199,8 +200,8 @@ class LossStuck(CurveRule):
             every = np.concatenate([held, levels])
             near = len(levels) and every.min() > (1 - self.least) * guess and every.max() < (1 + self.resolved) * guess
             if near and len(held) >= self.evaluations:
-                return f"{name} costs {np.median(held):.4g} where guessing costs {guess:.4g}"
-        return ""
+                return f"{name} costs {np.median(held):.4g} where guessing costs {guess:.4g}", since
+        return "", 0
 
     def _stands(self, points: Points) -> bool:
         """Whether the loss hardly fell in the second half of the run, and much of it is left."""
@@ -210,8 +211,8 @@ class LossStuck(CurveRule):
         fell = float(np.median(half[:third]) - np.median(half[-third:]))
         return fell < self.stands * abs(level) + error and level > self.left * float(points.loss[0])
 
-    def _unskilled(self, run: Run, points: Points, guess: str) -> Finding:
-        steps = (int(points.step[0]), run.last_step or int(points.step[-1]))
+    def _unskilled(self, run: Run, points: Points, guess: str, since: int) -> Finding:
+        steps = (since, max(since, run.last_step or int(points.step[-1])))
         return self.finding(
             "warning",
             "run",
@@ -235,6 +236,14 @@ class LossStuck(CurveRule):
             "and the learning rate; if it works, the labels.",
             confidence=0.9 if severity == "warning" else 0.5,
         )
+
+
+def _taught_since(run: Run, name: str) -> int | None:
+    """The first step at which a component counts; None where it does in less than half of them."""
+    weight = f"weight/{name}"
+    steps, values = run.train.curve(weight if weight in run.train else f"loss/{name}")
+    counts = values > 0 if weight in run.train else np.ones(len(values), bool)
+    return int(steps[np.argmax(counts)]) if 2 * counts.sum() > len(counts) else None
 
 
 def _shares(run: Run) -> list[float]:
