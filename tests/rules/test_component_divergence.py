@@ -67,3 +67,11 @@ def test_a_new_stage_begins_anew(make_run, judge):
     """What rises at a boundary only, rises with the data."""
     a = np.where(ROW < 200, 0.5, 0.9) * noise(3) + np.exp(-ROW / 20)
     assert judge(make_run(columns(a, unlearned(3)[1], stage=(ROW >= 200).astype(float))), RULE) == []
+
+
+@pytest.mark.parametrize(("weight", "count"), [(1.0, 1), (-1.0, 0)])
+def test_what_is_maximised_is_meant_to_rise(weight, count, make_run, judge):
+    """Though it fell at first, while nothing was learned yet."""
+    weights = {"weight/digit": np.full(N, weight), "weight/other": np.ones(N)}
+    a, b = unlearned(1)
+    assert len(judge(make_run(columns(a, b, "digit") | weights), RULE)) == count

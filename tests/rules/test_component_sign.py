@@ -130,6 +130,7 @@ def test_a_task_that_comes_down_although_it_is_maximised(name, role, end, severi
             ("hard", "", "task", "info"),
             ("spectral", "", "regulariser", "info"),
             ("entropy", "nat", "auxiliary", "info"),
+            ("coverage", "nat", "auxiliary", "info"),
         ),
         ("cross_entropy", "", "task", "warning"),
     ],

@@ -171,3 +171,35 @@ def test_a_rise_that_was_made_good_in_training_only(validation, count, seed, mak
     loss = 2.0 + np.exp(-rows / 20) + np.where(rows < 100, 0.0, np.exp(-(rows - 100) / 15.0)) + noise
     evals = [{"step": step, "loss": 2.2 * (validation if step > 100 else 1)} for step in range(20, 201, 20)]
     assert len([one for one in judge(make_run({"loss": loss}, evals=evals), RULE) if one.rank]) == count
+
+
+def asked_for_more(seed):
+    """A training loss that rises at once by 0.6, and the steps at which there are evaluations."""
+    noise = 0.03 * np.random.default_rng(seed).standard_normal(200)
+    rows = np.arange(200)
+    return 0.5 + 2 * np.exp(-rows / 20) + 0.6 * (rows >= 120) + noise, np.arange(20, 201, 20)
+
+
+@pytest.mark.parametrize(
+    ("harm", "accuracy", "alarms"),
+    [(0.0, None, False), (0.1, 0.9, False), (0.1, 0.7, True), (0.2, None, True), (0.3, 0.9, True)],
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_training_that_is_asked_for_more(harm, accuracy, alarms, seed, make_run, judge):
+    """Augmentation, smoothed labels: validation has kept what it had learned, and so have the figures of merit."""
+    loss, steps = asked_for_more(seed)
+    costs = 0.6 + 2 * np.exp(-steps / 20) + harm * (steps > 120)
+    merits = np.where(steps > 120, accuracy or 0.0, 0.9 - 0.5 * np.exp(-steps / 20))
+    evals = [
+        {"step": int(step), "loss": cost} | ({"metric/accuracy": merit} if accuracy else {})
+        for step, cost, merit in zip(steps, costs, merits, strict=True)
+    ]
+    assert bool([one for one in judge(make_run({"loss": loss}, evals=evals), RULE) if one.rank]) == alarms
+
+
+@pytest.mark.parametrize(("planned", "severity"), [(200, "info"), (16, "warning")])
+def test_a_young_run_may_be_in_a_transient(planned, severity, make_run, judge):
+    """What a tenth of the plan did is no divergence yet; in a log that short it is one."""
+    loss = np.concatenate([np.linspace(60, 20, 10), np.linspace(40, 70, 5)])
+    run = make_run({"loss": loss}, header={"total_steps": planned}, end=None)
+    assert severity in [found.severity for found in judge(run, RULE)]

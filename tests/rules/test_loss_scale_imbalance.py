@@ -308,3 +308,12 @@ def test_a_task_must_be_louder_than_an_auxiliary_to_drown_another(ratio, severit
     header = {"max_grad_norm": 1.0, "components": {"b": {"role": "task"}, "a": {"role": "task"}}}
     columns = {"loss/a": 0.5 * (0.5 + FALL), "loss/b": ratio * 0.5 * (0.5 + FALL), "grad_norm": np.full(N, 200.0)}
     assert [finding.severity for finding in judge(make_run(columns, header=header), RULE)] == [severity]
+
+
+@pytest.mark.parametrize(("total", "alarms"), [(300.0, True), (100.0, True), (1.0, False)])
+def test_weights_that_nobody_told(total, alarms, make_run, judge):
+    """The total shows that they are there: values far apart are balanced by them."""
+    header = {"max_grad_norm": 1.0, "components": {name: {"role": "task"} for name in "ab"}}
+    columns = {"loss/a": 0.5 * (0.5 + FALL), "loss/b": 300 * (0.5 + FALL), "grad_norm": np.full(N, 200.0)}
+    run = make_run(columns | {"loss": total * (0.5 + FALL)}, header=header)
+    assert bool(judge(run, RULE)) == alarms

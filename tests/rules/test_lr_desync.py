@@ -84,3 +84,19 @@ def test_a_rate_without_a_schedule_that_is_gone_early(name, make_run, judge):
     rate, header, first = GONE[name]
     run = make_run({"lr/main": 0.1 * rate, "lr/other": 0.2 * rate}, header={"total_steps": 300, **header})
     assert [found.first_step for found in judge(run, "lr-desync")] == [first] * (first > 0)
+
+
+@pytest.mark.parametrize(("every", "alarms"), [(10, 0), (1, 1), (15, 1)])
+def test_a_rate_that_waits_for_validation(every, alarms, make_run, judge):
+    """A tenth after each evaluation, from the first on: a plateau, whatever the config calls it."""
+    evals = [{"step": step, "split": "validation", "loss": 1.0} for step in range(every, 301, every)]
+    run = make_run({"lr/main": 0.1 * 0.1 ** (ROW // 10)}, header={"total_steps": 300}, evals=evals)
+    assert len(judge(run, "lr-desync")) == alarms
+
+
+@pytest.mark.parametrize(("samples", "alarms"), [(40, 0), (4000, 1)])
+def test_a_rate_that_falls_once_an_epoch(samples, alarms, make_run, judge):
+    """Epochs that are short, by the header: then it was meant."""
+    header = {"total_steps": 300, "horizon": {"samples": samples, "batch_size": 4, "epochs": 30}}
+    run = make_run({"lr/main": 0.1 * 0.1 ** (ROW // 10)}, header=header)
+    assert len(judge(run, "lr-desync")) == alarms

@@ -36,13 +36,16 @@ def losses(chunk: Chunk) -> list[str]:
     return [name for name in chunk.channels if name == "loss" or name.startswith("loss/")][:MOST]
 
 
-def held_out(run: Run) -> tuple[Floats, Floats]:
-    """Steps and total losses of the first split that is no training set, without repeats. float64 [evaluations] each"""
+def held_out(run: Run, name: str = "loss") -> tuple[Floats, Floats]:
+    """Steps and total losses, or another channel, of the first split that is no training set, without repeats.
+
+    float64 [evaluations] each
+    """
     rows = Chunk("eval", run.eval, 0, run.eval.size)
     splits = np.array([str(rows.text(row, "split") or "validation") for row in range(len(rows))], dtype=object)
     first = next((split for split in splits if split not in TRAINING), "")
-    there = np.isfinite(rows["loss"]) & run.eval.live & (splits == first) & ~(rows["repeat"] > 0)
-    return rows.step[there].astype(np.float64), rows["loss"][there]
+    there = np.isfinite(rows[name]) & run.eval.live & (splits == first) & ~(rows["repeat"] > 0)
+    return rows.step[there].astype(np.float64), rows[name][there]
 
 
 def direction(name: str) -> int:

@@ -40,8 +40,8 @@ class ComponentDivergence(OfCourse):
 
     When it is wrong:
         Losses that follow an opponent, a reward or a value, and regularisers, grow in health: they are known by role or
-        by name. Where weights are not recorded and the total is not the plain sum, it is an info: a weight may have
-        been annealed.
+        by name. So does what is maximised: of a negative weight component-sign tells. Where weights are not recorded
+        and the total is not the plain sum, it is an info: a weight may have been annealed.
 
     References:
         Yu et al., "Gradient Surgery for Multi-Task Learning" (2020).
@@ -64,7 +64,7 @@ class ComponentDivergence(OfCourse):
         """The stage that holds now."""
         begin = course.regime_begin(len(course))
         for name in course.names if len(course.names) > 1 else ():
-            if not course.roles.aside(name):
+            if not course.roles.aside(name) and not course.weight(name)[-1] < 0:  # what is maximised is meant to rise
                 found = relapse(course[f"loss/{name}"], begin, len(course), self.rise, self.sigmas)
                 found = found or (None if opponent(name) else self._at_once(course, name, begin))
                 if found is not None and self._sick(name, course, begin, found):

@@ -39,10 +39,10 @@ class ComponentSign(OfCourse):
 
     What it sees:
         A component with a negative weight whose raw value rises to three times what it was, while its contribution
-        outgrows all others: a warning, and critical from a hundred times on. Or an error (by its name, or measured in
-        nat) that rises by a fifth, with a tenth of the others' contribution. Or one whose raw value a bound keeps from
-        rising: a declared task that stays where it began, while its gradient runs against that of a task which is
-        learned (a cosine below -0.5 in the mean; turned round, both would agree): a warning. Or a declared task that
+        outgrows all others: a warning, and critical from a hundred times on. Or an error (by its name, or
+        a task in nat) that rises by a fifth, with a tenth of the others' contribution. Or one whose raw value
+        a bound keeps from rising: a declared task that stays where it began, while its gradient runs against that of a
+        task which is learned (a cosine below -0.5 in the mean; turned round, both would agree): a warning. Or one that
         comes down although it is maximised: what the others learn makes it smaller. Or, at any weight, a contribution
         that has fallen far below 0, a hundred times beyond where it began and ten times the others, and is still
         falling, or a thousand times, whatever its role.
@@ -153,6 +153,7 @@ class ComponentSign(OfCourse):
     def _suffers(self, name: str, course: Course, times: float, raw: Floats) -> bool:
         """Whether it is an error that has risen from where it began: the network gives worse answers than untrained."""
         nats = course.roles.units.get(name) in ("nat", "nats", "bit", "bits")
+        nats = nats and course.roles.said.get(name, "task") == "task"  # an auxiliary may be an entropy, in nats too
         error = (nats or bool(ERROR.search(name.lower()))) and not self._meant(name, course)
         return error and times >= self.worse and fall(-raw) > 0
 

@@ -70,8 +70,9 @@ class LossScaleImbalance(Rule):
         components of weight 0, of a tiny or negative weight, or one that rises or whose schedule is not at its end,
         with both signs (a policy's surrogate), and those that fell from the large one's scale because they are solved.
         What is a regulariser or an auxiliary, by role or name, is one of them only below a thousandth, at a value of 1
-        and more, without a gradient to speak of. A start
-        that passes within a fifth of the run while the loss falls is an info.
+        and more, without a gradient to speak of. A start that passes within a fifth of the run while the loss falls is
+        an info. Where neither weights nor gradients are recorded, and the total is not a tenth of what the largest
+        would contribute, weights are at work, and nothing is told.
 
     Why it matters:
         The optimiser follows the sum. What contributes a millionth of it is not trained at all, and after clipping the
@@ -92,7 +93,7 @@ class LossScaleImbalance(Rule):
     block: ClassVar[int] = 20  # rows; a median of 20 forgives nine outliers
     needs: ClassVar[tuple[str, ...]] = ("loss/<component>",)
     wants: ClassVar[tuple[str, ...]] = (
-        *("weight/<component>", "grad_norm", "run:max_grad_norm"),
+        *("weight/<component>", "loss", "grad_norm", "run:max_grad_norm"),
         "grad_share/<component>|param_share/<component>",
         "run:components",
     )
@@ -126,6 +127,7 @@ class LossScaleImbalance(Rule):
     clipped_ratio: float = 30.0  # x the others, declared tasks, where the norm that this makes is clipped; health: 6
     aside_ratio: float = 10.0  # x the tasks, there, of what was declared to be none: it is to help them; health: 2
     clipped: float = 30.0  # x the limit on the norm, beside it: the others' part is none of the step; health: 11
+    unseen: float = 0.1  # of the largest, for the total: sums and means over micro-batches differ by less
     tiny_weight: float = (
         0.01  # of the largest component's weight, or of 1: whoever sets that means the term to be small
     )
@@ -215,7 +217,7 @@ class LossScaleImbalance(Rule):
         others = [name for name in names if self._counts(name, largest, here, block)]
         part, rest = _size(largest, here), sum(_size(name, here) for name in others)
         limit = self.warning_ratio * (HYSTERESIS if self._episode else 1.0)
-        if rest <= 0 or part <= limit * rest:
+        if rest <= 0 or part <= limit * rest or self._weighted_unseen(largest, here):
             yield from self._ended()
             return
         if self._episode is None:
@@ -227,6 +229,13 @@ class LossScaleImbalance(Rule):
             episode.earlier = episode.share, was / beside
         episode.blocks, episode.others, episode.here, episode.block = episode.blocks + 1, others, here, block
         yield from self._verdict(episode)
+
+    def _weighted_unseen(self, largest: str, here: dict[str, float]) -> bool:
+        """Whether the total is far less than the largest alone would make it at the weight 1, and neither a weight nor
+        the gradient says what it is worth.
+        """
+        told = np.isfinite(here[f"weight/{largest}"]) or np.isfinite(here[f"share/{largest}"])
+        return bool(not told and abs(here["total"]) < self.unseen * _size(largest, here))
 
     def _counts(self, name: str, largest: str, here: dict[str, float], block: Rows) -> bool:
         """Whether a component is one that should weigh something beside the largest."""
@@ -378,7 +387,7 @@ class LossScaleImbalance(Rule):
 
 def _columns(chunk: Chunk) -> Rows:
     """Raw values, weights and gradient shares of every component, and the steps."""
-    columns = {"step": chunk.step.astype(np.float64), "norm": chunk["grad_norm"]}
+    columns = {"step": chunk.step.astype(np.float64), "norm": chunk["grad_norm"], "total": chunk["loss"]}
     for name in [name.removeprefix("loss/") for name in chunk.channels if name.startswith("loss/")]:
         raw, weight = chunk[f"loss/{name}"], chunk[f"weight/{name}"]
         near, wide = chunk[f"grad_share/{name}"], chunk[f"param_share/{name}"]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trainwatch.header import Header, mapping, number
 from trainwatch.rule import Findings, Rule
@@ -17,6 +18,8 @@ from trainwatch.schema import Finding
 from trainwatch.stats import Floats
 from trainwatch.table import Chunk
 from trainwatch.views.following import Following
+
+Steps = NDArray[np.int64]
 
 
 @dataclass
@@ -28,7 +31,8 @@ class LrDesync(Rule):
         its values: k = 0.5, 2, 4 ... Groups with the same k are reported as one. Where a recorded clock explains the
         values, or nothing does, `schedule-desync` says so. A rate without a declared schedule that falls by one and the
         same factor from its first steps on, to a ten-thousandth of its height before half of the planned steps, and
-        stays there: a scheduler that counts epochs is stepped with each batch.
+        stays there, and not once an epoch nor with the evaluations: a scheduler that counts epochs is stepped with each
+        batch.
 
     Why it matters:
         At k = 4 the rate is at its floor after a quarter of the run, and three quarters of the steps learn next to
@@ -64,12 +68,14 @@ class LrDesync(Rule):
     half: float = 0.5  # of the planned steps
     fewest: int = 4  # drops by then, evenly spaced from the first steps on: a plateau's wait for the loss to fall
     uneven: float = 1.5  # x the median interval, at most
+    answers: float = 0.5  # of the rows that follow an evaluation, at most: else that drops follow them says nothing
 
     _following: Following = field(default_factory=lambda: Following(1, 0.0, 0.0, 0.0), init=False)
     _usual: dict[float, str] = field(default_factory=dict, init=False)
     _declared: bool = field(default=False, init=False)  # the schedule of some rate is, or a plateau
     _total: int = field(default=0, init=False)  # steps that are planned
     _rows: int = field(default=0, init=False)
+    _epoch: float = field(default=np.inf, init=False)  # steps
     _resumed: bool = field(default=False, init=False)
 
     def start(self, header: Header) -> Findings:
@@ -80,6 +86,9 @@ class LrDesync(Rule):
         self._declared = plateau or any(name.startswith("lr") for name in header.schedules)
         self._total, self._resumed = header.total_steps or 0, header.resumed_from is not None
         horizon = mapping(header.raw.get("horizon"))
+        told = {name: number(horizon.get(name)) for name in ("samples", "batch_size", "accumulation", "processes")}
+        each = (told["batch_size"] or 0) * (told["accumulation"] or 1) * (told["processes"] or 1)
+        self._epoch = (told["samples"] or np.inf) / each if each else np.inf
         for name, what in (("processes", "processes"), ("accumulation", "micro-batches a step")):
             count = number(horizon.get(name))
             if count and count > 1:
@@ -100,9 +109,10 @@ class LrDesync(Rule):
         if not (self._declared or self._resumed):
             whole = Chunk("train", rest.rows, rest.start - self._rows, rest.stop)
             ended = (run.last_step or 0) if run.end is not None and run.end.get("status") == "finished" else 0
-            yield from self._spent(whole, self._total or ended)
+            evaluated = run.eval.step[: run.eval.size][run.eval.live]
+            yield from self._spent(whole, self._total or ended, evaluated)
 
-    def _spent(self, whole: Chunk, planned: int) -> Iterator[Finding]:
+    def _spent(self, whole: Chunk, planned: int, evaluated: Steps) -> Iterator[Finding]:
         """The first group whose rate is gone before half of the run; the others fall with it."""
         for name in [name for name in whole.channels if name.startswith("lr/")][:MOST]:
             known = np.flatnonzero(np.isfinite(whole[name]))
@@ -117,10 +127,17 @@ class LrDesync(Rule):
             apart = np.diff(applied[[height, *drops]])
             each = float(np.median(apart)) if len(apart) >= self.fewest else np.inf
             epochs = np.ptp(whole["epoch"][known[[height, gone]]])  # what waits for evaluations waits for their ends
-            each = np.inf if epochs >= len(drops) else each
+            epochs = epochs if np.isfinite(epochs) else (applied[gone] - applied[height]) / self._epoch
+            answers = self._answers(whole.step[known[height : gone + 1]], drops - height, evaluated)
+            each = np.inf if epochs >= len(drops) or answers else each
             if apart.max() <= self.uneven * each < np.inf and _geometric(rate[height : gone + 1]):
                 yield self._gone(name, whole, int(known[gone]), int(known[drops[0]]), each, planned)
                 return
+
+    def _answers(self, step: Steps, drops: Steps, evaluated: Steps) -> bool:
+        """Whether each drop comes right after an evaluation: such a rate waits for what validation says."""
+        follows = np.searchsorted(evaluated, step[1:], "right") > np.searchsorted(evaluated, step[:-1])
+        return bool(follows[drops - 1].all() and follows.mean() <= self.answers)
 
     def _gone(self, name: str, whole: Chunk, gone: int, first: int, each: float, planned: int) -> Finding:
         rate, height = whole[name], float(np.nanmax(whole[name]))

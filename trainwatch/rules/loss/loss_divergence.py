@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainwatch.bases.curve import CurveRule
+from trainwatch.header import Header
+from trainwatch.rule import Findings
 from trainwatch.run import Run
 from trainwatch.schema import Finding, Severity
 from trainwatch.stats import noise
@@ -55,15 +57,18 @@ class LossDivergence(CurveRule):
     What it sees:
         The total loss, smoothed, within one stage of the curriculum: it fell steadily and well beyond its noise, then
         gave back more than 40 % of what it had gained, and has stayed there without falling again. All of it given back
-        is critical; what began less than twenty rows ago is an info. Of a rise that came at once and has stood for a
-        quarter of the run, 20 % are enough, or 10 % if the loss has doubled. A loss that never clearly fell cannot give
-        back: it is an alarm only if it doubles and stays there, clearly above where it began, in a run that is plainly
-        supervised; or if it rises at once by half of its level, far beyond its noise, and both it and the validation
-        loss stay there. Of a rise by a quarter of the level that came from one row to the next, validation alone may
-        tell: if it has been a tenth worse ever since than at its best before, and a component or a figure of merit
-        says the same, it is a warning even where training has all but made it good. A rise that recorded weights
-        explain is none, nor is one during which the held-out loss gets better and better; nor one that training made
-        good while the outputs became much shorter: length-collapse tells of that.
+        is critical; what began less than twenty rows ago is an info, unless that is a quarter of the rows and of the
+        plan. Of a rise that came at once and has stood for a quarter of the run, 20 % are enough, or 10 % if the loss
+        has doubled. A loss that never clearly fell cannot give back: it is an alarm only if it doubles and stays there,
+        clearly above where it began, in a run that is plainly supervised; or if it rises at once by half of its level,
+        far beyond its noise, and both it and the validation loss stay there. Of a rise by a quarter of the level that
+        came from one row to the next, validation alone may tell: if it has been a tenth worse ever since than at its
+        best before, and a component or a figure of merit says the same, it is a warning even where training has all but
+        made it good. A rise that recorded weights explain is none, nor is one during which the held-out loss gets
+        better and better, nor one after which what validation had learned has hardly been lost, and no figure of merit
+        is worse: training is asked for more (augmentation, smoothed labels, harder data); after a rise from one row to
+        the next the next evaluation is waited for. Nor one that training made good while the outputs became much
+        shorter: length-collapse tells of that.
 
     Why it matters:
         The weights have left the region in which they worked. What is trained from here on starts from worse than the
@@ -109,6 +114,17 @@ class LossDivergence(CurveRule):
     )
     made_good: float = 0.3  # of such a rise, at most, is left at the end: what came with it has been learned
     shorter: float = 0.6  # of the outputs' length before it: the answers of the data are others
+    harm: float = 0.25  # of a rise that validation may share, if a figure of merit says that nothing was lost; and
+    harmless: float = 0.1  # where there is none: smoothed labels alone cost validation a tenth of the rise
+    learns: float = 0.5  # of such a rise that validation must have moved by before: what never moves is no witness
+    young: float = 0.25  # of the planned steps: a few rows may be a transient yet, however many of a short log they are
+
+    _planned: int = field(default=0, init=False)  # steps
+
+    def start(self, header: Header) -> Findings:
+        """How long the run is meant to be."""
+        self._planned = header.total_steps or 0
+        return super().start(header)
 
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
         """Judge each stage by itself."""
@@ -119,8 +135,8 @@ class LossDivergence(CurveRule):
                 continue
             fall, last = _fall(stage), bool(stage.step[-1] == points.step[-1])
             sick = (self._fell(fall) or _plain(run)) and (self._back(fall) or self._stepped(run, fall, stage))
-            sick = sick and not self._explained(run, rest, fall, stage)
             broke = None if wanders(run, points) else leap(stage.loss)
+            sick = sick and not self._explained(run, rest, fall, stage, broke)
             if sick and not wanders(run, points) and not self._other_answers(run, stage, broke):
                 yield self._finding(run, rest, fall, stage, over=not last)
             elif broke is not None and self._unlearned(run, rest, stage, broke):
@@ -144,9 +160,31 @@ class LossDivergence(CurveRule):
         stays = levels[-1] > levels[-2] - max(bar, self.clear * fall.late)
         return bool(levels.min() > 0 and risen and stays)
 
-    def _explained(self, run: Run, rest: Chunk, fall: Fall, stage: Points) -> bool:
+    def _explained(self, run: Run, rest: Chunk, fall: Fall, stage: Points, broke: Leap | None) -> bool:
         """Whether something else than worse weights makes the loss rise: what it counts, or what it is asked."""
-        return self._weighted_up(run, rest, fall, stage) or _harder(run, fall.best_step)
+        if self._weighted_up(run, rest, fall, stage) or _harder(run, fall.best_step):
+            return True
+        first, rise = self._onset(run, rest, fall, stage.step[-1]), fall.now - fall.best
+        steps = held_out(run)[0]
+        waits = broke is not None and run.end is None and fall.now < fall.start and not (steps >= first).any()
+        if waits and len(steps) > 1:  # the data may be others: whether the weights are worse is told by validation
+            return bool(stage.step[-1] - first < 2 * np.median(np.diff(steps)))
+        return self._unharmed(run, stage, first, rise)
+
+    def _unharmed(self, run: Run, stage: Points, first: float, rise: float) -> bool:
+        """Whether validation has hardly been worse since a rise than at its best before, in the same stage if it was
+        evaluated there: the weights do what they did, and it is the training that asks for more.
+        """
+        before, after = _around(run, "loss", stage.step[0], first)
+        ever = _around(run, "loss", -np.inf, first)[0]
+        if len(before) < 2 or not len(after) or np.ptp(ever) < self.learns * rise:
+            return False
+        names = [name for name in run.eval.channels if name.startswith("metric/") and direction(name)]
+        merits = [_around(run, name, stage.step[0], first) for name in names]
+        merits = [(then, late) for then, late in merits if len(then) and len(late)]
+        lost = any(np.median(late) > then.min() + 2 * scatter(then) for then, late in merits)
+        share = self.harm if merits else self.harmless
+        return not lost and bool(np.median(after) - before.min() < share * rise)
 
     def _stepped(self, run: Run, fall: Fall, stage: Points) -> bool:
         """Whether it rose at once and stands there, and no evaluation since has come near the best one before."""
@@ -170,6 +208,8 @@ class LossDivergence(CurveRule):
             return False
         bar = max(self.worse * abs(before.min()), 2 * scatter(before) if len(before) > 3 else 0.0)
         if since.min() < before.min() + bar or self._other_answers(run, stage, broke):
+            return False
+        if self._unharmed(run, stage, first, broke.height) or (values[steps > last] < before.min()).any():
             return False
         return (
             self._raw_rose(run, rest, first, broke.height) or _less_merit(run, first) or self._kept(stage, broke) < 0.5
@@ -244,6 +284,7 @@ class LossDivergence(CurveRule):
         back = (fall.now - fall.best) / fall.progress if fell else 0.0
         since = int((stage.step >= first).sum())
         lasts, stays = since * stage.rows >= self.block, since >= self.late * len(stage)
+        stays = stays and not (run.end is None and stage.step[-1] < self.young * self._planned)
         level: Severity = "critical" if back >= self.lost and lasts else "warning" if lasts or stays else "info"
         went = (
             f"fell from {fall.start:.4g} to {fall.best:.4g} by step {fall.best_step:,.0f}, then rose"
@@ -354,6 +395,14 @@ def _less_merit(run: Run, since: float) -> bool:
         if direction(name) and len(before) and len(after) and after.max() < before.max() - scatter(before):
             return True
     return False
+
+
+def _around(run: Run, name: str, begin: float, first: float) -> tuple[Floats, Floats]:
+    """What held-out evaluations cost before a step, since ``begin`` if there are two, and the later half since then."""
+    steps, values = held_out(run, name)
+    values = -direction(name) * values
+    before, after = values[(steps >= begin) & (steps < first)], values[steps >= first]
+    return before if len(before) > 1 else values[steps < first], after[len(after) // 2 :]
 
 
 def _plain(run: Run) -> bool:
