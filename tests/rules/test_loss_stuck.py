@@ -152,3 +152,10 @@ def test_one_task_costs_a_guess_and_no_figure_tells(level, role, alarms, make_ru
     assert [found.first_step for found in judge(run, RULE)] == [1] * alarms
     late = make_run(table | {"weight/a": 1.0 * (np.arange(400) >= 100)}, header=header, evals=evals)
     assert [found.first_step for found in judge(late, RULE)] == [101] * alarms
+
+
+@pytest.mark.parametrize(("rows", "alarms"), [(80, 0), (200, 1)])
+def test_a_guess_during_the_warm_up_is_none_yet(rows, alarms, make_run, judge):
+    """Small weights begin at a guess and stay there while the rate is small: as many steps more are awaited."""
+    warms = {"loss": flat(rows, math.log(10)), "lr/all": 0.1 * np.minimum(1, (1 + np.arange(rows)) / 77)}
+    assert len(judge(make_run(warms, header=CLASSES | {"total_steps": 300}), RULE)) == alarms

@@ -39,13 +39,14 @@ class LossStuck(CurveRule):
     What it sees:
         From the first row to the last the smoothed loss gained less than 2 %, and less than its noise can tell. It is a
         warning with a proof: the loss is the very same number in every row; the gradient or the update is exactly 0; or
-        it stands at what guessing costs (ln K for K declared classes, or the entropy of their counts; or exp(-loss)
-        is the evaluated accuracy). Without a proof it is an info. Or, however the loss went, validation was never
-        better than a guess in 80 % of the planned steps, by every figure that tells it: an accuracy and a loss at what
-        the declared classes' shares give (where a task of several stands there, in training and validation alike, the
-        accuracy may be lucky now and then, or be missing), an R2 or a correlation of 0, an AUC of a half; or no single
-        answer was ever right (an accuracy, an exact match, an overlap or an F1 of 0 all along), or a rate of errors
-        never left 1, which is what saying nothing costs, and the loss stands.
+        it stands at what guessing costs (ln K for K declared classes, or the entropy of their counts; or exp(-loss) is
+        the evaluated accuracy), and a warm-up is over for as long as it took. Without a proof it is an info. Or,
+        however the loss went, validation was never better than a guess in 80 % of the planned steps, by every figure
+        that tells it: an accuracy and a loss at what the declared classes' shares give (where a task of several stands
+        there, in training and validation alike, the accuracy may be lucky now and then, or be missing), an R2 or a
+        correlation of 0, an AUC of a half; or no single answer was ever right (an accuracy, an exact match, an overlap
+        or an F1 of 0 all along), or a rate of errors never left 1, which is what saying nothing costs, and the loss
+        stands.
 
     Why it matters:
         Nothing is learned, however long it runs.
@@ -132,6 +133,8 @@ class LossStuck(CurveRule):
     def _chance(self, run: Run, level: float, error: float) -> str:
         """Whether the loss is what guessing costs."""
         bar, shares = 0.01 * abs(level) + self.sure * error, _shares(run)
+        if _warms_up(run):
+            return ""
         if len(shares) > 1:
             prior = _entropy(shares)
             if bar > self.resolved * level:
@@ -236,6 +239,15 @@ class LossStuck(CurveRule):
             "and the learning rate; if it works, the labels.",
             confidence=0.9 if severity == "warning" else 0.5,
         )
+
+
+def _warms_up(run: Run) -> bool:
+    """Whether a learning rate has risen for most of the run so far: little was tried yet."""
+    for name in run.train.channels:
+        steps, rates = run.train.curve(name) if name.startswith("lr/") else (np.empty(0, np.int64), np.empty(0))
+        if len(rates) and rates[0] < 0.5 * rates.max() and steps[-1] < 2 * steps[np.argmax(rates)]:
+            return True
+    return False
 
 
 def _taught_since(run: Run, name: str) -> int | None:
