@@ -65,8 +65,9 @@
 
   // What was kept closes the form; what was not stays in it, with the reason.
   function answered(answer) {
-    if (!row || !form.dialog.open) return;
+    if (!row || !form.keep.disabled) return; // to a cell of the table, or to a form that was closed meanwhile
     const now = answer.rows.filter((one) => one.key === row.key).pop();
+    if (!now && answer.rows.length) return;
     if (now) row = { ...now };
     if (answer.said.includes("Not kept")) tell(answer.said);
     else form.dialog.close();
