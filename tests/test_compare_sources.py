@@ -184,6 +184,12 @@ def test_names_of_one_meaning_and_other_values_are_all_told(project, capsys):
     assert "one loss weight (KABSCH_WEIGHT) apart; 1 setting agrees." in capsys.readouterr().out
 
 
+def test_a_number_that_is_none_is_the_same_in_both(project):
+    for name in ("a", "b"):
+        (project / f"{name}.yaml").write_text("ignored: .nan\nlimits: [.nan, 1]\n学习率: 1\n批量: 2\n")
+    assert compare_files([Path("a.yaml"), Path("b.yaml")]).agree == 4
+
+
 def test_two_of_three_files_may_be_apart(project, capsys):
     for name, text in (("a", "lr = 1\nsize = 3\n"), ("b", "lr = 2\nsize = 3\n"), ("c", "size = 3\nown = 1\n")):
         (project / f"{name}.py").write_text(text)
@@ -220,6 +226,7 @@ def test_a_file_is_not_held_against_itself_nor_written_over(project, capsys):
         (("lr",), "setting", "lr"),
         (("optimizer", "beta1"), "setting", "beta 1"),
         (("beta_kl",), "loss weight", "kl"),
+        (("学习率",), "setting", "学习率"),
     ],
 )
 def test_a_name_by_its_words(path, kind, name):

@@ -136,7 +136,7 @@ def meaning(path: tuple[str, ...]) -> Meaning:
         named = [word for word in own if word not in WEIGHT | BESIDE]
         if named and not (named[0].isdigit() and "beta" in own):  # beta1 is the optimiser's
             return "loss weight", " ".join(named)
-    return "setting", " ".join(own)
+    return "setting", " ".join(own) or path[-1]  # a name of no Latin letter has no words, and is its own
 
 
 def _words(name: str) -> list[str]:
@@ -163,4 +163,6 @@ def _unlike(value: Any, other: Any) -> bool:
     """Whether two values are not one; a tuple that was recorded, or read from a config, is a list."""
     if isinstance(value, list | tuple) and isinstance(other, list | tuple):
         return len(value) != len(other) or any(map(_unlike, value, other))
+    if value != value and other != other:
+        return False  # NaN is no number, and still the same setting
     return bool(value != other) or isinstance(value, bool) != isinstance(other, bool)
