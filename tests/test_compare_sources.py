@@ -174,6 +174,44 @@ def test_what_is_the_same_is_said(project, capsys):
     assert "none of the" in capsys.readouterr().out
 
 
+def test_names_of_one_meaning_and_other_values_are_all_told(project, capsys):
+    for name, weight in (("a", 10), ("b", 5)):
+        (project / f"{name}.py").write_text(f"KABSCH_WEIGHT = {weight}\nkabsch_lambda = 3\n")
+    said = compare_files([Path("a.py"), Path("b.py")])
+    assert [(line.name, line.values) for line in said.apart] == [("KABSCH_WEIGHT", (10, 5))]
+    assert said.agree == 1
+    assert main(["compare", "a.py", "b.py"]) == 0
+    assert "one loss weight (KABSCH_WEIGHT) apart; 1 setting agrees." in capsys.readouterr().out
+
+
+def test_a_number_that_is_none_is_the_same_in_both(project):
+    for name in ("a", "b"):
+        (project / f"{name}.yaml").write_text("ignored: .nan\nlimits: [.nan, 1]\n学习率: 1\n批量: 2\n")
+    assert compare_files([Path("a.yaml"), Path("b.yaml")]).agree == 4
+
+
+def test_two_of_three_files_may_be_apart(project, capsys):
+    for name, text in (("a", "lr = 1\nsize = 3\n"), ("b", "lr = 2\nsize = 3\n"), ("c", "size = 3\nown = 1\n")):
+        (project / f"{name}.py").write_text(text)
+    said = compare_files([Path("a.py"), Path("b.py"), Path("c.py")])
+    assert [(line.name, line.values) for line in said.apart] == [("lr", (1, 2, ABSENT))]
+    assert ([line.name for line in said.only], said.agree) == (["own"], 1)
+    assert main(["compare", "a.py", "c.py", "a.py"]) == 0
+    assert "a.py and c.py: none of the 1 setting that both have is apart." in capsys.readouterr().out
+    assert main(["compare", "c.py", "a.py", "b.py"]) == 0
+    assert "c.py and 2 others: one setting (lr) apart; 1 setting agrees." in capsys.readouterr().out
+
+
+def test_a_file_is_not_held_against_itself_nor_written_over(project, capsys):
+    (project / "link.py").symlink_to("train.py")
+    assert main(["compare", "train.py", "link.py"]) == 2
+    assert "train.py: is all that was given, more than once" in capsys.readouterr().err
+    (project / "a.json").write_text('{"lr": 1}')
+    assert main(["compare", "train.py", "a.json", "-o", "a.json"]) == 2
+    assert "a.json: is one of those that are compared" in capsys.readouterr().err
+    assert (project / "a.json").read_text() == '{"lr": 1}'
+
+
 @pytest.mark.parametrize(
     ("path", "kind", "name"),
     [
@@ -188,6 +226,7 @@ def test_what_is_the_same_is_said(project, capsys):
         (("lr",), "setting", "lr"),
         (("optimizer", "beta1"), "setting", "beta 1"),
         (("beta_kl",), "loss weight", "kl"),
+        (("学习率",), "setting", "学习率"),
     ],
 )
 def test_a_name_by_its_words(path, kind, name):

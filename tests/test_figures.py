@@ -480,5 +480,8 @@ def test_an_evaluation_by_length_has_a_figure_of_its_own() -> None:
 
 
 def test_a_run_that_is_not_evaluated_by_length_has_no_such_figure() -> None:
-    run = evaluated(("validation",), token_accuracy=0.8, length_7=0.4)
+    run = evaluated(("validation",), token_accuracy=0.8, length_7=0.4, share_length_9_3=0.1)
     assert figures.FIGURES["lengths"].draw(run, []) is None
+    metrics = figures.FIGURES["metrics"].draw(run, [])
+    assert metrics is not None
+    assert len(named(metrics)) == 3

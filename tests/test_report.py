@@ -13,7 +13,10 @@ import pytest
 
 from trainwatch.cli import main
 from trainwatch.diagnosis import diagnose
+from trainwatch.figures import FIGURES
+from trainwatch.figures.interventions import interventions
 from trainwatch.report.content import gather
+from trainwatch.report.moments import moments
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 
@@ -205,6 +208,21 @@ ODD = [
     {"run": ["x"], "config": {"a": {}, "": 1}, "curriculum": {"stages": [3, {"start": 1}]}, "components": [1]},
     {"time": 1e300, "host": "\ud800", "dtypes": 1e300, "world_size": -1, "schedules": {"lr": 3}},
 ]
+
+
+def test_every_figure_has_its_place(play):
+    run = play(records())
+    placed = [name for section in gather(run, diagnose(run)).sections for name in section.figures]
+    assert set(placed) == set(FIGURES)
+
+
+@pytest.mark.parametrize(("step", "told"), [(120, 120), (1e300, 200), ("odd", 200)])
+def test_an_intervention_stands_at_one_step_in_story_and_plots(step, told, play):
+    asked = {"kind": "event", "event": "intervention", "step": step, "what": "halved the rate"}
+    run = play([*records(), asked])
+    (moment,) = (one for one in moments(run, diagnose(run)) if one.kind == "intervention")
+    assert (moment.step, moment.text) == (told, "what halved the rate")
+    assert [one.step for one in interventions(run)] == [told]
 
 
 @pytest.mark.parametrize("odd", ODD)

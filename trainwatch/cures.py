@@ -49,9 +49,7 @@ UPDATE_RATIO = 1e-3  # norm of the update over that of the weights: what is usua
 FIRST_RATIO = 2e-2  # where weights begin: gradients are largest there; healthy runs come to 0.01 to 0.1
 FARTHEST = 100.0  # times: where weights were swept away, the first samples tell that it was far too high, not how far
 NEAREST = 30.0  # times: the bound where the first steps were not that long
-LONGEST_FIRST = (
-    6e-2  # of the weights: about as long as the first steps of healthy runs are, which lie between 0.02 and 0.1
-)
+LONGEST_FIRST = 6e-2  # of the weights: healthy runs' first steps come to 0.02 to 0.1
 STIRRED = 0.02  # of the weights in one step, after the first: healthy runs come to half of it
 USUAL_LIMIT = 0.1  # of the norm: published ones lie between this and 10
 FAR_ABOVE = 10.0  # x a usual limit: healthy norms that are clipped at each step come to 8

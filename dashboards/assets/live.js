@@ -75,12 +75,19 @@
         place.replaceChildren(...parts.map((part) => element("div", ...(part.head ? [element("h4", part.head)] : []), ...paragraphs(part))));
       },
       () => {
-        delete place.dataset.filled;
-        place.replaceChildren("The dashboard's server does not answer; fold this and unfold it again.");
+        if (place.dataset.rule === name) place.replaceChildren("The dashboard's server does not answer; fold this and unfold it again.");
+        unanswered.add(place);
       },
     );
   }
-  document.addEventListener("toggle", (event) => event.target.matches("details.rule-page") && unfold(event.target), true);
+  // What did not come is asked for once an unfolding: these very words are a change of the page, which unfolds again.
+  const unanswered = new WeakSet();
+  function toggled(details) {
+    const place = details.querySelector(".page[data-rule]");
+    if (details.open) unfold(details);
+    else if (unanswered.delete(place)) delete place.dataset.filled;
+  }
+  document.addEventListener("toggle", (event) => event.target.matches("details.rule-page") && toggled(event.target), true);
 
   // A page whose server has ended still looks alive: say that it is not.
   new PerformanceObserver((list) => {

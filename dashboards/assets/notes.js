@@ -6,6 +6,8 @@
   let row = null; // the run that the form is about, as it was when its words were taken
   let back = null; // what gets the focus when the form closes
   let form = null;
+  let late = 0; // the timer of an answer that does not come
+  const PATIENCE = 10000; // ms
 
   const make = (name, attributes, ...children) => {
     const made = document.createElement(name);
@@ -31,6 +33,7 @@
     });
     note.addEventListener("keydown", (event) => (event.ctrlKey || event.metaKey) && event.key === "Enter" && send());
     dialog.addEventListener("close", () => {
+      clearTimeout(late);
       row = null;
       if (back) back();
     });
@@ -50,6 +53,7 @@
   }
 
   function tell(text) {
+    clearTimeout(late);
     form.said.textContent = text;
     form.keep.disabled = false;
   }
@@ -60,13 +64,15 @@
     if (!changed.length) return form.dialog.close();
     form.keep.disabled = true;
     const words = changed.map((name) => ({ rowId: row.key, colId: name, value: form[name].value, oldValue: row[name] || "" }));
+    late = setTimeout(tell, PATIENCE, "The dashboard's server does not answer; these words are not kept yet.");
     window.dash_clientside.set_props("runs", { cellValueChanged: words });
   }
 
   // What was kept closes the form; what was not stays in it, with the reason.
   function answered(answer) {
-    if (!row || !form.dialog.open) return;
+    if (!row || !form.keep.disabled) return; // to a cell of the table, or to a form that was closed meanwhile
     const now = answer.rows.filter((one) => one.key === row.key).pop();
+    if (!now && answer.rows.length) return;
     if (now) row = { ...now };
     if (answer.said.includes("Not kept")) tell(answer.said);
     else form.dialog.close();

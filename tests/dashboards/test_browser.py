@@ -196,6 +196,39 @@ def test_a_run_is_watched_while_it_is_written(
     assert requests(browser) <= {"127.0.0.1"}
 
 
+UNANSWERED = """
+window.asked = 0;
+const fetched = window.fetch;
+window.fetch = (url, ...rest) => {
+  if (!String(url).startsWith("/rule/")) return fetched(url, ...rest);
+  window.asked += 1;
+  return window.asked === 1 ? Promise.reject(new TypeError("Failed to fetch")) : fetched(url, ...rest);
+};
+"""
+
+
+def test_a_rule_whose_page_does_not_come_is_asked_for_once_an_unfolding(
+    browser: webdriver.Chrome, finished: Path
+) -> None:
+    server, address = start(finished, 0)
+    browser.get(f"{address}/run?path=peptide.jsonl")
+    until(browser, lambda page: page.find_element(By.CSS_SELECTOR, ".finding .rule-page summary"))
+    browser.execute_script(UNANSWERED)
+    fold = "document.querySelector('.finding .rule-page summary').click()"
+    browser.execute_script(fold)
+    until(browser, lambda page: "fold this and unfold it again" in text(page))
+    time.sleep(0.3)
+    assert browser.execute_script("return window.asked") == 1
+    browser.execute_script(fold)
+    until(browser, lambda page: "fold this and unfold it again" not in text(page))
+    browser.execute_script(fold)
+    until(browser, lambda page: "When it is wrong" in text(page))
+    assert browser.execute_script("return window.asked") == 2
+    leave(browser)
+    server.shutdown()
+    server.server_close()
+
+
 def test_a_row_is_on_screen_about_a_second_after_it_was_written(
     browser: webdriver.Chrome, logs: Path, address: str, write: Any, header: Any, row: Any
 ) -> None:

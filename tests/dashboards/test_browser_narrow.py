@@ -185,3 +185,45 @@ def test_words_that_could_not_be_kept_stay_in_the_form(telephone: webdriver.Chro
     telephone.find_element(By.ID, "note-keep").click()
     until(telephone, lambda page: not page.execute_script(OPEN))
     assert kept(logs) == {"sweep/a.jsonl": {"tags": ["short"], "note": "kept all the same"}}
+
+
+OTHERS = """
+const others = {rows: [{key: 'final/c.jsonl', tags: 'late', note: ''}], said: 'Kept beside the runs.'};
+window.trainwatchNotes.answered(others);
+document.getElementById('note-keep').disabled = true;  // as while its own words are on their way
+window.trainwatchNotes.answered(others);
+"""
+
+
+def test_the_answer_to_other_words_does_not_close_the_form(telephone: webdriver.Chrome, table: str) -> None:
+    telephone.get(f"{table}/?sort=run:asc")
+    read(telephone)
+    shows(telephone, "alpha", "beta", "gamma")
+    tap(telephone, telephone.find_element(By.CSS_SELECTOR, ".ag-row[row-id='sweep/a.jsonl'] .stack-edit"))
+    until(telephone, lambda page: page.execute_script(OPEN))
+    fill(telephone, "note-note", "half a sen")
+    telephone.execute_script(OTHERS)
+    assert telephone.execute_script(OPEN)
+    assert telephone.find_element(By.ID, "note-note").get_property("value") == "half a sen"
+
+
+UNANSWERED = """
+const later = window.setTimeout;
+window.setTimeout = (call, wait, ...words) => later(call, wait === 10000 ? 100 : wait, ...words);
+window.dash_clientside.set_props = () => {};
+"""
+
+
+def test_words_that_nobody_answers_can_be_sent_again(telephone: webdriver.Chrome, table: str) -> None:
+    telephone.get(f"{table}/?sort=run:asc")
+    read(telephone)
+    shows(telephone, "alpha", "beta", "gamma")
+    tap(telephone, telephone.find_element(By.CSS_SELECTOR, ".ag-row[row-id='sweep/a.jsonl'] .stack-edit"))
+    until(telephone, lambda page: page.execute_script(OPEN))
+    fill(telephone, "note-note", "words")
+    telephone.execute_script(UNANSWERED)
+    keep = telephone.find_element(By.ID, "note-keep")
+    keep.click()
+    until(telephone, lambda page: "these words are not kept yet" in text(page))
+    assert keep.is_enabled()
+    assert telephone.find_element(By.ID, "note-note").get_property("value") == "words"

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from trainwatch.cli import main
-from trainwatch.report.redaction import Redactor
+from trainwatch.report.redaction import HIDDEN, PATH, Redactor
 
 SECRETS = (
     "alice",
@@ -119,3 +119,9 @@ def test_what_is_no_secret_stays(said):
 )
 def test_what_looks_private_goes(said, left):
     assert Redactor().text(said) == left
+
+
+def test_a_user_in_a_path_takes_what_is_behind_it_along():
+    redactor = Redactor({"ada": HIDDEN, "exp7": PATH})
+    assert redactor.text("see /home/ada/thesis/notes.txt, says ada") == f"see {PATH}, says {HIDDEN}"
+    assert redactor.text("reads /data/exp7/patients.csv of exp7") == f"reads {PATH} of {PATH}"

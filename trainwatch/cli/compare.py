@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
+from os.path import realpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,6 +77,8 @@ def compare(
         raise UserError(f"{runs[0]}: is a folder; name the runs in it, as in {runs[0]}/*.jsonl.")
     if len(runs) < 2:
         raise UserError("compare needs at least two runs; `trainwatch check RUN` judges one.")
+    if output and realpath(output) in map(realpath, runs):
+        raise UserError(f"{output}: is one of those that are compared; choose another file with -o.")
     asked = format_.value if format_ else None
     kind = document_kind(output, asked, FILES, "a comparison") if output else asked or "text"
     said, text = _compared(runs, align.value, kind, map_)
@@ -116,7 +119,7 @@ def _compared_files(paths: Sequence[Path], kind: str, mapped: list[str] | None) 
     from trainwatch.lint.tree import LintError
     from trainwatch.text import sources, terminal
 
-    named = list(dict.fromkeys(paths))
+    named = _named_once(paths)
     runs = {path: each_run([path], judge.settings(), mapped)[0].run for path in named if not _written(path)}
     try:
         said = compare_files([runs.get(path, path) for path in named])
@@ -154,10 +157,24 @@ def _compared_runs(
     return data, faces.as_markdown(said) if kind == "markdown" else ""
 
 
+def _named_once(paths: Sequence[Path]) -> list[Path]:
+    """Each file once, in this order."""
+    once: dict[str, Path] = {}
+    for path in paths:
+        once.setdefault(realpath(path), path)
+    if len(once) < 2:
+        raise _alone(paths[0])
+    return list(once.values())
+
+
 def _distinct(judged: list[Judged]) -> list[Judged]:
     """Each run once: a pattern such as ``logs/*.jsonl`` names the leader again."""
     once = {item.run.source.resolve(): item for item in reversed(judged)}
     found = [item for item in judged if once[item.run.source.resolve()] is item]
     if len(found) < 2:
-        raise UserError(f"{judged[0].run.source}: is all that was given, more than once; name another run beside it.")
+        raise _alone(judged[0].run.source)
     return found
+
+
+def _alone(path: Path) -> UserError:
+    return UserError(f"{path}: is all that was given, more than once; name another beside it.")

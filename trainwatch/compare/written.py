@@ -75,15 +75,15 @@ def compare_files(sides: Sequence[Path | Run]) -> Sources:
     tables = [_table(_recorded(side) if isinstance(side, Run) else _written(side)) for side in sides]
     meanings = dict.fromkeys(meaning for table in tables for meaning in table)
     lines = [_line(meaning, [table.get(meaning) for table in tables]) for meaning in meanings]
-    both = [line for line in lines if ABSENT not in line.values]
-    apart = [line for line in both if any(_unlike(value, line.values[0]) for value in line.values)]
+    apart = [line for line in lines if _apart(line)]
+    agree = [line for line in lines if ABSENT not in line.values and not _apart(line)]
     told = {meaning for table in tables for meaning, one in table.items() if not one.passed}
-    only = [line for line, key in zip(lines, meanings, strict=True) if ABSENT in line.values and key in told]
+    lone = [line for line, key in zip(lines, meanings, strict=True) if ABSENT in line.values and key in told]
     return Sources(
         files=tuple(str(side.source if isinstance(side, Run) else side) for side in sides),
         apart=tuple(sorted(apart, key=lambda line: line.kind)),
-        only=tuple(sorted(only, key=lambda line: line.kind)),
-        agree=len(both) - len(apart),
+        only=tuple(sorted((line for line in lone if not _apart(line)), key=lambda line: line.kind)),
+        agree=len(agree),
         recorded=tuple(str(side.source) for side in sides if isinstance(side, Run)),
     )
 
@@ -112,8 +112,8 @@ def _leaves(node: Node) -> Iterator[Written]:
 
 
 def _table(found: Sequence[Written]) -> dict[Meaning, Written]:
-    """Each setting by its meaning. Of several names that could mean it, the one that stands in nothing does; those that
-    stand in something are told by their whole path."""
+    """Each setting by its meaning. Of several names that could mean it, the only one that stands in nothing does; the
+    others are told by their whole path."""
     short: dict[Meaning, list[Written]] = {}
     for one in found:
         short.setdefault(meaning(one.path), []).append(one)
@@ -123,7 +123,8 @@ def _table(found: Sequence[Written]) -> dict[Meaning, Written]:
         if all(not _unlike(one.value, values[0].value) for one in values):
             table[key] = values[0]
         else:
-            table |= {key if len(one.path) == 1 else (key[0], ".".join(one.path)): one for one in values}
+            outermost = {one.path for one in values if len(one.path) == 1}
+            table |= {key if {one.path} == outermost else (key[0], ".".join(one.path)): one for one in values}
     return table
 
 
@@ -135,7 +136,7 @@ def meaning(path: tuple[str, ...]) -> Meaning:
         named = [word for word in own if word not in WEIGHT | BESIDE]
         if named and not (named[0].isdigit() and "beta" in own):  # beta1 is the optimiser's
             return "loss weight", " ".join(named)
-    return "setting", " ".join(own)
+    return "setting", " ".join(own) or path[-1]  # a name of no Latin letter has no words, and is its own
 
 
 def _words(name: str) -> list[str]:
@@ -152,8 +153,16 @@ def _line(key: Meaning, found: Sequence[Written | None]) -> Line:
     )
 
 
+def _apart(line: Line) -> bool:
+    """Whether two of the files that have a setting give it other values."""
+    values = [value for value in line.values if value != ABSENT]
+    return any(_unlike(value, values[0]) for value in values)
+
+
 def _unlike(value: Any, other: Any) -> bool:
     """Whether two values are not one; a tuple that was recorded, or read from a config, is a list."""
     if isinstance(value, list | tuple) and isinstance(other, list | tuple):
         return len(value) != len(other) or any(map(_unlike, value, other))
+    if value != value and other != other:
+        return False  # NaN is no number, and still the same setting
     return bool(value != other) or isinstance(value, bool) != isinstance(other, bool)

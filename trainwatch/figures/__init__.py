@@ -116,7 +116,7 @@ FIGURES: Final[dict[str, Figure]] = {
     "lengths": Figure(
         "Evaluation by length",
         lengths.by_length,
-        "Short inputs and long ones apart; a click on a faint entry of the legend shows that metric.",
+        "Short inputs and long ones apart, by the first metric; where there is a legend to click, it shows the others.",
         WORTH,
     ),
     "quality": Figure("Outputs", health.quality, "What the model's own outputs are like, measured on samples.", WORTH),

@@ -31,8 +31,14 @@ def evaluation_metrics(run: Run, findings: Findings, look: Look = WHOLE) -> go.F
     return _evaluated(run, findings, look, _of_all_lengths, "metric")
 
 
+def binned(name: str) -> re.Match[str] | None:
+    """The metric and the two ends of a channel by length, None of any other."""
+    match = BINNED.fullmatch(name)
+    return match if match and int(match[2]) <= int(match[3]) else None
+
+
 def _of_all_lengths(name: str) -> bool:
-    return name.startswith("metric/") and not BINNED.fullmatch(name)
+    return name.startswith("metric/") and not binned(name)
 
 
 def _evaluated(run: Run, findings: Findings, look: Look, wanted: Callable[[str], bool], unit: str) -> go.Figure | None:

@@ -13,7 +13,8 @@ from trainwatch.header import number, text
 from trainwatch.run import Event, Run
 
 MOST: Final = 40  # of a run: more would hide its curves
-LONGEST: Final = 200  # characters of one thing that is told of it
+LONGEST: Final = 800  # characters that are told of one
+DETAIL: Final = 200  # characters of one thing that is told of it
 ASIDE: Final = frozenset(["kind", "event", "time", "elapsed", "step"])
 
 
@@ -29,26 +30,25 @@ class Intervention:
 def interventions(run: Run) -> list[Intervention]:
     """The newest of a run's interventions, in the order in which they were written."""
     asked = [event for event in run.events if event.get("event") == "intervention"]
-    return [Intervention(_step(run, event), said(event), _stops(event)) for event in asked[-MOST:]]
+    return [Intervention(step_of(run, event), said(event), _stops(event)) for event in asked[-MOST:]]
 
 
 def said(event: Event) -> str:
     """``stop asked by trainwatch watch --stop-on critical, for non-finite-loss (run): the loss became NaN.``"""
     if not _stops(event):
-        return (
-            ", ".join(f"{key} {str(value)[:LONGEST]}" for key, value in event.items() if key not in ASIDE and value)
-            or "asked"
-        )
+        told = ", ".join(f"{key} {str(value)[:DETAIL]}" for key, value in event.items() if key not in ASIDE and value)
+        return told[:LONGEST] or "asked"
     by, why, rule, subject = (text(event.get(name)) or "" for name in ("by", "why", "rule", "subject"))
     found = f", for {rule}{f' ({subject})' if subject else ''}" if rule else ""
-    return f"stop asked by {by or 'somebody'}{found}{f': {why}' if why else ''}"
+    return f"stop asked by {by or 'somebody'}{found}{f': {why}' if why else ''}"[:LONGEST]
 
 
 def _stops(event: Event) -> bool:
     return event.get("action") == "stop"
 
 
-def _step(run: Run, event: Event) -> int:
+def step_of(run: Run, event: Event) -> int:
+    """The step that an event names; the run's last one where it names none that could be."""
     step = number(event.get("step"))
     return int(step) if step is not None and abs(step) < 2**53 else run.last_step or 0
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import plotly.graph_objects as go
 
 from trainwatch.figures import style
-from trainwatch.figures.health import BINNED, dotted, splits
+from trainwatch.figures.health import binned, dotted, splits
 from trainwatch.figures.look import WHOLE, Look
 from trainwatch.figures.plot import SERIES, Findings, Plot, Series
 from trainwatch.figures.style import safe
@@ -25,7 +25,7 @@ class Bin(NamedTuple):
 
 def bins(run: Run) -> list[Bin]:
     """The evaluation's channels by length: metrics in the order in which they came, each from short to long."""
-    found = [(match, name) for name in run.eval.channels if (match := BINNED.fullmatch(name))]
+    found = [(match, name) for name in run.eval.channels if (match := binned(name))]
     order = list(dict.fromkeys(match[1] for match, _ in found))
     told = [Bin(match[1], int(match[2]), int(match[3]), name) for match, name in found]
     return sorted(told, key=lambda one: (order.index(one.metric), one.low, one.high))

@@ -208,7 +208,7 @@ class Sink:
             self._look()
 
     def _look(self) -> None:
-        """Stop file."""
+        """Take up what the stop file asks for."""
         asked = None if self.should_stop else self._stop.asked()
         if asked is not None:
             self.should_stop = True

@@ -88,7 +88,7 @@ def _sections(run: Run, said: Diagnosis, healthy: Told | None, redactor: Redacto
         ("channel", "last", "best (at step)"),
         _values(run),
         right=("last", "best (at step)"),
-        figures=("evaluation", "metrics", "quality"),
+        figures=("evaluation", "metrics", "lengths", "quality"),
     )
     yield Section("The machine", figures=("time", "ranks", "memory"))
     yield settings.difference(run, said, healthy, redactor)

@@ -76,10 +76,9 @@ def _moments(run: Run, diagnosis: Diagnosis) -> Iterator[Moment]:
 
 
 def _event(run: Run, event: Event, kind: str) -> Moment:
-    when, step = utc(number(event.get("time"))), number(event.get("step"))
-    at = int(step) if step is not None else run.last_step or 0
+    when, at = utc(number(event.get("time"))), interventions.step_of(run, event)
     if kind == "intervention":
-        return Moment(at, when, kind, wording.clean(interventions.said(event), 800))
+        return Moment(at, when, kind, wording.clean(interventions.said(event), interventions.LONGEST))
     details = {key: value for key, value in event.items() if key not in ASIDE}
     details.pop("traceback", None)
     exception = mapping(details.pop("exception", None))

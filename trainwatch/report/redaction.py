@@ -79,14 +79,19 @@ class Redactor:
 
     def text(self, said: str) -> str:
         """The text without what is to be hidden."""
+        said = self._known(said, paths=True)
+        for pattern, put in PATTERNS:
+            said = pattern.sub(put, said)
+        said = self._known(said, paths=False)  # a user in the midst of a path would save what is behind it
+        return NESTED.sub(self._nested, said) if "/" in said else said
+
+    def _known(self, said: str, *, paths: bool) -> str:
         for secret, put in self.secrets.items():
-            if secret in said:
+            if secret in said and paths == ("/" in secret or "\\" in secret):
                 said = re.sub(
                     rf"(?<!\w){re.escape(secret)}(?!\w)" if secret[-1:].isalnum() else re.escape(secret), put, said
                 )
-        for pattern, put in PATTERNS:
-            said = pattern.sub(put, said)
-        return NESTED.sub(self._nested, said) if "/" in said else said
+        return said
 
     def _nested(self, found: re.Match[str]) -> str:
         """A path of three parts or more, if it is no channel."""

@@ -46,15 +46,15 @@ def labels(said: Sources) -> list[str]:
 def verdict(said: Sources) -> str:
     """How many loss weights and other settings are apart, and which."""
     names = labels(said)
-    who = " and ".join(names) if len(names) == 2 else f"{names[0]} and {len(names) - 1} others"
+    who, all_ = (" and ".join(names), "both") if len(names) == 2 else (f"{names[0]} and {len(names) - 1} others", "all")
     weights, others = said.weights, [line for line in said.apart if line.kind != "loss weight"]
     told = [f"{_counted(weights, 'loss weight')} apart"] if weights else []
     told += [f"{_counted(others, 'other setting' if weights else 'setting')} apart"] if others else []
     if not told and not said.agree:
-        return f"{who}: no setting stands in both under one name, so nothing can be said."
+        return f"{who}: no setting stands in {all_} under one name, so nothing can be said."
     if not told:
-        return f"{who}: none of the {plural(said.agree, 'setting')} that both have is apart."
-    return f"{who}: {', and '.join(told)}; {plural(said.agree, 'setting')} agree."
+        return f"{who}: none of the {plural(said.agree, 'setting')} that {all_} have is apart."
+    return f"{who}: {', and '.join(told)}; {plural(said.agree, 'setting')} agree{'s' * (said.agree == 1)}."
 
 
 def certainty(said: Sources) -> str:
