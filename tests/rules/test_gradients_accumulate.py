@@ -123,3 +123,16 @@ def test_a_part_of_the_parameters_is_no_sum(make_run, judge):
     heads = np.where(np.arange(120) < 5, 0.4, 3 + random.random(120))
     columns["grad_norm"] *= (1 + heads**2) ** 0.5
     assert judge(make_run(columns), RULE) == []
+
+
+@pytest.mark.parametrize("n", [4, 30])
+def test_what_the_recorder_saw_is_proof(n, make_run, judge):
+    """Under any limit, in few rows, whatever the norm does; and a gradient that was dropped proves the contrary."""
+    norm = np.where(np.arange(n) % 2, 5.0, 1.0)
+    seen = np.where(np.arange(n) > 0, 1.0, np.nan)
+    (found,) = judge(make_run({"grad_norm": norm, "loss": np.ones(n), "grad_carried": seen}), RULE)
+    assert (found.severity, found.first_step, found.state) == ("warning", 1, "active")
+    sums = np.sqrt(np.arange(1, n + 1))
+    dropped = np.where(np.arange(n) == 1, 0.0, np.nan)
+    assert judge(make_run({"grad_norm": sums, "loss": np.ones(n), "grad_carried": dropped}), RULE) == []
+    assert judge(make_run({"grad_norm": norm, "grad_carried": np.where(np.arange(n) == 2, 1.0, np.nan)}), RULE) == []

@@ -128,6 +128,8 @@ class Recorder(Journal):
         summed: Tensor = losses.total(terms, components)
         if self._enabled and self._stopwatch.phase == "train" and share and not losses.undifferentiated(components):
             self._guard("losses()", self._take_losses, components, weights, summed, share)
+            if self._models is not None and self._models.carried is not None:
+                self._guard("losses()", self._models.carried.expect, summed)
             if at is not None and self._shares:
                 self._guard("losses(at=)", self._take_gram, terms, at, share)
             if over is not None and self._directions:

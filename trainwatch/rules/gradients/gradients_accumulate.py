@@ -25,17 +25,19 @@ class GradientsAccumulate(Rule):
     """Each step's gradient is added to those of all steps before: nothing sets them to zero.
 
     What it sees:
-        How the gradient's norm begins. A sum of t gradients grows as a power of t between a half (batches that do not
-        agree) and one (batches that do): twice the first norm after four steps, four to twenty times after twenty, in a
-        line on double-logarithmic paper, while the loss does not rise with it. A healthy norm starts level, noisy or
-        falling; a divergence and an escape from a small initialisation are exponential. Where the first batches are too
-        unlike for a line, the next rows tell: no single gradient moves a sum of many by much, so the norm is smooth, as
-        no norm of batches is, and never comes back to near its first; and it is no larger than such a sum, or several
-        times what the step's components come to together, over the same parameters, which at first it was not. Where
-        a limit holds the norm down, those components tell alone: the norm is twice their sum and more, and moved away
-        from the last step's, as that was after clipping, by no more than they can move it; or that much is left of the
-        past: the second gradient comes on top of it, so the norm leaps by half of it and more, and the sum of a vector
-        of that length and one gradient keeps near the limit, smooth, and never far below it.
+        A recorder that is attached to model and optimiser sees the very gradient of the last step lie there when the
+        next backward begins, step after step (`grad_carried`); one that sees it dropped is proof of the contrary. In
+        other logs: how the gradient's norm begins. A sum of t gradients grows as a power of t between a half (batches
+        that do not agree) and one (batches that do): twice the first norm after four steps, four to twenty times after
+        twenty, in a line on double-logarithmic paper, while the loss does not rise with it. A healthy norm starts
+        level, noisy or falling; a divergence and an escape from a small initialisation are exponential. Where the first
+        batches are too unlike for a line, the next rows tell: no single gradient moves a sum of many by much, so the
+        norm is smooth, as no norm of batches is, and never comes back to near its first; and it is no larger than such
+        a sum, or several times what the step's components come to together, over the same parameters, which at first it
+        was not. Where a limit holds the norm down, those components tell alone: the norm is twice their sum and more,
+        and moved away from the last step's, as that was after clipping, by no more than they can move it; or that much
+        is left of the past: the second gradient comes on top of it, so the norm leaps by half of it and more, and the
+        sum of a vector of that length and one gradient keeps near the limit, smooth, and never far below it.
 
     Why it matters:
         The optimiser follows the whole past: a momentum without friction. SGD swings ever wider and Adam walks on in
@@ -45,17 +47,18 @@ class GradientsAccumulate(Rule):
         Call `optimizer.zero_grad()` once in each optimiser step, after `step()` and before the next `backward()`.
 
     When it is wrong:
-        A log that holds a row for each micro-batch of a long accumulation shows the same growth, until the norm falls
-        back: then this is withdrawn to an info. A limit far below each batch's own gradient hides what is carried on,
-        where the components' gradients over the parameters are not recorded.
+        Where nothing was seen to be carried on, a log that holds a row for each micro-batch of a long accumulation
+        shows the same growth, until the norm falls back: then this is withdrawn to an info. A limit far below each
+        batch's own gradient hides what is carried on, where the components' gradients over the parameters are not
+        recorded.
 
     References:
         TrainCheck (OSDI 2025), silent error "missing zero_grad".
     """
 
     block: ClassVar[int] = 20
-    needs: ClassVar[tuple[str, ...]] = ("grad_norm",)
-    wants: ClassVar[tuple[str, ...]] = ("loss", "param_grad/<component>", "run:max_grad_norm")
+    needs: ClassVar[tuple[str, ...]] = ("grad_norm|grad_carried",)
+    wants: ClassVar[tuple[str, ...]] = ("loss", "grad_carried", "param_grad/<component>", "run:max_grad_norm")
     causes: ClassVar[tuple[str, ...]] = (
         *("gradient-explosion", "loss-divergence", "loss-oscillation", "clipping-saturated", "lr-too-high"),
         *("non-finite-gradient", "non-finite-loss", "weight-growth", "loss-stuck"),
@@ -83,6 +86,7 @@ class GradientsAccumulate(Rule):
     samples: int = 5  # of the components' norms: each of them says what the gradient can be at most
     twice: float = 2.0  # x their sum, in the median; healthy norms never exceed it, since no sum of vectors does
     each: float = 1.2  # x their sum, in every sample
+    carried: int = 2  # steps that began on the last one's gradient: once may be meant
 
     _told: Finding | None = field(default=None, init=False)
     _judged: bool = field(default=False, init=False)
@@ -95,6 +99,8 @@ class GradientsAccumulate(Rule):
     _whole: bool = field(default=False, init=False)  # it was exactly what they come to: no other parameter has any
     _beyond: list[tuple[float, float, int]] = field(default_factory=list, init=False)  # times, norm, step of samples
     _rows: int = field(default=0, init=False)  # with a norm, in all
+    _carried: list[int] = field(default_factory=list, init=False)  # the first steps that were seen to carry one on
+    _dropped: bool = field(default=False, init=False)  # the gradient was seen to be dropped between two steps
     _first: tuple[float, float] = field(default=(np.nan, np.nan), init=False)
     _last: float = field(default=np.nan, init=False)
 
@@ -107,7 +113,9 @@ class GradientsAccumulate(Rule):
         """The first twenty rows decide, or the next forty; what comes later shows how it went on."""
         for begin in range(chunk.start, chunk.stop, self.block):
             block = Chunk("train", chunk.rows, begin, min(begin + self.block, chunk.stop))
-            self._look(block)
+            self._see(block)
+            if not self._dropped:
+                self._look(block)
             if self._told is not None:
                 self._follow(block)
         if self._told is not None:
@@ -115,8 +123,31 @@ class GradientsAccumulate(Rule):
 
     def finish(self, run: Run, rest: Chunk) -> Findings:  # noqa: ARG002
         """On a copy: a short run has no whole block."""
-        if len(rest) >= self.fewest:
+        if len(rest) >= self.fewest or len(self._carried) + np.nansum(rest["grad_carried"]) >= self.carried:
             yield from self.ahead(rest)
+
+    def _see(self, block: Chunk) -> None:
+        """What the recorder saw with its own eyes."""
+        seen = block["grad_carried"]
+        self._dropped = bool(self._dropped or (seen == 0).any())
+        if self._told is not None or len(self._carried) >= self.carried:
+            return
+        self._carried += block.step[seen == 1][: self.carried].tolist()
+        if len(self._carried) < self.carried:
+            return
+        norms = block["grad_norm"][np.isfinite(block["grad_norm"])]
+        losses = block["loss"][np.isfinite(block["loss"])]
+        self._first = (float(norms[0]) if len(norms) else np.nan, float(np.median(losses)) if len(losses) else np.nan)
+        self._told = self.finding(
+            "warning",
+            "run",
+            (max(self._carried[0] - 1, 0), max(self._carried[-1], int(block.step[-1]))),
+            f"The backward of step {self._carried[0]:,} began on the gradient of the step before, and so do those "
+            "after it: nothing sets the gradients to zero.",
+            evidence={"carried": self._carried[0]},
+            advice="Call optimizer.zero_grad() once in each step, before the next backward().",
+            confidence=1.0,
+        )
 
     def _look(self, block: Chunk) -> None:
         """The first block is judged by the law, those after it by how smooth and how far up they are."""
@@ -256,7 +287,7 @@ class GradientsAccumulate(Rule):
         rows = np.flatnonzero(np.isfinite(norm))
         left = np.minimum(carried(self._last, norm[rows]), np.nan_to_num(self._limit, nan=np.inf))  # once it is clipped
         falls = rows[norm[rows] < self.drop * left]
-        if len(falls):
+        if len(falls) and len(self._carried) < self.carried:
             message = f"{told.message} It fell back at once later, as in a log of micro-batches."
             until, evidence = int(chunk.step[falls[0]]), told.evidence | {"norm": norm[falls[0]]}
             self._told = replace(
