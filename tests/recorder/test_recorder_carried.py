@@ -49,7 +49,7 @@ def test_a_gradient_that_is_kept_is_told_and_named(tmp_path, micro):
     run, carried = train(tmp_path / "run.jsonl", never, micro=micro)
     assert carried == [None, 1, 1, 1]
     (found,) = [one for one in trainwatch.diagnose(run).findings if one.rule == "gradients-accumulate"]
-    assert (found.severity, found.first_step, found.confidence) == ("warning", 1, 1.0)
+    assert (found.severity, found.first_step, found.confidence) == ("warning", 2, 1.0)
 
 
 def test_micro_batches_are_not_the_step_before(tmp_path):

@@ -141,7 +141,7 @@ class GradientsAccumulate(Rule):
         self._told = self.finding(
             "warning",
             "run",
-            (max(self._carried[0] - 1, 0), max(self._carried[-1], int(block.step[-1]))),
+            (self._carried[0], max(self._carried[-1], int(block.step[-1]))),
             f"The backward of step {self._carried[0]:,} began on the gradient of the step before, and so do those "
             "after it: nothing sets the gradients to zero.",
             evidence={"carried": self._carried[0]},
