@@ -114,7 +114,7 @@ class GradientsAccumulate(Rule):
         for begin in range(chunk.start, chunk.stop, self.block):
             block = Chunk("train", chunk.rows, begin, min(begin + self.block, chunk.stop))
             self._see(block)
-            if not self._dropped:
+            if not (self._dropped or len(self._carried) >= self.carried):
                 self._look(block)
             if self._told is not None:
                 self._follow(block)
