@@ -103,3 +103,17 @@ def test_it_is_dated_by_the_first_row_that_should_have_moved(make_run, judge):
     """A warm-up begins at 0, and samples are far apart."""
     (finding,) = judge(make_run(columns(0.0, 1e-3 * np.minimum(ROW / 30, 1.0))), RULE)
     assert finding.first_step == 2
+
+
+def test_a_group_that_holds_other_tensors_than_its_module(make_run, judge):
+    """The module has a gradient, and its group none, in samples in which another group moves."""
+    ids = {"lr/ids": np.full(N, 1e-2), "grad_norm/ids": np.ones(N)}
+    (found,) = judge(make_run(columns() | ids), RULE)
+    assert (found.severity, found.subject) == ("warning", "group:ids")
+    at_rest = {"lr/ids": np.zeros(N)}, {"grad_norm/ids": np.zeros(N)}
+    moves = {"update_ratio/ids": np.where(SAMPLED, 1e-3, np.nan)}
+    for healthy in (*at_rest, moves):
+        assert judge(make_run(columns() | ids | healthy), RULE) == []
+    assert judge(make_run(columns() | {"lr/other": np.full(N, 1e-2)} | {"grad_norm/ids": np.ones(N)}), RULE) == []
+    second = {"lr/second.ids": np.full(N, 1e-2), "grad_norm/second.ids": np.ones(N)}
+    assert judge(make_run(columns() | second), RULE) == []  # another optimiser's, which may not have begun

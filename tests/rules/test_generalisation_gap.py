@@ -83,3 +83,15 @@ def test_by_heart_in_another_unit(make_run, judge, end, severities):
     )):  # fmt: skip
         found = judge(make_run(columns, header=header, evals=evals(values)), RULE)
         assert [one.severity for one in found] == severities
+
+
+@pytest.mark.parametrize(("exact", "severity"), [(0.2, "warning"), (0.6, "info"), (None, "info")])
+def test_answers_that_are_known_by_heart(exact, severity, make_run, judge):
+    """Training makes few mistakes and validation's answers are wrong, though its loss still creeps down."""
+    grows = np.linspace(0, 0.2, 20)  # to the end
+    best = grows if exact is None else exact * np.minimum(np.arange(20) / 10, 1)
+    loss = 0.03 + 2.2 * np.exp(-STEPS / 100)
+    values = np.maximum(2.2 * np.exp(-STEPS[99::100] / 100), 1.4) - 0.01 * np.arange(20)
+    records = evals(values, **{"metric/exact_match": best})
+    (found,) = judge(make_run({"loss": loss}, header=NATS, evals=records), RULE)
+    assert found.severity == severity

@@ -78,3 +78,19 @@ def test_two_samples_are_enough_in_a_run_of_fifty_steps(make_run, judge):
     (found,) = judge(make_run(columns, header={"total_steps": 50}), RULE)
     assert (found.severity, found.subject) == ("warning", "group:body")
     assert [f for f in judge(make_run(columns, header={"total_steps": 300}), RULE) if f.rank] == []
+
+
+@pytest.mark.parametrize(("rate", "first", "told"), [(1e-8, 0.0, ["warning"]), (1e-8, 1e-5, []), (1e-6, 0.0, [])])
+def test_a_group_that_begins_at_nothing_is_held_against_another(rate, first, told, make_run, judge):
+    """As an adapter's second matrix does: beside its own norm each step of it is a large one."""
+    row = np.arange(120)
+    second = np.where(row > 0, 10 * rate * (row + 1), first)
+    columns = {"lr/second": np.full(120, rate), "lr/first": np.full(120, 4e-3), "weight_norm/second": second}
+    columns |= {"update_ratio/second": np.where(row > 0, 0.02, np.nan), "update_ratio/first": np.full(120, 0.01)}
+    sampled = np.isin(row, (0, 49, 99))
+    columns |= {"weight_norm/first": np.full(120, 5.0)}
+    columns = {
+        name: values if name[0] == "l" else np.where(sampled, values, np.nan) for name, values in columns.items()
+    }
+    found = judge(make_run(columns, header={"total_steps": 120}), RULE)
+    assert [one.severity for one in found if one.rank] == told

@@ -101,3 +101,14 @@ def test_a_log_of_a_row_in_ten(make_run, judge):
     early = {name: values[:14] for name, values in closed.items()}
     assert judge(make_run(early, header=head, end=None), RULE) == []
     assert judge(make_run(closed | {"data/masked/a": np.where(step < 150, 0.97, 0.4)}, header=head), RULE) == []
+
+
+@pytest.mark.parametrize(("empty", "left", "severity"), [(5, 0.5, "warning"), (5, 0.1, "info"), (400, 0.5, "info")])
+def test_validation_falls_less_far_than_what_is_learnt_by_heart(make_run, judge, empty, left, severity):
+    """By the total, where the component is not evaluated; rows of which nothing is left have no say in it."""
+    share, loss = np.full(400, 0.99), 3 * np.exp(-np.arange(400) / 100) + 0.2
+    share[::empty] = 1.0
+    total = np.where(share == 1, 0.01, loss)
+    evals = [{"step": step, "loss": 6 * left ** ((step - 50) / 350)} for step in range(50, 401, 50)]
+    (found,) = judge(make_run({"data/masked/a": share, "loss/a": loss, "loss": total}, evals=evals), RULE)
+    assert found.severity == severity

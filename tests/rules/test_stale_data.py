@@ -124,3 +124,19 @@ def test_one_end_moves_and_no_batch_with_it(stale, asked, alarms, make_run, judg
     """All batches came close to the old end; one that hardly moves tells nothing."""
     columns, header = opened(np.arange(200) < stale, asked)
     assert len(judge(make_run(columns, header=header), "stale-data")) == alarms
+
+
+@pytest.mark.parametrize(
+    ("late", "every", "alarms"), [(0.06, 10, 1), (0.15, 10, 0), (0.08, 10, 0), (0.06, 15, 0), (0.06, 30, 0)]
+)
+def test_a_few_looks_at_large_batches(late, every, alarms, make_run, judge):
+    """Three that reached the end that moves, and five and more since that stay below it."""
+    random, row = np.random.default_rng(2), np.arange(90)
+    moved = 0.02 + (np.where(row < 30, 0.06, late)[:, None] - 0.02) * random.random((90, 40))
+    values = {"min": moved.min(axis=1), "max": moved.max(axis=1)}
+    columns = {f"data/moved/{name}": np.where(row % every == 0, value, np.nan) for name, value in values.items()}
+    forms = (0, "calm", 0.06), (30, "shaken", 0.15), (60, "late", 0.15)
+    plan = [{"start": start, "name": name, "data": {"moved": [0.02, most]}} for start, name, most in forms]
+    head = {"total_steps": 90, "curriculum": {"name": "P", "ramp": "step", "stages": plan}}
+    found = judge(make_run(columns, header=head), "stale-data")
+    assert [(one.severity, one.first_step) for one in found] == [("warning", 31)] * alarms

@@ -46,7 +46,8 @@ class StaleData(Rule):
         `data/<name>/min`, `mean` and `max` of each batch against the range that the declared stage gives that name. In
         blocks of rows: most batches, for longer than a loader's queue lasts. It says whether they would fit an earlier
         stage. Or the stages after one whose batches filled its range, or came close to the end of it that moves, have
-        wider ranges, and not one of their batches, forty and more together, makes use of that.
+        wider ranges, and not one of their batches, forty and more together, makes use of that. Of batches that are
+        looked at now and then, five in forty steps do, if all before came close to the end that moves.
 
     Why it matters:
         Workers hold a copy of the dataset object. A stage that is set in the main process never reaches them:
@@ -81,6 +82,8 @@ class StaleData(Rule):
     moved: float = 0.1  # of the old range, for an end of it; and batches came so near to where it was that
     near: float = 0.2  # of that way would take them beyond it: data that thin out towards an end keep away from it
     filled: int = 10  # batches of a stage, most of which fill its range: then each batch shows what it is drawn from
+    few: int = 3  # batches of a stage, of a log of few: most fill its range, and all come near the end that moves
+    sparse: int = 5  # batches since, in as many steps as `fewest`
     fewest: int = 40  # batches since, none of which leaves that range: those in a loader's queue are fewer
     explains: float = 0.9  # of the batches outside: those fit an earlier stage
 
@@ -154,13 +157,18 @@ class StaleData(Rule):
         asked.low_near += np.bincount(stage[low - asked.low[stage] <= down[stage]], minlength=len(asked.rows))
         asked.high_near += np.bincount(stage[asked.high[stage] - high <= up[stage]], minlength=len(asked.rows))
 
-    def _shown(self, asked: Asked) -> Bools:
-        """Stages whose batches came close to each end that the next stage moves outwards. bool [stages]"""
+    def _shown(self, asked: Asked, *, surely: bool = False) -> Bools:
+        """Stages whose batches came close to each end that the next stage moves outwards. bool [stages]
+
+        Surely: all of them did, and most fill the range, so that few are enough.
+        """
         least = self.moved * (asked.high - asked.low)
         shown, some = np.ones(len(asked.rows), dtype=bool), np.zeros(len(asked.rows), dtype=bool)
         for moves, near in ((_moves(-asked.low), asked.low_near), (_moves(asked.high), asked.high_near)):
-            shown &= (moves == 0) | (near > self.most * asked.rows)
+            shown &= (moves == 0) | (near == asked.rows if surely else near > self.most * asked.rows)
             some |= moves > np.maximum(least, 0)
+        if surely:
+            return shown & some & (asked.rows >= self.few) & (asked.full > self.most * asked.rows)
         return shown & some & (asked.rows >= self.filled)
 
     def _unchanged(self, run: Run) -> Findings:
@@ -168,7 +176,8 @@ class StaleData(Rule):
         for name, asked in self._asked.items():
             width, said = asked.high - asked.low, False
             filled = (asked.full > self.most * asked.rows) & (asked.rows >= self.filled) & (width > 0)
-            shown = self._shown(asked)
+            surely = self._shown(asked, surely=True)
+            shown = self._shown(asked) | surely
             for old in np.flatnonzero((filled | shown)[:-1]).tolist():
                 inside = (asked.least >= asked.low[old]) & (asked.most <= asked.high[old])
                 more = self.moved if shown[old] else self.wider
@@ -179,9 +188,13 @@ class StaleData(Rule):
                 )  # what came after the first that is not so is another
                 end = old + 1 + int(left[0]) if len(left) else len(width)
                 begun = np.flatnonzero(asked.rows[old + 1 : end])
-                if not said and len(begun) and asked.rows[old + 1 : end].sum() >= self.fewest:
+                batches = int(asked.rows[old + 1 : end].sum())
+                over = min(self._begins[end] if end < len(width) else np.inf, float(run.last_step or 0))
+                lasts = over - self._begins[old + 1] >= self.fewest
+                enough = batches >= self.fewest or (surely[old] and batches >= self.sparse and lasts)
+                if not said and len(begun) and enough:
                     last, said = old + 1 + int(begun[-1]), True
-                    yield self._same(name, (old, last), int(asked.rows[old + 1 : end].sum()), run)
+                    yield self._same(name, (old, last), batches, run)
 
     def _same(self, name: str, stage: tuple[int, int], batches: int, run: Run) -> Finding:
         stages, (old, now) = self._plan.stages if self._plan else (), stage

@@ -43,9 +43,10 @@ class MaskedOut(Rule):
     When it is wrong:
         Fine-tuning on short answers to long prompts masks the prompts by design. A component that halves its loss under
         its mask is therefore an info, unless a tenth of all rows have nothing left at all, as no batch of answers has,
-        and its validation loss is no lower than at first: then it learnt a few positions by heart. One that is no task
-        is an info, too; but an auxiliary of which nothing is left for a fifth of the run is a warning (confidence masks
-        open early in a run, if ever).
+        and its validation loss is no lower than at first, or ten times that in training, of which half as much is
+        left: then it learnt a few positions by heart. The total is looked at where the component is not evaluated. One
+        that is no task is an info, too; but an auxiliary of which nothing is left for a fifth of the run is a warning
+        (confidence masks open early in a run, if ever).
 
     References:
         ignore_index that collides with a class, attention masks with the wrong polarity: the commonest silent faults of
@@ -54,7 +55,7 @@ class MaskedOut(Rule):
 
     block: ClassVar[int] = 20
     needs: ClassVar[tuple[str, ...]] = ("data/masked/<component>",)
-    wants: ClassVar[tuple[str, ...]] = ("loss/<component>", "eval:loss/<component>")
+    wants: ClassVar[tuple[str, ...]] = ("loss/<component>", "eval:loss/<component>|eval:loss")
     causes: ClassVar[tuple[str, ...]] = (
         *("loss-zero", "loss-stuck", "component-dead", "component-ignored", "slow-convergence", "mode-collapse"),
         *("non-finite-loss", "dead-module"),
@@ -69,6 +70,8 @@ class MaskedOut(Rule):
     lasts: float = 0.2  # of the planned run, for an auxiliary that is masked out as a whole
     learnt: float = 0.5  # of the loss is gone since the mask closed: what is left is enough to learn from
     empty: float = 0.1  # of the rows have nothing left; 0.25 where one position in 250 counted, by mistake
+    follows: float = 2.0  # x as much of the first loss is left in validation as in training, and
+    above: float = 10.0  # x the training loss is what validation costs: 30 to 60 where a pixel in 300 counted
     evaluations: int = 3  # after the first one, before validation can deny what was learnt
 
     _streaks: dict[str, Streak] = field(default_factory=dict, init=False)
@@ -99,12 +102,17 @@ class MaskedOut(Rule):
 
     def _by_heart(self, run: Run, component: str) -> bool:
         """Whether batches have nothing left now and then, and validation has gained nothing from the others."""
-        masked, losses = run.train[f"{PREFIX}{component}"], run.eval[f"loss/{component}"]
-        masked, losses = masked[np.isfinite(masked)], losses[np.isfinite(losses)]
-        if not len(masked) or len(losses) <= self.evaluations:
+        masked, name = run.train[f"{PREFIX}{component}"], f"loss/{component}"
+        name = name if name in run.eval else "loss"
+        trained, losses = run.train[name][masked < self.everything], run.eval.curve(name)[1]
+        trained, masked = trained[np.isfinite(trained)], masked[np.isfinite(masked)]
+        if not len(masked) or len(losses) <= self.evaluations or len(trained) < 2 * self.block:
             return False
         often = float((masked >= self.everything).mean()) > self.empty
-        return often and float(np.median(losses[-self.evaluations :])) >= losses[0]
+        held = float(np.median(losses[-self.evaluations :]))
+        first, now = (float(np.median(rows)) for rows in (trained[: self.block], trained[-self.block :]))
+        far = held > self.above * now > 0 and held * first >= self.follows * now * losses[0]
+        return often and (held >= losses[0] or far)
 
     def _judge(self, chunk: Chunk, streaks: dict[str, Streak], blocks: int) -> Iterator[Finding]:
         for name in [name for name in chunk.channels if name.startswith(PREFIX)][:MOST]:

@@ -16,6 +16,7 @@ from trainwatch.views.components import Roles
 from trainwatch.views.evaluations import Course, Evaluations, Floats, comparable, direction, scatter
 
 ACCURACY = ("metric/acc", "metric/accuracy", "metric/top1")
+ANSWERS = ("metric/exact", "metric/exact_match", "metric/em")
 INFORMATION = (*ACCURACY, "metric/perplexity", "metric/ppl")
 
 
@@ -28,10 +29,11 @@ class GeneralisationGap(Rule):
         same quantity: a component of both, or a total of one part, close to each other at the first evaluation.
         Above 1 nat it is a warning if the gap has grown, validation has found no new best, and no figure of
         merit has either; or if the training loss leaves room for few mistakes (each costs ln 2 at least) and
-        validation's accuracy is 50 points below that. Above 0.5 nat an info. A loss that is no cross-entropy
-        has no absolute measure: twice the training loss is an info; a warning, if training is left with less than a
-        tenth of a declared loss, while validation keeps more than half of what training began with, and finds no new
-        best. So is a total of several tasks judged, if both were within twice of each other at the first evaluation.
+        validation's accuracy is 50 points below that, or its exact match, which finds no new best. Above 0.5 nat an
+        info. A loss that is no cross-entropy has no absolute measure: twice the training loss is an info; a warning, if
+        training is left with less than a tenth of a declared loss, while validation keeps more than half of what
+        training began with, and finds no new best. So is a total of several tasks judged, if both were within twice of
+        each other at the first evaluation.
 
     Why it matters:
         What was learned of the training data does not carry over. More steps widen the gap and bring nothing.
@@ -81,21 +83,25 @@ class GeneralisationGap(Rule):
                 continue
             pairs = Course(course.split, course.name, *(v[known] for v in (course.step, course.value, course.train)))
             metrics = [other for other in courses if other.split == course.split and other.name.startswith("metric/")]
-            better, heart = any(metric.improved(1.0) for metric in metrics), self._by_heart(pairs, metrics)
-            same = comparable(course, run) or _of_tasks(course, run)
+            better = any(metric.improved(1.0) for metric in metrics)
+            same, nats = comparable(course, run) or _of_tasks(course, run), _in_nats(course, run)
+            heart = self._by_heart(pairs, metrics, (*ACCURACY, *ANSWERS) if nats and not better else ACCURACY)
             heart |= bool(run.header.components) and self._learns_nothing_else(pairs) and not better
-            finding = self._judge(pairs, better, heart, _in_nats(course, run)) if same else None
+            finding = self._judge(pairs, better, heart, nats) if same else None
             widest = found.get(course.subject)
             if finding and (widest is None or float(finding.evidence["gap"]) > float(widest.evidence["gap"])):
                 found[course.subject] = finding
         yield from found.values()
 
-    def _by_heart(self, course: Course, metrics: list[Course]) -> bool:
-        """Whether what the training loss says of the training set's mistakes is not true of validation's."""
+    def _by_heart(self, course: Course, metrics: list[Course], names: tuple[str, ...]) -> bool:
+        """Whether what the training loss says of the training set's mistakes is not true of validation's.
+
+        Of an answer of several tokens it says less: an exact match counts beside a gap of a nat a token alone.
+        """
         right = 1 - course.recent(course.train, self.evaluations) / np.log(2)  # a mistake costs ln 2 at least
         for metric in metrics:
             known = metric.value[-self.evaluations :]
-            if metric.name in ACCURACY and known.min() >= 0 and known.max() <= 1 and known.mean() < right - self.room:
+            if metric.name in names and known.min() >= 0 and known.max() <= 1 and known.mean() < right - self.room:
                 return True
         return False
 

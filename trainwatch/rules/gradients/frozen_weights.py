@@ -28,7 +28,8 @@ class FrozenWeights(Rule):
         An update ratio of exactly 0 in every parameter group for two samples, a `param_hash` that is the same in twenty
         rows, or weight norms equal to the last digit in five samples; in rows with a gradient above 0, a learning rate
         above a thousandth of the highest so far, and no step that the gradient scaler skipped. Modules that are frozen
-        while a parameter group of the optimiser that has a name and a rate finds nothing to move. Modules of a tenth of
+        while a parameter group of the optimiser that has a name and a rate finds nothing to move; or a module with a
+        gradient, while the group of its name finds none, where other groups are looked at. Modules of a tenth of
         the model and more that are frozen as they were initialised: the recorder looks at frozen weights once, and
         those that were ever trained are no even noise. As an info: a model of which only the normalisation layers can
         be trained.
@@ -104,7 +105,7 @@ class FrozenWeights(Rule):
         if len(rest):
             yield from self.ahead(rest)
         yield from self._little_trained(run)
-        yield from list(self._untrained(run)) or self._idle(run, rest)
+        yield from list(self._untrained(run)) or list(self._idle(run, rest)) or self._others(run)
 
     def _untrained(self, run: Run) -> Iterator[Finding]:
         """Modules that are frozen with the weights they were initialised with: they pass on noise."""
@@ -164,6 +165,21 @@ class FrozenWeights(Rule):
                 advice="Set requires_grad before the optimiser is built; leave the group out if it is meant to rest.",
                 confidence=0.75,
             )
+
+    def _others(self, run: Run) -> Iterator[Finding]:
+        """Named groups that hold no gradient in the samples in which the module of that name has one."""
+        for group, rate in _emptied(run):
+            if len(rate) >= self.samples and rate.max() > 0 and run.first_step is not None:
+                yield self.finding(
+                    "warning",
+                    f"group:{group}",
+                    (run.first_step, run.last_step or run.first_step),
+                    f"Module {group} has a gradient, and the optimiser's group {group}, at a rate of "
+                    f"{rate.max():.2g}, holds none in {len(rate):,} samples: it holds other tensors.",
+                    evidence={"samples": len(rate), "learning_rate": float(rate.max())},
+                    advice="Build the optimiser from the parameters of the model that is trained, once it is whole.",
+                    confidence=0.8,
+                )
 
     @staticmethod
     def _highest_of(run: Run, group: str) -> float:
@@ -235,6 +251,24 @@ def _gradient(chunk: Chunk) -> Floats:
     names = names or [name for name in chunk.channels if name.startswith("grad_norm/")][:64]
     found: Floats = np.fmax.reduce([chunk[name] for name in names]) if names else np.full(len(chunk), np.nan)
     return found
+
+
+def _emptied(run: Run) -> Iterator[tuple[str, Floats]]:
+    """Groups without an update ratio, that bear a module's name, and their rates in samples in which it has a gradient.
+
+    Beside groups of the same optimiser: another one may not have begun, and its rate may be logged by hand.
+    """
+    train, channels = run.train, run.train.channels
+    seen = [name.removeprefix("update_ratio/") for name in channels if name.startswith("update_ratio/")]
+    optimizers = {group.rpartition(".")[0] for group in seen}
+    sampled = np.any([np.isfinite(train[f"update_ratio/{group}"]) for group in seen], axis=0)
+    for name in sorted(channels):
+        group, norm = name.removeprefix("lr/"), f"grad_norm/{name.removeprefix('lr/')}"
+        optimizer, _, own = group.rpartition(".")
+        named = not own.isdigit() and norm in run.train
+        if group not in (name, *seen) and named and optimizer in optimizers:
+            rate = train[name][sampled & (train[norm] > 0)]
+            yield group, rate[np.isfinite(rate)]
 
 
 def _number(value: Any) -> float:

@@ -26,8 +26,9 @@ class GroupUnmoved(Rule):
         rate above 0 and while another group moves, is an alarm (an info where a loss component is switched off, which
         the group may serve). So is a rate below a thousandth of another group's with which all planned steps, laid end
         to end, move the group by less than a thousandth of its norm, where the other moves a hundredth and more. A
-        hundredfold above or below the median of all groups, in ten samples in a row, is an info. If no group moves,
-        that is `frozen-weights`.
+        group that begins at 0 has no norm to go by: its rate is below a hundred thousandth of the other's, and all
+        steps together come to less than a ten thousandth of the other's norm. A hundredfold above or below the median
+        of all groups, in ten samples in a row, is an info. If no group moves, that is `frozen-weights`.
 
     Why it matters:
         Half of the model is not trained, or is trained with the other half's optimiser: Muon's rates are a hundred
@@ -47,7 +48,7 @@ class GroupUnmoved(Rule):
 
     block: ClassVar[int] = 20
     needs: ClassVar[tuple[str, ...]] = ("update_ratio/<group>", "lr/<group>")
-    wants: ClassVar[tuple[str, ...]] = ("weight/<component>", "amp/skipped")
+    wants: ClassVar[tuple[str, ...]] = ("weight_norm/<group>", "weight/<component>", "amp/skipped")
     causes: ClassVar[tuple[str, ...]] = ("loss-plateau", "slow-convergence", "loss-stuck")
 
     samples: int = 3  # in a row at exactly 0: 150 steps at the recorder's pace
@@ -56,6 +57,8 @@ class GroupUnmoved(Rule):
     slow: float = 1e-3  # x another group's rate; rates that decay by layer come to 1e-5, and have long runs to move in
     path: float = 1e-3  # of its norm, in all steps: what rounding to bfloat16 changes
     moves: float = 1e-2  # of its norm, the same for the other group: it is trained
+    slowest: float = 1e-5  # x another group's rate, for a group that begins at 0, as an adapter's second matrix does
+    reach: float = 1e-4  # of the other group's norm, in all steps: biases that are trained come to a hundredth
     steps: int = 1000  # where nothing says how many are planned: a warm-up is at its end by then
 
     _still: dict[str, Streak] = field(default_factory=dict, init=False)
@@ -63,6 +66,8 @@ class GroupUnmoved(Rule):
     _off: bool = field(default=False, init=False)  # a component was switched off in a row that was sampled
     _total: int = field(default=0, init=False)
     _most: dict[str, tuple[float, float]] = field(default_factory=dict, init=False)  # a group's largest ratio and rate
+    _begin: dict[str, float] = field(default_factory=dict, init=False)  # a group's norm when it was first sampled
+    _norm: dict[str, float] = field(default_factory=dict, init=False)  # and the largest
     _first: float = field(default=np.nan, init=False)  # step of all
     _probes: dict[str, Probes] = field(default_factory=dict, init=False)
     _samples: int = field(default=0, init=False)
@@ -102,9 +107,16 @@ class GroupUnmoved(Rule):
             before = self._most.get(name, (0.0, 0.0))
             largest = (float(np.fmax.reduce(values[index], initial=0.0)) for values in (ratio, rate))
             self._most[name] = (max(before[0], next(largest)), max(before[1], next(largest)))
+            self._weigh(name, chunk[f"weight_norm/{name}"])
         self._samples += len(sampled)
         yield from self._creeps(float(columns["step"][-1]))
         yield from (self._far(name, streak) for name, streak in self._apart.items() if streak.onset is not None)
+
+    def _weigh(self, name: str, norms: Floats) -> None:
+        known = norms[np.isfinite(norms)]
+        if len(known):
+            self._begin.setdefault(name, float(known[0]))
+            self._norm[name] = max(self._norm.get(name, 0.0), float(known.max()))
 
     def _creeps(self, now: float) -> Iterator[Finding]:
         """Groups whose rate is nothing beside another's, and moves them nowhere."""
@@ -115,15 +127,19 @@ class GroupUnmoved(Rule):
         other = max(self._most, key=lambda name: self._most[name][1])
         whole, (ratio, highest) = max(float(self._total), seen), self._most[other]
         for name, (largest, rate) in self._most.items():
-            creeps = 0 < rate < self.slow * highest and 0 < largest * whole < self.path
+            slow, short, path, whose = self.slow, self.path, largest * whole, "their"
+            if self._begin.get(name) == 0:
+                slow, short, whose = self.slowest, self.reach, f"{other}'s"
+                path *= self._norm[name] / self._norm.get(other, np.nan)
+            creeps = 0 < rate < slow * highest and 0 < path < short
             if creeps and ratio * whole > self.moves:
                 yield self.finding(
                     "warning",
                     f"group:{name}",
                     (int(self._first), int(now)),
                     f"Group {name} has a learning rate of {rate:.2g} beside the {highest:.2g} of {other}: all "
-                    f"{whole:,.0f} steps together move its weights by {largest * whole:.1g} of their norm at most.",
-                    evidence={"learning_rate": rate, "other_rate": highest, "path": largest * whole},
+                    f"{whole:,.0f} steps together move its weights by {path:.1g} of {whose} norm at most.",
+                    evidence={"learning_rate": rate, "other_rate": highest, "path": path},
                     advice=f"Give {name} the rate that is meant for it, or freeze it and save its gradient.",
                     confidence=0.85,
                 )
