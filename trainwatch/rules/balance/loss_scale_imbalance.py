@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from trainwatch.header import Header, number
+from trainwatch.header import Header, Stage, number
 from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
 from trainwatch.schema import Finding
@@ -67,7 +67,8 @@ class LossScaleImbalance(Rule):
         improves, or fifty times in two blocks on end while these, all of them declared tasks, have doubled, or thirty
         times declared tasks (ten times, if it was declared to be no task itself) in two blocks on end while the
         gradient's norm is thirty times what it is clipped to. Else it is worth knowing, no more. Not among the others:
-        components of weight 0, of a tiny or negative weight, or one that rises or whose schedule is not at its end,
+        components of weight 0, of a tiny or negative weight, or one that rises, whose schedule is not at its end or
+        that a later stage raises to the large one's scale,
         with both signs (a policy's surrogate), and those that fell from the large one's scale because they are solved.
         What is a regulariser or an auxiliary, by role or name, is one of them only below a thousandth, at a value of 1
         and more, without a gradient to speak of. A start that passes within a fifth of the run while the loss falls is
@@ -134,7 +135,9 @@ class LossScaleImbalance(Rule):
     annealed: float = 1.02  # x, within a block: a weight that still rises is meant to be small for now
     early: float = 0.2  # of the run: learned weights balance the components by then
     fewest: int = 5  # rows that a run must have: a median of 5 forgives two outliers
+    modest: float = 10.0  # contribution beside raw values below 1: a loss of ordinary size; health: 4.5, sick: 13
 
+    _stages: tuple[Stage, ...] = field(default=(), init=False)
     _roles: dict[str, str] = field(default_factory=dict, init=False)
     _annealed: dict[str, float] = field(default_factory=dict, init=False)  # step at which a weight is at its end
     _limit: float = field(default=np.inf, init=False)  # on the gradient's norm
@@ -156,6 +159,8 @@ class LossScaleImbalance(Rule):
             for name, said in moving.items()
             if name.startswith("weight/")
         }
+        curriculum = header.curriculum_running or header.curriculum
+        self._stages = curriculum.stages if curriculum else ()
         self._limit = header.max_grad_norm or np.inf
         self._total = header.total_steps or 0
         return ()
@@ -246,6 +251,8 @@ class LossScaleImbalance(Rule):
         moves = block["step"][0] < self._annealed.get(name, 0.0)
         if moves or (len(weights) and weights[-1] > self.annealed * weights[0]):
             return False
+        if self._size_to_come(name, largest, here, block["step"][0]) * self.warning_ratio >= _size(largest, here):
+            return False
         if _weight(weight) <= self.tiny_weight * min(1.0, _weight(here[f"weight/{largest}"])):
             return False
         if min((values > 0).sum(), (values < 0).sum()) > 0.1 * np.isfinite(values).sum():
@@ -257,6 +264,17 @@ class LossScaleImbalance(Rule):
         names = (key.removeprefix("raw/") for key in here if key.startswith("raw/"))
         task = self._roles[name] == "task" if name in self._roles else not small_by_design(name, names)
         return task or (owned and abs(raw) >= self.ordinary)
+
+    def _size_to_come(self, name: str, largest: str, here: dict[str, float], step: float) -> float:
+        """A contribution as a later stage weighs it beside the largest, at today's values; 0 if none raises it."""
+        begun = [stage for stage in self._stages if stage.start < step]
+        at = (begun or list(self._stages))[-1:]
+        parts = [stage.weights.get(name, 0.0) / (stage.weights.get(largest) or np.inf) for stage in self._stages]
+        ahead = [part for stage, part in zip(self._stages, parts, strict=True) if stage.start >= step]
+        now = parts[self._stages.index(at[0])] if at else 0.0
+        if now <= 0 or not ahead or max(ahead) <= self.annealed * now:
+            return 0.0
+        return _size(name, here) * max(ahead) / now
 
     def _verdict(self, episode: Episode) -> Findings:
         """An alarm with its proof, else an info once it lasts; an alarm without gradients may fall back to an info."""
@@ -290,6 +308,9 @@ class LossScaleImbalance(Rule):
         """The gradient proves it; without one: thousands beside values that are not solved and do not improve."""
         ease = HYSTERESIS if alarm else 1.0
         if np.isfinite(episode.share):
+            small = all(abs(episode.here[f"raw/{name}"]) < self.ordinary for name in episode.others)
+            if small and episode.sizes[0] <= self.modest:
+                return False
             owned = 1 - episode.share < (1 - self.owned_share) / ease and ratio > ease * self.warning_ratio
             loud = 1 - episode.share < (1 - self.loud_share) / ease and ratio > ease * self.loud_ratio
             loud &= alarm is not None or episode.blocks < 2 or self._was_loud(episode)

@@ -78,6 +78,7 @@ class GradientsAccumulate(Rule):
     leap: float = 0.5  # of what is carried on, added to the first norm by rows 2 to 4; where all agree it is 1
     around: tuple[float, float] = (0.95, 1.6)  # x the limit, the median; healthy ones with such a leap: far below
     sinks: float = 0.8  # x the limit, the lowest: one gradient takes little from what is carried on
+    steeper: float = 2.0  # x rows x the first norm, after those rows: gradients themselves grew; sums come to 1
     keeps: float = 0.065  # of the norm, from row to row: sums come to 0.05, healthy ones so near the limit to 0.11
     looks: int = 2  # such blocks of 20 rows in a row: a smooth rise passes through one
     samples: int = 5  # of the components' norms: each of them says what the gradient can be at most
@@ -132,6 +133,8 @@ class GradientsAccumulate(Rule):
                 self._whole = _whole(block)
                 rose = float(np.median(norm[known[1:4]])) - self._start[0] if len(known) > 3 else np.nan
                 self._leapt = bool(rose >= self.leap * min(self._limit, self._start[0]))
+                if norm[known[-1]] > self.steeper * len(known) * self._start[0]:
+                    self._looked = -1
         elif self._told is None and self._leapt and len(known) >= self.fewest and self._clings(norm[known]):
             losses = block["loss"][np.isfinite(block["loss"])]
             self._tell(norm[known], block.step[known], losses, f"keeps near the limit of {self._limit:.3g}")

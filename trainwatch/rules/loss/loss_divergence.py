@@ -44,6 +44,8 @@ class Fall:
     error: float  # of such a median, and
     late: float  # of one since the best: what was thrown elsewhere has another noise there
 
+    held: float  # the lowest level of about twice as many points as best
+
     @property
     def progress(self) -> float:
         """What was gained."""
@@ -144,7 +146,8 @@ class LossDivergence(CurveRule):
 
     def _fell(self, fall: Fall) -> bool:
         """Whether there was progress to lose."""
-        return fall.progress > max(self.clear * fall.sigma, self.gained * abs(fall.start))
+        held = fall.start - fall.held > fall.progress / 2  # of losses of two kinds, a few low ones may meet
+        return held and fall.progress > max(self.clear * fall.sigma, self.gained * abs(fall.start))
 
     def _back(self, fall: Fall) -> bool:
         """Whether it gave back what it had clearly gained; or never gained, and rose to a multiple."""
@@ -353,6 +356,7 @@ def _fall(stage: Points) -> Fall:
         levels=np.array([np.median(part) for part in np.array_split(stage.loss, 8)]),
         error=MEDIAN * sigma / max(1, len(stage) // 8) ** 0.5,
         late=MEDIAN * noise(stage.loss[best:]) / max(1, len(stage) // 8) ** 0.5,
+        held=float(stage.smooth(2 * tail - 1).min()) if len(stage) >= 24 else float(smooth[best]),
     )
 
 

@@ -274,7 +274,8 @@ class LrTooHigh(Rule):
         outgrew = (grew > self.outgrown) & (grew - 1 > self.stirred * steps) & (length < self.nothing)
         outgrew &= (not self._staged) | ((grew > self.leap) & (fall(whole["loss"]) < self.back))
         peak = [np.nanmax(whole["loss"][a : b + 1], initial=-np.inf) for a, b in itertools.pairwise(at.tolist())]
-        blew = (length > 1) & (np.array(peak) > first + (self.blown - 1) * abs(first))
+        left = [median(whole["loss"][max(b + 1 - self.rows, 0) : b + 1]) for b in at[1:].tolist()]
+        blew = (length > 1) & (np.array(peak) > first + (self.blown - 1) * abs(first)) & (np.array(left) >= first)
         level = np.minimum.accumulate(np.nan_to_num(running_medians(whole["loss"], self.rows), nan=np.inf))
         unlearnt = first - level[at[:-1]] <= self.back * abs(first)  # else the rate was well until then
         for index in np.flatnonzero((outgrew | blew) & unlearnt)[:1].tolist():
