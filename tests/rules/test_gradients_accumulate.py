@@ -123,3 +123,11 @@ def test_a_part_of_the_parameters_is_no_sum(make_run, judge):
     heads = np.where(np.arange(120) < 5, 0.4, 3 + random.random(120))
     columns["grad_norm"] *= (1 + heads**2) ** 0.5
     assert judge(make_run(columns), RULE) == []
+
+
+def test_a_norm_that_rises_faster_than_any_sum_is_of_larger_gradients(make_run, judge):
+    """Hundredfold in twenty rows, level and smooth since: as a component that explodes beside one that falls."""
+    row, loss = np.arange(60), 9e6 * np.exp(-np.arange(60) / 60)
+    for times, count in ((96, 0), (20, 1)):
+        norm = 6800 * np.interp(row, [0, 3, 19, 60], [1, times / 12, times, 1.5 * times])
+        assert len(judge(make_run({"grad_norm": norm, "loss": loss}), RULE)) == count

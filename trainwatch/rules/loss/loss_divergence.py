@@ -57,20 +57,20 @@ class LossDivergence(CurveRule):
     """The loss had come down, and went back up for good.
 
     What it sees:
-        The total loss, smoothed, within one stage of the curriculum: it fell steadily and well beyond its noise, then
-        gave back more than 40 % of what it had gained, and has stayed there without falling again. All of it given back
-        is critical; what began less than twenty rows ago is an info, unless that is a quarter of the rows and of the
-        plan. Of a rise that came at once and has stood for a quarter of the run, 20 % are enough, or 10 % if the loss
-        has doubled. A loss that never clearly fell cannot give back: it is an alarm only if it doubles and stays there,
-        clearly above where it began, in a run that is plainly supervised; or if it rises at once by half of its level,
-        far beyond its noise, and both it and the validation loss stay there. Of a rise by a quarter of the level that
-        came from one row to the next, validation alone may tell: if it has been a tenth worse ever since than at its
-        best before, and a component or a figure of merit says the same, it is a warning even where training has all but
-        made it good. A rise that recorded weights explain is none, nor is one during which the held-out loss gets
-        better and better, nor one after which what validation had learned has hardly been lost, and no figure of merit
-        is worse: training is asked for more (augmentation, smoothed labels, harder data); after a rise from one row to
-        the next the next evaluation is waited for. Nor one that training made good while the outputs became much
-        shorter: length-collapse tells of that.
+        The total loss, smoothed, within one stage of the curriculum: it fell steadily and well beyond its noise, for
+        more than a few rows, then gave back more than 40 % of what it had gained, and has stayed there without falling
+        again. All of it given back is critical; what began less than twenty rows ago is an info, unless that is a
+        quarter of the rows and of the plan. Of a rise that came at once and has stood for a quarter of the run, 20 %
+        are enough, or 10 % if the loss has doubled. A loss that never clearly fell cannot give back: it is an alarm
+        only if it doubles and stays there, clearly above where it began, in a run that is plainly supervised; or if it
+        rises at once by half of its level, far beyond its noise, and both it and the validation loss stay there. Of a
+        rise by a quarter of the level that came from one row to the next, validation alone may tell: if it has been a
+        tenth worse ever since than at its best before, and a component or a figure of merit says the same, it is a
+        warning even where training has all but made it good. A rise that recorded weights explain is none, nor is one
+        during which the held-out loss gets better and better, nor one after which what validation had learned has
+        hardly been lost, and no figure of merit is worse: training is asked for more (augmentation, smoothed labels,
+        harder data); after a rise from one row to the next the next evaluation is waited for. Nor one that training
+        made good while the outputs became much shorter: length-collapse tells of that.
 
     Why it matters:
         The weights have left the region in which they worked. What is trained from here on starts from worse than the
