@@ -136,3 +136,11 @@ def test_what_the_recorder_saw_is_proof(n, make_run, judge):
     dropped = np.where(np.arange(n) == 1, 0.0, np.nan)
     assert judge(make_run({"grad_norm": sums, "loss": np.ones(n), "grad_carried": dropped}), RULE) == []
     assert judge(make_run({"grad_norm": norm, "grad_carried": np.where(np.arange(n) == 2, 1.0, np.nan)}), RULE) == []
+
+
+def test_a_norm_that_rises_faster_than_any_sum_is_of_larger_gradients(make_run, judge):
+    """Hundredfold in twenty rows, level and smooth since: as a component that explodes beside one that falls."""
+    row, loss = np.arange(60), 9e6 * np.exp(-np.arange(60) / 60)
+    for times, count in ((96, 0), (20, 1)):
+        norm = 6800 * np.interp(row, [0, 3, 19, 60], [1, times / 12, times, 1.5 * times])
+        assert len(judge(make_run({"grad_norm": norm, "loss": loss}), RULE)) == count

@@ -203,3 +203,11 @@ def test_a_young_run_may_be_in_a_transient(planned, severity, make_run, judge):
     loss = np.concatenate([np.linspace(60, 20, 10), np.linspace(40, 70, 5)])
     run = make_run({"loss": loss}, header={"total_steps": planned}, end=None)
     assert severity in [found.severity for found in judge(run, RULE)]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_two_low_rows_are_no_fall(make_run, judge, seed):
+    """Batches of two queries, one of which now and then has nothing to tell: losses of two heights."""
+    loss = 2.48 + 0.04 * np.random.default_rng(seed).standard_normal(30)
+    loss[[0, 4, 12, 13, 18, 25]] /= 2
+    assert judge(make_run({"loss": loss}), RULE) == []

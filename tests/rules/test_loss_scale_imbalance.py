@@ -317,3 +317,30 @@ def test_weights_that_nobody_told(total, alarms, make_run, judge):
     columns = {"loss/a": 0.5 * (0.5 + FALL), "loss/b": 300 * (0.5 + FALL), "grad_norm": np.full(N, 200.0)}
     run = make_run(columns | {"loss": total * (0.5 + FALL)}, header=header)
     assert bool(judge(run, RULE)) == alarms
+
+
+@pytest.mark.parametrize(("scale", "rank"), [(1.0, False), (40.0, True)])
+def test_a_small_error_beside_one_of_ordinary_size(scale, rank, make_run, judge):
+    """Energies beside forces: both are normalised errors. Forty times as much is loud, though by the same ratio."""
+    columns = {"loss/force": scale * (0.1 + 0.2 * FALL), "weight/force": np.full(N, 10.0), "grad_share/force": 0.97}
+    columns |= {"loss/energy": scale * (0.001 + 0.003 * FALL), "weight/energy": 1.0, "grad_share/energy": 0.03}
+    run = make_run({name: np.broadcast_to(values, N) for name, values in columns.items()})
+    assert any(finding.rank for finding in judge(run, RULE)) == rank
+
+
+@pytest.mark.parametrize(("later", "rank"), [(400.0, False), (2.0, True)])
+def test_what_a_later_stage_weighs_up_is_small_for_now(later, rank, make_run, judge):
+    """To the scale of the large one; a little more of it is not enough."""
+    stages = [{"start": 0, "weights": {"a": 1.0, "b": 1.0}}, {"start": 500, "weights": {"a": later, "b": 1.0}}]
+    columns = {"loss/a": 1 + FALL, "loss/b": np.full(N, 300.0), "weight/a": np.ones(N), "weight/b": np.ones(N)}
+    columns |= {"grad_share/b": np.full(N, 0.99)}
+    run = make_run(columns, header={"curriculum": {"name": "A", "stages": stages}})
+    assert any(finding.rank for finding in judge(run, RULE)) == rank
+
+
+def test_a_thousandfold_from_the_first_row_on_needs_one_block(make_run, judge):
+    """What it drowns explodes then, and is as large as it."""
+    share = np.where(np.arange(N) < 20, 0.999, 0.5)
+    columns = {"loss/a": np.where(share > 0.9, 1.0, 5e4), "loss/b": np.full(N, 1e5), "grad_share/b": share}
+    (finding,) = judge(make_run(columns), RULE)
+    assert (finding.severity, finding.first_step, finding.last_step, finding.state) == ("critical", 1, 20, "over")

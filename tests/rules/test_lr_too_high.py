@@ -127,3 +127,21 @@ def test_what_a_model_knew_is_ruined_in_noise(after, count, make_run, judge):
     norm = {"weight_norm/main": np.where(SAMPLED, np.where(ROW < 1, 10.0, 18.0), np.nan)}
     ratio = np.where(ROW < 1, 0.15, 1e-3)
     assert len(judge(make_run(run_of(ratio, loss) | norm), RULE)) == count
+
+
+@pytest.mark.parametrize(("end", "count"), [(1.0, 0), (40.0, 1)])
+def test_a_first_step_that_was_made_good(end, count, make_run, judge):
+    """RMSprop's first steps are many rates long: the loss overshoots a hundredfold, and is back by the next sample."""
+    loss = np.where(ROW < 5, 300.0, end) * np.exp(-ROW / 400)
+    loss[0] = 3.6
+    columns = run_of(np.where(ROW < 1, 1.05, 0.01), loss) | {"stage": ROW // 100}
+    columns |= {"weight_norm/main": np.where(SAMPLED, np.where(ROW < 1, 5.8, 10.3), np.nan)}
+    assert len(judge(make_run(columns), RULE)) == count
+
+
+@pytest.mark.parametrize(("weighed", "count"), [(True, 0), (False, 1)])
+def test_a_loss_that_is_weighed_up_is_not_lost(weighed, count, make_run, judge):
+    """Forty times as much in the last third, by its weight or by itself."""
+    raw, up = 2 * np.exp(-ROW / 200), np.where(ROW < 200, 1.0, 60.0)
+    more = {"loss/a": raw if weighed else raw * up, "weight/a": up if weighed else np.ones(N)}
+    assert len(judge(make_run(run_of(0.4, raw * up) | more), RULE)) == count

@@ -173,3 +173,14 @@ def test_one_sickness_of_several_splits_is_one_finding(make_run, judge):
     (found,) = judge(make_run({"loss": TRAIN}, evals=[*sick, *others, *fine]), "overfitting")
     assert (found.subject, found.first_step, found.evidence["also"]) == ("split:valid", 800, "far, seen")
     assert found.message.endswith("So it is in far, seen.")
+
+
+@pytest.mark.parametrize(("last", "severity"), [(2.0, "info"), (9.0, "warning")])
+def test_a_component_of_a_total_that_is_weighed_for_later(make_run, judge, last, severity):
+    """Validation weighs as the last stage does: whether it still finds new bests is seen by its own values."""
+    rise = course(noise=0.0)
+    rows = [
+        {**r, "loss": float(t), "loss/b": r["loss"]} for r, t in zip(evals(rise), np.linspace(6, last, 20), strict=True)
+    ]
+    columns = {"loss": TRAIN, "loss/b": TRAIN, "weight/b": np.ones(2000)}
+    assert [one.severity for one in judge(make_run(columns, evals=rows), "overfitting")] == [severity]

@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from trainwatch.header import Header, number
+from trainwatch.header import Header, Stage, number
 from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
 from trainwatch.schema import Finding
@@ -60,19 +60,20 @@ class LossScaleImbalance(Rule):
 
     What it sees:
         The contribution (weight x raw value) of the largest component against the sum of the others, as medians over
-        blocks of rows: 3,256,742 beside 3.75. It is an alarm if that component also owns nearly the whole gradient; if
-        it has nine tenths of it and fifty times the others' sum in two blocks on end, and not all of them improve; if
-        it has four fifths of it, a hundred times the others' sum, and none of them improves; or, where no gradients are
-        recorded, if it is a thousand times the others while these stand at values of 1 and more and none of them
-        improves, or fifty times in two blocks on end while these, all of them declared tasks, have doubled, or thirty
-        times declared tasks (ten times, if it was declared to be no task itself) in two blocks on end while the
-        gradient's norm is thirty times what it is clipped to. Else it is worth knowing, no more. Not among the others:
-        components of weight 0, of a tiny or negative weight, or one that rises or whose schedule is not at its end,
-        with both signs (a policy's surrogate), and those that fell from the large one's scale because they are solved.
-        What is a regulariser or an auxiliary, by role or name, is one of them only below a thousandth, at a value of 1
-        and more, without a gradient to speak of. A start that passes within a fifth of the run while the loss falls is
-        an info. Where neither weights nor gradients are recorded, and the total is not a tenth of what the largest
-        would contribute, weights are at work, and nothing is told.
+        blocks of rows: 3,256,742 beside 3.75. It is an alarm if that component also owns nearly the whole gradient, in
+        two blocks, or in the first of all if it is a thousand times the others; if it has nine tenths of it and fifty
+        times the others' sum in two blocks on end, and not all of them improve; if it has four fifths of it, a hundred
+        times the others' sum, and none of them improves; or, where no gradients are recorded, if it is a thousand times
+        the others while these stand at values of 1 and more and none of them improves, or fifty times in two blocks on
+        end while these, all of them declared tasks, have doubled, or thirty times declared tasks (ten times, if it was
+        declared to be no task itself) in two blocks on end while the gradient's norm is thirty times what it is clipped
+        to. Else it is worth knowing, no more. Not among the others: components of weight 0, of a tiny or negative
+        weight, or one that rises, whose schedule is not at its end or that a later stage raises to the large one's
+        scale, with both signs (a policy's surrogate), and those that fell from the large one's scale because they are
+        solved. What is a regulariser or an auxiliary, by role or name, is one of them only below a thousandth, at a
+        value of 1 and more, without a gradient to speak of. A start that passes within a fifth of the run while the
+        loss falls is an info. Where neither weights nor gradients are recorded, and the total is not a tenth of what
+        the largest would contribute, weights are at work, and nothing is told.
 
     Why it matters:
         The optimiser follows the sum. What contributes a millionth of it is not trained at all, and after clipping the
@@ -84,7 +85,9 @@ class LossScaleImbalance(Rule):
 
     When it is wrong:
         A small term beside a large one can be meant (a z-loss, a KL term that starts from 0): declare its role as
-        `auxiliary` or `regulariser` in `components`. Without recorded weights each counts as 1: less confidence.
+        `auxiliary` or `regulariser` in `components`. Where the large one contributes 10 at most and the others' values
+        are below 1, as normalised errors that are being learned, its gradient is no proof, and it is an info. Without
+        recorded weights each counts as 1: less confidence.
 
     References:
         A hearing-test model whose PeakAmp loss stood at 3,256,742.75 beside Signal at 3.75.
@@ -115,7 +118,7 @@ class LossScaleImbalance(Rule):
 
     warning_ratio: float = 10.0  # largest / sum of others; healthy multi-task runs reach 5 to 8 in their first steps
     critical_ratio: float = 100.0  # below 1 % of the sum a component's gradient drowns in the other's noise
-    absurd_ratio: float = 1000.0  # proof without gradients: healthy sums (pixels beside a bonus) reach 10 to 300
+    absurd_ratio: float = 1000.0  # proof without gradients, or in the first block; healthy sums reach 10 to 300
     ordinary: float = 1.0  # raw value of a task not learned yet (ln 3, a normalised error); terms meant small are below
     worse: float = 2.0  # x its first level: a task that is trained does not double, beside a louder one or not
     owned_share: float = 0.95  # of the gradient: what the others are left with is less than one batch's noise
@@ -134,12 +137,15 @@ class LossScaleImbalance(Rule):
     annealed: float = 1.02  # x, within a block: a weight that still rises is meant to be small for now
     early: float = 0.2  # of the run: learned weights balance the components by then
     fewest: int = 5  # rows that a run must have: a median of 5 forgives two outliers
+    modest: float = 10.0  # contribution beside raw values below 1: a loss of ordinary size; health: 4.5, sick: 13
 
+    _stages: tuple[Stage, ...] = field(default=(), init=False)
     _roles: dict[str, str] = field(default_factory=dict, init=False)
     _annealed: dict[str, float] = field(default_factory=dict, init=False)  # step at which a weight is at its end
     _limit: float = field(default=np.inf, init=False)  # on the gradient's norm
     _total: int = field(default=0, init=False)  # steps that are planned
     _rows: int = field(default=0, init=False)
+    _from: float = field(default=np.nan, init=False)  # the first step of all
     _final: bool = field(default=False, init=False)
     _start: dict[str, float] = field(default_factory=dict, init=False)  # of the first block
     _begun: dict[str, float] = field(default_factory=dict, init=False)  # of the first three rows
@@ -156,12 +162,15 @@ class LossScaleImbalance(Rule):
             for name, said in moving.items()
             if name.startswith("weight/")
         }
+        curriculum = header.curriculum_running or header.curriculum
+        self._stages = curriculum.stages if curriculum else ()
         self._limit = header.max_grad_norm or np.inf
         self._total = header.total_steps or 0
         return ()
 
     def update(self, chunk: Chunk) -> Iterator[Finding]:
         """Most blocks are balanced: the ratios are taken for all of them at once."""
+        self._from = self._from if self._rows else float(chunk.step[0])
         self._rows += len(chunk)
         yield from self._judge({name: in_blocks(values, self.block) for name, values in _columns(chunk).items()})
 
@@ -246,6 +255,8 @@ class LossScaleImbalance(Rule):
         moves = block["step"][0] < self._annealed.get(name, 0.0)
         if moves or (len(weights) and weights[-1] > self.annealed * weights[0]):
             return False
+        if self._size_to_come(name, largest, here, block["step"][0]) * self.warning_ratio >= _size(largest, here):
+            return False
         if _weight(weight) <= self.tiny_weight * min(1.0, _weight(here[f"weight/{largest}"])):
             return False
         if min((values > 0).sum(), (values < 0).sum()) > 0.1 * np.isfinite(values).sum():
@@ -257,6 +268,17 @@ class LossScaleImbalance(Rule):
         names = (key.removeprefix("raw/") for key in here if key.startswith("raw/"))
         task = self._roles[name] == "task" if name in self._roles else not small_by_design(name, names)
         return task or (owned and abs(raw) >= self.ordinary)
+
+    def _size_to_come(self, name: str, largest: str, here: dict[str, float], step: float) -> float:
+        """A contribution as a later stage weighs it beside the largest, at today's values; 0 if none raises it."""
+        begun = [stage for stage in self._stages if stage.start < step]
+        at = (begun or list(self._stages))[-1:]
+        parts = [stage.weights.get(name, 0.0) / (stage.weights.get(largest) or np.inf) for stage in self._stages]
+        ahead = [part for stage, part in zip(self._stages, parts, strict=True) if stage.start >= step]
+        now = parts[self._stages.index(at[0])] if at else 0.0
+        if now <= 0 or not ahead or max(ahead) <= self.annealed * now:
+            return 0.0
+        return _size(name, here) * max(ahead) / now
 
     def _verdict(self, episode: Episode) -> Findings:
         """An alarm with its proof, else an info once it lasts; an alarm without gradients may fall back to an info."""
@@ -290,13 +312,17 @@ class LossScaleImbalance(Rule):
         """The gradient proves it; without one: thousands beside values that are not solved and do not improve."""
         ease = HYSTERESIS if alarm else 1.0
         if np.isfinite(episode.share):
+            small = all(abs(episode.here[f"raw/{name}"]) < self.ordinary for name in episode.others)
+            if small and episode.sizes[0] <= ease * self.modest:
+                return False
             owned = 1 - episode.share < (1 - self.owned_share) / ease and ratio > ease * self.warning_ratio
             loud = 1 - episode.share < (1 - self.loud_share) / ease and ratio > ease * self.loud_ratio
             loud &= alarm is not None or episode.blocks < 2 or self._was_loud(episode)
             owned |= loud and not all(self._improves(episode, name, 10) for name in episode.others)
             leads = 1 - episode.share < (1 - self.leads_share) / ease and ratio > ease * self.critical_ratio
             starve = leads and not any(self._improves(episode, name, 10) for name in episode.others)
-            return (owned or starve) and (episode.blocks >= 2 or self._short())
+            at_once = owned and ratio > self.absurd_ratio and episode.first_step <= self._from + self.fewest
+            return (owned or starve) and (episode.blocks >= 2 or at_once or self._short())
         unsolved = any(abs(episode.here[f"raw/{name}"]) >= self.ordinary for name in episode.others)
         absurd = unsolved and ratio > ease * self.absurd_ratio and (episode.blocks >= 2 or self._short())
         bar = self.warning_ratio if alarm else self.loud_ratio  # it is over when the others have come back

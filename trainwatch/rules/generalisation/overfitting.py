@@ -93,6 +93,7 @@ class Overfitting(Rule):
 
     _means: TrainingMeans = field(default_factory=TrainingMeans, init=False)
     _courses: dict[tuple[str, str], Course] = field(default_factory=dict, init=False)
+    _whole: dict[str, tuple[float, int]] = field(default_factory=dict, init=False)  # best total, evaluations since
     _curriculum: Curriculum | None = field(default=None, init=False)
     _roles: Roles = field(default_factory=Roles, init=False)
     _stage: float = field(default=np.nan, init=False)
@@ -142,6 +143,10 @@ class Overfitting(Rule):
             return
         present = [name for name in losses(chunk) if np.isfinite(chunk[name][row])]
         raw = {name.removeprefix("loss/"): float(chunk[name][row]) for name in present if name != "loss"}
+        if "loss" in present:
+            best, since = self._whole.get(split, (np.inf, 0))
+            total = float(chunk["loss"][row])
+            self._whole[split] = (total, 0) if total < best else (best, since + 1)
         for name in present:
             if self._weights.get(name.removeprefix("loss/")) == 0 or (
                 name == "loss" and self._weighed_otherwise(float(chunk[name][row]), raw)
@@ -231,7 +236,8 @@ class Overfitting(Rule):
         now = fmean(course.recent)
         moved = "fell" if train < course.best_train else "stood"
         total = self._courses.get((split, "loss"))
-        well = name != "loss" and total is not None and total.since_best < self.evaluations  # the whole still gains
+        since = total.since_best if total is not None else self._whole.get(split, (0.0, self.evaluations))[1]
+        well = name != "loss" and since < self.evaluations  # the whole still gains
         return self.finding(
             "info" if well else "warning",
             f"split:{split}" if name == "loss" else f"component:{name.removeprefix('loss/')}",

@@ -32,12 +32,13 @@ class GradientsAccumulate(Rule):
         twenty, in a line on double-logarithmic paper, while the loss does not rise with it. A healthy norm starts
         level, noisy or falling; a divergence and an escape from a small initialisation are exponential. Where the first
         batches are too unlike for a line, the next rows tell: no single gradient moves a sum of many by much, so the
-        norm is smooth, as no norm of batches is, and never comes back to near its first; and it is no larger than such
-        a sum, or several times what the step's components come to together, over the same parameters, which at first it
-        was not. Where a limit holds the norm down, those components tell alone: the norm is twice their sum and more,
-        and moved away from the last step's, as that was after clipping, by no more than they can move it; or that much
-        is left of the past: the second gradient comes on top of it, so the norm leaps by half of it and more, and the
-        sum of a vector of that length and one gradient keeps near the limit, smooth, and never far below it.
+        norm is smooth, as no norm of batches is, and never comes back to near its first, from which twenty rows did not
+        take it further than twenty such gradients can; and it is no larger than such a sum, or several times what the
+        step's components come to together, over the same parameters, which at first it was not. Where a limit holds the
+        norm down, those components tell alone: the norm is twice their sum and more, and moved away from the last
+        step's, as that was after clipping, by no more than they can move it; or that much is left of the past: the
+        second gradient comes on top of it, so the norm leaps by half of it and more, and the sum of a vector of that
+        length and one gradient keeps near the limit, smooth, and never far below it.
 
     Why it matters:
         The optimiser follows the whole past: a momentum without friction. SGD swings ever wider and Adam walks on in
@@ -81,6 +82,7 @@ class GradientsAccumulate(Rule):
     leap: float = 0.5  # of what is carried on, added to the first norm by rows 2 to 4; where all agree it is 1
     around: tuple[float, float] = (0.95, 1.6)  # x the limit, the median; healthy ones with such a leap: far below
     sinks: float = 0.8  # x the limit, the lowest: one gradient takes little from what is carried on
+    steeper: float = 2.5  # x rows x the first norm, after those rows: gradients themselves grew; sums come to 1.5
     keeps: float = 0.065  # of the norm, from row to row: sums come to 0.05, healthy ones so near the limit to 0.11
     looks: int = 2  # such blocks of 20 rows in a row: a smooth rise passes through one
     samples: int = 5  # of the components' norms: each of them says what the gradient can be at most
@@ -163,6 +165,8 @@ class GradientsAccumulate(Rule):
                 self._whole = _whole(block)
                 rose = float(np.median(norm[known[1:4]])) - self._start[0] if len(known) > 3 else np.nan
                 self._leapt = bool(rose >= self.leap * min(self._limit, self._start[0]))
+                if norm[known[-1]] > self.steeper * len(known) * self._start[0]:
+                    self._looked = -1
         elif self._told is None and self._leapt and len(known) >= self.fewest and self._clings(norm[known]):
             losses = block["loss"][np.isfinite(block["loss"])]
             self._tell(norm[known], block.step[known], losses, f"keeps near the limit of {self._limit:.3g}")

@@ -44,6 +44,8 @@ class Fall:
     error: float  # of such a median, and
     late: float  # of one since the best: what was thrown elsewhere has another noise there
 
+    held: float  # the lowest level of about twice as many points as best
+
     @property
     def progress(self) -> float:
         """What was gained."""
@@ -55,20 +57,20 @@ class LossDivergence(CurveRule):
     """The loss had come down, and went back up for good.
 
     What it sees:
-        The total loss, smoothed, within one stage of the curriculum: it fell steadily and well beyond its noise, then
-        gave back more than 40 % of what it had gained, and has stayed there without falling again. All of it given back
-        is critical; what began less than twenty rows ago is an info, unless that is a quarter of the rows and of the
-        plan. Of a rise that came at once and has stood for a quarter of the run, 20 % are enough, or 10 % if the loss
-        has doubled. A loss that never clearly fell cannot give back: it is an alarm only if it doubles and stays there,
-        clearly above where it began, in a run that is plainly supervised; or if it rises at once by half of its level,
-        far beyond its noise, and both it and the validation loss stay there. Of a rise by a quarter of the level that
-        came from one row to the next, validation alone may tell: if it has been a tenth worse ever since than at its
-        best before, and a component or a figure of merit says the same, it is a warning even where training has all but
-        made it good. A rise that recorded weights explain is none, nor is one during which the held-out loss gets
-        better and better, nor one after which what validation had learned has hardly been lost, and no figure of merit
-        is worse: training is asked for more (augmentation, smoothed labels, harder data); after a rise from one row to
-        the next the next evaluation is waited for. Nor one that training made good while the outputs became much
-        shorter: length-collapse tells of that.
+        The total loss, smoothed, within one stage of the curriculum: it fell steadily and well beyond its noise, for
+        more than a few rows, then gave back more than 40 % of what it had gained, and has stayed there without falling
+        again. All of it given back is critical; what began less than twenty rows ago is an info, unless that is a
+        quarter of the rows and of the plan. Of a rise that came at once and has stood for a quarter of the run, 20 %
+        are enough, or 10 % if the loss has doubled. A loss that never clearly fell cannot give back: it is an alarm
+        only if it doubles and stays there, clearly above where it began, in a run that is plainly supervised; or if it
+        rises at once by half of its level, far beyond its noise, and both it and the validation loss stay there. Of a
+        rise by a quarter of the level that came from one row to the next, validation alone may tell: if it has been a
+        tenth worse ever since than at its best before, and a component or a figure of merit says the same, it is a
+        warning even where training has all but made it good. A rise that recorded weights explain is none, nor is one
+        during which the held-out loss gets better and better, nor one after which what validation had learned has
+        hardly been lost, and no figure of merit is worse: training is asked for more (augmentation, smoothed labels,
+        harder data); after a rise from one row to the next the next evaluation is waited for. Nor one that training
+        made good while the outputs became much shorter: length-collapse tells of that.
 
     Why it matters:
         The weights have left the region in which they worked. What is trained from here on starts from worse than the
@@ -144,7 +146,8 @@ class LossDivergence(CurveRule):
 
     def _fell(self, fall: Fall) -> bool:
         """Whether there was progress to lose."""
-        return fall.progress > max(self.clear * fall.sigma, self.gained * abs(fall.start))
+        held = fall.start - fall.held > fall.progress / 2  # of losses of two kinds, a few low ones may meet
+        return held and fall.progress > max(self.clear * fall.sigma, self.gained * abs(fall.start))
 
     def _back(self, fall: Fall) -> bool:
         """Whether it gave back what it had clearly gained; or never gained, and rose to a multiple."""
@@ -353,6 +356,7 @@ def _fall(stage: Points) -> Fall:
         levels=np.array([np.median(part) for part in np.array_split(stage.loss, 8)]),
         error=MEDIAN * sigma / max(1, len(stage) // 8) ** 0.5,
         late=MEDIAN * noise(stage.loss[best:]) / max(1, len(stage) // 8) ** 0.5,
+        held=float(stage.smooth(2 * tail - 1).min()) if len(stage) >= 24 else float(smooth[best]),
     )
 
 

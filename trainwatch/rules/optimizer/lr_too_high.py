@@ -33,14 +33,15 @@ class LrTooHigh(Rule):
         down. A fiftieth is enough in the median where all weights together grew by half between two samples, and the
         loss, of which more than half is left, has not come down since the first fifth of the run; and in any sample,
         where they grew so between the first two and the loss has stood a quarter above its first value ever since, as
-        where something trained is trained on. Or weights that from
-        one sample to the next grew fivefold, by more than 0.1 of their norm a step, while the loss stood at a quarter
-        above its first value and more, or at a tenth above it, or was back there from a quarter below, and then stood
-        still, at more than half of it, for the rest of the run. Or all weights together, two and a half times as large
-        in the next sample (five times, where the run has stages) and by a fiftieth a step, where more than half of the
-        loss is left at the end; or one update
-        that is longer than all weights together, and a loss at ten times its first before the next sample. Where the
-        goal itself moves (rewards, adversaries) it is an info, unless the weights grew so.
+        where something trained is trained on. Or weights that from one sample to the next grew fivefold, by more than
+        0.1 of their norm a step, while the loss stood at a quarter above its first value and more, or at a tenth above
+        it, or was back there from a quarter below, and then stood still, at more than half of it, for the rest of the
+        run. Or all weights together, two and a half times as large in the next sample (five times, where the run has
+        stages) and by a fiftieth a step, where more than half of the loss is left at the end; or one update that is
+        longer than all weights together, and a loss at ten times its first before the next sample, by which it has not
+        come down to half of that. Where recorded weights of the components move, the loss counts by those of the first
+        row too, whichever is lower. Where the goal itself moves (rewards, adversaries) it is an info, unless the
+        weights grew so.
 
     Why it matters:
         About 1e-3 is usual. Steps that rewrite the weights jump over every minimum; what looks like a hard task or
@@ -108,7 +109,7 @@ class LrTooHigh(Rule):
         """Whether the rate is too high for the run as it stands."""
         series = self._history.series(_columns(rest))
         whole = Chunk("train", rest.rows, rest.start - self._rows, rest.stop)
-        loss = series.get("loss", np.empty(0))
+        loss = _steady(whole, series.get("loss", np.empty(0)))
         known = loss[np.isfinite(loss)]
         if len(known) < 6:
             return
@@ -263,8 +264,8 @@ class LrTooHigh(Rule):
 
     def _thrown(self, whole: Chunk, series: dict[str, Floats], first: float) -> Iterator[Finding]:
         """All weights at once: by many steps that were too long, or by one that was longer than all of them."""
-        at, grew = self._together(whole, series)
-        if not len(grew) or not (self._staged or fall(whole["loss"]) < self.back):
+        (at, grew), fell = self._together(whole, series), fall(_steady(whole, whole["loss"]))
+        if not len(grew) or not (self._staged or fell < self.back):
             return
         norms = [name for name in series if name.startswith("weight_norm/")]
         moved = [whole[name] * whole[name.replace("weight_norm/", "update_ratio/")] for name in norms]
@@ -272,9 +273,11 @@ class LrTooHigh(Rule):
         length = (np.sqrt(np.sum(np.square(moved), axis=0)) / total)[at[:-1]]  # of the update, by that of all weights
         steps = np.maximum(np.diff(whole.step[at]), 1)
         outgrew = (grew > self.outgrown) & (grew - 1 > self.stirred * steps) & (length < self.nothing)
-        outgrew &= (not self._staged) | ((grew > self.leap) & (fall(whole["loss"]) < self.back))
+        outgrew &= (not self._staged) | ((grew > self.leap) & (fell < self.back))
         peak = [np.nanmax(whole["loss"][a : b + 1], initial=-np.inf) for a, b in itertools.pairwise(at.tolist())]
+        left = [median(whole["loss"][(a + b) // 2 : b + 1]) for a, b in itertools.pairwise(at.tolist())]
         blew = (length > 1) & (np.array(peak) > first + (self.blown - 1) * abs(first))
+        blew &= ~(np.array(left) < first - self.back * abs(first))  # such a first step can be made good
         level = np.minimum.accumulate(np.nan_to_num(running_medians(whole["loss"], self.rows), nan=np.inf))
         unlearnt = first - level[at[:-1]] <= self.back * abs(first)  # else the rate was well until then
         for index in np.flatnonzero((outgrew | blew) & unlearnt)[:1].tolist():
@@ -325,6 +328,19 @@ def _moves(weight: Floats) -> bool:
     """Whether a weight of the total is another at times."""
     known = weight[np.isfinite(weight)]
     return bool(len(known) and np.ptp(known) > 0.05 * np.abs(known).max())
+
+
+def _steady(whole: Chunk, loss: Floats) -> Floats:
+    """Where recorded weights move, the total by those of the first rows if that is lower: weighed up is not lost."""
+    names = components(whole)
+    weights = {name: whole[f"weight/{name}"][np.isfinite(whole[f"weight/{name}"])] for name in names}
+    if not any(_moves(values) for values in weights.values()) or not all(len(values) for values in weights.values()):
+        return loss
+    total: Floats = np.sum([weights[name][0] * whole[f"loss/{name}"] for name in names], axis=0)
+    both = np.flatnonzero(np.isfinite(total) & np.isfinite(whole["loss"]))[:6]
+    explained = len(both) == 6 and np.allclose(total[both[0]], whole["loss"][both[0]], rtol=0.05)
+    lower: Floats = np.fmin(total, whole["loss"]) if explained else loss
+    return lower
 
 
 def _columns(chunk: Chunk) -> dict[str, Floats]:
