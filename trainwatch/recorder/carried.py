@@ -26,7 +26,6 @@ class Carried:
         self._watched = [parameter for parameter in parameters if parameter.requires_grad][-FEW:]
         self._left: list[tuple[Tensor, tuple[int, int]]] = []  # parameters, and what the step left in their gradients
         self._found: bool | None = None
-        self._told = False
         self._fault = fault
         self._hook: Any = None
         with contextlib.suppress(Exception):  # a wrapper that never called super().__init__() takes no hooks
@@ -44,8 +43,8 @@ class Carried:
 
     def collect(self, fields: dict[str, Any], sampling: bool) -> None:
         """Every gradient that was carried on is told; that none was, now and then."""
-        if self._found or (self._found is not None and (sampling or not self._told)):
-            fields["grad_carried"], self._told = int(self._found), True
+        if self._found or (self._found is not None and sampling):
+            fields["grad_carried"] = int(self._found)
         self._found = None
 
     def _stepped(self, *_: Any) -> None:
