@@ -67,25 +67,6 @@ def lines(asked: Sequence[Intervention]) -> list[dict[str, Any]]:
 
 def marks(asked: Sequence[Intervention]) -> list[dict[str, Any]]:
     """A mark at the upper edge for each, an octagon where the run was asked to stop; hovering tells who and why."""
-    if not asked:
-        return []
-    return [
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "x": [one.step for one in asked],
-            "y": [1.0] * len(asked),
-            "yaxis": "y2",
-            "hovertext": [f"<b>intervention at step {one.step:,}</b><br>{safe(one.said, 70)}" for one in asked],
-            "hovertemplate": "%{hovertext}<extra></extra>",
-            "marker": {
-                "symbol": ["octagon" if one.stop else "square" for one in asked],
-                "color": style.GREY,
-                "size": 11,
-            },
-            "name": "interventions",
-            "meta": "interventions",
-            "showlegend": False,
-            "cliponaxis": False,
-        }
-    ]
+    told = [f"<b>intervention at step {one.step:,}</b><br>{safe(one.said, 70)}" for one in asked]
+    symbols = ["octagon" if one.stop else "square" for one in asked]
+    return style.edge_marks("interventions", [one.step for one in asked], told, symbols, style.GREY)

@@ -392,27 +392,8 @@ def _finding_lines(findings: list[Finding]) -> list[dict[str, Any]]:
 
 def _finding_marks(findings: list[Finding]) -> list[dict[str, Any]]:
     """A mark at the upper edge for every finding; hovering tells its message. The gravest is drawn last, on top."""
-    if not findings:
-        return []
     findings = sorted(findings, key=lambda one: one.rank)
     told = [f"<b>{one.severity}: {safe(one.rule)}</b><br>{safe(one.message, 70)}" for one in findings]
-    return [
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "x": [one.first_step for one in findings],
-            "y": [1.0] * len(findings),
-            "yaxis": "y2",
-            "hovertext": told,
-            "hovertemplate": "%{hovertext}<extra></extra>",
-            "marker": {
-                "symbol": [style.SEVERITY_SYMBOLS[one.severity] for one in findings],
-                "color": [style.SEVERITY_COLOURS[one.severity] for one in findings],
-                "size": 11,
-            },
-            "name": "findings",
-            "meta": "findings",
-            "showlegend": False,
-            "cliponaxis": False,
-        }
-    ]
+    symbols = [style.SEVERITY_SYMBOLS[one.severity] for one in findings]
+    colours = [style.SEVERITY_COLOURS[one.severity] for one in findings]
+    return style.edge_marks("findings", [one.first_step for one in findings], told, symbols, colours)

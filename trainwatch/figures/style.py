@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from html import escape
 from typing import Any, Final
 
@@ -69,6 +70,27 @@ def axis(unit: str, log: bool, largest: float = 1.0) -> dict[str, Any]:
         # more ticks would be every digit of a decade, and the upper ones would lie on each other
         return {**AXIS, "title": title, "tickformat": "~g", "type": "log", "nticks": 5}
     return {**AXIS, "title": title, **({"exponentformat": "e"} if largest < TINY else {"tickformat": "~g"})}
+
+
+def edge_marks(
+    name: str, steps: Sequence[int], told: Sequence[str], symbols: Sequence[str], colours: str | Sequence[str]
+) -> list[dict[str, Any]]:
+    """A trace of marks at the upper edge, one a step, whose hover tells what happened there; the last lies on top."""
+    trace = {
+        "type": "scatter",
+        "mode": "markers",
+        "x": list(steps),
+        "y": [1.0] * len(steps),
+        "yaxis": "y2",
+        "hovertext": list(told),
+        "hovertemplate": "%{hovertext}<extra></extra>",
+        "marker": {"symbol": list(symbols), "color": colours, "size": 11},
+        "name": name,
+        "meta": name,
+        "showlegend": False,
+        "cliponaxis": False,
+    }
+    return [trace] if steps else []
 
 
 def safe(text: str, width: int = 0) -> str:

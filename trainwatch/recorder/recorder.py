@@ -128,8 +128,6 @@ class Recorder(Journal):
         summed: Tensor = losses.total(terms, components)
         if self._enabled and self._stopwatch.phase == "train" and share and not losses.undifferentiated(components):
             self._guard("losses()", self._take_losses, components, weights, summed, share)
-            if self._models is not None and self._models.carried is not None:
-                self._guard("losses()", self._models.carried.expect, summed)
             if at is not None and self._shares:
                 self._guard("losses(at=)", self._take_gram, terms, at, share)
             if over is not None and self._directions:
@@ -272,6 +270,8 @@ class Recorder(Journal):
             applied = {f"weight/{name}": weights.get(name, 1.0) for name in components}
             values.sort(applied, self._fields, self._parts, self._say, "losses()")
         self._losses.add(components, summed, share)
+        if self._models is not None and self._models.carried is not None:
+            self._models.carried.expect(summed)
 
     def _take_gram(self, terms: Mapping[str, Any], at: Tensor, share: float) -> None:
         """Shares at ``at``; where they cannot be taken one sentence says why; after a fault they are given up."""

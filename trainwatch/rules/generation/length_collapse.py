@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -99,9 +98,8 @@ class LengthCollapse(Rule):
         if chunk.table == "train":
             self._learn(chunk)
             self._growth.push(chunk)
-            known = np.isfinite(chunk["loss"])
-            rows = zip(chunk.step[known].tolist(), chunk["loss"][known].tolist(), strict=True)
-            self._since.extend(itertools.islice(rows, max(0, self.kept - len(self._since))))
+            if len(self._since) < self.kept:
+                self._keep(chunk)
             return
         if chunk.table == "eval":
             self._validated(chunk)
@@ -110,6 +108,12 @@ class LengthCollapse(Rule):
         grown = bool(len(chunk)) and self._growth.sampled() < GROWN
         for row in np.flatnonzero(np.isfinite(mean)):
             yield from self._sample(int(chunk.step[row]), float(mean[row]), float(spread[row]), grown)
+
+    def _keep(self, chunk: Chunk) -> None:
+        """Rows of the loss, as many as there is room for."""
+        loss = chunk["loss"]
+        known = np.flatnonzero(np.isfinite(loss))[: self.kept - len(self._since)]
+        self._since += zip(chunk.step[known].tolist(), loss[known].tolist(), strict=True)
 
     def _validated(self, chunk: Chunk) -> None:
         """The best evaluation so far, and how long the outputs were then."""
