@@ -32,7 +32,7 @@ from benchmarks.diagnosis.kinds import KINDS, Kind
 
 STORE = Path(__file__).parent / "store"
 SEEDS, AGAIN, HEALTHY_SEEDS, PLAIN_SEEDS = 5, 2, 2, 4
-"""Of a kind in the first program of its split that has it, and in others; of healthy variants, and of the plain one."""
+"""Of a kind in the first tuning program that has it, and in others; of healthy variants, and of the plain one."""
 MANY = 5  # programs that have a kind: none of them needs more seeds than others; of twice as many, one each is enough
 LONG_AGO = 1e9  # when a stored file was touched last: nobody writes it any more
 DROPPED = ("host", "pid", "process_started", "command", "packages", "git")
@@ -107,8 +107,13 @@ def cases(name: str) -> list[Case]:
 
 @lru_cache(maxsize=1024)
 def seeds(kind: str, name: str, held_out: bool) -> int:
-    """How often a program has a kind of mistake; the more programs of its split have it, the less of each."""
-    able = [other for other, one in found().items() if held_out == one.HELD_OUT and kind in one.SICK]
+    """How often a program has a kind of mistake; the more programs have it, the less of each.
+
+    Of the held-out programs each has all its kinds as often, so that no kind and no program weighs more in the score.
+    """
+    if held_out:
+        return AGAIN
+    able = [other for other, one in found().items() if not one.HELD_OUT and kind in one.SICK]
     if len(able) < MANY:
         return SEEDS if able[0] == name else AGAIN
     return AGAIN if len(able) < 2 * MANY else 1

@@ -24,7 +24,7 @@ from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, Sampling, declared
 from trainwatch.schedule import schedule_value
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 120
 TRAINING, HELD, BATCH, ACCUMULATION = 1280, 128, 16, 2
 LETTERS, LONGEST = 16, 6

@@ -23,7 +23,7 @@ from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, declared, linear
 from trainwatch.schedule import schedule_value
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 120
 TRAINING, HELD, BATCH = 1440, 96, 16
 SIDE, FOCAL, HORIZON, HEIGHT = 24, 26.0, 6.0, 1.5  # pixels but the last: metres of the camera above the floor

@@ -24,7 +24,7 @@ from benchmarks.diagnosis import facts, mistakes
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Loop, Parts, Resume, declared
 from trainwatch.schedule import schedule_value
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 90
 ATOMS, TRAINING, VALIDATION, BATCH = 8, 1200, 100, 12
 PEAK, END, CLIP, DECAY = 3e-2, 6e-4, 10.0, 0.95

@@ -23,7 +23,7 @@ from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, declared, linear
 from trainwatch.schedule import schedule_value
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 90
 QUERIES, DOCUMENTS, POOL, PLACES, TASTES = 150, 500, 25, 10, 6
 SESSIONS, VALIDATION, BATCH, PIECES = 6000, 250, 20, 2  # a batch is of so many lists, a step of so many batches
