@@ -279,7 +279,23 @@ def test_what_was_set_is_told_as_far_as_it_is_known(play):
     assert "seed" not in twins
     renamed = told(play, run_records(name="one"), run_records(name="two"))
     assert "Nothing was set differently, names and folders aside." in renamed
-    assert "Their settings were not recorded" in told(play, short_records("a", 1.0), short_records("b", 1.0))
+    bare = told(play, short_records("a", 1.0), short_records("b", 1.0))
+    assert "The settings of a and b were not recorded" in bare
+    assert "The settings of b were not recorded" in told(play, run_records(name="one"), short_records("b", 1.0))
+
+
+def test_one_common_row_proves_nothing(play):
+    same = judged(play, short_records("a", 1.0)[:2], short_records("b", 1.0)[:2])
+    assert (same.verdict.kind, same.verdict.confidence) == ("same", None)
+    assert list(faces.certainty(same)) == ["1 common row, too few to say more."]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [("3", '"3"'), (3, "3"), ("1e-4", '"1e-4"'), ("true", '"true"'), ("cosine", "cosine"), (None, "None")],
+)
+def test_a_number_that_is_text_is_shown_as_text(value, shown):
+    assert faces.setting(value) == shown
 
 
 def test_repeats_are_not_called_seeds(play):

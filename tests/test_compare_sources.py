@@ -246,3 +246,18 @@ def test_arithmetic_that_never_ends_is_unknown(tmp_path):
         (tmp_path / name).write_text("x = 10**10**10**10\ny = 1 / 0\nz = 2 * 3\n" + "n = 5\nm = n * 2\n")
     said = compare_files([tmp_path / "a.py", tmp_path / "b.py"])
     assert (said.apart, said.agree) == ((), 3)
+
+
+def test_a_training_log_in_json_is_a_run_beside_a_script(project, capsys):
+    state = {"global_step": 2, "max_steps": 2, "log_history": [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]}
+    (project / "trainer_state.json").write_text(json.dumps(state))
+    assert main(["compare", "train.py", "trainer_state.json"]) == 2
+    assert "trainer_state.json: has no settings in its record" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("project")
+def test_settings_lie_along_no_axis(capsys):
+    assert main(["compare", "train.py", "train.ipynb", "--align", "tokens"]) == 2
+    assert "train.py: is no run, and settings have no tokens to lay them along" in capsys.readouterr().err
+    assert main(["compare", "train.py", "train.ipynb", "--map", "lr=my_lr"]) == 2
+    assert "there is no name to map" in capsys.readouterr().err

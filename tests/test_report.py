@@ -216,7 +216,7 @@ def test_every_figure_has_its_place(play):
     assert set(placed) == set(FIGURES)
 
 
-@pytest.mark.parametrize(("step", "told"), [(120, 120), (1e300, 200), ("odd", 200)])
+@pytest.mark.parametrize(("step", "told"), [(120, 120), (-3, 200), (1e300, 200), (1_000_000, 200), ("odd", 200)])
 def test_an_intervention_stands_at_one_step_in_story_and_plots(step, told, play):
     asked = {"kind": "event", "event": "intervention", "step": step, "what": "halved the rate"}
     run = play([*records(), asked])

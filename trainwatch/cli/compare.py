@@ -48,8 +48,8 @@ def compare(
         typer.Argument(metavar="RUN RUN...", help="Two or more: runs, scripts, notebooks, configs; the first leads."),
     ],
     align: Annotated[
-        Align, typer.Option("--align", help="What curves are laid along; by step where a log does not tell it.")
-    ] = Align.step,
+        Align | None, typer.Option("--align", help="What curves are laid along, step unless told.")
+    ] = None,
     format_: Annotated[
         CompareFormat | None, typer.Option("--format", help="How to print it, text unless told; or what -o holds.")
     ] = None,
@@ -81,7 +81,7 @@ def compare(
         raise UserError(f"{output}: is one of those that are compared; choose another file with -o.")
     asked = format_.value if format_ else None
     kind = document_kind(output, asked, FILES, "a comparison") if output else asked or "text"
-    said, text = _compared(runs, align.value, kind, map_)
+    said, text = _compared(runs, align.value if align else None, kind, map_)
     if kind == "json":
         text = json_text(strict({"version": 1, **said}))
     if output:
@@ -90,26 +90,27 @@ def compare(
         print(text, end="")
 
 
-def _compared(paths: Sequence[Path], align: str, kind: str, mapped: list[str] | None) -> tuple[dict[str, Any], str]:
-    """Files or runs against each other; JSON may be either, and a script makes the comparison one of settings."""
-    if any(_written(path) and path.suffix.lower() != ".json" for path in paths):
-        return _compared_files(paths, kind, mapped)
-    try:
-        return _compared_runs(paths, align, kind, mapped)
-    except UserError as error:
-        if any(path.suffix.lower() != ".json" for path in paths):
-            raise
-        try:
-            return _compared_files(paths, kind, mapped)
-        except UserError:
-            raise error from None
+def _compared(
+    paths: Sequence[Path], align: str | None, kind: str, mapped: list[str] | None
+) -> tuple[dict[str, Any], str]:
+    """Files or runs against each other; one script or config makes the comparison one of settings."""
+    written = [path for path in paths if _written(path)]
+    if not written:
+        return _compared_runs(paths, align or Align.step, kind, mapped)
+    if align:
+        raise UserError(f"{written[0]}: is no run, and settings have no {align} to lay them along; drop --align.")
+    if mapped and len(written) == len(paths):
+        raise UserError(f"{written[0]}: is no run, nor is any beside it, so there is no name to map; drop --map.")
+    return _compared_files(paths, kind, mapped)
 
 
 def _written(path: Path) -> bool:
-    """Whether this is a script, a notebook or a config, by its name."""
+    """Whether this is a script, a notebook or a config, by its name; JSON that a reader knows is a run."""
+    from trainwatch import readers
     from trainwatch.lint import SOURCES
 
-    return path.suffix.lower() in SOURCES
+    suffix = path.suffix.lower()
+    return suffix in SOURCES and not (suffix == ".json" and readers.stands_for_run(path))
 
 
 def _compared_files(paths: Sequence[Path], kind: str, mapped: list[str] | None) -> tuple[dict[str, Any], str]:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from trainwatch.compare.partings import Apart
 from trainwatch.compare.suspects import Suspect
+from trainwatch.parting import ENOUGH
 
 Kind = Literal["parts", "same", "together", "too-few", "nothing-in-common"]
 
@@ -125,7 +126,10 @@ def _none_parts(partings: list[Apart]) -> Verdict:
     if not pairs:
         return Verdict("nothing-in-common", None, ("no step at which two runs have the same channel, and finite",))
     if not any(pair.differs for pair in pairs):
-        return Verdict("same", 1.0 - FACT, (f"{max(pair.rows for pair in pairs):,} common rows, number by number",))
+        rows = max(pair.rows for pair in pairs)
+        if rows < ENOUGH:
+            return Verdict("same", None, (f"{rows} common row{'s' * (rows > 1)}, too few to say more",))
+        return Verdict("same", 1.0 - FACT, (f"{rows:,} common rows, number by number",))
     unseen = [item.pair.unseen for item in partings if item.channel == "loss" and item.pair.unseen is not None]
     if not unseen:
         return Verdict("too-few", None, ("too few common rows to judge",))

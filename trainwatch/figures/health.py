@@ -17,7 +17,7 @@ from trainwatch.figures.style import safe
 from trainwatch.run import Run
 from trainwatch.schema import NONFINITE
 
-BINNED: Final = re.compile(r"metric/(.+?)_len(?:gth)?_(\d{1,9})_(\d{1,9})")
+BINNED: Final = re.compile(r"metric/(.+?)_length_(\d{1,9})_(\d{1,9})")
 """``metric/token_accuracy_length_7_10``: of the samples of 7 to 10 tokens, both included."""
 
 

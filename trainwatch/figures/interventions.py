@@ -13,6 +13,7 @@ from trainwatch.header import number, text
 from trainwatch.run import Event, Run
 
 MOST: Final = 40  # of a run: more would hide its curves
+NEAR: Final = 1_000  # steps that a run may do before its first row
 LONGEST: Final = 800  # characters that are told of one
 DETAIL: Final = 200  # characters of one thing that is told of it
 ASIDE: Final = frozenset(["kind", "event", "time", "elapsed", "step"])
@@ -48,9 +49,12 @@ def _stops(event: Event) -> bool:
 
 
 def step_of(run: Run, event: Event) -> int:
-    """The step that an event names; the run's last one where it names none that could be."""
-    step = number(event.get("step"))
-    return int(step) if step is not None and abs(step) < 2**53 else run.last_step or 0
+    """The step that an event names; the run's last one where it names none that could be.
+
+    A request may come a little after the last row, never twice as far on: such a step would squeeze every curve.
+    """
+    step, last = number(event.get("step")), run.last_step or 0
+    return int(step) if step is not None and 0 <= step <= max(2 * last, NEAR) else last
 
 
 def shown(run: Run, span: Span | None) -> list[Intervention]:

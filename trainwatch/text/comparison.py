@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
@@ -22,6 +23,8 @@ COLUMNS = 6  # runs that have a column each; of more, every table has a row each
 SUSPECTS = 5  # that are named in the sentence; the tables below it have them all
 NAMED = 3  # channels and findings that a sentence names
 LONGEST_CELL = 60
+NO_TEXT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|true|false|null|none", re.IGNORECASE)
+"""What a reader takes for a number or a switch unless it stands in quotes."""
 
 
 @dataclass(frozen=True)
@@ -184,8 +187,9 @@ def _suspected(said: Comparison, run: int) -> str:
     suspects = [item for item in said.suspects if item.run == run]
     if suspects:
         return f"suspect: {_listed([item.path for item in suspects])} ({clean(suspects[0].why)})"
-    if not all(said.runs[index]["settings"] for index in (0, run)):
-        return "its settings were not recorded"
+    lacking = _unrecorded(said, run)
+    if lacking:
+        return f"the settings of {lacking} were not recorded"
     if any({0, run} <= set(group) for group in said.seeds):
         return "no setting is suspect: nothing but seed, names and folders was set differently"
     differing = sum(item.values[run] != item.values[0] for item in said.config)
@@ -194,6 +198,12 @@ def _suspected(said: Comparison, run: int) -> str:
         if differing
         else "no setting differs: see the code"
     )
+
+
+def _unrecorded(said: Comparison, run: int) -> str:
+    """Which of the first run and this one did not record its settings: their names, or nothing."""
+    names = labels(said)
+    return " and ".join(names[index] for index in (0, run) if not said.runs[index]["settings"])
 
 
 def _none_parts(said: Comparison, base: str) -> str:
@@ -253,8 +263,9 @@ def _only(said: Comparison, names: Sequence[str], index: int) -> Iterator[str]:
 
 def _same_settings(said: Comparison, index: int) -> Iterator[str]:
     """What can be said of two runs that differ in no setting, or in nothing but the seed."""
-    if not all(said.runs[run]["settings"] for run in (0, index)):
-        yield "Their settings were not recorded, so none can be suspected."
+    lacking = _unrecorded(said, index)
+    if lacking:
+        yield f"The settings of {lacking} were not recorded, so none can be suspected."
     elif any({0, index} <= set(group) for group in said.seeds):
         differing = [item.path for item in said.config if item.values[index] != item.values[0]]
         if any(map(is_seed, differing)):
@@ -335,9 +346,11 @@ def worst(run: Mapping[str, Any]) -> str:
 
 
 def setting(value: Any) -> str:
-    """A setting's value on one short line; a dash where there is no such setting."""
+    """A setting's value on one short line, text that looks like a number in quotes; a dash where it is not set."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, str) and NO_TEXT.fullmatch(value):
+        return f'"{value}"'
     return "-" if value == ABSENT else clean(value, LONGEST_CELL) or "''"
 
 
