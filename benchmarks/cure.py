@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 import small_cures
 from departures import curve
 from faults import SEEDS, Pair, pair

@@ -6,6 +6,7 @@ any channel parts. `trainwatch.compare.verdict` takes its confidence from these.
 
 from __future__ import annotations
 
+import argparse
 from collections import Counter
 
 import trainwatch
@@ -41,4 +42,5 @@ def parted(runs: list[trainwatch.Run], repeats: int) -> set[str]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     main()
