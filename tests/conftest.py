@@ -138,6 +138,19 @@ def write_run(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
+@pytest.fixture
+def put() -> Callable[[Path, Iterable[Record]], Path]:
+    """``put(path, records)`` appends them to a file; nobody ever sees half a line."""
+
+    def append(path: Path, records: Iterable[Record]) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab", buffering=0) as file:
+            file.write("".join(f"{json.dumps(record)}\n" for record in records).encode())
+        return path
+
+    return append
+
+
 def _strict(record: Record) -> Record:
     odd = {k: str(v) for k, v in record.items() if isinstance(v, float) and not math.isfinite(v)}
     return {**record, **dict.fromkeys(odd), **({"nonfinite": odd} if odd else {})}

@@ -72,16 +72,3 @@ def records():
         return [head, *(row(step, step in bad) for step in range(1, steps + 1))]
 
     return make
-
-
-@pytest.fixture
-def put():
-    """``put(path, records)`` appends them to a file."""
-
-    def append(path, records):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab", buffering=0) as file:
-            file.write("".join(f"{json.dumps(record)}\n" for record in records).encode())
-        return path
-
-    return append

@@ -129,12 +129,17 @@ def kept(folder: Path) -> dict[str, Any]:
 OPEN = "const form = document.getElementById('note-form'); return Boolean(form && form.open)"
 
 
+def open_form(browser: webdriver.Chrome, table: str, key: str) -> None:
+    """The form for a run's tags and note, opened by thumb."""
+    browser.get(f"{table}/?sort=run:asc")
+    read(browser)
+    shows(browser, "alpha", "beta", "gamma")
+    tap(browser, browser.find_element(By.CSS_SELECTOR, f".ag-row[row-id='{key}'] .stack-edit"))
+    until(browser, lambda page: page.execute_script(OPEN))
+
+
 def test_tags_and_a_note_are_written_by_thumb(telephone: webdriver.Chrome, logs: Path, table: str) -> None:
-    telephone.get(f"{table}/?sort=run:asc")
-    read(telephone)
-    shows(telephone, "alpha", "beta", "gamma")
-    tap(telephone, telephone.find_element(By.CSS_SELECTOR, ".ag-row[row-id='sweep/b.jsonl'] .stack-edit"))
-    until(telephone, lambda page: page.execute_script(OPEN))
+    open_form(telephone, table, "sweep/b.jsonl")
     assert "Tags and note of beta" in text(telephone)
     assert telephone.execute_script(ROOM)["page"] == 0
     fill(telephone, "note-tags", f"bad, {HOSTILE[:20]}")
@@ -171,11 +176,7 @@ def test_tags_and_a_note_are_written_by_keys(telephone: webdriver.Chrome, logs: 
 
 
 def test_words_that_could_not_be_kept_stay_in_the_form(telephone: webdriver.Chrome, logs: Path, table: str) -> None:
-    telephone.get(f"{table}/?sort=run:asc")
-    read(telephone)
-    shows(telephone, "alpha", "beta", "gamma")
-    tap(telephone, telephone.find_element(By.CSS_SELECTOR, ".ag-row[row-id='sweep/a.jsonl'] .stack-edit"))
-    until(telephone, lambda page: page.execute_script(OPEN))
+    open_form(telephone, table, "sweep/a.jsonl")
     fill(telephone, "note-tags", "x" * 50)
     fill(telephone, "note-note", "kept all the same")
     telephone.find_element(By.ID, "note-keep").click()
@@ -196,11 +197,7 @@ window.trainwatchNotes.answered(others);
 
 
 def test_the_answer_to_other_words_does_not_close_the_form(telephone: webdriver.Chrome, table: str) -> None:
-    telephone.get(f"{table}/?sort=run:asc")
-    read(telephone)
-    shows(telephone, "alpha", "beta", "gamma")
-    tap(telephone, telephone.find_element(By.CSS_SELECTOR, ".ag-row[row-id='sweep/a.jsonl'] .stack-edit"))
-    until(telephone, lambda page: page.execute_script(OPEN))
+    open_form(telephone, table, "sweep/a.jsonl")
     fill(telephone, "note-note", "half a sen")
     telephone.execute_script(OTHERS)
     assert telephone.execute_script(OPEN)
@@ -215,11 +212,7 @@ window.dash_clientside.set_props = () => {};
 
 
 def test_words_that_nobody_answers_can_be_sent_again(telephone: webdriver.Chrome, table: str) -> None:
-    telephone.get(f"{table}/?sort=run:asc")
-    read(telephone)
-    shows(telephone, "alpha", "beta", "gamma")
-    tap(telephone, telephone.find_element(By.CSS_SELECTOR, ".ag-row[row-id='sweep/a.jsonl'] .stack-edit"))
-    until(telephone, lambda page: page.execute_script(OPEN))
+    open_form(telephone, table, "sweep/a.jsonl")
     fill(telephone, "note-note", "words")
     telephone.execute_script(UNANSWERED)
     keep = telephone.find_element(By.ID, "note-keep")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 
@@ -51,10 +49,6 @@ def row(step: int) -> dict:
 END = {"kind": "end", "status": "stopped", "step": 120, "time": 1e9 + 120}
 
 
-def lines(records) -> str:
-    return "".join(f"{json.dumps(record)}\n" for record in records)
-
-
 @pytest.fixture
 def sick():
     """``sick(steps=120, name="sick")``: the records of a run that goes on, and goes wrong."""
@@ -65,19 +59,6 @@ def sick():
 def end():
     """The record that ends it."""
     return END
-
-
-@pytest.fixture
-def put():
-    """``put(path, records)`` appends them to a file; nobody ever sees half a line."""
-
-    def append(path, records):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab", buffering=0) as file:
-            file.write(lines(records).encode())
-        return path
-
-    return append
 
 
 @pytest.fixture(autouse=True)
