@@ -542,7 +542,7 @@ _ALL = (
     Kind(
         "labels-break",
         "from a step on the labels belong to other inputs",
-        ("loss-divergence", "loss-spike", "component-divergence"),
+        ("data-break", "loss-divergence", "loss-spike", "component-divergence"),
         (*WORSE, *GRADIENTS, *GENERAL),
         "look at the data that begins there",
     ),

@@ -163,16 +163,6 @@ def test_a_rise_while_validation_gets_better_is_harder_work(make_run, judge, see
     assert judge(make_run({"loss": loss}, evals=measured(staying)), RULE)
 
 
-@pytest.mark.parametrize(("validation", "count"), [(1.4, 1), (1.05, 0), (0.8, 0)])
-@pytest.mark.parametrize("seed", range(3))
-def test_a_rise_that_was_made_good_in_training_only(validation, count, seed, make_run, judge):
-    """Labels that are others from a step on are learned in their turn; validation still asks for the old ones."""
-    rows, noise = np.arange(200), 0.03 * np.random.default_rng(seed).standard_normal(200)
-    loss = 2.0 + np.exp(-rows / 20) + np.where(rows < 100, 0.0, np.exp(-(rows - 100) / 15.0)) + noise
-    evals = [{"step": step, "loss": 2.2 * (validation if step > 100 else 1)} for step in range(20, 201, 20)]
-    assert len([one for one in judge(make_run({"loss": loss}, evals=evals), RULE) if one.rank]) == count
-
-
 def asked_for_more(seed):
     """A training loss that rises at once by 0.6, and the steps at which there are evaluations."""
     noise = 0.03 * np.random.default_rng(seed).standard_normal(200)

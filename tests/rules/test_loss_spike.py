@@ -87,16 +87,3 @@ def test_a_jump_on_the_floor_of_what_is_learned_is_not_told(make_run, judge):
     loss[800:804] *= 500
     (found,) = judge(make_run({"loss": loss}), RULE)
     assert (found.severity, found.first_step, found.evidence["spikes"]) == ("info", 801, 1)
-
-
-@pytest.mark.parametrize(("after", "severity"), [(3.0, "warning"), (0.9, "info")])
-def test_validation_that_is_lost_with_the_jump(after, severity, make_run, judge):
-    """Training is back in forty rows, on labels that are others now; or it was a moment, for validation as well."""
-    loss = quiet(800)
-    loss[400:440] *= 5
-    evals = [
-        {"step": at, "split": "valid", "loss": 2.0 - at / 400 if at <= 400 else after} for at in range(80, 801, 80)
-    ]
-    (found,) = judge(make_run({"loss": loss}, evals=evals), RULE)
-    assert (found.severity, found.first_step) == (severity, 401)
-    assert (found.state, found.last_step) == (("active", 800) if severity == "warning" else ("over", found.last_step))

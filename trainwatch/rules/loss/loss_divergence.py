@@ -17,11 +17,10 @@ from trainwatch.schema import Finding, Severity
 from trainwatch.stats import noise
 from trainwatch.table import Chunk
 from trainwatch.views.curve import MEDIAN, Leap, Points, leap, rise_at_once, running_median, wanders
-from trainwatch.views.evaluations import direction, held_out, scatter
+from trainwatch.views.evaluations import held_out
+from trainwatch.views.harm import harder, other_answers, unharmed
 
 Floats = NDArray[np.float64]
-EVALUATIONS = 4  # since the best point of the training loss, that tell whether the weights got worse
-CLEAR = 4.0  # standard deviations of one evaluation that they must gain, as the training loss must
 SUPERVISED = ("metric/acc", "metric/accuracy", "metric/top1", "metric/perplexity", "metric/ppl")
 
 
@@ -63,11 +62,9 @@ class LossDivergence(CurveRule):
         quarter of the rows and of the plan. Of a rise that came at once and has stood for a quarter of the run, 20 %
         are enough, or 10 % if the loss has doubled. A loss that never clearly fell cannot give back: it is an alarm
         only if it doubles and stays there, clearly above where it began, in a run that is plainly supervised; or if it
-        rises at once by half of its level, far beyond its noise, and both it and the validation loss stay there. Of a
-        rise by a quarter of the level that came from one row to the next, validation alone may tell: if it has been a
-        tenth worse ever since than at its best before, and a component or a figure of merit says the same, it is a
-        warning even where training has all but made it good. A rise that recorded weights explain is none, nor is one
-        during which the held-out loss gets better and better, nor one after which what validation had learned has
+        rises at once by half of its level, far beyond its noise, and both it and the validation loss stay there. What
+        training made good, and validation did not, is data-break. A rise that recorded weights explain is none, nor is
+        one during which the held-out loss gets better and better, nor one after which what validation had learned has
         hardly been lost, and no figure of merit is worse: training is asked for more (augmentation, smoothed labels,
         harder data); after a rise from one row to the next the next evaluation is waited for. Nor one that training
         made good while the outputs became much shorter: length-collapse tells of that.
@@ -110,15 +107,6 @@ class LossDivergence(CurveRule):
     step: float = 0.5  # of the level, if it rose by that from one row to the next, and validation with it
     plain: float = 4.0  # standard deviations of one point that such a step must exceed
     shared: float = 0.25  # of validation's best before; beside the few such steps of healthy runs it went on falling
-    much: float = 0.25  # of the level, for a rise from one row to the next of which validation is the witness
-    worse: float = (
-        0.1  # of validation's best before such a rise; what was healthy came to 0.03 where the rise was sharp
-    )
-    made_good: float = 0.3  # of such a rise, at most, is left at the end: what came with it has been learned
-    shorter: float = 0.6  # of the outputs' length before it: the answers of the data are others
-    harm: float = 0.25  # of a rise that validation may share, if a figure of merit says that nothing was lost; and
-    harmless: float = 0.1  # where there is none: smoothed labels alone cost validation a tenth of the rise
-    learns: float = 0.5  # of such a rise that validation must have moved by before: what never moves is no witness
     young: float = 0.25  # of the planned steps: a few rows may be a transient yet, however many of a short log they are
 
     _planned: int = field(default=0, init=False)  # steps
@@ -139,10 +127,8 @@ class LossDivergence(CurveRule):
             sick = (self._fell(fall) or _plain(run)) and (self._back(fall) or self._stepped(run, fall, stage))
             broke = None if wanders(run, points) else leap(stage.loss)
             sick = sick and not self._explained(run, rest, fall, stage, broke)
-            if sick and not wanders(run, points) and not self._other_answers(run, stage, broke):
+            if sick and not wanders(run, points) and not (broke and other_answers(run, stage, broke)):
                 yield self._finding(run, rest, fall, stage, over=not last)
-            elif broke is not None and self._unlearned(run, rest, stage, broke):
-                yield self._broken(run, stage, broke)
 
     def _fell(self, fall: Fall) -> bool:
         """Whether there was progress to lose."""
@@ -165,29 +151,14 @@ class LossDivergence(CurveRule):
 
     def _explained(self, run: Run, rest: Chunk, fall: Fall, stage: Points, broke: Leap | None) -> bool:
         """Whether something else than worse weights makes the loss rise: what it counts, or what it is asked."""
-        if self._weighted_up(run, rest, fall, stage) or _harder(run, fall.best_step):
+        if self._weighted_up(run, rest, fall, stage) or harder(run, fall.best_step):
             return True
         first, rise = self._onset(run, rest, fall, stage.step[-1]), fall.now - fall.best
         steps = held_out(run)[0]
         waits = broke is not None and run.end is None and fall.now < fall.start and not (steps >= first).any()
         if waits and len(steps) > 1:  # the data may be others: whether the weights are worse is told by validation
             return bool(stage.step[-1] - first < 2 * np.median(np.diff(steps)))
-        return self._unharmed(run, stage, first, rise)
-
-    def _unharmed(self, run: Run, stage: Points, first: float, rise: float) -> bool:
-        """Whether validation has hardly been worse since a rise than at its best before, in the same stage if it was
-        evaluated there: the weights do what they did, and it is the training that asks for more.
-        """
-        before, after = _around(run, "loss", stage.step[0], first)
-        ever = _around(run, "loss", -np.inf, first)[0]
-        if len(before) < 2 or not len(after) or np.ptp(ever) < self.learns * rise:
-            return False
-        names = [name for name in run.eval.channels if name.startswith("metric/") and direction(name)]
-        merits = [_around(run, name, stage.step[0], first) for name in names]
-        merits = [(then, late) for then, late in merits if len(then) and len(late)]
-        lost = any(np.median(late) > then.min() + 2 * scatter(then) for then, late in merits)
-        share = self.harm if merits else self.harmless
-        return not lost and bool(np.median(after) - before.min() < share * rise)
+        return unharmed(run, stage, first, rise)
 
     def _stepped(self, run: Run, fall: Fall, stage: Points) -> bool:
         """Whether it rose at once and stands there, and no evaluation since has come near the best one before."""
@@ -199,77 +170,6 @@ class LossDivergence(CurveRule):
         before = values[(steps >= stage.step[0]) & (steps <= stage.step[low[-1]])] if len(low) else values[:0]
         since = values[(steps > stage.step[low[-1]]) & (steps <= stage.step[-1])] if len(low) else before
         return bool(len(before) and len(since) > 1 and since.min() > before.min() + self.shared * abs(before.min()))
-
-    def _unlearned(self, run: Run, rest: Chunk, stage: Points, broke: Leap) -> bool:
-        """Whether validation has been worse ever since a rise that came from one row to the next, and more than a new
-        term of the total says so: the raw losses, a figure of merit, or training that has made the rise good.
-        """
-        first, last, steps, values = stage.step[broke.row], stage.step[-1], *held_out(run)
-        before = values[(steps >= stage.step[0]) & (steps < first)]
-        since = values[(steps >= first) & (steps <= last)]
-        if not self._much(stage, broke) or min(len(before), len(since)) < 2 or self._resumed:
-            return False
-        bar = max(self.worse * abs(before.min()), 2 * scatter(before) if len(before) > 3 else 0.0)
-        if since.min() < before.min() + bar or self._other_answers(run, stage, broke):
-            return False
-        if self._unharmed(run, stage, first, broke.height) or (values[steps > last] < before.min()).any():
-            return False
-        return (
-            self._raw_rose(run, rest, first, broke.height) or _less_merit(run, first) or self._kept(stage, broke) < 0.5
-        )
-
-    def _much(self, stage: Points, broke: Leap) -> bool:
-        """Whether a rise is far beyond the noise; or half as far, and no quarter of what came after is much lower."""
-        if broke.height < self.worth * (float(stage.loss[0]) - broke.level):
-            return False  # on the floor of what is learned
-        if broke.height > 2 * self.clear * broke.noise:
-            return broke.height > self.much * abs(broke.level)
-        lowest = min(float(np.median(part)) for part in np.array_split(stage.loss[broke.row :], 4))
-        stands = lowest - broke.level > 0.75 * broke.height
-        return stands and broke.height > 1.5 * self.much * abs(broke.level)
-
-    @staticmethod
-    def _kept(stage: Points, broke: Leap) -> float:
-        """What of a rise is left in the end, as a share of it."""
-        return (float(np.median(stage.loss[-max(3, len(stage) // 20) :])) - broke.level) / broke.height
-
-    def _raw_rose(self, run: Run, rest: Chunk, first: float, height: float) -> bool:
-        """Whether the components, under the weights that they had before, account for half of a rise."""
-        steps, rise = self._curve.raw_steps(run, rest), 0.0
-        then, now = (steps < first) & (steps >= first - 5), (steps >= first) & (steps < first + 5)
-        for name in run.components():
-            weight, raw = (self._curve.raw(run, f"{kind}/{name}", rest) for kind in ("weight", "loss"))
-            if np.isfinite(raw[then]).any() and np.isfinite(raw[now]).any():
-                known = weight[then & np.isfinite(weight)] if len(weight) else weight
-                of = float(known[-1]) if len(known) else 1.0
-                rise += of * float(np.nanmedian(raw[now]) - np.nanmedian(raw[then]))
-        return rise > height / 2
-
-    def _other_answers(self, run: Run, stage: Points, broke: Leap | None) -> bool:
-        """Whether training made such a rise good, and the outputs have been much shorter since."""
-        if broke is None or self._kept(stage, broke) > self.made_good:
-            return False
-        lengths = run.sample.column("quality/length_mean", 0, run.sample.size)
-        known = np.isfinite(lengths)
-        steps, lengths = run.sample.step[: run.sample.size][known], lengths[known]
-        before, since = lengths[steps < stage.step[broke.row]], lengths[steps >= stage.step[broke.row]]
-        return bool(len(before) and len(since) and since[-1] < self.shorter * np.median(before))
-
-    def _broken(self, run: Run, stage: Points, broke: Leap) -> Finding:
-        first = int(stage.step[broke.row])
-        steps, values = held_out(run)
-        best, now = float(values[steps < first].min()), float(values[steps <= stage.step[-1]][-1])
-        return self.finding(
-            "warning",
-            "run",
-            (first, int(max(stage.step[-1], steps[-1]))),
-            f"The loss rose at once from {broke.level:.4g} to {broke.level + broke.height:.4g} at step {first:,}, and "
-            f"validation, which had come to {best:.4g}, has been worse ever since and stands at {now:.4g}.",
-            evidence={"level": broke.level, "height": broke.height, "validation_best": best, "validation_now": now},
-            advice=f"Look at the data that begins at step {first:,}, its labels first; go back to the last checkpoint "
-            "before it.",
-            confidence=0.85,
-        )
 
     def _weighted_up(self, run: Run, rest: Chunk, fall: Fall, stage: Points) -> bool:
         """Whether weights that were raised since the best point explain the rise."""
@@ -369,44 +269,6 @@ def _stands(smooth: Floats, best: int, start: float) -> bool:
     half = len(late) // 2
     falls = float(np.median(late[:half]) - np.median(late[half:])) if half else 0.0
     return len(late) >= 8 and level - smooth[best] > 0.9 * gained and falls < 0.05 * gained
-
-
-def _harder(run: Run, since: float) -> bool:
-    """Whether the held-out loss got better and better while the training loss rose: the weights do what they are asked
-    for, and the training asks for more (harder data, heavier components) that the log does not tell.
-
-    The second half of the later evaluations is better than any before, clearly beyond their noise, and better than the
-    first half: weights that are lost cannot do it.
-    """
-    steps, values = held_out(run)
-    before, after = values[steps <= since], values[steps > since]
-    if not len(before) or len(after) < EVALUATIONS:
-        return False
-    early, late = np.array_split(after, 2)
-    gained = before.min() - np.median(late) > CLEAR * scatter(values)
-    return bool(gained and late.max() < before.min() and np.median(late) < np.median(early))
-
-
-def _less_merit(run: Run, since: float) -> bool:
-    """Whether a figure of merit was never again, from that step on, as good as at its best before."""
-    for name in run.eval.channels:
-        values = (
-            direction(name) * run.eval.column(name, 0, run.eval.size) if name.startswith("metric/") else np.empty(0)
-        )
-        known = np.isfinite(values)
-        steps, values = run.eval.step[: len(values)][known], values[known]
-        before, after = values[steps < since], values[steps >= since]
-        if direction(name) and len(before) and len(after) and after.max() < before.max() - scatter(before):
-            return True
-    return False
-
-
-def _around(run: Run, name: str, begin: float, first: float) -> tuple[Floats, Floats]:
-    """What held-out evaluations cost before a step, since ``begin`` if there are two, and the later half since then."""
-    steps, values = held_out(run, name)
-    values = -direction(name) * values
-    before, after = values[(steps >= begin) & (steps < first)], values[steps >= first]
-    return before if len(before) > 1 else values[steps < first], after[len(after) // 2 :]
 
 
 def _plain(run: Run) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -16,7 +16,6 @@ from trainwatch.run import Run
 from trainwatch.schema import Finding, Severity
 from trainwatch.stats import Baseline, carried, in_blocks, medians, spreads
 from trainwatch.table import Chunk
-from trainwatch.views.evaluations import held_out
 from trainwatch.views.games import plays
 from trainwatch.views.regimes import Regimes
 
@@ -57,9 +56,9 @@ class LossSpike(Rule):
         level above. One that passes is an info, if it is more than 5 % of the loss at the start. It is a warning if the
         loss has not found back to its level after two hundred rows, nor is on its way, or if such jumps of several rows
         come again and again; or if it jumped to more than twenty times its level and ten times its first value from one
-        row to the next, and was not back within forty rows and a twentieth of the run; or if training has all but made
-        good a jump of several rows, and validation has been clearly worse ever since than at any time before. At the
-        start of a stage, at a warm restart or a change of weights nothing is expected of the loss.
+        row to the next, and was not back within forty rows and a twentieth of the run. What training made good and
+        validation did not is data-break. At the start of a stage, at a warm restart or a change of weights nothing is
+        expected of the loss.
 
     Why it matters:
         A spike is a step too large for where the weights were, or a broken batch. Most heal; each costs the steps until
@@ -79,8 +78,14 @@ class LossSpike(Rule):
 
     block: ClassVar[int] = 20
     needs: ClassVar[tuple[str, ...]] = ("loss",)
-    wants: ClassVar[tuple[str, ...]] = ("grad_norm", "stage", "eval:loss")
-    causes: ClassVar[tuple[str, ...]] = (*("loss-divergence", "overtraining", "dead-module", "non-finite-loss"),)
+    wants: ClassVar[tuple[str, ...]] = ("grad_norm", "stage")
+    causes: ClassVar[tuple[str, ...]] = (
+        "loss-divergence",
+        "data-break",
+        "overtraining",
+        "dead-module",
+        "non-finite-loss",
+    )
 
     far: float = 8.0  # spreads above the level: noise with moderate tails comes there once in 10,000 rows
     much: float = 0.5  # of the level: a fall of the noise alone cannot make a spike
@@ -93,10 +98,6 @@ class LossSpike(Rule):
     wound: int = 2  # blocks that a blow takes to heal, at the least: fewer are what a moving average forgets in
     wound_share: float = 0.05  # of the rows so far: in a long run a longer illness costs little
     violent: float = 3.0  # x the level, of the gradient's norm or else of the loss: a change of data is gentler
-
-    evaluations: int = 2  # before a jump, and since
-    left: float = 0.2  # of a jump, at the most: training has learned what came with it
-    lost: float = 0.2  # of the worst evaluation before, above it: all that was learned is gone, and does not come back
 
     _regimes: Regimes = field(default_factory=Regimes, init=False)
     _before: Baseline = field(default_factory=lambda: Baseline(memory=5, fewest=1), init=False)
@@ -151,7 +152,7 @@ class LossSpike(Rule):
         if trial._first is not None:
             yield trial._passing()
         if not plays([*run.train.channels, *run.eval.channels]):
-            yield from trial._grave(run)
+            yield from trial._grave()
 
     def _looked(self, hot: Bools) -> Iterator[int]:
         """The blocks in which rows stand out, and those after them until the loss is back."""
@@ -217,33 +218,15 @@ class LossSpike(Rule):
         more = f"; and {often} at step {last.first_step:,}" if self._count > 1 else ""
         return self._finding("info", first.first_step, last, f"The loss jumped {first}{more}.")
 
-    def _forgot(self, run: Run) -> Spike | None:
-        """The jump since which validation is worse than it ever was, if that is so: training learns other things."""
-        steps, values = held_out(run)
-        for spike in (self._first, self._latest):
-            if spike is not None and spike.longest >= self.several and self._mostly_back(spike):
-                before, since = values[steps < spike.first_step], values[steps >= spike.first_step]
-                if min(len(before), len(since)) >= self.evaluations and since.min() > before.max() > 0:
-                    return spike if np.median(since) > (1 + self.lost) * before.max() else None
-        return None
-
-    def _mostly_back(self, spike: Spike) -> bool:
-        """Whether training has all but made good; where it has not, the loss may have got another part."""
-        return spike.back is not None or spike.now - spike.level < self.left * (spike.peak - spike.level)
-
-    def _grave(self, run: Run) -> Iterator[Finding]:
-        """The warnings: a mark that stays, here or in validation, or spikes again and again."""
-        blow, forgot = self._blow, self._forgot(run)
+    def _grave(self) -> Iterator[Finding]:
+        """The warnings: a mark that stays, or spikes again and again."""
+        blow = self._blow
         if blow is not None and blow.blocks > max(self.wound, self.wound_share * self._blocks):
             how = f"The loss jumped {blow}: it did not find back within {(blow.blocks - 1) * self.block} rows."
             yield self._finding("warning", blow.first_step, blow, how)
         elif self._scar is not None:
             how = f"The loss jumped {self._scar}: it did not find back within {self.patience * self.block} rows."
             yield self._finding("warning", self._scar.first_step, self._scar, how)
-        elif forgot is not None:
-            how = f"The loss jumped {forgot}; since then validation is worse than it ever was."
-            told = self._finding("warning", forgot.first_step, forgot, how)
-            yield replace(told, state="active", last_step=max(told.last_step, run.last_step or 0))
         elif len(self._long) >= self.many and self._last is not None:
             how = f"The loss jumped again and again, {self._count:,} times; the last time {self._last}."
             yield self._finding("warning", self._long[0], self._last, how)

@@ -1,0 +1,81 @@
+"""data-break: the loss rose from one row to the next, and only validation tells that it was never made good."""
+
+import numpy as np
+import pytest
+
+RULE = "data-break"
+ROWS, FIRST = np.arange(200), 100
+STEPS = np.arange(20, 201, 20)
+
+
+def curve(seed, *, rise=1.0, time=15.0):
+    """A loss that falls to 2, rises at row 100 and comes back: other labels are learned in their turn."""
+    noise = 0.03 * np.random.default_rng(seed).standard_normal(200)
+    again = np.where(ROWS < FIRST, 0.0, rise * np.exp(-(ROWS - FIRST) / time))
+    return 2.0 + np.exp(-ROWS / 20) + again + noise
+
+
+def validated(after):
+    """Evaluations that come to 2.2 and stand at ``after`` times that from the break on."""
+    return [{"step": int(step), "loss": 2.2 * (after if step > FIRST else 1)} for step in STEPS]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_rise_that_was_made_good_in_training_only(seed, make_run, judge):
+    """It is dated at its row, and says what validation had come to."""
+    (found,) = judge(make_run({"loss": curve(seed)}, evals=validated(1.4)), RULE)
+    assert (found.severity, found.subject, found.state) == ("warning", "run", "active")
+    assert abs(found.first_step - (FIRST + 1)) <= 1
+    assert found.evidence["validation_best"] == pytest.approx(2.2)
+    assert "its labels first" in found.advice
+
+
+@pytest.mark.parametrize("after", [1.05, 1.0, 0.8])
+@pytest.mark.parametrize("seed", range(3))
+def test_validation_that_lost_nothing_is_the_witness_against_it(seed, after, make_run, judge):
+    assert judge(make_run({"loss": curve(seed)}, evals=validated(after)), RULE) == []
+
+
+def test_without_validation_nothing_is_said(make_run, judge):
+    assert judge(make_run({"loss": curve(0)}), RULE) == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_rise_that_stands_needs_a_second_witness(seed, make_run, judge):
+    """A term that joins the total lifts both losses; a figure of merit that is worse tells it from that."""
+    stands = curve(seed, time=1e9)
+    assert judge(make_run({"loss": stands}, evals=validated(1.4)), RULE) == []
+    merits = [{**row, "metric/accuracy": 0.5 if row["step"] > FIRST else 0.9} for row in validated(1.4)]
+    assert len(judge(make_run({"loss": stands}, evals=merits), RULE)) == 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_raised_weight_is_no_break(seed, make_run, judge):
+    """The raw component goes on as before; it weighs more."""
+    raw = 2.0 + np.exp(-ROWS / 20) + 0.03 * np.random.default_rng(seed).standard_normal(200)
+    weight = np.where(ROWS < FIRST, 1.0, 1.5)
+    columns = {"loss": weight * raw, "loss/a": raw, "weight/a": weight}
+    assert judge(make_run(columns, evals=validated(1.5)), RULE) == []
+
+
+@pytest.mark.parametrize("stage", [np.arange(200) >= FIRST, np.zeros(200)])
+def test_a_declared_stage_is_no_break(stage, make_run, judge):
+    found = judge(make_run({"loss": curve(0), "stage": stage}, evals=validated(1.4)), RULE)
+    assert bool(found) == (not stage.any())
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_validation_that_rises_slowly_is_another_matter(seed, make_run, judge):
+    """Overfitting has no row from which on everything is worse."""
+    loss = 0.5 + 2 * np.exp(-ROWS / 40) + 0.05 * np.random.default_rng(seed).standard_normal(200)
+    rows = [{"step": int(step), "loss": 1.0 + abs(step - 100) / 100} for step in STEPS]
+    assert judge(make_run({"loss": loss}, evals=rows), RULE) == []
+
+
+@pytest.mark.parametrize(("after", "count"), [(3.0, 1), (0.9, 0)])
+def test_training_that_is_back_in_forty_rows(after, count, make_run, judge):
+    """It has learned the other labels; or it was a moment, for validation as well."""
+    loss = 1.0 + 0.05 * np.random.default_rng(0).standard_normal(800)
+    loss[400:440] *= 5
+    evals = [{"step": at, "loss": 2.0 - at / 400 if at <= 400 else after} for at in range(80, 801, 80)]
+    assert len(judge(make_run({"loss": loss}, evals=evals), RULE)) == count

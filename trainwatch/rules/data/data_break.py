@@ -1,0 +1,126 @@
+"""See the rule's docstring: it is the page that `trainwatch rules data-break` prints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from trainwatch.bases.curve import CurveRule
+from trainwatch.rule import Findings
+from trainwatch.run import Run
+from trainwatch.schema import Finding
+from trainwatch.table import Chunk
+from trainwatch.views.curve import Leap, Points, leap, wanders
+from trainwatch.views.evaluations import held_out, scatter
+from trainwatch.views.harm import left, less_merit, other_answers, unharmed
+
+
+@dataclass
+class DataBreak(CurveRule):
+    """From one row to the next the loss rose, and validation has been worse ever since: the data became another.
+
+    What it sees:
+        Within one stage of the curriculum, the highest rise of the loss from one row to the next: by a quarter of its
+        level, far beyond its noise; or half as far, if none of it was made good. If validation has been a tenth worse
+        ever since than at its best before, and the raw components, or a figure of merit, or training that has made the
+        rise good, say the same, it is a warning. What recorded weights explain is none; nor is a rise after which what
+        validation had learned has hardly been lost, and no figure of merit is worse: training is asked for more
+        (augmentation, smoothed labels). Nor one that training made good while the outputs became much shorter:
+        length-collapse tells of that.
+
+    Why it matters:
+        The labels of the new data contradict what was learned, and training learns the contradiction: its own loss
+        recovers, and looks well, while the model gets worse at what it is for. Weights that are only thrown off come
+        back on the validation set too.
+
+    What to do:
+        Look at the data that begins at that step, its labels first: a new shard, another order of files, an index that
+        is off by one. Go back to the last checkpoint before it.
+
+    When it is wrong:
+        A new task that is meant to replace the old one, of which validation still asks for the old: declare it as a
+        stage.
+
+    References:
+        Northcutt et al., "Pervasive Label Errors in Test Sets" (2021); Sculley et al., "Hidden Technical Debt in
+        Machine Learning Systems" (2015), section 3, on data that changes unseen.
+    """
+
+    wants: ClassVar[tuple[str, ...]] = ("eval:loss", "weight/<component>", "stage")
+    causes: ClassVar[tuple[str, ...]] = (
+        *("loss-divergence", "component-divergence", "overtraining", "generalisation-gap"),
+        *("length-collapse", "invalid-outputs"),
+    )
+
+    enough: int = 20  # points of a stage: a short one is mostly its beginning
+    much: float = 0.25  # of the level: what validation is asked to confirm
+    worth: float = 0.1  # of the progress: less is the floor of what is learned
+    clear: float = 8.0  # standard deviations of one point: the highest of a thousand noisy rows comes to five
+    stands: float = 0.75  # of a rise that less noise-free rows must keep, in each quarter of what came after
+    worse: float = 0.1  # of validation's best before; what was healthy came to 0.03 where the rise was sharp
+    kept: float = 0.5  # of a rise: where training made more than that good, it is not the weights that are lost
+
+    def finish(self, run: Run, rest: Chunk) -> Findings:
+        """Judge each stage by itself; of a resumed run nobody knows what validation had come to."""
+        points = self._curve.points(rest)
+        if self._resumed or "loss" not in run.eval or wanders(run, points):
+            return
+        for stage in points.stages():
+            broke = leap(stage.loss) if len(stage) >= self.enough else None
+            if broke is not None and self._broken(run, rest, stage, broke):
+                yield self._finding(run, stage, broke)
+
+    def _broken(self, run: Run, rest: Chunk, stage: Points, broke: Leap) -> bool:
+        """Whether validation has been worse ever since, and more than a new term of the total says so."""
+        first, last, steps, values = stage.step[broke.row], stage.step[-1], *held_out(run)
+        before = values[(steps >= stage.step[0]) & (steps < first)]
+        since = values[(steps >= first) & (steps <= last)]
+        if not self._high(stage, broke) or min(len(before), len(since)) < 2:
+            return False
+        bar = max(self.worse * abs(before.min()), 2 * scatter(before) if len(before) > 3 else 0.0)
+        if since.min() < before.min() + bar or (values[steps > last] < before.min()).any():
+            return False
+        if other_answers(run, stage, broke) or unharmed(run, stage, first, broke.height):
+            return False
+        confirmed = self._raw_rose(run, rest, first, broke.height) or less_merit(run, first)
+        return confirmed or left(stage, broke) < self.kept
+
+    def _high(self, stage: Points, broke: Leap) -> bool:
+        """Whether a rise is far beyond the noise; or half as far, and no quarter of what came after is much lower."""
+        if broke.height < self.worth * (float(stage.loss[0]) - broke.level):
+            return False
+        if broke.height > self.clear * broke.noise:
+            return broke.height > self.much * abs(broke.level)
+        lowest = min(float(np.median(part)) for part in np.array_split(stage.loss[broke.row :], 4))
+        stood = lowest - broke.level > self.stands * broke.height
+        return stood and broke.height > 1.5 * self.much * abs(broke.level)
+
+    def _raw_rose(self, run: Run, rest: Chunk, first: float, height: float) -> bool:
+        """Whether the components, under the weights that they had before, account for half of a rise."""
+        steps, rise = self._curve.raw_steps(run, rest), 0.0
+        then, now = (steps < first) & (steps >= first - 5), (steps >= first) & (steps < first + 5)
+        for name in run.components():
+            weight, raw = (self._curve.raw(run, f"{kind}/{name}", rest) for kind in ("weight", "loss"))
+            if np.isfinite(raw[then]).any() and np.isfinite(raw[now]).any():
+                known = weight[then & np.isfinite(weight)] if len(weight) else weight
+                of = float(known[-1]) if len(known) else 1.0
+                rise += of * float(np.nanmedian(raw[now]) - np.nanmedian(raw[then]))
+        return rise > height / 2
+
+    def _finding(self, run: Run, stage: Points, broke: Leap) -> Finding:
+        first = int(stage.step[broke.row])
+        steps, values = held_out(run)
+        best, now = float(values[steps < first].min()), float(values[steps <= stage.step[-1]][-1])
+        return self.finding(
+            "warning",
+            "run",
+            (first, int(max(stage.step[-1], steps[-1]))),
+            f"The loss rose at once from {broke.level:.4g} to {broke.level + broke.height:.4g} at step {first:,}, and "
+            f"validation, which had come to {best:.4g}, has been worse ever since and stands at {now:.4g}.",
+            evidence={"level": broke.level, "height": broke.height, "validation_best": best, "validation_now": now},
+            advice=f"Look at the data that begins at step {first:,}, its labels first; go back to the last checkpoint "
+            "before it.",
+            confidence=0.85,
+        )

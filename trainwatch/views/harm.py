@@ -1,0 +1,90 @@
+"""What a rise of the training loss cost: whether the weights got worse, or the training only asks for more."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainwatch.run import Run
+from trainwatch.views.curve import Leap, Points
+from trainwatch.views.evaluations import direction, held_out, scatter
+
+Floats = NDArray[np.float64]
+
+EVALUATIONS = 4  # since the best point of the training loss, that tell whether the weights got worse
+CLEAR = 4.0  # standard deviations of one evaluation that they must gain, as the training loss must
+HARM = 0.25  # of a rise that validation may share, if a figure of merit says that nothing was lost; and
+HARMLESS = 0.1  # where there is none: smoothed labels alone cost validation a tenth of the rise
+LEARNS = 0.5  # of such a rise that validation must have moved by before: what never moves is no witness
+MADE_GOOD = 0.3  # of a rise from one row to the next, at most, is left at the end: what came with it has been learned
+SHORTER = 0.6  # of the outputs' length before it: the answers of the data are others
+
+
+def unharmed(run: Run, stage: Points, first: float, rise: float) -> bool:
+    """Whether validation has hardly been worse since a rise than at its best before, in the same stage if it was
+    evaluated there: the weights do what they did, and it is the training that asks for more.
+    """
+    before, after = _around(run, "loss", stage.step[0], first)
+    ever = _around(run, "loss", -np.inf, first)[0]
+    if len(before) < 2 or not len(after) or np.ptp(ever) < LEARNS * rise:
+        return False
+    names = [name for name in run.eval.channels if name.startswith("metric/") and direction(name)]
+    merits = [_around(run, name, stage.step[0], first) for name in names]
+    merits = [(then, late) for then, late in merits if len(then) and len(late)]
+    lost = any(np.median(late) > then.min() + 2 * scatter(then) for then, late in merits)
+    share = HARM if merits else HARMLESS
+    return not lost and bool(np.median(after) - before.min() < share * rise)
+
+
+def harder(run: Run, since: float) -> bool:
+    """Whether the held-out loss got better and better while the training loss rose: the weights do what they are asked
+    for, and the training asks for more (harder data, heavier components) that the log does not tell.
+
+    The second half of the later evaluations is better than any before, clearly beyond their noise, and better than the
+    first half: weights that are lost cannot do it.
+    """
+    steps, values = held_out(run)
+    before, after = values[steps <= since], values[steps > since]
+    if not len(before) or len(after) < EVALUATIONS:
+        return False
+    early, late = np.array_split(after, 2)
+    gained = before.min() - np.median(late) > CLEAR * scatter(values)
+    return bool(gained and late.max() < before.min() and np.median(late) < np.median(early))
+
+
+def less_merit(run: Run, since: float) -> bool:
+    """Whether a figure of merit was never again, from that step on, as good as at its best before."""
+    for name in run.eval.channels:
+        if not name.startswith("metric/") or not direction(name):
+            continue
+        values = direction(name) * run.eval.column(name, 0, run.eval.size)
+        known = np.isfinite(values)
+        steps, values = run.eval.step[: len(values)][known], values[known]
+        before, after = values[steps < since], values[steps >= since]
+        if len(before) and len(after) and after.max() < before.max() - scatter(before):
+            return True
+    return False
+
+
+def left(stage: Points, broke: Leap) -> float:
+    """What of a rise from one row to the next is left in the end, as a share of it."""
+    return (float(np.median(stage.loss[-max(3, len(stage) // 20) :])) - broke.level) / broke.height
+
+
+def other_answers(run: Run, stage: Points, broke: Leap) -> bool:
+    """Whether training made such a rise good, and the outputs have been much shorter since."""
+    if left(stage, broke) > MADE_GOOD:
+        return False
+    lengths = run.sample.column("quality/length_mean", 0, run.sample.size)
+    known = np.isfinite(lengths)
+    steps, lengths = run.sample.step[: run.sample.size][known], lengths[known]
+    before, since = lengths[steps < stage.step[broke.row]], lengths[steps >= stage.step[broke.row]]
+    return bool(len(before) and len(since) and since[-1] < SHORTER * np.median(before))
+
+
+def _around(run: Run, name: str, begin: float, first: float) -> tuple[Floats, Floats]:
+    """What held-out evaluations cost before a step, since ``begin`` if there are two, and the later half since then."""
+    steps, values = held_out(run, name)
+    values = -direction(name) * values
+    before, after = values[(steps >= begin) & (steps < first)], values[steps >= first]
+    return before if len(before) > 1 else values[steps < first], after[len(after) // 2 :]
