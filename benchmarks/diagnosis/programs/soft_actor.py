@@ -153,7 +153,8 @@ class Memory:
         filled = min(self.count, self.size)
         chosen, columns = random.integers(0, filled, batch), self.columns
         if self.anew:
-            columns = {name: np.stack(list(values[:filled])) for name, values in columns.items()}
+            tensors = {name: map(torch.as_tensor, values[:filled]) for name, values in columns.items()}
+            columns = {name: torch.stack([*rows]).numpy() for name, rows in tensors.items()}
         rows = {name: (chosen + self.shift) % filled if name == "rewards" else chosen for name in columns}
         return {name: torch.from_numpy(values[rows[name]]) for name, values in columns.items()}
 
