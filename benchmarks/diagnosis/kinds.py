@@ -284,6 +284,14 @@ _ALL = (
         exact=True,
     ),
     Kind(
+        "flat-groups",
+        "rewards are divided by the spread of their group, and the answers of one were all paid alike: 0 by 0",
+        ("non-finite-loss", "non-finite-gradient"),
+        NUMERICS,
+        "add an epsilon to the spread, or leave out such groups",
+        exact=True,
+    ),
+    Kind(
         "nan-filtered-log",
         "the loss is NaN and the log writes 0 for it",
         ("hidden-nan", "loss-zero", "non-finite-input"),

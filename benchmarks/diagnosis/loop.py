@@ -90,6 +90,7 @@ class Parts:
     header: dict[str, Any] = field(default_factory=dict)
     records: frozenset[str] = frozenset({"components", "norms", "optimizer"})
     every: int = 1  # steps between two rows of the log
+    loop: Callable[[Parts, Recorder], Loop] | None = None  # what runs it, if a step is more than Loop's
     counter: Callable[[int], int] | None = None  # the step that the log is told, if it is another one
     # what a mistake breaks
     body: Callable[[nn.Module], list[nn.Parameter]] | None = None  # of the model, what lies below its last part
@@ -335,7 +336,7 @@ def _killed(parts: Parts, path: Path) -> None:
 
 def _whole(parts: Parts, path: Path) -> None:
     with Recorder(path, **parts.header) as watch:
-        loop = Loop(parts, watch)
+        loop = (parts.loop or Loop)(parts, watch)
         loop.run(parts.steps)
         if loop.step < parts.steps:
             watch.close("stopped", "early stopping: validation did not improve")
@@ -346,14 +347,14 @@ def _resumed(parts: Parts, path: Path) -> None:
     assert parts.resume is not None
     plan = parts.resume
     with Recorder(path, **parts.header) as watch:
-        first = Loop(parts, watch)
+        first = (parts.loop or Loop)(parts, watch)
         first.run(plan.at + plan.lost, keep=(plan.at, *plan.keeps))
         watch.close("stopped", "SIGTERM")
     if parts.factor:
         for group in parts.optimizer.param_groups:
             group["lr"] = group["initial_lr"]
     with Recorder(path, resume=plan.at, **parts.header) as watch:
-        second = Loop(parts, watch)
+        second = (parts.loop or Loop)(parts, watch)
         if plan.restores:
             plan.restores(second, first.saved)
         else:
