@@ -34,8 +34,7 @@ EPITOPES, FEATURES, SEGMENTS, LONGEST = 8, 10, 3, 22
 TRAINING, HELD, BATCH = 2400, 240, 48
 RATE, WARMUP, CLIP, ANNEALED = 1e-2, 10, 1.0, STEPS // 2
 BETA, WORD_DROPOUT = 0.5, 0.2
-DESIGNS, TEMPERATURE = 16, 0.7
-NAIVE = 1  # mutations at most, of a loop that has met no antigen yet
+DESIGNS, TEMPERATURE, NAIVE = 16, 0.7, 1  # mutations at most, of a loop that has met no antigen yet
 RECORDS = frozenset({"components", "norms", "optimizer", "clocks", "bad"})
 
 HEALTHY = (
@@ -78,10 +77,8 @@ def repertoires() -> tuple[Batch, Batch]:
 def mutated(segment: str, random: np.random.Generator) -> tuple[str, int]:
     """The segment after somatic hypermutation, and how many of its residues have changed: more in some cells."""
     hit = random.random(len(segment)) < random.choice([0.03, 0.3])
-    groups = [
-        next(group for group in ALIKE if residue in group) if now else residue
-        for residue, now in zip(segment, hit, strict=True)
-    ]
+    pairs = zip(segment, hit, strict=True)
+    groups = [next(group for group in ALIKE if one in group) if changes else one for one, changes in pairs]
     matured = "".join(random.choice(list(group)) for group in groups)
     return matured, sum(old != new for old, new in zip(segment, matured, strict=True))
 
@@ -91,7 +88,7 @@ class Designer(nn.Module):
 
     def __init__(self, width: int = 64, latent: int = 6) -> None:
         super().__init__()
-        layers = {
+        self.layers = nn.ModuleDict({
             "letters": nn.Embedding(BEGIN + 1, 24),
             "condition": nn.Sequential(nn.Linear(FEATURES + len(GERMLINES), width), nn.SiLU(), nn.Linear(width, width)),
             "reader": nn.GRU(24, width, batch_first=True),
@@ -99,8 +96,7 @@ class Designer(nn.Module):
             "writer": nn.GRU(24 + width + latent, width, batch_first=True),
             "residue": nn.Linear(width, END + 1),
             "affinity": nn.Linear(width, 2),  # it learns only where it is asked for
-        }
-        self.layers = nn.ModuleDict(layers)
+        })  # fmt: skip
         self.latent, self.known, self.code, self.logits = latent, *torch.zeros(3)
 
     def conditioned(self, x: Tensor, germline: Tensor) -> Any:
