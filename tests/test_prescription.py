@@ -8,7 +8,9 @@ import pytest
 import yaml
 
 from trainwatch.cli import main
-from trainwatch.cures import FIRST_RATIO, cure, words
+from trainwatch.cures import cure
+from trainwatch.cures.rates import FIRST_RATIO
+from trainwatch.cures.setting import words
 from trainwatch.diagnosis import diagnose
 from trainwatch.engine import Engine, catalogue
 from trainwatch.prescription import NEW, prescribe
