@@ -20,7 +20,8 @@ from trainwatch.figures.overlay import Ends, Mark, Overlay, evaluated, having, o
 from trainwatch.figures.plot import blank
 from trainwatch.header import flat
 from trainwatch.run import Run
-from trainwatch.text import comparison
+from trainwatch.text import partings
+from trainwatch.text.names import named
 
 FEWEST, MOST = 2, 20
 """Runs that a page compares."""
@@ -117,8 +118,8 @@ class Bench:
         if self.said is None:
             return []
         first, names = self.first(), [self.labels[index] for index in self.order]
-        telling = comparison.parted_in(self.said, channel)
-        return [Mark(self.order[one.run], one.step or 0, comparison.parts(one, names), one is first) for one in telling]
+        telling = partings.parted_in(self.said, channel)
+        return [Mark(self.order[one.run], one.step or 0, partings.parts(one, names), one is first) for one in telling]
 
 
 class Together:
@@ -217,7 +218,7 @@ def _made(views: tuple[View, ...], baseline: str) -> Bench:
     """The runs side by side; the caller holds their locks."""
     told = _told(views)
     runs = [run for run, _ in told]
-    names = comparison.named([(diagnosis.run, diagnosis.source) for _, diagnosis in told])
+    names = named([(diagnosis.run, diagnosis.source) for _, diagnosis in told])
     base = next((index for index, view in enumerate(views) if view.key == baseline), 0)
     order = (base, *(index for index in range(len(told)) if index != base))
     said = compare([told[index] for index in order])

@@ -15,6 +15,8 @@ from trainwatch.compare.values import should_fall
 from trainwatch.diagnosis import diagnose
 from trainwatch.parting import part
 from trainwatch.text import comparison as faces
+from trainwatch.text import partings
+from trainwatch.text.names import named
 
 STEPS = np.arange(1, 1001)
 
@@ -258,7 +260,7 @@ def short_records(name: str, factor: float, **config: object) -> list[dict]:
 
 
 def told(play, *runs) -> str:
-    return "\n".join(faces.summary(judged(play, *runs)))
+    return "\n".join(partings.summary(judged(play, *runs)))
 
 
 def test_ten_epochs_are_too_few_to_judge_and_name_no_suspect(play):
@@ -287,7 +289,7 @@ def test_what_was_set_is_told_as_far_as_it_is_known(play):
 def test_one_common_row_proves_nothing(play):
     same = judged(play, short_records("a", 1.0)[:2], short_records("b", 1.0)[:2])
     assert (same.verdict.kind, same.verdict.confidence) == ("same", None)
-    assert list(faces.certainty(same)) == ["1 common row, too few to say more."]
+    assert list(partings.certainty(same)) == ["1 common row, too few to say more."]
 
 
 @pytest.mark.parametrize(
@@ -533,12 +535,12 @@ def test_how_a_component_is_described_is_no_suspect():
 
 def test_runs_of_one_name_are_told_apart_by_as_much_of_their_path_as_it_takes():
     paths = ["logs/a/run.jsonl", "logs/b/run.jsonl", "logs/c/other.jsonl"]
-    assert faces.named([("run", paths[0]), ("run", paths[1]), ("third", paths[2])]) == ["a/run", "b/run", "third"]
-    assert faces.named([("run", "a/run.jsonl"), ("run", "b/run.jsonl")]) == ["a/run", "b/run"]
-    assert faces.named([("run", "x/first.jsonl"), ("run", "x/second.jsonl")]) == ["first", "second"]
-    assert faces.named([("run", "a/lr0.1"), ("run", "a/lr0.2")]) == ["lr0.1", "lr0.2"]
-    assert faces.named([("run", "[path]"), ("run", "[path]")]) == ["[path] #1", "[path] #2"]
-    assert faces.named([("run", "a.csv"), ("run", "a.json")]) == ["a #1", "a #2"]
+    assert named([("run", paths[0]), ("run", paths[1]), ("third", paths[2])]) == ["a/run", "b/run", "third"]
+    assert named([("run", "a/run.jsonl"), ("run", "b/run.jsonl")]) == ["a/run", "b/run"]
+    assert named([("run", "x/first.jsonl"), ("run", "x/second.jsonl")]) == ["first", "second"]
+    assert named([("run", "a/lr0.1"), ("run", "a/lr0.2")]) == ["lr0.1", "lr0.2"]
+    assert named([("run", "[path]"), ("run", "[path]")]) == ["[path] #1", "[path] #2"]
+    assert named([("run", "a.csv"), ("run", "a.json")]) == ["a #1", "a #2"]
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from dashboards.together import FEWEST, READING, Bench, Chosen
 from dashboards.words import STATES, SYMBOLS, WORDS, health, newest, number
 from trainwatch.compare import ABSENT, Found
 from trainwatch.figures import style
-from trainwatch.text import comparison
-from trainwatch.text.comparison import sections, setting, summary
+from trainwatch.text import partings
+from trainwatch.text.comparison import sections, setting
 from trainwatch.views.evaluations import TRAINING
 
 SETTINGS = 500  # rows of a table: beyond, it is data and not settings
@@ -36,7 +36,7 @@ def verdict(bench: Bench, left_out: dict[str, str]) -> Any:
         if waits
         else sentence(bench)
     )
-    sure = comparison.certainty(bench.said) if bench.said and len(bench.views) >= FEWEST else ()
+    sure = partings.certainty(bench.said) if bench.said and len(bench.views) >= FEWEST else ()
     heads = [html.H1(_heading(bench)), html.P(lead, className="lead", role="status")]
     heads += [html.P(line, className="dim") for line in sure]
     told = html.Ul(missing, className="left-out", **{"aria-label": "Runs that are not compared"}) if missing else None
@@ -51,7 +51,7 @@ def sentence(bench: Bench) -> str:
     """The verdict as text."""
     if bench.said is None or len(bench.views) < FEWEST:
         return "A comparison needs at least two runs that can be read."
-    return comparison.verdict(bench.said)
+    return partings.verdict(bench.said)
 
 
 def _listed(names: list[str]) -> str:
@@ -181,7 +181,7 @@ def below(bench: Bench) -> Any:
     """What `trainwatch compare` says besides: pair by pair, last and best values, where every channel parts."""
     if bench.said is None or len(bench.views) < FEWEST:
         return None
-    folds = [_fold("Pair by pair", [html.Ul([html.Li(one) for one in summary(bench.said)])])]
+    folds = [_fold("Pair by pair", [html.Ul([html.Li(one) for one in partings.summary(bench.said)])])]
     for section in sections(bench.said):
         if section.title not in OWN:
             rows = [html.Tr([html.Th(row[0], scope="row"), *map(html.Td, row[1:])]) for row in section.rows[:SETTINGS]]

@@ -143,7 +143,7 @@ def _compared_runs(
     from trainwatch import compare as comparison
     from trainwatch import judge
     from trainwatch.text import comparison as faces
-    from trainwatch.text import terminal
+    from trainwatch.text import partings, terminal
 
     judged = _distinct(each_run(paths, judge.settings(), mapped))
     said = comparison.compare([(item.run, item.diagnosis) for item in judged], align)
@@ -154,7 +154,7 @@ def _compared_runs(
     if kind == "text":
         faces.show(terminal.console(), said)
     data = said.to_dict()
-    data["verdict"] = {"sentence": faces.verdict(said), **data["verdict"]}
+    data["verdict"] = {"sentence": partings.verdict(said), **data["verdict"]}
     return data, faces.as_markdown(said) if kind == "markdown" else ""
 
 

@@ -16,7 +16,7 @@ from trainwatch.report.settings import Told
 from trainwatch.run import Run
 from trainwatch.schema import Finding
 from trainwatch.text import wording
-from trainwatch.text.comparison import named
+from trainwatch.text.names import named
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from trainwatch.compare.written import Sources
 from trainwatch.figures.overlay import Mark, Overlay, evaluated, having, overlay, usual
 from trainwatch.report import svg, templates
 from trainwatch.run import Run
-from trainwatch.text import comparison, sources
-from trainwatch.text.comparison import Section
+from trainwatch.text import comparison, partings, sources
+from trainwatch.text.names import labels
+from trainwatch.text.section import Section
 from trainwatch.text.wording import clean, plural
 
 ROWS = 500  # of a table: beyond, it is data and not settings
@@ -30,12 +31,12 @@ class Picture:
 
 def of_runs(said: Comparison, runs: Sequence[Run]) -> str:
     """The page of runs; ``runs`` in the order of the comparison."""
-    names = comparison.labels(said)
+    names = labels(said)
     return _page(
         title=f"{names[0]} and {plural(len(names) - 1, 'other run')}",
-        verdict=comparison.verdict(said),
-        sure=list(comparison.certainty(said)),
-        sentences=list(comparison.pairs(said)),
+        verdict=partings.verdict(said),
+        sure=list(partings.certainty(said)),
+        sentences=list(partings.pairs(said)),
         sections=comparison.sections(said),
         figures=dict(_figures(said, runs, names)),
         files=[run["source"] for run in said.runs],
@@ -72,8 +73,8 @@ def _figures(said: Comparison, runs: Sequence[Run], names: Sequence[str]) -> Ite
 
 def _marks(said: Comparison, channel: str, names: Sequence[str]) -> list[Mark]:
     first = first_of(said.partings)
-    telling = comparison.parted_in(said, channel)
-    return [Mark(item.run, item.step or 0, comparison.parts(item, names), item is first) for item in telling]
+    telling = partings.parted_in(said, channel)
+    return [Mark(item.run, item.step or 0, partings.parts(item, names), item is first) for item in telling]
 
 
 def _page(

@@ -10,7 +10,9 @@ from rich.text import Text
 
 from trainwatch.compare.written import Line, Sources
 from trainwatch.text import markdown
-from trainwatch.text.comparison import Section, markdown_sections, numbered, print_section, setting
+from trainwatch.text.comparison import setting
+from trainwatch.text.names import numbered
+from trainwatch.text.section import Section, markdown_sections, print_section
 from trainwatch.text.terminal import write
 from trainwatch.text.wording import clean, plural
 
