@@ -38,7 +38,9 @@ class Row:
 
     def planned(self, role: Role) -> float | None:
         """Where a counter is to end, None if the row does not say."""
-        ends = (self.totals[name] for name in by_role(tuple(self.totals)).get(role, ()))
+        read = next((name for name in by_role(tuple(self.values)).get(role, ()) if 0 <= self.values[name] < LIMIT), None)
+        said = by_role(tuple(self.totals)).get(role, [])
+        ends = (self.totals[name] for name in said if read is None or name == read)
         return next((end for end in ends if 0 < end < LIMIT), None)
 
 
