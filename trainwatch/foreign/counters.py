@@ -31,14 +31,14 @@ class Row:
 
     def counter(self, role: Role) -> float | None:
         """The reading of a counter, None if the row has none."""
-        for name in by_role(tuple(self.values)).get(role, ()):
-            if 0 <= self.values[name] < LIMIT:
-                return self.values[name]
-        return None
+        name = self._read(role)
+        return None if name is None else self.values[name]
 
     def planned(self, role: Role) -> float | None:
         """Where a counter is to end, None if the row does not say."""
-        read = next((name for name in by_role(tuple(self.values)).get(role, ()) if 0 <= self.values[name] < LIMIT), None)
+        read = next(
+            (name for name in by_role(tuple(self.values)).get(role, ()) if 0 <= self.values[name] < LIMIT), None
+        )
         said = by_role(tuple(self.totals)).get(role, [])
         ends = (self.totals[name] for name in said if read is None or name == read)
         return next((end for end in ends if 0 < end < LIMIT), None)

@@ -118,7 +118,10 @@ class Console:
     _block: Row | None = None
     _near: bool = False  # the line before counted, or belongs to what was counted
     _table: str = ""  # heading inside a table
-    _shown: tuple[float, float] = (-1.0, 0.0)  # the last step that a table counted, and how far it was from the one before
+    _shown: tuple[float, float] = (
+        -1.0,
+        0.0,
+    )  # the last step of a table, and the stride to it
 
     def items(self, lines: Iterable[str]) -> Iterator[Row | Event]:
         """What the lines say."""

@@ -23,6 +23,22 @@ Floats = NDArray[np.float64]
 
 
 @dataclass
+class Whole:
+    """The whole validation loss: as it was logged, else the weighed sum of what was; ``parts`` are what was summed."""
+
+    parts: frozenset[str]
+    best: float = np.inf
+    since_best: int = 0
+    recent: list[float] = field(default_factory=list)
+
+    def follow(self, value: float, over: int) -> None:
+        """One more evaluation; the last ``over`` of them are recent."""
+        self.since_best = 0 if value < self.best else self.since_best + 1
+        self.best = min(self.best, value)
+        self.recent = [*self.recent, value][-over:]
+
+
+@dataclass
 class Course:
     """How one loss of one split went, evaluation by evaluation."""
 
@@ -36,6 +52,7 @@ class Course:
     weights: dict[str, float]
     values: list[float] = field(default_factory=list)
     since_best: int = 0
+    whole_then: float = np.inf  # the whole loss at the best evaluation of this one
     finding: Finding | None = None
 
 
@@ -65,7 +82,9 @@ class Overfitting(Rule):
     When it is wrong:
         A cross-entropy can rise through overconfidence while accuracy still improves: look at the metric you
         care for. A validation set that is too small scatters; the scatter is measured, and raises the bar. A component
-        that rises while the whole validation loss still finds new bests is reported as info.
+        that rises while the whole validation loss (or the sum of its components, where no whole is logged) still finds
+        new bests, or is lower than it was where the component was best, is reported as info. So is a rise that ended in
+        a new best: the run did not have to be stopped there; and one during which training came to rise as well.
 
     References:
         Prechelt, "Early stopping - but when?" (1998), whose GL criterion this is, with a noise floor.
@@ -93,7 +112,7 @@ class Overfitting(Rule):
 
     _means: TrainingMeans = field(default_factory=TrainingMeans, init=False)
     _courses: dict[tuple[str, str], Course] = field(default_factory=dict, init=False)
-    _whole: dict[str, tuple[float, int]] = field(default_factory=dict, init=False)  # best total, evaluations since
+    _wholes: dict[str, Whole] = field(default_factory=dict, init=False)
     _curriculum: Curriculum | None = field(default=None, init=False)
     _roles: Roles = field(default_factory=Roles, init=False)
     _stage: float = field(default=np.nan, init=False)
@@ -143,10 +162,7 @@ class Overfitting(Rule):
             return
         present = [name for name in losses(chunk) if np.isfinite(chunk[name][row])]
         raw = {name.removeprefix("loss/"): float(chunk[name][row]) for name in present if name != "loss"}
-        if "loss" in present:
-            best, since = self._whole.get(split, (np.inf, 0))
-            total = float(chunk["loss"][row])
-            self._whole[split] = (total, 0) if total < best else (best, since + 1)
+        self._follow_whole(split, float(chunk["loss"][row]) if "loss" in present else None, raw)
         for name in present:
             if self._weights.get(name.removeprefix("loss/")) == 0 or (
                 name == "loss" and self._weighed_otherwise(float(chunk[name][row]), raw)
@@ -164,9 +180,19 @@ class Overfitting(Rule):
             if course is None:
                 if len(self._courses) < MOST:
                     weights = dict(self._weights)
-                    self._courses[split, name] = Course(value, value, step, train, step, of, [value], weights, [value])
+                    course = Course(value, value, step, train, step, of, [value], weights, [value])
+                    course.whole_then = self._wholes[split].recent[-1]
+                    self._courses[split, name] = course
             elif step != course.step and of != course.weights_step:
                 yield from self._follow(split, name, course, (value, train, step, of))
+
+    def _follow_whole(self, split: str, total: float | None, raw: dict[str, float]) -> None:
+        """The whole loss of an evaluation. Sums of other components are other quantities."""
+        parts = frozenset(raw) if total is None else frozenset(["loss"])
+        if split not in self._wholes or self._wholes[split].parts != parts:
+            self._wholes[split] = Whole(parts)
+        value = sum(self._weights.get(name, 1.0) * part for name, part in raw.items()) if total is None else total
+        self._wholes[split].follow(value, self.evaluations)
 
     def _elsewhere(self) -> bool:
         """Whether the stage trains on other data than the last one, so that validation may get worse by design."""
@@ -193,14 +219,17 @@ class Overfitting(Rule):
         course.recent = [*course.recent, value][-self.evaluations :]
         course.since_best += 1
         if value < course.best:
-            if course.finding is not None:
-                yield replace(course.finding, state="over", last_step=course.step)
+            if course.finding is not None:  # it found back by itself: what was learned since was no loss
+                yield replace(course.finding, severity="info", state="over", last_step=course.step)
             course.best, course.best_step, course.best_train = value, course.step, train
+            course.whole_then = self._wholes[split].recent[-1]
             course.since_best, course.finding = 0, None
         elif course.since_best >= self.evaluations and np.isfinite(train):
-            sick = self._rises(course, train) and self._still_learns(course, train)
+            learns = self._still_learns(course, train)
+            sick = learns and self._rises(course, train)
             if sick or course.finding is not None:
-                course.finding = self._finding(split, name, course, train, over=not sick)
+                found = self._finding(split, name, course, train, over=not sick)
+                course.finding = found if learns else replace(found, severity="info")  # both got worse
                 yield course.finding
 
     def _rises(self, course: Course, train: float) -> bool:
@@ -232,12 +261,17 @@ class Overfitting(Rule):
         below = train < course.best and course.best_train != 0  # what is exactly 0 is masked, or not computed
         return gained > little or (below and gained >= -little / 3)
 
+    def _whole_gains(self, split: str, course: Course) -> bool:
+        """Whether the whole loss finds new bests, or is lower than where this component of it was best."""
+        whole = self._wholes[split]
+        return whole.since_best < self.evaluations or (
+            fmean(whole.recent) < course.whole_then and not self._reweighed(course)
+        )
+
     def _finding(self, split: str, name: str, course: Course, train: float, *, over: bool) -> Finding:
         now = fmean(course.recent)
         moved = "fell" if train < course.best_train else "stood"
-        total = self._courses.get((split, "loss"))
-        since = total.since_best if total is not None else self._whole.get(split, (0.0, self.evaluations))[1]
-        well = name != "loss" and since < self.evaluations  # the whole still gains
+        well = name != "loss" and self._whole_gains(split, course)
         return self.finding(
             "info" if well else "warning",
             f"split:{split}" if name == "loss" else f"component:{name.removeprefix('loss/')}",
