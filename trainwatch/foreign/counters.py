@@ -35,13 +35,15 @@ class Row:
         return None if name is None else self.values[name]
 
     def planned(self, role: Role) -> float | None:
-        """Where a counter is to end, None if the row does not say."""
-        read = next(
-            (name for name in by_role(tuple(self.values)).get(role, ()) if 0 <= self.values[name] < LIMIT), None
-        )
-        said = by_role(tuple(self.totals)).get(role, [])
-        ends = (self.totals[name] for name in said if read is None or name == read)
+        """Where the counter that is read is to end, None if the row does not say."""
+        read, said = self._read(role), by_role(tuple(self.totals)).get(role, [])
+        ends = (self.totals[name] for name in said if read in (None, name))
         return next((end for end in ends if 0 < end < LIMIT), None)
+
+    def _read(self, role: Role) -> str | None:
+        """Which of the names tells a counter's reading."""
+        names = by_role(tuple(self.values)).get(role, ())
+        return next((name for name in names if 0 <= self.values[name] < LIMIT), None)
 
 
 COUNTERS = ("step", "epoch", "batch", "planned", "ignored")
