@@ -155,7 +155,8 @@ class LossStuck(CurveRule):
         Where no figure tells, a task's loss does: it is computed of the same answers.
         """
         shares, told, nothing = _shares(run), [], ("", 0)
-        unsaid, ranks = False, []  # an accuracy of which no guess is known leaves the word to figures of a known guess
+        known: list[str] = []  # said by figures of which everybody knows what a guess is worth
+        unsaid = False  # an accuracy without declared classes leaves the word to those
         for name in run.eval.channels:
             values = run.eval.curve(name)[1]
             if len(values) < self.evaluations:
@@ -174,9 +175,8 @@ class LossStuck(CurveRule):
                     told.append(f"{name.removeprefix('metric/')} {np.median(values):.2g} in the median, {blind}")
                     continue
                 if shares or name not in CHANCE or (values.max() <= self.hardly and self._stands(points)):
-                    (told if name in CHANCE else ranks).append(
-                        f"{name.removeprefix('metric/')} {values.max():.2g} at best"
-                    )
+                    said = told if name in CHANCE else known
+                    said.append(f"{name.removeprefix('metric/')} {values.max():.2g} at best")
             if NOTHING.fullmatch(name):
                 if values.max() > self.seldom:
                     return nothing
@@ -188,9 +188,8 @@ class LossStuck(CurveRule):
         single = sum(name.startswith("loss/") for name in run.train.channels) <= 1
         if shares and single and len(losses) and losses.min() < (1 - self.least) * _entropy(shares):
             return nothing
-        said = ranks if unsaid else ranks + told
-        if said or unsaid:
-            return ", ".join(said), int(points.step[0])
+        if known or told or unsaid:
+            return ", ".join(known if unsaid else known + told), int(points.step[0])
         return self._blind(run, shares)
 
     def _blind(self, run: Run, shares: list[float]) -> tuple[str, int]:
