@@ -211,8 +211,8 @@ def test_a_component_that_rises_while_the_whole_is_lower_is_an_info(make_run, ju
     assert {(finding.subject, finding.severity) for finding in judge(run, "overfitting")} == {("component:a", "info")}
 
 
-def test_where_training_comes_to_rise_as_well_it_is_no_alarm(make_run, judge):
-    """Both got worse: that is not what is learned by heart."""
-    train = np.where(STEPS < 1500, TRAIN, TRAIN[1499] + 0.002 * (STEPS - 1500))
-    (found,) = judge(make_run({"loss": train}, evals=evals(course(noise=0.0))), "overfitting")
-    assert (found.severity, found.state) == ("info", "over")
+def test_what_came_back_by_itself_is_an_info(make_run, judge):
+    """To the best value, if not below it."""
+    values = [*course(noise=0.0)[:14], 1.2, 1.1, 1.03, 1.01, 1.01, 1.01]
+    (found,) = judge(make_run({"loss": TRAIN}, evals=evals(values)), "overfitting")
+    assert (found.severity, found.state, found.first_step) == ("info", "over", 800)

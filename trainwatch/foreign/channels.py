@@ -27,7 +27,7 @@ SPLITS = {
     "test": "test",
 }
 TRAIN = {"train", "training", "trn"}
-FILLERS = {"avg", "average", "mean", "current", "running", "optim", "optimizer", "global", "num", "n"}
+FILLERS = {"avg", "average", "mean", "current", "running", "optim", "optimizer", "global", "num", "n", "end"}
 AVERAGES = {"avg", "average", "mean"}
 SUMMARIES = {"best", "lowest", "highest", "smoothed", "improved", "improve", "improving"}
 """What was best so far is no measurement of this step, nor is what it ``improved from``."""
@@ -217,6 +217,10 @@ class Naming:
         if (split, "loss") in self._taken:
             return
         totals = sorted((pair for pair in losses if recognise(pair[0]).total), key=lambda pair: len(pair[0]))
+        means = [pair for pair in totals if split and AVERAGES.intersection(_parts(WORD.findall(pair[0])))]
+        if means:  # the mean is the evaluation; a total beside it is of single batches
+            self.places |= {pair: Place(split, "loss", "ignored") for pair in totals if pair not in means}
+            totals = means
         stems = {recognise(pair[0]).stem for pair in losses}
         part = any(("", f"loss/{clean(stem)}") in self._taken for stem in stems)
         alone = losses if len(stems) == 1 and not part else []

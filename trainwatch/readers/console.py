@@ -211,7 +211,7 @@ class Console:
 
     def _in_block(self, printed: Printed) -> bool:
         """One name and one number: it belongs to what was counted on a line above."""
-        if not printed.measures() or not self._near:
+        if not printed.measures() or not self._near or printed.has("step", "epoch", "batch"):
             return False
         if self._block is None:
             self._block = Row(dict(self._counters), self._split, dict(self._totals))

@@ -84,7 +84,7 @@ class Overfitting(Rule):
         care for. A validation set that is too small scatters; the scatter is measured, and raises the bar. A component
         that rises while the whole validation loss (or the sum of its components, where no whole is logged) still finds
         new bests, or is lower than it was where the component was best, is reported as info. So is a rise that ended in
-        a new best: the run did not have to be stopped there; and one during which training came to rise as well.
+        a new best, or near the best: the run did not have to be stopped there.
 
     References:
         Prechelt, "Early stopping - but when?" (1998), whose GL criterion this is, with a noise floor.
@@ -225,11 +225,11 @@ class Overfitting(Rule):
             course.whole_then = self._wholes[split].recent[-1]
             course.since_best, course.finding = 0, None
         elif course.since_best >= self.evaluations and np.isfinite(train):
-            learns = self._still_learns(course, train)
-            sick = learns and self._rises(course, train)
+            rises = self._rises(course, train)
+            sick = rises and self._still_learns(course, train)
             if sick or course.finding is not None:
                 found = self._finding(split, name, course, train, over=not sick)
-                course.finding = found if learns else replace(found, severity="info")  # both got worse
+                course.finding = found if rises else replace(found, severity="info")  # it came back by itself
                 yield course.finding
 
     def _rises(self, course: Course, train: float) -> bool:
