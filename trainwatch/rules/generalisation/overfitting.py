@@ -53,6 +53,7 @@ class Course:
     values: list[float] = field(default_factory=list)
     since_best: int = 0
     whole_then: float = np.inf  # the whole loss at the best evaluation of this one
+    highest: float = 0.0  # above the best evaluation, since the alarm
     finding: Finding | None = None
 
 
@@ -84,7 +85,7 @@ class Overfitting(Rule):
         care for. A validation set that is too small scatters; the scatter is measured, and raises the bar. A component
         that rises while the whole validation loss (or the sum of its components, where no whole is logged) still finds
         new bests, or is lower than it was where the component was best, is reported as info. So is a rise that ended in
-        a new best, or near the best: the run did not have to be stopped there.
+        a new best, or came back for the larger part: the run did not have to be stopped there.
 
     References:
         Prechelt, "Early stopping - but when?" (1998), whose GL criterion this is, with a noise floor.
@@ -104,6 +105,7 @@ class Overfitting(Rule):
     scatters: float = 8.0  # standard deviations of one evaluation: 1 in 3,000 converged, noisy runs comes to it
     scatters_halved: float = 4.0  # of them, where training has halved: the turn of a curve of a few is no scatter
     halved: float = 0.5  # of the training loss at the best evaluation
+    back: float = 0.5  # of the rise is left: the larger part of it came back by itself
     progress: float = 0.02  # of what was gained since the first evaluation: the bar for losses that end near 0
     evaluations: int = 3  # averaged, all of them after the best one: a single bad one is noise
     fall: float = 0.03  # of the training loss: less than that is standing still
@@ -223,13 +225,14 @@ class Overfitting(Rule):
                 yield replace(course.finding, severity="info", state="over", last_step=course.step)
             course.best, course.best_step, course.best_train = value, course.step, train
             course.whole_then = self._wholes[split].recent[-1]
-            course.since_best, course.finding = 0, None
+            course.since_best, course.highest, course.finding = 0, 0.0, None
         elif course.since_best >= self.evaluations and np.isfinite(train):
-            rises = self._rises(course, train)
-            sick = rises and self._still_learns(course, train)
+            sick = self._rises(course, train) and self._still_learns(course, train)
             if sick or course.finding is not None:
                 found = self._finding(split, name, course, train, over=not sick)
-                course.finding = found if rises else replace(found, severity="info")  # it came back by itself
+                risen = fmean(course.recent) - course.best
+                course.highest = max(course.highest, risen)
+                course.finding = replace(found, severity="info") if risen < self.back * course.highest else found
                 yield course.finding
 
     def _rises(self, course: Course, train: float) -> bool:
