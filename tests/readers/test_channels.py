@@ -8,15 +8,15 @@ from trainwatch.foreign.channels import Naming, recognise
 
 ROLES = {
     "step": "step global_step train/step iteration iters num_updates trainer/global_step time/total_timesteps _step",
-    "epoch": "epoch Epoch train/epoch",
-    "batch": "batch Batch n_batch micro_step",
+    "epoch": "epoch Epoch train/epoch Test_Epoch",
+    "batch": "batch Batch n_batch micro_step val_step",
     "planned": "total_steps max_steps",
     "rate": "lr learning_rate train/lr lr-AdamW/pg1 lr/pg0 optim0_lr0 train/learning_rate",
     "norm": "grad_norm total_grad_norm optim/total_grad_norm gnorm gradient_norm train/grad_norm global_grad_norm",
     "scale": "loss_scale amp/scale grad_scale",
-    "loss": "loss total_loss train_loss val_loss loss_cls lm_loss Loss/G/loss CrossEntropyLoss SmoothL1 kl nll_loss BoxScaleLoss weight_loss kl_weighted",
-    "measure": "accuracy ppl lm_loss_PPL mAP batch_size loss_weight loss_fn dynamic_loss_scale_from elapsed throughput kl_weight objective/kl_coef beta_kl lambda_kl focal_weight",
-    "ignored": "best_val_loss lm_loss__MIN best_acc",
+    "loss": "loss total_loss train_loss val_loss loss_cls lm_loss Loss/G/loss CrossEntropyLoss SmoothL1 kl xent l_pix l_g_gan nll_loss BoxScaleLoss weight_loss kl_weighted",
+    "measure": "accuracy ppl lm_loss_PPL mAP batch_size loss_weight loss_fn dynamic_loss_scale_from elapsed throughput kl_weight objective/kl_coef beta_kl lambda_kl focal_weight step_avg l_arm",
+    "ignored": "best_val_loss lm_loss__MIN best_acc val_acc_improved_from",
 }
 
 

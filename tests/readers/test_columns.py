@@ -107,3 +107,11 @@ def test_tables_that_are_no_logs(tmp_path, text):
     path.write_text(text)
     with pytest.raises(ReadError):
         read(path)
+
+
+def test_the_tag_of_a_download_from_tensorboard(tmp_path):
+    """What the value is stands in the file's name alone."""
+    path = tmp_path / "run-baseline-tag-batch_loss.csv"
+    path.write_text("Wall time,Step,Value\n1.5,10,0.5\n2.5,20,0.25\n")
+    run = read(path)
+    assert (run.train.step.tolist(), run.train["loss"].tolist()) == ([10, 20], [0.5, 0.25])

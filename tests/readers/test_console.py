@@ -298,6 +298,109 @@ epoch: 0|step: 1|ppo_ep: 1|act_loss: -0.125|cri_loss: 0.24|unsuper_loss: 0.0
         {"loss": [(1, 2.5), (2, 2.25)]},
         {"loss": [(1, 2.6), (2, 2.4)]},
     ),
+    "llm.c's main.log": (
+        """
+s:0 tel:11.0
+s:0 trl:10.5 lr:0.000001 norm:15.5
+s:1 trl:9.75 lr:0.000002 norm:7.25
+s:2 tel:9.5
+s:2 eval:0.25
+""",
+        {"loss": [(0, 10.5), (1, 9.75)], "grad_norm": [(0, 15.5), (1, 7.25)], "lr/main": [(0, 1e-6), (1, 2e-6)]},
+        {"loss": [(0, 11.0), (2, 9.5)], "metric/accuracy": [(2, 0.25)]},
+    ),
+    "build-nanogpt": (
+        "0 val 10.9500\n0 hella 0.2500\n0 train 10.955\n1 train 10.5\n2 train 10.25\n250 val 6.5\n",
+        {"loss": [(0, 10.955), (1, 10.5), (2, 10.25)]},
+        {"loss": [(0, 10.95), (250, 6.5)]},
+    ),
+    "losses at a step": (
+        """
+Start of epoch 0
+Training loss (for one batch) at step 0: 9.5
+Seen so far: 64 samples
+Training loss (for one batch) at step 200: 2.25
+Training loss (for one batch) at step 400: 1.5
+""",
+        {"loss": [(0, 9.5), (200, 2.25), (400, 1.5)]},
+        {},
+    ),
+    "costs after an iteration": (
+        "Cost after iteration 0: 0.693\nCost after iteration 100: 0.584\n",
+        {"loss": [(0, 0.693), (100, 0.584)]},
+        {},
+    ),
+    "Paddle": (
+        """
+The loss value printed in the log is the current step, and the metric is the average value of previous steps.
+Epoch 1/2
+step 10/20 - loss: 0.75 - acc: 0.5 - 300ms/step
+step 20/20 - loss: 0.5 - acc: 0.75 - 300ms/step
+Eval begin...
+step 5/10 - loss: 0.5 - acc: 0.5 - 90ms/step
+step 10/10 - loss: 1.0 - acc: 0.5 - 90ms/step
+Eval samples: 100
+Epoch 2/2
+step 10/20 - loss: 0.25 - acc: 0.75 - 300ms/step
+step 20/20 - loss: 0.125 - acc: 1.0 - 300ms/step
+""",
+        {"loss": [(10, 0.75), (20, 0.5), (30, 0.25), (40, 0.125)]},
+        {"loss": [(20, 0.75)]},
+    ),
+    "BasicSR": (
+        """
+23-05-05 21:25:38 - INFO: Number of train images: 49,400, iters: 6,175
+23-05-05 21:30:00 - INFO: [epoch:  0, iter:     900, lr:(2.000e-04,)] l_pix: 2.5000e-02
+23-05-05 21:31:00 - INFO: [epoch:  0, iter:   1,000, lr:(2.000e-04,)] l_pix: 1.2500e-02
+23-05-05 21:32:00 - INFO: [epoch:  1, iter:  12,100, lr:(1.000e-04,)] l_pix: 6.2500e-03
+""",
+        {
+            "loss": [(900, 0.025), (1000, 0.0125), (12100, 0.00625)],
+            "lr/main": [(900, 2e-4), (1000, 2e-4), (12100, 1e-4)],
+        },
+        {},
+    ),
+    "epochs of a test": (
+        """
+2022-10-17 22:14:46,814 - main.py[line:125] - INFO: Train Epoch 1 --- train loss : 0.5 --- train accuracy:0.75
+2022-10-17 22:14:48,495 - main.py[line:147] - INFO: Test Epoch 1 --- test loss : 0.25 --- test accuracy:0.875
+2022-10-17 22:16:40,878 - main.py[line:125] - INFO: Train Epoch 2 --- train loss : 0.25 --- train accuracy:0.875
+2022-10-17 22:16:42,468 - main.py[line:147] - INFO: Test Epoch 2 --- test loss : 0.125 --- test accuracy:1.0
+""",
+        {"loss": [(1, 0.5), (2, 0.25)]},
+        {"loss": [(1, 0.25), (2, 0.125)], "metric/accuracy": [(1, 0.875), (2, 1.0)]},
+    ),
+    "steps within an iteration": (
+        "iteration:1 step:100/200, NER loss: 8.5\niteration:1 step:200/200, NER loss: 4.5\niteration:2 step:100/200, NER loss: 2.5\n",
+        {"loss": [(100, 8.5), (200, 4.5), (300, 2.5)]},
+        {},
+    ),
+    "DGCNN": (
+        "Train 0, loss: 2.75, train acc: 0.25\nTest 0, loss: 2.5, test acc: 0.5\nTrain 1, loss: 2.25, train acc: 0.5\nTest 1, loss: 2.0, test acc: 0.75\n",
+        {"loss": [(0, 2.75), (1, 2.25)]},
+        {"loss": [(0, 2.5), (1, 2.0)], "metric/acc": [(0, 0.5), (1, 0.75)]},
+    ),
+    "loguru": (
+        """
+2021-11-11 00:01:30.834 | INFO     | __main__:train:35 - loss: 2.5
+2021-11-11 00:01:31.834 | INFO     | __main__:train:35 - loss: 2.25
+2021-11-11 00:01:32.834 | INFO     | __main__:<module>:113 - done
+""",
+        {"loss": [(0, 2.5), (1, 2.25)]},
+        {},
+    ),
+    "Keras' checkpoints": (
+        """
+Epoch 1/2
+10/10 - 1s - loss: 0.75 - val_acc: 0.5 - val_loss: 0.875
+Epoch 00001: val_acc improved from -inf to 0.50000, saving model to best.hdf5
+Epoch 2/2
+10/10 - 1s - loss: 0.5 - val_acc: 0.25 - val_loss: 0.625
+Epoch 00002: val_acc did not improve from 0.50000
+""",
+        {"loss": [(1, 0.75), (2, 0.5)]},
+        {"loss": [(1, 0.875), (2, 0.625)], "metric/acc": [(1, 0.5), (2, 0.25)]},
+    ),
     "nothing but a loss": ("loss: 2.5\nloss: 2.25\nloss: nan\n", {"loss": [(0, 2.5), (1, 2.25), (2, nan)]}, {}),
 }
 
@@ -502,6 +605,9 @@ def test_text_without_a_measurement_is_refused(tmp_path):
         ("version 1.2.3, loss -inf", {"loss": -math.inf}),
         ("eta: 1:02:03 loss 1,234.5", {"loss": 1234.5}),
         ("loss=0x7f", {}),
+        ("Starting buffering for 0a1b2c3d-119f-45a3-81ce-9cd3ab42530e", {}),
+        ("iter: 13,400, loss 0.5", {"iter": 13400.0, "loss": 0.5}),
+        ("lr: (1.5e-04,) loss 0.5", {"lr": 1.5e-4, "loss": 0.5}),
         ("score (higher is better) : 2", {"score": 2.0}),
     ],
 )
@@ -581,3 +687,12 @@ def test_where_the_last_of_chained_exceptions_is_torn_the_first_one_counts(tmp_p
     link = "During handling of the above exception, another exception occurred:"
     path.write_text(f"step 1: loss 2.0\n{full}\n{link}\n\n{torn}")
     assert read(path).end["reason"] == "RuntimeError"
+
+
+def test_a_table_rounds_its_steps(tmp_path):
+    """From 10,000 on a logger of three digits shows many steps alike: each is one stride after the last."""
+    row = "-----------\n| step | {} |\n| loss | {} |\n-----------\n"
+    steps = range(9970, 10130, 10)
+    path = tmp_path / "log.txt"
+    path.write_text("".join(row.format(f"{step:<8.3g}" if step > 9999 else step, 1 / step) for step in steps))
+    assert read(path).train.step.tolist() == list(steps)

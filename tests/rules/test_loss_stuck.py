@@ -1,9 +1,14 @@
 """loss-stuck: nothing was learned, with a proof; without one it is no alarm."""
 
 import math
+import os
+import time
 
 import numpy as np
 import pytest
+
+from trainwatch.diagnosis import diagnose
+from trainwatch.readers import read
 
 RULE = "loss-stuck"
 CLASSES = {"classes": {str(index): 100 for index in range(10)}}
@@ -159,3 +164,19 @@ def test_a_guess_during_the_warm_up_is_none_yet(rows, alarms, make_run, judge):
     """Small weights begin at a guess and stay there while the rate is small: as many steps more are awaited."""
     warms = {"loss": flat(rows, math.log(10)), "lr/all": 0.1 * np.minimum(1, (1 + np.arange(rows)) / 77)}
     assert len(judge(make_run(warms, header=CLASSES | {"total_steps": 300}), RULE)) == alarms
+
+
+def test_an_auc_of_a_half_is_told_of_a_log_without_an_end(tmp_path):
+    """Its accuracy tells nothing without shares; nor does a run whose AUC left the half, or that is still written."""
+    path = tmp_path / "training_log.csv"
+
+    def told(aucs, age=10**6):
+        rows = [f"{epoch},{0.6931 + 0.02 * 0.5**epoch},{auc},{0.01 * epoch}" for epoch, auc in enumerate(aucs)]
+        path.write_text("\n".join(["epoch,loss,val_auc,val_accuracy", *rows, ""]))
+        os.utime(path, (time.time() - age,) * 2)
+        return [finding.severity for finding in diagnose(read(path)).findings if finding.rule == RULE]
+
+    half = 0.5 + 0.001 * np.sin(np.arange(28))
+    assert told(half) == ["warning"]
+    assert told(half, age=0) == []
+    assert told(half + 0.01 * np.arange(28)) == []

@@ -184,3 +184,35 @@ def test_a_component_of_a_total_that_is_weighed_for_later(make_run, judge, last,
     ]
     columns = {"loss": TRAIN, "loss/b": TRAIN, "weight/b": np.ones(2000)}
     assert [one.severity for one in judge(make_run(columns, evals=rows), "overfitting")] == [severity]
+
+
+WAVES = 1.0 - 0.02 * np.arange(20) + 0.12 * np.maximum(np.sin(np.arange(20)), 0)
+"""Validation that wanders, and comes to new bests again and again."""
+
+
+def test_what_ends_in_a_new_best_was_no_alarm(make_run, judge):
+    """Where no whole is logged too: a wave that found back by itself is an info once it is over."""
+    parts = [{"step": r["step"], "split": "valid", "loss/a": r["loss"], "loss/b": r["loss"]} for r in evals(WAVES)]
+    found = judge(make_run({"loss/a": TRAIN, "loss/b": TRAIN}, evals=parts), "overfitting")
+    assert {finding.severity for finding in found if finding.state == "over"} <= {"info"}
+
+
+@pytest.mark.parametrize("logged", [True, False])
+def test_a_component_that_rises_while_the_whole_is_lower_is_an_info(make_run, judge, logged):
+    """Taking the checkpoint where the component was best would lose more of the others than it gains of it."""
+    rising, falling = course(noise=0.0), np.linspace(6.0, 3.0, 20)
+    falling[-4:] = falling[-4]  # the whole stands at last
+    whole = rising + falling
+    parts = [
+        {"step": 100 * (i + 1), "split": "valid", "loss/a": a, "loss/b": b} | ({"loss": w} if logged else {})
+        for i, (a, b, w) in enumerate(zip(rising.tolist(), falling.tolist(), whole.tolist(), strict=True))
+    ]
+    run = make_run({"loss": 2 * TRAIN, "loss/a": TRAIN, "loss/b": TRAIN}, evals=parts)
+    assert {(finding.subject, finding.severity) for finding in judge(run, "overfitting")} == {("component:a", "info")}
+
+
+def test_what_came_back_by_itself_is_an_info(make_run, judge):
+    """To the best value, if not below it."""
+    values = [*course(noise=0.0)[:14], 1.2, 1.1, 1.03, 1.01, 1.01, 1.01]
+    (found,) = judge(make_run({"loss": TRAIN}, evals=evals(values)), "overfitting")
+    assert (found.severity, found.state, found.first_step) == ("info", "over", 800)

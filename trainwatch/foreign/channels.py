@@ -27,9 +27,10 @@ SPLITS = {
     "test": "test",
 }
 TRAIN = {"train", "training", "trn"}
-FILLERS = {"avg", "average", "mean", "current", "running", "optim", "optimizer", "global", "num", "n"}
-SUMMARIES = {"best", "lowest", "highest", "smoothed"}
-"""What was best so far is no measurement of this step."""
+FILLERS = {"avg", "average", "mean", "current", "running", "optim", "optimizer", "global", "num", "n", "end"}
+AVERAGES = {"avg", "average", "mean"}
+SUMMARIES = {"best", "lowest", "highest", "smoothed", "improved", "improve", "improving"}
+"""What was best so far is no measurement of this step, nor is what it ``improved from``."""
 
 STEPS = {
     *(("step",), ("steps",), ("iter",), ("iters",), ("iteration",), ("iterations",), ("it",)),
@@ -46,8 +47,11 @@ COEFFICIENTS = frozenset(["weight", "weights", "coef", "coeff", "coefficient", "
 """Words for what a loss is multiplied by."""
 TOTALS = {("loss",), ("total", "loss"), ("loss", "total"), ("losses",), ("objective",)}
 LOSS = re.compile(r"loss|crossentropy|smoothl1|\wl[12]$|focal|hinge|huber|triplet|elbo")
-LOSSES = {"ce", "bce", "nll", "kl", "kld", "ctc", "conf", "penalty"}
+LOSSES = {"ce", "bce", "xent", "nll", "kl", "kld", "ctc", "conf", "penalty"}
 """Names that losses have without saying so, whole words of them."""
+
+SHORT = {"pix", "percep", "style", "gan", "total", "real", "fake", "rec", "fea"}
+"""What stands behind the ``l`` of BasicSR's losses: ``l_pix``, ``l_g_gan``."""
 
 PART = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+\d*|[A-Z]+\d*|\d+")
 WORD = re.compile(r"[A-Za-z0-9]+")
@@ -142,7 +146,12 @@ def _parts(words: Iterable[str]) -> list[str]:
 def _counter(name: str) -> tuple[Role, bool] | None:
     """The role of a counter, which may stand in a folder: ``trainer/global_step``, ``time/total_timesteps``."""
     words = [word for word in WORD.findall(name.rpartition("/")[2]) if word.lower() not in TRAIN]
-    parts = tuple(part for part in _parts(words) if part not in FILLERS)
+    spoken = [part for part in _parts(words) if part not in SPLITS]
+    parts = tuple(part for part in spoken if part not in FILLERS)
+    if parts in STEPS and AVERAGES.intersection(spoken):
+        return "measure", False  # `step_avg:154.7ms` is what a step took
+    if parts in STEPS and len(spoken) < len(_parts(words)):
+        return "batch", False  # `val step` counts within an evaluation
     if parts in PLANNED:
         return "planned", False
     if parts in STEPS:
@@ -167,7 +176,7 @@ def _role(parts: tuple[str, ...], squeezed: str) -> tuple[Role, bool]:
     without = tuple(part for part in parts if part not in ("step", "epoch"))
     if without in TOTALS:
         return "loss", True
-    if LOSS.search(squeezed):
+    if LOSS.search(squeezed) or (parts[:1] == ("l",) and parts[-1] in SHORT):
         return ("measure" if COEFFICIENTS.intersection(parts[-1:]) else "loss"), False
     weighs = (COEFFICIENTS | {"beta"}).intersection(parts[:1] + parts[-1:])  # `kl_coef`, `beta_kl`
     return ("loss" if LOSSES.intersection(parts) and not weighs else "measure"), False
@@ -208,6 +217,10 @@ class Naming:
         if (split, "loss") in self._taken:
             return
         totals = sorted((pair for pair in losses if recognise(pair[0]).total), key=lambda pair: len(pair[0]))
+        means = [pair for pair in totals if split and AVERAGES.intersection(_parts(WORD.findall(pair[0])))]
+        if means:  # the mean is the evaluation; a total beside it is of single batches
+            self.places |= {pair: Place(split, "loss", "ignored") for pair in totals if pair not in means}
+            totals = means
         stems = {recognise(pair[0]).stem for pair in losses}
         part = any(("", f"loss/{clean(stem)}") in self._taken for stem in stems)
         alone = losses if len(stems) == 1 and not part else []

@@ -31,15 +31,19 @@ class Row:
 
     def counter(self, role: Role) -> float | None:
         """The reading of a counter, None if the row has none."""
-        for name in by_role(tuple(self.values)).get(role, ()):
-            if 0 <= self.values[name] < LIMIT:
-                return self.values[name]
-        return None
+        name = self._read(role)
+        return None if name is None else self.values[name]
 
     def planned(self, role: Role) -> float | None:
-        """Where a counter is to end, None if the row does not say."""
-        ends = (self.totals[name] for name in by_role(tuple(self.totals)).get(role, ()))
+        """Where the counter that is read is to end, None if the row does not say."""
+        read, said = self._read(role), by_role(tuple(self.totals)).get(role, [])
+        ends = (self.totals[name] for name in said if read in (None, name))
         return next((end for end in ends if 0 < end < LIMIT), None)
+
+    def _read(self, role: Role) -> str | None:
+        """Which of the names tells a counter's reading."""
+        names = by_role(tuple(self.values)).get(role, ())
+        return next((name for name in names if 0 <= self.values[name] < LIMIT), None)
 
 
 COUNTERS = ("step", "epoch", "batch", "planned", "ignored")

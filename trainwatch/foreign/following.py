@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,7 +32,9 @@ class Lines(Protocol):
 class GrowingText:
     """A text file as a source: ``runs`` grows with every :meth:`poll`."""
 
-    def __init__(self, path: Path, format_: str, lines: type[Lines], config: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, path: Path, format_: str, lines: Callable[[], Lines], config: dict[str, Any] | None = None
+    ) -> None:
         self.path, self.format, self.config = path, format_, config or {}
         self._kind, self._tail, self._restarts = lines, TextTail(path), 0
         self._begin()

@@ -19,11 +19,13 @@ NOISE = re.compile(
     r"\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?\]?"  # dates with a time
     r"|\[?\b\d\d/\d\d \d\d:\d\d:\d\d\]?|\b\d{4}-\d\d-\d\d\b"
     r"|\b(?:\d+:)?\d?\d:\d\d(?:[.,]\d+)?\b(?!\s*[|=])"  # clock times and durations
-    r"|\[?(?<![\w.-])[\w.-]+\.(?:py|cc|cpp|cu|h):\d+(?::\w+)?\]?:?"  # places in source code
+    r"|\[?(?<![\w.-])[\w.-]+\.(?:py|cc|cpp|cu|h)(?::\d+(?::\w+)?\]?:?|\[line:\d+\])"  # places in source code
+    r"|\|\s+(?:[\w.]+|<\w+>)(?::[\w<>]+){0,2}:\d+ - "  # the same as loguru tells them: `| INFO | __main__:train:35 - `
+    r"|\b[\da-f]{8}(?:-[\da-f]{4}){3}-[\da-f]{12}\b"  # identifiers
     r"|(?<![\w.-])(?:[\w.-]+:\d+\s+){1,4}(?=(?:DEBUG|INFO|WARN(?:ING)?|ERROR)\b)|\b(?:DEBUG|INFO|WARN(?:ING)?|ERROR)\b(?::\w+)?:?"
     r"|0x[0-9a-fA-F]+|\[Rank \d+\]|\([\w.]{1,80}:\d+\)"
 )
-REMARK = re.compile(r"\s?\((?=[^()]{0,80}[A-Za-z])[^()=:]{1,80}\)(?!:)")
+REMARK = re.compile(r"\s?\((?=[^()]{0,80}(?<![\d.])[A-Za-z])[^()=:]{1,80}\)(?!:)")
 """``chosen score (higher is better): 2.8``"""
 PHASE = re.compile(r"(?i)\b(epoch)\((train|val|test)\)")
 """``Epoch(val) [1][50/50]`` of mmengine."""
@@ -46,7 +48,17 @@ BARS = (  # a bare `30/173` counts batches: after the epoch, in a progress bar, 
     (re.compile(r"\d+%\|[^|]*\|\s*(\d+)/(\d+)\s*\["), r"; batch \1/\2; "),
     (re.compile(r"^\s*(\d+)/(\d+)\s*(?=\[|━|╸)"), r"batch \1/\2; "),
 )
-NUMBER = r"[-+]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d,])|\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?)"
+WORDED = (  # lines whose names stand elsewhere than before their numbers, or in a trainer's own short words
+    (re.compile(r"(?i)\b((?:\w+ )?loss) (?:at|after|for) (step|iter|iteration|epoch) (\d+) ?: ?"), r"\2 \3; \1: "),
+    (re.compile(r"(?i)\bcost (?:at|after) (iteration|epoch) (\d+) ?: ?"), r"\1 \2; loss: "),
+    (re.compile(r"(?i)^(train|test|val|valid) (\d+)(?=, *(?:[a-z]+ )?loss\b)"), r"\1: epoch \2"),  # of DGCNN
+    (re.compile(r"^s:(\d+) (?=trl:|tel:|eval:)"), r"step \1; "),  # of llm.c
+    (re.compile(r"(?<=; )trl:"), "train loss: "),
+    (re.compile(r"(?<=; )tel:"), "val loss: "),
+    (re.compile(r"(?<=; )eval:"), "eval accuracy: "),
+    (re.compile(r"^(\d+) (train|val) (?=\d+\.\d+$)"), r"step \1; \2 loss: "),  # of build-nanogpt
+)
+NUMBER = r"[-+]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?(?!\d|,\d)|\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?)"
 WORDS = r"[^\W\d][\w./@%-]*(?: [^\W\d][\w./@%-]*){0,3}"
 PAIR = re.compile(
     rf"(?<![\w.-])(?P<name>{WORDS}?)['\"]?(?P<sep>\s*[=:\uff1a]\s*['\"]?[\[(]*\s*|\s*\[\s*|\s+)"
@@ -54,6 +66,7 @@ PAIR = re.compile(
     r"(?:\s*(?:/|\bof\b|\bout of\b)\s*(?P<end>\d+)(?![\w.]))?"
     r"(?:\s?(?:[a-zA-Z]+/[a-zA-Z]+|%|[KMGTBkmgµu]?i?[BbsS]?(?![\w.])))?"
 )
+TRAINING = re.compile(r"(?i)train")
 ALONE = re.compile(
     rf"[\s|]*(?P<name>[^\W\d][\w./@% -]*?)\s*[=:|]\s*(?P<value>{NUMBER}|(?i:[-+]?(?:nan|inf)))\s*%?[\s|]*"
 )
@@ -116,13 +129,25 @@ def scan(line: str) -> Printed:
     found = Printed(between=said.between, alone=said.alone)
     for name, value, end in said.pairs:
         _take(found, name, value, end)
+    _place(found)
     return found
+
+
+def _place(found: Printed) -> None:
+    """What two counters of a line say of each other, and what a counter's split says of the line."""
+    known = by_role(tuple(found.values))
+    outer, *inner = known.get("step", [""])
+    if len(inner) == 1 and inner[0] in found.totals and outer not in found.totals and "epoch" not in known:
+        found.values = {"epoch" if name == outer else name: value for name, value in found.values.items()}
+    counters = [name for role in ("epoch", "batch") for name in known.get(role, ())]
+    if not found.split and not any(TRAINING.search(name) for name in found.values):
+        found.split = next((split for name in counters if (split := recognise(name).split)), "")
 
 
 def _said(line: str) -> Said:
     whole = plain(line)
     text = NOISE.sub(" ; ", whole)
-    for pattern, named in BARS:
+    for pattern, named in (*WORDED, *BARS):
         text = pattern.sub(named, text, count=1)
     pairs, between, position = [], [], 0
     for pair in PAIR.finditer(text):

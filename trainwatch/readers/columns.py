@@ -1,8 +1,8 @@
 """Columns of text: CSV and TSV with a header, and the files of numbers that physics codes write.
 
 Keras' CSVLogger, Ultralytics' results.csv (padded headers), Lightning's metrics.csv (sparse rows), progress.csv of RL
-baselines, exports of W&B (a column a run, with its minimum and maximum), NequIP, DeePMD (``# step rmse_val ...``) and
-DeepXDE, and files of two columns without any header: a step and a loss.
+baselines, exports of W&B (a column a run, with its minimum and maximum) and of TensorBoard (a file a tag), NequIP,
+DeePMD (``# step rmse_val ...``) and DeepXDE, and files of two columns without any header: a step and a loss.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,10 @@ from trainwatch.run import Event
 
 NAME = "columns (CSV, TSV)"
 
+DOWNLOADED = ["Wall time", "Step", "Value"]
+"""The columns of a CSV that TensorBoard offers; what the value is stands in the file's name alone."""
+TAG = re.compile(r"(?:^|-)tag-(?P<tag>.+)")
+
 
 def sniff(path: Path, head: bytes) -> bool:
     """A header of names with a counter or a loss over rows of as many numbers; or rows of numbers that count up."""
@@ -31,8 +36,9 @@ def sniff(path: Path, head: bytes) -> bool:
 
 @dataclass
 class Table:
-    """Lines in, rows out."""
+    """Lines in, rows out; ``tag`` is what the file's name says that its values are."""
 
+    tag: str = ""
     broken: int = 0
     config: dict[str, Any] = field(default_factory=dict)
     layout: Layout | None = None
@@ -47,7 +53,8 @@ class Table:
             if self.layout is None:
                 return
             lines = lines[self.layout.headers :]
-            self.columns = _own_names(self.layout.names)
+            downloaded = self.tag and self.layout.names == DOWNLOADED
+            self.columns = ["", "Step", self.tag] if downloaded else _own_names(self.layout.names)
         for line in lines:
             if line.strip() and not line.lstrip().startswith("#"):
                 yield from self._row(self.layout.cells(line), self.layout)
@@ -86,4 +93,6 @@ def _own_names(names: list[str]) -> list[str]:
 def open_file(path: Path) -> GrowingText:
     """The columns at ``path``, nothing read yet; Lightning leaves the run's config beside its metrics.csv."""
     settings = path.with_name("hparams.yaml") if path.name == "metrics.csv" else None
-    return GrowingText(path, NAME, Table, read_settings(settings) if settings else {})
+    tag = TAG.search(path.stem)
+    table = partial(Table, tag=tag["tag"] if tag else "")
+    return GrowingText(path, NAME, table, read_settings(settings) if settings else {})

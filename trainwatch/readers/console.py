@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from trainwatch.foreign.assembly import Assembler
-from trainwatch.foreign.channels import recognise
+from trainwatch.foreign.channels import by_role, recognise
 from trainwatch.foreign.counters import Row
 from trainwatch.foreign.following import GrowingText
 from trainwatch.foreign.headed import Headed
@@ -55,7 +55,9 @@ MARK = re.compile(r"\[(train|valid|dev|eval|test)\]")
 UNUSUAL = re.compile("[\x1b\r\x08]")
 REDRAWN = re.compile(r"\r|\x08+")
 DIGITS = re.compile(r"\d+")
-SECTION = re.compile(r"\b(?P<test>testing)\b|\b(?:evaluating|evaluation|validating|validation)\b", re.IGNORECASE)
+SECTION = re.compile(
+    r"\b(?P<test>testing)\b|\b(?:evaluating|evaluation|validating|validation|eval begin)\b", re.IGNORECASE
+)
 TRAINING = re.compile(r"\btrain(?:ing)?\b", re.IGNORECASE)
 SETTINGS = re.compile(r"\b(?:Namespace|Config|Arguments|TrainConfig)\(|^\s*(?:#|def |class |import |return\b)")
 YACS = re.compile(r"\s{2,}[A-Z][A-Z0-9_]+:\s")
@@ -116,6 +118,10 @@ class Console:
     _block: Row | None = None
     _near: bool = False  # the line before counted, or belongs to what was counted
     _table: str = ""  # heading inside a table
+    _shown: tuple[float, float] = (
+        -1.0,
+        0.0,
+    )  # the last step of a table, and the stride to it
 
     def items(self, lines: Iterable[str]) -> Iterator[Row | Event]:
         """What the lines say."""
@@ -191,11 +197,21 @@ class Console:
         except ValueError:
             self._table = cell["name"] if cell["name"].endswith("/") else ""
             return
-        self._block.values[f"{self._table}{cell['name']}"] = value
+        name = f"{self._table}{cell['name']}"
+        self._block.values[name] = self._counted(cell["value"], value) if recognise(name).role == "step" else value
+
+    def _counted(self, written: str, value: float) -> float:
+        """A table shows few digits: of 1.06e+04 it can only be said that it may be one stride after the last step."""
+        last, stride = self._shown
+        digits, _, exponent = written.lower().partition("e")
+        if exponent and abs(last + stride - value) <= 0.5 * 10.0 ** (int(exponent) - len(digits.partition(".")[2])):
+            value = last + stride
+        self._shown = (value, value - last)
+        return value
 
     def _in_block(self, printed: Printed) -> bool:
         """One name and one number: it belongs to what was counted on a line above."""
-        if not printed.measures() or not self._near:
+        if not printed.measures() or not self._near or printed.has("step", "epoch", "batch"):
             return False
         if self._block is None:
             self._block = Row(dict(self._counters), self._split, dict(self._totals))
@@ -222,9 +238,11 @@ class Console:
             if not (indented and ALONE.fullmatch(line)):  # `  STEPS: 3000` of a printed config opens nothing
                 self._open(printed, counted)
             return
-        if printed.has("step", "epoch"):
+        within = self._within(printed)
+        if printed.has("step", "epoch") and not within:
             self._counters, self._totals, self._split = {}, {}, ""
-        belongs = near or (printed.has("batch") and bool(self._split or self._counters))  # to what was said above
+        counts = within or printed.has("batch")
+        belongs = near or (counts and bool(self._split or self._counters))  # to what was said above
         here = said if said is not None else self._split if belongs else ""
         leads = recognise(printed.measures()[0])
         if counted or belongs or here or leads.role == "loss":
@@ -232,10 +250,16 @@ class Console:
             values = {**above, **printed.values}
             if leads.split and " " in printed.measures()[0] and not here:
                 values = _inherit(values, leads.split)
-            partial = bool(here) and printed.has("batch") and not printed.has("step", "epoch")
+            partial = bool(here) and (within or (printed.has("batch") and not printed.has("step", "epoch")))
             row = Row(values, here, {**self._totals, **printed.totals}, partial)
             row.rounded = any(recognise(name).role == "loss" for name in printed.blurred)
             yield self._said(row)
+
+    def _within(self, printed: Printed) -> bool:
+        """Whether a step and its end (``step 10/614``) are of the epoch that a line above counted."""
+        above = by_role(tuple(self._counters))
+        ends = any(recognise(name).role == "step" for name in printed.totals)
+        return ends and not printed.has("epoch") and "epoch" in above and "step" not in above
 
     def _open(self, printed: Printed, counted: bool) -> None:
         """A line without a measurement: it may say of what the lines below it are."""

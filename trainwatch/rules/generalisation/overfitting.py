@@ -23,6 +23,22 @@ Floats = NDArray[np.float64]
 
 
 @dataclass
+class Whole:
+    """The whole validation loss: as it was logged, else the weighed sum of what was; ``parts`` are what was summed."""
+
+    parts: frozenset[str]
+    best: float = np.inf
+    since_best: int = 0
+    recent: list[float] = field(default_factory=list)
+
+    def follow(self, value: float, over: int) -> None:
+        """One more evaluation; the last ``over`` of them are recent."""
+        self.since_best = 0 if value < self.best else self.since_best + 1
+        self.best = min(self.best, value)
+        self.recent = [*self.recent, value][-over:]
+
+
+@dataclass
 class Course:
     """How one loss of one split went, evaluation by evaluation."""
 
@@ -36,6 +52,8 @@ class Course:
     weights: dict[str, float]
     values: list[float] = field(default_factory=list)
     since_best: int = 0
+    whole_then: float = np.inf  # the whole loss at the best evaluation of this one
+    highest: float = 0.0  # above the best evaluation, since the alarm
     finding: Finding | None = None
 
 
@@ -65,7 +83,9 @@ class Overfitting(Rule):
     When it is wrong:
         A cross-entropy can rise through overconfidence while accuracy still improves: look at the metric you
         care for. A validation set that is too small scatters; the scatter is measured, and raises the bar. A component
-        that rises while the whole validation loss still finds new bests is reported as info.
+        that rises while the whole validation loss (or the sum of its components, where no whole is logged) still finds
+        new bests, or is lower than it was where the component was best, is reported as info. So is a rise that ended in
+        a new best, or came back for the larger part: the run did not have to be stopped there.
 
     References:
         Prechelt, "Early stopping - but when?" (1998), whose GL criterion this is, with a noise floor.
@@ -85,6 +105,7 @@ class Overfitting(Rule):
     scatters: float = 8.0  # standard deviations of one evaluation: 1 in 3,000 converged, noisy runs comes to it
     scatters_halved: float = 4.0  # of them, where training has halved: the turn of a curve of a few is no scatter
     halved: float = 0.5  # of the training loss at the best evaluation
+    back: float = 0.5  # of the rise is left: the larger part of it came back by itself
     progress: float = 0.02  # of what was gained since the first evaluation: the bar for losses that end near 0
     evaluations: int = 3  # averaged, all of them after the best one: a single bad one is noise
     fall: float = 0.03  # of the training loss: less than that is standing still
@@ -93,7 +114,7 @@ class Overfitting(Rule):
 
     _means: TrainingMeans = field(default_factory=TrainingMeans, init=False)
     _courses: dict[tuple[str, str], Course] = field(default_factory=dict, init=False)
-    _whole: dict[str, tuple[float, int]] = field(default_factory=dict, init=False)  # best total, evaluations since
+    _wholes: dict[str, Whole] = field(default_factory=dict, init=False)
     _curriculum: Curriculum | None = field(default=None, init=False)
     _roles: Roles = field(default_factory=Roles, init=False)
     _stage: float = field(default=np.nan, init=False)
@@ -143,10 +164,7 @@ class Overfitting(Rule):
             return
         present = [name for name in losses(chunk) if np.isfinite(chunk[name][row])]
         raw = {name.removeprefix("loss/"): float(chunk[name][row]) for name in present if name != "loss"}
-        if "loss" in present:
-            best, since = self._whole.get(split, (np.inf, 0))
-            total = float(chunk["loss"][row])
-            self._whole[split] = (total, 0) if total < best else (best, since + 1)
+        self._follow_whole(split, float(chunk["loss"][row]) if "loss" in present else None, raw)
         for name in present:
             if self._weights.get(name.removeprefix("loss/")) == 0 or (
                 name == "loss" and self._weighed_otherwise(float(chunk[name][row]), raw)
@@ -164,9 +182,19 @@ class Overfitting(Rule):
             if course is None:
                 if len(self._courses) < MOST:
                     weights = dict(self._weights)
-                    self._courses[split, name] = Course(value, value, step, train, step, of, [value], weights, [value])
+                    course = Course(value, value, step, train, step, of, [value], weights, [value])
+                    course.whole_then = self._wholes[split].recent[-1]
+                    self._courses[split, name] = course
             elif step != course.step and of != course.weights_step:
                 yield from self._follow(split, name, course, (value, train, step, of))
+
+    def _follow_whole(self, split: str, total: float | None, raw: dict[str, float]) -> None:
+        """The whole loss of an evaluation. Sums of other components are other quantities."""
+        parts = frozenset(raw) if total is None else frozenset(["loss"])
+        if split not in self._wholes or self._wholes[split].parts != parts:
+            self._wholes[split] = Whole(parts)
+        value = sum(self._weights.get(name, 1.0) * part for name, part in raw.items()) if total is None else total
+        self._wholes[split].follow(value, self.evaluations)
 
     def _elsewhere(self) -> bool:
         """Whether the stage trains on other data than the last one, so that validation may get worse by design."""
@@ -193,14 +221,18 @@ class Overfitting(Rule):
         course.recent = [*course.recent, value][-self.evaluations :]
         course.since_best += 1
         if value < course.best:
-            if course.finding is not None:
-                yield replace(course.finding, state="over", last_step=course.step)
+            if course.finding is not None:  # it found back by itself: what was learned since was no loss
+                yield replace(course.finding, severity="info", state="over", last_step=course.step)
             course.best, course.best_step, course.best_train = value, course.step, train
-            course.since_best, course.finding = 0, None
+            course.whole_then = self._wholes[split].recent[-1]
+            course.since_best, course.highest, course.finding = 0, 0.0, None
         elif course.since_best >= self.evaluations and np.isfinite(train):
             sick = self._rises(course, train) and self._still_learns(course, train)
             if sick or course.finding is not None:
-                course.finding = self._finding(split, name, course, train, over=not sick)
+                found = self._finding(split, name, course, train, over=not sick)
+                risen = fmean(course.recent) - course.best
+                course.highest = max(course.highest, risen)
+                course.finding = replace(found, severity="info") if risen < self.back * course.highest else found
                 yield course.finding
 
     def _rises(self, course: Course, train: float) -> bool:
@@ -232,12 +264,17 @@ class Overfitting(Rule):
         below = train < course.best and course.best_train != 0  # what is exactly 0 is masked, or not computed
         return gained > little or (below and gained >= -little / 3)
 
+    def _whole_gains(self, split: str, course: Course) -> bool:
+        """Whether the whole loss finds new bests, or is lower than where this component of it was best."""
+        whole = self._wholes[split]
+        return whole.since_best < self.evaluations or (
+            fmean(whole.recent) < course.whole_then and not self._reweighed(course)
+        )
+
     def _finding(self, split: str, name: str, course: Course, train: float, *, over: bool) -> Finding:
         now = fmean(course.recent)
         moved = "fell" if train < course.best_train else "stood"
-        total = self._courses.get((split, "loss"))
-        since = total.since_best if total is not None else self._whole.get(split, (0.0, self.evaluations))[1]
-        well = name != "loss" and since < self.evaluations  # the whole still gains
+        well = name != "loss" and self._whole_gains(split, course)
         return self.finding(
             "info" if well else "warning",
             f"split:{split}" if name == "loss" else f"component:{name.removeprefix('loss/')}",

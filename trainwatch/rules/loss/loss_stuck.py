@@ -88,14 +88,14 @@ class LossStuck(CurveRule):
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
         """Flat at all? Then look for a proof."""
         points, rows = self._curve.points(rest), self._curve.rows + len(rest)
-        planned = run.header.total_steps
+        planned, ended = run.header.total_steps, run.end is not None or _left(run)
         flat = rows >= self.rows and len(points) >= self.rows and self._flat(points)
-        early = points.step[-1:].sum() < self.share * planned if planned else rows < self.telling and run.end is None
+        early = points.step[-1:].sum() < self.share * planned if planned else rows < self.telling and not ended
         proof = self._proof(run, rest, points) if flat and not early else ""
         if proof:
             yield self._finding("warning", points, self._curve.span(run, rest), proof)
             return
-        late = run.end is not None if planned is None else points.step[-1:].sum() >= self.through * planned
+        late = ended if planned is None else points.step[-1:].sum() >= self.through * planned
         guess, since = self._guessing(run, points) if late and len(points) and not self._resumed else ("", 0)
         if guess and not wanders(run, points):
             yield self._unskilled(run, points, guess, since)
@@ -155,6 +155,8 @@ class LossStuck(CurveRule):
         Where no figure tells, a task's loss does: it is computed of the same answers.
         """
         shares, told, nothing = _shares(run), [], ("", 0)
+        known: list[str] = []  # said by figures of which everybody knows what a guess is worth
+        unsaid = False  # an accuracy without declared classes leaves the word to those
         for name in run.eval.channels:
             values = run.eval.curve(name)[1]
             if len(values) < self.evaluations:
@@ -163,6 +165,9 @@ class LossStuck(CurveRule):
             for pattern, guess in SKILL:
                 chance = guess if pattern.fullmatch(name) else chance
             if name in CHANCE or any(pattern.fullmatch(name) for pattern, _ in SKILL):
+                if values.max() > chance + self.unskilled and name in CHANCE and not shares:
+                    unsaid = True
+                    continue
                 if values.max() > chance + self.unskilled:
                     blind, _ = self._blind(run, shares) if name in CHANCE else nothing
                     if not blind or np.median(values) > chance + self.unskilled:
@@ -170,7 +175,8 @@ class LossStuck(CurveRule):
                     told.append(f"{name.removeprefix('metric/')} {np.median(values):.2g} in the median, {blind}")
                     continue
                 if shares or name not in CHANCE or (values.max() <= self.hardly and self._stands(points)):
-                    told.append(f"{name.removeprefix('metric/')} {values.max():.2g} at best")
+                    said = told if name in CHANCE else known
+                    said.append(f"{name.removeprefix('metric/')} {values.max():.2g} at best")
             if NOTHING.fullmatch(name):
                 if values.max() > self.seldom:
                     return nothing
@@ -182,7 +188,9 @@ class LossStuck(CurveRule):
         single = sum(name.startswith("loss/") for name in run.train.channels) <= 1
         if shares and single and len(losses) and losses.min() < (1 - self.least) * _entropy(shares):
             return nothing
-        return (", ".join(told), int(points.step[0])) if told else self._blind(run, shares)
+        if known or told or unsaid:
+            return ", ".join(known if unsaid else known + told), int(points.step[0])
+        return self._blind(run, shares)
 
     def _blind(self, run: Run, shares: list[float]) -> tuple[str, int]:
         """The component that costs what guessing costs, in training and validation alike: in words, and since when it
@@ -239,6 +247,11 @@ class LossStuck(CurveRule):
             "and the learning rate; if it works, the labels.",
             confidence=0.9 if severity == "warning" else 0.5,
         )
+
+
+def _left(run: Run) -> bool:
+    """Whether a log whose writer leaves no end was left alone: it is as finished as such a log can be."""
+    return not run.tells_end and run.status() == "finished"
 
 
 def _warms_up(run: Run) -> bool:
