@@ -6,7 +6,8 @@ counted from the first one, is whole, and a block is judged as one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -217,6 +218,9 @@ class Baseline:
         return {name: np.where(enough[name], medians(values), np.nan) for name, values in before.items()}
 
 
+WAITING = 32  # pushes: a numpy call costs as much for one row as for so many
+
+
 @dataclass
 class History:
     """Whole columns at bounded resolution: at most ``most`` bins of equal width, which doubles when they are full.
@@ -231,9 +235,17 @@ class History:
     _held: dict[str, Floats] = field(default_factory=dict)
     _count: int = 0  # bins
     _rows: int = 0  # held, which fill no bin yet
+    _waiting: list[Mapping[str, Floats]] = field(default_factory=list)  # pushed row by row, as evaluations come
 
     def push(self, columns: Mapping[str, Floats]) -> None:
         """Add rows; a column that was absent until now is NaN in the bins before them."""
+        self._waiting.append(columns)
+        if len(self._waiting) == WAITING or len(next(iter(columns.values()), ())) > 1:
+            self._fold()
+
+    def _fold(self) -> None:
+        """Add what waits."""
+        columns, self._waiting = _joined(self._waiting), []
         rows = len(next(iter(columns.values()), ()))
         done = 0
         while done < rows:
@@ -263,6 +275,8 @@ class History:
 
         The last bin may be of fewer rows. A value that is not finite does not count; a bin without any is NaN.
         """
+        if self._waiting:
+            return self.whole().series(rest)
         rest = rest or {}
         rows = len(next(iter(rest.values()), ()))
         found = {}
@@ -271,6 +285,27 @@ class History:
             bins = self._bins.get(name, np.full(self._count, np.nan))
             found[name] = np.concatenate([bins, medians(in_blocks(np.concatenate(tail), self.width))])
         return found
+
+    def whole(self) -> History:
+        """The same with nothing waiting: this one, or a copy."""
+        if not self._waiting:
+            return self
+        other = deepcopy(self)
+        other._fold()
+        return other
+
+
+def _joined(parts: Sequence[Mapping[str, Floats]]) -> Mapping[str, Floats]:
+    """Columns one after the other; NaN where a part has not got one."""
+    if len(parts) == 1:
+        return parts[0]
+    rows = [len(next(iter(part.values()), ())) for part in parts]
+    names = dict.fromkeys(name for part in parts for name in part)
+    filled = {count: np.full(count, np.nan) for count in rows}
+    return {
+        name: np.concatenate([part.get(name, filled[count]) for part, count in zip(parts, rows, strict=True)])
+        for name in names
+    }
 
 
 def _merged(bins: Floats) -> Floats:

@@ -13,6 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from trainwatch.foreign.channels import COEFFICIENTS, PART, WORD, Place
 
 if TYPE_CHECKING:
@@ -87,21 +90,30 @@ def _behind(values: Mapping[str, float], total: str, said: str, places: Places) 
 
 def _summing(known: Sequence[Mapping[str, float]], total: str, names: tuple[str, ...]) -> tuple[str, ...]:
     """As many of the names as sum to the total in every row, within what rounding explains; none if none do."""
-    best: tuple[float, tuple[str, ...]] = (1.0, ())
-    for count in range(2, len(names) + 1):
-        off = max(_rounding(values, total, names[:count]) for values in known)
-        best = min(best, (off, names[:count]))
-    return best[1]
+    if len(names) < 2:
+        return ()
+    numbers = np.array([[values[name] for name in (total, *names)] for values in known])
+    with np.errstate(invalid="ignore", over="ignore"):
+        apart = _rounding(numbers)
+    off = np.where(np.isfinite(apart), apart, np.inf).max(axis=0)[2:]
+    best = int(np.argmin(off))
+    return names[: best + 2] if off[best] < 1 else ()
 
 
-def _rounding(values: Mapping[str, float], total: str, names: tuple[str, ...]) -> float:
-    """The gap between a total and a sum, in units of what the printed digits leave open."""
-    numbers = [values[name] for name in (total, *names)]
-    if not all(map(math.isfinite, numbers)):
-        return math.inf
-    digits = max(-decimal.Decimal(repr(number)).as_tuple().exponent for number in numbers)  # type: ignore[operator]
-    open_ = 0.5 * len(numbers) * 10.0**-digits + SINGLE * sum(map(abs, numbers))
-    return abs(sum(numbers[1:]) - numbers[0]) / open_
+def _rounding(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The gap between a total, the first of each row, and the sum of those after it up to each, in units of what the
+    printed digits leave open. [rows, 1 + names]
+    """
+    digits = np.array([[_digits(number) for number in row] for row in numbers.tolist()], dtype=np.float64)
+    finest = 10.0 ** -np.maximum.accumulate(digits, axis=1)
+    open_ = 0.5 * np.arange(1, numbers.shape[1] + 1) * finest + SINGLE * np.cumsum(np.abs(numbers), axis=1)
+    return np.abs(np.cumsum(numbers, axis=1) - 2 * numbers[:, :1]) / open_
+
+
+def _digits(number: float) -> int:
+    """After the point, as many as the number is printed with; of 1e-05 five."""
+    exponent = decimal.Decimal(repr(number)).as_tuple().exponent if math.isfinite(number) else 0
+    return -int(exponent)
 
 
 def _named(parts: Mapping[str, Place], losses: Mapping[str, str]) -> dict[str, str]:

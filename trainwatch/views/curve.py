@@ -90,13 +90,14 @@ class Curve:
 
     def points(self, rest: Chunk) -> Points:
         """The whole curve, on through ``rest``; remembers nothing of it."""
-        columns = self._history.series(deepcopy(self)._columns(rest) if len(rest) else {})
+        history = self._history.whole()
+        columns = history.series(deepcopy(self)._columns(rest) if len(rest) else {})
         if not columns:
             nothing = np.empty(0)
             return Points(nothing, nothing, nothing, nothing, 1)
         known = np.isfinite(columns["loss"])
         step, loss, lr, regime = (columns[name][known] for name in ("step", "loss", "lr", "regime"))
-        return Points(step, loss, lr, regime, self._history.width)
+        return Points(step, loss, lr, regime, history.width)
 
     def raw(self, run: Run, name: str, rest: Chunk) -> Floats:
         """A channel row by row, from this process's first row on: for the few runs that deserve a close look."""
