@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trainwatch.recorder.header import unwrapped
-from trainwatch.recorder.rows import SKIPS, clean_name
+from trainwatch.recorder.rows import TAKEN, clean_name
 from trainwatch.recorder.sharding import group_of, is_sharded, local, whole
 from trainwatch.recorder.transfer import Part, capture
 
@@ -118,6 +118,7 @@ class OptimizerProbe:
         # a slice says nothing, and not every rank may have a recorder to join in a reduction
         self.sharded = any(is_sharded(p) for group in getattr(optimizer, "param_groups", []) for p in group["params"])
         self.called = self.ever_called = self.began_empty = False
+        self._taken = 0  # steps since the last row
         self._before: list[tuple[list[Tensor], list[Tensor]]] = []
         self._closure = False  # whether the step computes its gradient itself
         self._parts: list[Part] = []
@@ -149,9 +150,9 @@ class OptimizerProbe:
                 fields.update({f"update_ratio/{label}": 0 for label in self.labels})
         fields.update(self._fields)
         parts += self._parts
-        if self._hooks and (SKIPS in fields or self.ever_called or self.scaler is not None):
-            fields.setdefault(SKIPS, {})[self.name] = int(not self.called)
-        self.called, self._fields, self._parts, self._before = False, {}, [], []
+        if self._hooks and (TAKEN in fields or self.ever_called or self.scaler is not None):
+            fields.setdefault(TAKEN, {})[self.name] = self._taken
+        self.called, self._taken, self._fields, self._parts, self._before = False, 0, {}, [], []
 
     def _guarded(self, hook: Callable[[], None]) -> Callable[..., None]:
         def run(_optimizer: Any, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> None:
@@ -172,6 +173,7 @@ class OptimizerProbe:
         if not self.ever_called:
             self.began_empty = not self.optimizer.state
         self.called = self.ever_called = True
+        self._taken += 1
         self._fields, self._parts, self._before = {}, [], []
         self._read_rates()
         found_inf = getattr(self.optimizer, "found_inf", None)

@@ -116,7 +116,8 @@ class LrTooHigh(Rule):
         first, last, best = _first(whole), float(np.median(known[-3:])), float(np.min(known))
         lost = bool((whole.nonfinite("loss")[-5:] > 0).any()) or last > first + (self.blown - 1) * abs(first)
         worse = fall(loss) <= 0 or last - best > self.back * max(first - best, 0.0) + self.back * abs(best)
-        groups = {name: values[np.isfinite(values)] for name, values in series.items() if name.startswith("update")}
+        updates = {name: values[np.isfinite(values)] for name, values in series.items() if name.startswith("update")}
+        groups = {name: values for name, values in updates.items() if len(values)}
         high = {name: float(np.median(values)) for name, values in groups.items() if len(values) >= self.samples}
         sick = {name: ratio for name, ratio in high.items() if ratio > self.ratio and worse}
         if lost:
