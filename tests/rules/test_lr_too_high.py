@@ -33,6 +33,14 @@ def test_one_sample_is_enough_where_the_loss_blows_up(make_run, judge):
     assert [finding.severity for finding in judge(make_run(columns), RULE)] == ["critical"]
 
 
+def test_a_group_without_a_single_ratio_is_no_matter(make_run, judge):
+    """Its weights are all 0, so that there is none; the other is to blame."""
+    loss = np.where(ROW < 20, 2.0 * 3.0 ** np.minimum(ROW, 20), np.inf)
+    columns = run_of(0.3, loss, update_ratio__zeros=np.where(SAMPLED, np.inf, np.nan))
+    (found,) = judge(make_run({name: values[:40] for name, values in columns.items()}), RULE)
+    assert found.subject == "group:main"
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_large_ratios_of_a_run_that_learns_are_healthy(seed, make_run, judge):
     """Weights that begin at 0; large steps and a falling loss; ordinary steps, whatever the loss does."""
