@@ -107,7 +107,10 @@ def schedule_band(
     import numpy as np
 
     ticks = np.stack([at, at - tick])
-    both, further = schedule_values(declared, ticks), schedule_values(declared, ticks, held=False)  # as schedulers go on
+    both, further = (
+        schedule_values(declared, ticks),
+        schedule_values(declared, ticks, held=False),
+    )  # as schedulers go on
     if both is None or further is None:
         nothing = np.full(at.shape, np.nan)
         return nothing, nothing

@@ -137,6 +137,18 @@ def test_what_a_model_knew_is_ruined_in_noise(after, count, make_run, judge):
     assert len(judge(make_run(run_of(ratio, loss) | norm), RULE)) == count
 
 
+@pytest.mark.parametrize(("after", "told"), [(0.1, ["warning"]), (0.3, []), (0.7, [])])
+def test_what_a_policy_was_paid_is_gone(after, told, make_run, judge):
+    """Its loss says nothing; more than half of the first reward is lost for good, or was never to be had."""
+    random, sampled = np.random.default_rng(0), ROW % 5 == 0
+    reward = np.where(sampled, np.where(ROW < 1, 0.45, after) + 0.03 * random.standard_normal(N), np.nan)
+    columns = run_of(np.where(ROW < 1, 0.045, 0.01), 0.01 * random.standard_normal(N), loss__policy=np.zeros(N))
+    columns |= {"weight_norm/main": np.where(SAMPLED, np.where(ROW < 1, 10.0, 25.0), np.nan), "reward": reward}
+    found = judge(make_run(columns), RULE)
+    assert [one.severity for one in found if one.severity != "info"] == told
+    assert all("the reward goes from 0.4" in one.message for one in found if told)
+
+
 @pytest.mark.parametrize(("end", "count"), [(1.0, 0), (40.0, 1)])
 def test_a_first_step_that_was_made_good(end, count, make_run, judge):
     """RMSprop's first steps are many rates long: the loss overshoots a hundredfold, and is back by the next sample."""

@@ -49,8 +49,9 @@ class ResumeDiscontinuity(Rule):
 
     What it sees:
         Each resume: the optimiser's state before its first step (the recorder says whether it was empty, and how many
-        steps it counts: never fewer than before the checkpoint, unless it is that of an older one); the learning rate, the loss, the gradient scaler and the place in the data behind it, against the same steps of what it
-        superseded, else against the last rows before the checkpoint. One finding a resume, with all that jumped.
+        steps it counts: never fewer than before the checkpoint, unless it is that of an older one); the learning rate,
+        the loss, the gradient scaler and the place in the data behind it, against the same steps of what it superseded,
+        else against the last rows before the checkpoint. One finding a resume, with all that jumped.
 
     Why it matters:
         Weights alone are no checkpoint. Without its moments Adam takes its first steps at full size in every
