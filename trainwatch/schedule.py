@@ -107,10 +107,8 @@ def schedule_band(
     import numpy as np
 
     ticks = np.stack([at, at - tick])
-    both, further = (
-        schedule_values(declared, ticks),
-        schedule_values(declared, ticks, held=False),
-    )  # as schedulers go on
+    both = schedule_values(declared, ticks)
+    further = schedule_values(declared, ticks, held=False)  # as schedulers go on: a decay by a factor has no end
     if both is None or further is None:
         nothing = np.full(at.shape, np.nan)
         return nothing, nothing
