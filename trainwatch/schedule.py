@@ -33,7 +33,8 @@ def schedule_value(declared: Mapping[str, Any], at: float) -> float | None:
 def schedule_values(declared: Mapping[str, Any], at: ArrayLike, *, held: bool = True) -> NDArray[np.float64] | None:
     """:func:`schedule_value` for many readings at once. float64 [readings]
 
-    ``held`` is whether an exponential stays where its declared steps end; else it goes on falling.
+    ``held`` is whether it stays where its declared steps end; else an exponential goes on falling, and cycles go on,
+    each of whole steps, as schedulers count them.
     """
     import numpy as np
 
@@ -57,9 +58,12 @@ def schedule_values(declared: Mapping[str, Any], at: ArrayLike, *, held: bool = 
         if kind == "constant":
             values = np.full(since.shape, start)
         else:
-            last = 1.0 if held or kind != "exponential" or cycles > 1 else np.inf
-            progress = np.clip((since - warmup) / (over - warmup), 0.0, last)
-            progress = np.where(progress < 1.0, (progress * cycles) % 1.0, progress)
+            if cycles > 1 and not held:
+                progress = np.maximum(since - warmup, 0.0) / max((over - warmup) // cycles, 1.0) % 1.0
+            else:
+                last = 1.0 if held or kind != "exponential" else np.inf
+                progress = np.clip((since - warmup) / (over - warmup), 0.0, last)
+                progress = np.where(progress < 1.0, (progress * cycles) % 1.0, progress)
             done = _shape(str(kind), progress, rate)
             values = start * (1.0 - done) + end * done  # exact at both ends, which start + (end - start) is not
         values = np.maximum(values, floor)
@@ -102,8 +106,9 @@ def schedule_band(
     """
     import numpy as np
 
-    both = schedule_values(declared, np.stack([at, at - tick]))
-    further = schedule_values(declared, at, held=False)  # a decay by a factor has no end of its own
+    ticks = np.stack([at, at - tick])
+    both = schedule_values(declared, ticks)
+    further = schedule_values(declared, ticks, held=False)  # as schedulers go on: a decay by a factor has no end
     if both is None or further is None:
         nothing = np.full(at.shape, np.nan)
         return nothing, nothing
@@ -111,7 +116,7 @@ def schedule_band(
     start = float(declared["start"])
     slack = tolerance * np.maximum(np.abs(now), 0.1 * max(abs(start), abs(float(declared.get("end", start)))))
     slack = np.where(np.isfinite(now), slack, np.nan)  # a declaration that overflows accuses nobody
-    every = (now, before, np.where(np.isfinite(further), further, now))
+    every = (now, before, *np.where(np.isfinite(further), further, now))
     return np.minimum.reduce(every) - slack, np.maximum.reduce(every) + slack
 
 

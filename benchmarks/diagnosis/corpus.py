@@ -38,7 +38,7 @@ LONG_AGO = 1e9  # when a stored file was touched last: nobody writes it any more
 DROPPED = ("host", "pid", "process_started", "command", "packages", "git")
 """What a header says about the machine and not about the run."""
 EXACT = re.compile(
-    r"applied.*|step|stage|epoch|samples|tokens|clip|.*_step|(lr|clock|schedule|weight|weight_norm|memory)/.*"
+    r"applied.*|step|stage|epoch|samples|tokens|clip|.*_step|(lr|clock|schedule|weight|weight_norm|memory|state_steps)/.*"
 )
 COARSE = re.compile(
     r"grad_(norm|cosine)/|component_grad/|grad_share/"

@@ -217,6 +217,48 @@ def test_several_optimizers(watch, steps):
     ]
 
 
+def test_several_optimizers_are_counted_by_their_own_steps(tmp_path, steps):
+    """Rows that are rarer than steps, a discriminator that takes two, and a resume between two rows."""
+    nets = {"gen": Net(), "disc": Net()}
+    optimizers = {name: torch.optim.Adam(net.parameters()) for name, net in nets.items()}
+
+    def train(first, last, **more):
+        with trainwatch.Recorder(tmp_path / "run.jsonl", **more) as watch:
+            watch.attach(nets, optimizers)
+            for step in range(first, last + 1):
+                for name in ("disc", "gen", "disc"):
+                    nets[name](torch.ones(2, 6)).square().sum().backward()
+                    optimizers[name].step()
+                if step % 10 == 0:
+                    watch.log({"applied": step})
+                    watch.steps = step - 1
+                    watch.step()
+
+    train(1, 25)
+    train(26, 40, resume=25)
+    rows = [(row["step"], row["applied/gen"], row["applied/disc"]) for row in steps(tmp_path / "run.jsonl")]
+    assert rows == [(10, 10, 20), (20, 20, 40), (30, 30, 60), (40, 40, 80)]
+
+
+def test_what_the_state_counts_is_told_at_a_resume(tmp_path, steps):
+    """At the run's fiftieth steps, and at the first step of a process: it may be of another checkpoint."""
+    net = Net()
+    adam = torch.optim.Adam(net.parameters())
+
+    def train(first, last, **more):
+        with trainwatch.Recorder(tmp_path / "run.jsonl", **more) as watch:
+            watch.attach(net, adam)
+            for _ in range(first, last + 1):
+                net(torch.ones(2, 6)).square().sum().backward()
+                adam.step()
+                watch.step()
+
+    train(1, 60)
+    train(61, 62, resume=60)
+    name = "state_steps/optimizer"
+    assert [(row["step"], row[name]) for row in steps(tmp_path / "run.jsonl") if name in row] == [(50, 49), (61, 60)]
+
+
 def test_wrapped_models_show_their_own_modules(watch, steps):
     class Wrapper(nn.Module):
         def __init__(self, module):

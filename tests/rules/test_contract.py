@@ -119,7 +119,7 @@ CHANNELS = (
     *("grad_share/a", "grad_share/b", "lr/a", "schedule/a", "clock/a", "samples", "amp/skipped", "amp/scale", "epoch"),
     *("data/masked/a", "data/class/a", "data/input_mean", "data/input_std", "time/data", "time/monitor", "tokens"),
     *("memory/a", "bad/input", "bad/weights", "update_ratio/a", "time/step", "param_hash", "data/fingerprint"),
-    *("weight_norm/a", "absmax/a", "data/input_mean", "grad_norm_at_step", "time/data"),
+    *("weight_norm/a", "absmax/a", "data/input_mean", "grad_norm_at_step", "time/data", "state_steps/a", "reward"),
     *("data/index", "data/length/min", "data/length/max", "tokens", "applied/a", "elapsed"),
     *("component_grad/b", "grad_cosine/a~b", "param_share/a", "data/length/min", "data/length/max"),
     *("codebook/perplexity", "codebook/used", "weight_norm/a", "clip", "grad_norm/y", "update_ratio/b", "lr/b"),

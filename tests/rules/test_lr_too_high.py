@@ -33,6 +33,14 @@ def test_one_sample_is_enough_where_the_loss_blows_up(make_run, judge):
     assert [finding.severity for finding in judge(make_run(columns), RULE)] == ["critical"]
 
 
+def test_a_group_without_a_single_ratio_is_no_matter(make_run, judge):
+    """Its weights are all 0, so that there is none; the other is to blame."""
+    loss = np.where(ROW < 20, 2.0 * 3.0 ** np.minimum(ROW, 20), np.inf)
+    columns = run_of(0.3, loss, update_ratio__zeros=np.where(SAMPLED, np.inf, np.nan))
+    (found,) = judge(make_run({name: values[:40] for name, values in columns.items()}), RULE)
+    assert found.subject == "group:main"
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_large_ratios_of_a_run_that_learns_are_healthy(seed, make_run, judge):
     """Weights that begin at 0; large steps and a falling loss; ordinary steps, whatever the loss does."""
@@ -127,6 +135,18 @@ def test_what_a_model_knew_is_ruined_in_noise(after, count, make_run, judge):
     norm = {"weight_norm/main": np.where(SAMPLED, np.where(ROW < 1, 10.0, 18.0), np.nan)}
     ratio = np.where(ROW < 1, 0.15, 1e-3)
     assert len(judge(make_run(run_of(ratio, loss) | norm), RULE)) == count
+
+
+@pytest.mark.parametrize(("after", "told"), [(0.1, ["warning"]), (0.3, []), (0.7, [])])
+def test_what_a_policy_was_paid_is_gone(after, told, make_run, judge):
+    """Its loss says nothing; more than half of the first reward is lost for good, or was never to be had."""
+    random, sampled = np.random.default_rng(0), ROW % 5 == 0
+    reward = np.where(sampled, np.where(ROW < 1, 0.45, after) + 0.03 * random.standard_normal(N), np.nan)
+    columns = run_of(np.where(ROW < 1, 0.045, 0.01), 0.01 * random.standard_normal(N), loss__policy=np.zeros(N))
+    columns |= {"weight_norm/main": np.where(SAMPLED, np.where(ROW < 1, 10.0, 25.0), np.nan), "reward": reward}
+    found = judge(make_run(columns), RULE)
+    assert [one.severity for one in found if one.severity != "info"] == told
+    assert all("the reward goes from 0.4" in one.message for one in found if told)
 
 
 @pytest.mark.parametrize(("end", "count"), [(1.0, 0), (40.0, 1)])

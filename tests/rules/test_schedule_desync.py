@@ -61,6 +61,25 @@ def test_skipped_steps_and_several_optimisers(make_run, judge):
     assert judged(make_run, judge, schedule_values(COSINE, own), name="lr/gen.main", **columns) == []
 
 
+@pytest.mark.parametrize("taken", [1, 5])
+def test_one_of_several_optimisers_may_be_scheduled_by_the_loop(make_run, judge, taken):
+    """A critic's scheduler is stepped once a round, after so many steps of the critic; twice is one too many."""
+    columns = {"applied": STEPS, "applied/critic": taken * STEPS}
+    assert judged(make_run, judge, schedule_values(COSINE, STEPS), name="lr/critic.main", **columns) == []
+    assert judged(make_run, judge, schedule_values(COSINE, taken * STEPS), name="lr/critic.main", **columns) == []
+    (found,) = judged(make_run, judge, schedule_values(COSINE, 2 * taken * STEPS), name="lr/critic.main", **columns)
+    assert found.severity == "info"  # lr-desync tells of it
+
+
+@pytest.mark.parametrize("speed", [1, 2])
+def test_cycles_are_of_whole_steps(make_run, judge, speed):
+    """130 steps and three restarts: the scheduler restarts each 32 steps, and once more two steps before the end."""
+    step, declared = np.arange(1, 131), {"kind": "cosine", "start": 1e-3, "end": 0.0, "over_steps": 130, "restarts": 3}
+    values = 5e-4 * (1 + np.cos(np.pi * (speed * (step - 1) % 32) / 32))
+    found = judge(make_run({"lr/main": values}, header={"schedules": {"lr/main": declared}}), "schedule-desync")
+    assert len(found) == speed - 1
+
+
 def test_what_cannot_be_evaluated_is_skipped(make_run, judge):
     """A plateau schedule, a clock that is not recorded, values in samples."""
     assert judged(make_run, judge, STEPS, {"kind": "plateau", "start": 1.0}) == []

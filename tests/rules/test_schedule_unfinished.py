@@ -82,7 +82,22 @@ def test_a_counter_that_was_seen_to_count_steps(make_run, judge):
     declared, row = {"a": ANNEAL | {"clock": "own"}}, np.arange(100)
     (found,) = judged(make_run, judge, declared, {"clock/own": row}, total_steps=10_000)
     assert (found.severity, found.first_step) == ("warning", 0)
-    for counter in (row // 4, row * 32, np.zeros(100)):
+    for counter in (row // 4, row * 32, row * 2, np.zeros(100)):
         assert judged(make_run, judge, declared, {"clock/own": counter}, total_steps=10_000) == []
     fits = {"a": ANNEAL | {"clock": "own", "over_steps": 10_000}}
     assert judged(make_run, judge, fits, {"clock/own": row}, total_steps=10_000) == []
+
+
+@pytest.mark.parametrize("clock", ["frames", "own", "samples"])
+def test_a_counter_that_goes_ahead_of_the_steps_at_one_pace(make_run, judge, clock):
+    """Thirty-two frames a step come to 32,000 of a million; asked late, and of batches that grow nothing is said."""
+    step = np.arange(1, 301)
+    name = clock if clock == "samples" else f"clock/{clock}"
+    long, fits = ({"a": ANNEAL | {"clock": clock, "over_steps": length}} for length in (1_000_000, 32_000))
+    grows = np.cumsum(np.where(step < 100, 8, 64))
+    (found,) = judged(make_run, judge, long, {name: 32 * (step - 1)}, total_steps=1000)
+    assert found.severity == "warning"
+    assert "gets 3.2% of the way" in found.message
+    assert judged(make_run, judge, fits, {name: 32 * (step - 1)}, total_steps=1000) == []
+    assert judged(make_run, judge, long, {name: 32 * (step - 1)}, total_steps=10_000) == []
+    assert judged(make_run, judge, long, {name: grows}, total_steps=1000) == []

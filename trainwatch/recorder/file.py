@@ -11,8 +11,8 @@ import re
 import sys
 import time
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ class RunFile:
     """The path without ``.rankN.jsonl``: what the ranks share, and what the stop file is named after."""
     id: str
     attempt: int = 1
-    applied: int = 0
+    applied: Mapping[str, int] = field(default_factory=dict)
 
 
 def place(rank: int | None, world_size: int | None) -> tuple[int, int]:
@@ -182,14 +182,19 @@ def _first(fd: int) -> dict[str, Any]:
     return {}
 
 
-def _applied_at(fd: int, step: int) -> int:
-    """How many steps had been applied at ``step``: read from the end, since that is where a checkpoint's step is."""
+def _applied_at(fd: int, step: int) -> dict[str, int]:
+    """How many steps had been applied at ``step``, in all and by each of several optimisers; after the last row before
+    it at the pace they had. Read from the end, since that is where a checkpoint's step is.
+    """
     for line in _lines_backwards(fd):
         with contextlib.suppress(orjson.JSONDecodeError):
             record = orjson.loads(line) if b'"step"' in line else {}
             if record.get("kind") == "step" and record.get("step", step + 1) <= step:
-                return int(record.get("applied", step)) + step - int(record["step"])
-    return step
+                missing, applied = step - int(record["step"]), int(record.get("applied", step))
+                counts = {name: int(count) for name, count in record.items() if name.startswith("applied/")}
+                own = {name: count + round(missing * count / max(applied, 1)) for name, count in counts.items()}
+                return {"applied": applied + missing, **own}
+    return {"applied": step}
 
 
 def _lines_backwards(fd: int) -> Iterator[bytes]:

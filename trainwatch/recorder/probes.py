@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trainwatch.recorder.header import unwrapped
-from trainwatch.recorder.rows import SKIPS, clean_name
+from trainwatch.recorder.rows import TAKEN, clean_name
 from trainwatch.recorder.sharding import group_of, is_sharded, local, whole
 from trainwatch.recorder.transfer import Part, capture
 
@@ -118,6 +118,8 @@ class OptimizerProbe:
         # a slice says nothing, and not every rank may have a recorder to join in a reduction
         self.sharded = any(is_sharded(p) for group in getattr(optimizer, "param_groups", []) for p in group["params"])
         self.called = self.ever_called = self.began_empty = False
+        self._taken = 0  # steps since the last row
+        self._counted: dict[str, Any] = {}
         self._before: list[tuple[list[Tensor], list[Tensor]]] = []
         self._closure = False  # whether the step computes its gradient itself
         self._parts: list[Part] = []
@@ -147,11 +149,12 @@ class OptimizerProbe:
             self._read_rates()
             if self.sampling and self.ever_called and not self.sharded:
                 fields.update({f"update_ratio/{label}": 0 for label in self.labels})
-        fields.update(self._fields)
+        fields.update(self._fields | self._counted)
         parts += self._parts
-        if self._hooks and (SKIPS in fields or self.ever_called or self.scaler is not None):
-            fields.setdefault(SKIPS, {})[self.name] = int(not self.called)
-        self.called, self._fields, self._parts, self._before = False, {}, [], []
+        if self._hooks and (TAKEN in fields or self.ever_called or self.scaler is not None):
+            fields.setdefault(TAKEN, {})[self.name] = self._taken
+        self.called, self._taken, self._before = False, 0, []
+        self._counted, self._fields, self._parts = {}, {}, []
 
     def _guarded(self, hook: Callable[[], None]) -> Callable[..., None]:
         def run(_optimizer: Any, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> None:
@@ -169,10 +172,13 @@ class OptimizerProbe:
         return self.began_empty and bool(self.optimizer.state)
 
     def _before_step(self) -> None:
-        if not self.ever_called:
+        first, self.called, self.ever_called = not self.ever_called, True, True
+        if first:
             self.began_empty = not self.optimizer.state
-        self.called = self.ever_called = True
+        self._taken += 1
         self._fields, self._parts, self._before = {}, [], []
+        if first or self.sampling:
+            self._count_state()
         self._read_rates()
         found_inf = getattr(self.optimizer, "found_inf", None)
         if isinstance(found_inf, Tensor):
@@ -181,6 +187,13 @@ class OptimizerProbe:
             self._read_norm()
         if self.sampling and not self.sharded:
             self._copy_weights()
+
+    def _count_state(self) -> None:
+        """How many steps the optimiser's own state counts, where that is known on the host: a resume brings them."""
+        counts = (state.get("step") for state in self.optimizer.state.values() if isinstance(state, Mapping))
+        known = [int(n) for n in counts if isinstance(n, int | float) or (isinstance(n, Tensor) and n.is_cpu)]
+        if known:
+            self._counted = {f"state_steps/{self.name}": max(known)}
 
     def _read_rates(self) -> None:
         """Rates and the scaler's factor, as they are now."""

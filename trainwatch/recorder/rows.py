@@ -13,8 +13,8 @@ from trainwatch.schema import NAME, json_number
 if TYPE_CHECKING:
     from trainwatch.recorder.transfer import Cargo
 
-SKIPS = "~skips"
-"""Under this name a step's fields carry {optimizer: 1 if its step was skipped}; it is never written."""
+TAKEN = "~taken"
+"""Under this name a row's fields carry {optimizer: steps it took since the row before}; it is never written."""
 
 _RESERVED = {"step": "clock/step", "time": "log/time", "elapsed": "log/elapsed", "kind": "log/kind"}
 _CHANNEL = re.compile(rf"{NAME.pattern}(?:[/~]{NAME.pattern})*")
@@ -47,9 +47,10 @@ class Record:
 class Rows:
     """Makes rows of records, and keeps what a row needs from those before it: steps applied, the stage, known names."""
 
-    def __init__(self, say: Say, stages: list[Mapping[str, Any]], applied: int = 0) -> None:
-        self._say, self._stages, self._applied = say, stages, applied
-        self._applied_by: dict[str, int] = {}
+    def __init__(self, say: Say, stages: list[Mapping[str, Any]], applied: Mapping[str, int] | None = None) -> None:
+        before = dict(applied or {})
+        self._say, self._stages, self._applied = say, stages, before.pop("applied", 0)
+        self._applied_by = before
         self._stage: object = None
         self._good: set[str] = set()
         self._renamed: dict[str, str] = {}
@@ -72,21 +73,22 @@ class Rows:
 
     def _count(self, head: dict[str, Any], fields: dict[str, Any]) -> None:
         """Count applied steps; a loop that logs ``applied`` itself knows better."""
-        skips = fields.pop(SKIPS, None)
-        if skips is not None:
-            self._count_each(head, skips)
+        taken = fields.pop(TAKEN, None)
+        if taken is not None:
+            self._count_each(head, taken)
         given = fields.pop("applied", None)
         if isinstance(given, int | float) and math.isfinite(given):
             self._applied = int(given)
-        elif not skips or not all(skips.values()):
+        elif not taken or any(taken.values()):
             self._applied += 1
         head["applied"] = self._applied
 
-    def _count_each(self, head: dict[str, Any], skips: dict[str, int]) -> None:
-        if len(skips) > 1:
-            for name, skipped in skips.items():
-                self._applied_by[name] = self._applied_by.get(name, 0) + (not skipped)
-            head.update({f"applied/{name}": count for name, count in self._applied_by.items()})
+    def _count_each(self, head: dict[str, Any], taken: dict[str, int]) -> None:
+        """Each of several optimisers by its own steps: there may be many in a row's time, or none."""
+        if len(taken) > 1:
+            for name, steps in taken.items():
+                self._applied_by[f"applied/{name}"] = self._applied_by.get(f"applied/{name}", 0) + steps
+            head.update(self._applied_by)
 
     def _stage_event(self, head: dict[str, Any], stage: object) -> Iterator[dict[str, Any]]:
         before, self._stage = self._stage, stage
@@ -173,7 +175,8 @@ def unload(cargo: Cargo, fields: dict[str, Any]) -> None:
 
 def _skipped(optimizer: str, skipped: bool, fields: dict[str, Any]) -> None:
     """What a fused optimiser did, which only the device knew."""
-    fields.setdefault(SKIPS, {})[optimizer] = int(skipped)
+    taken = fields.setdefault(TAKEN, {})
+    taken[optimizer] = taken.get(optimizer, 1) - skipped
     fields["amp/skipped"] = int(skipped or fields.get("amp/skipped", 0))
 
 

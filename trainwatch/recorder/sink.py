@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 
 from trainwatch.recorder.plain import brief, plain
-from trainwatch.recorder.rows import SKIPS, Record, Rows, Say
+from trainwatch.recorder.rows import TAKEN, Record, Rows, Say
 from trainwatch.recorder.stopfile import StopFile
 
 POLL = 0.03  # s between two looks at the queue: what a reader waits, and what a SIGKILL may cost
@@ -170,7 +170,7 @@ class Sink:
         except Exception as fault:
             self._say("row", f"a row could not be made ({brief(fault)}); it is written as far as it goes")
         try:
-            fields = {name: value for name, value in record.fields.items() if name != SKIPS}
+            fields = {name: value for name, value in record.fields.items() if name != TAKEN}
             return [encode(plain(record.head() | fields))]
         except Exception:
             step = {"step": record.step} if type(record.step) is int else {}

@@ -154,6 +154,8 @@ class Following:
             if off.any() and driven_by(declared) == "applied":
                 held = due - began <= self.held * float(declared.get("over_steps") or self._total or 0)
                 off &= ~(held & follows_schedule(declared, began, value, self.tolerance, gap))
+                # one of several optimisers: its scheduler may be stepped with it, or with the loop
+                off &= ~follows_schedule(declared, chunk.applied(), value, self.tolerance)
             following = self._forgive(chunk, watched, value, due, off)
             if self._note(chunk, watched, {"due": due, "value": value}, judged, off, following):
                 changed.append(name)
@@ -210,7 +212,8 @@ class Following:
 def _due(name: str, declared: dict[str, Any], chunk: Chunk) -> Floats:
     """Where the schedule should stand: the readings of its clock, which is the applied steps if none is declared.
 
-    One of several optimisers has a count of its own. float64 [rows]
+    One of several optimisers has a count of its own; where the values follow the run's, that is right as well.
+    float64 [rows]
     """
     if driven_by(declared) != "applied":
         return chunk.clock(driven_by(declared))

@@ -25,6 +25,11 @@ IMPLICIT = re.compile(r"rewards?[/_](chosen|rejected|margins?|accurac(y|ies))$")
 """What preference optimisation (DPO and its kin) calls rewards: its own log-ratios on pairs that are given. It is
 supervised, and its policy plays with nobody."""
 
+PAID = re.compile(
+    r"((metric|rollout|train|env|rewards?)/)?((mean|avg)_)?(ep(isode)?_)?(rew(ard)?s?|returns?)([_/]mean)?"
+)
+"""What a policy is paid: higher is better, whatever its loss says."""
+
 
 def opponent(name: str) -> bool:
     """Whether a component's name is that of a player, or of what a player is paid."""
@@ -37,6 +42,11 @@ def plays(channels: Iterable[str]) -> bool:
     if any(IMPLICIT.search(name) for name in names):
         names = [name.replace("policy", "") for name in names if not IMPLICIT.search(name)]
     return any(_plays(*name.partition("/")[::2]) for name in names)
+
+
+def paid(channels: Iterable[str]) -> str | None:
+    """The channel of what the policy is paid, if one is recorded."""
+    return next((name for name in channels if PAID.fullmatch(name.lower())), None)
 
 
 def _plays(kind: str, name: str) -> bool:

@@ -26,6 +26,7 @@ class Seam:
     """The rows about one resume: the last ones before its checkpoint, those it superseded, and those it wrote."""
 
     table: Table
+    earlier: NDArray[np.int64]  # than the checkpoint: far back
     before: NDArray[np.int64]
     superseded: NDArray[np.int64]
     after: NDArray[np.int64]
@@ -47,9 +48,10 @@ class ResumeDiscontinuity(Rule):
     """The run does not go on where its checkpoint left it.
 
     What it sees:
-        Each resume: the optimiser's state before its first step (the recorder says whether it was empty); the learning
-        rate, the loss, the gradient scaler and the place in the data behind it, against the same steps of what it
-        superseded, else against the last rows before the checkpoint. One finding a resume, with all that jumped.
+        Each resume: the optimiser's state before its first step (the recorder says whether it was empty, and how many
+        steps it counts: never fewer than before the checkpoint, unless it is that of an older one); the learning rate,
+        the loss, the gradient scaler and the place in the data behind it, against the same steps of what it superseded,
+        else against the last rows before the checkpoint. One finding a resume, with all that jumped.
 
     Why it matters:
         Weights alone are no checkpoint. Without its moments Adam takes its first steps at full size in every
@@ -69,7 +71,7 @@ class ResumeDiscontinuity(Rule):
 
     needs: ClassVar[tuple[str, ...]] = ("run:resumed_from",)
     wants: ClassVar[tuple[str, ...]] = (
-        *("loss", "lr/<group>", "amp/scale", "data/index", "data/fingerprint", "samples"),
+        *("loss", "lr/<group>", "amp/scale", "data/index", "data/fingerprint", "samples", "state_steps/<optimizer>"),
     )
     causes: ClassVar[tuple[str, ...]] = (
         *("loss-spike", "gradient-spike", "loss-divergence", "gradient-explosion", "duplicate-batches"),
@@ -99,7 +101,8 @@ class ResumeDiscontinuity(Rule):
     def _seam(self, table: Table, first: int, end: int, resumed: int) -> Seam:
         back = np.arange(max(first - REACH, 0), first)
         kept = table.step[back] <= resumed
-        return Seam(table, back[kept][-self.window :], back[~kept], np.arange(first, min(first + self.window, end)))
+        after = np.arange(first, min(first + self.window, end))
+        return Seam(table, back[kept], back[kept][-self.window :], back[~kept], after)
 
     def _judge(self, run: Run, index: int, seam: Seam, end: int) -> Iterator[Finding]:
         """All that jumped, as one finding; what was changed on purpose is no alarm."""
@@ -108,6 +111,7 @@ class ResumeDiscontinuity(Rule):
         forgotten = self._forgotten(run, index, seam)
         whose = ["" if name == "optimizer" else f"{name} " for name in forgotten]  # the recorder's name for the one
         parts = [(f"the {name}optimiser began without its state", True) for name in whose]
+        parts += [(text, True) for text in self._older(seam)]
         parts += [(rate, not changed and bool(run.headers[index].schedules or run.headers[index].config))] * bool(rate)
         loss, over = self._loss(seam, end)
         parts += [(loss, True)] * bool(loss)
@@ -144,6 +148,19 @@ class ResumeDiscontinuity(Rule):
             if event.get("event") == "resume" and isinstance(names, list) and mine:
                 return [str(name) for name in names[:MOST]]
         return []
+
+    @staticmethod
+    def _older(seam: Seam) -> Iterator[str]:
+        """Optimisers whose state counts fewer steps than before the checkpoint: it is of an older one."""
+        for name in [name for name in seam.table.channels if name.startswith("state_steps/")][:MOST]:
+            count = seam.table[name]
+            now, before = (rows[np.isfinite(count[rows])] for rows in (seam.after, seam.earlier))
+            if len(now) and len(before) and count[now[0]] < count[before[-1]]:
+                whose = name.removeprefix("state_steps/") + " "
+                yield (
+                    f"the state of the {'' if whose == 'optimizer ' else whose}optimiser counts {count[now[0]]:,.0f} "
+                    f"steps, where it counted {count[before[-1]]:,.0f} at step {seam.table.step[before[-1]]:,}"
+                )
 
     def _rate(self, seam: Seam) -> str:
         """The learning rate that jumped furthest."""

@@ -26,8 +26,9 @@ class ScheduleUnfinished(Rule):
     What it sees:
         The length of every declared schedule (`begin` + `over_steps`) against the planned steps, or epochs, or samples,
         before the first step; where no length is planned, against the steps of a run that finished. A schedule on a
-        counter of the user's own is judged once that was seen to count steps. A learning rate that is down to 1 %
-        before half of the run is the same mistake the other way round.
+        counter of the user's own is judged once that was seen to count steps, and one that runs ahead of them at a
+        constant pace (frames, samples) by where that takes it, from a fifth of the run on. A learning rate that is down
+        to 1 % before half of the run is the same mistake the other way round.
 
     Why it matters:
         50,000 steps of annealing in a 10,000-step run get a fifth of the way: the penalty is never there, the smoothing
@@ -51,10 +52,12 @@ class ScheduleUnfinished(Rule):
     reach: float = 0.5  # of its length: less than that and what was annealed is nearer to where it began
     told: float = 0.95  # of its length: rounding of epochs and batches leaves a healthy one nearer to its end
     spent: float = 0.01  # of its start: a rate that low moves nothing; 10 % is a usual floor
+    settled: float = 0.2  # of the planned steps: batches that are warmed up to their size have come to it
 
     _planned: dict[str, float] = field(default_factory=dict, init=False)
     _open: dict[str, dict[str, Any]] = field(default_factory=dict, init=False)
     _owned: dict[str, list[list[str]]] = field(default_factory=dict, init=False)  # schedules by a clock not known yet
+    _first: dict[str, tuple[float, float]] = field(default_factory=dict, init=False)  # readings, at which applied step
     _header: Header | None = field(default=None, init=False)
 
     def start(self, header: Header) -> Iterator[Finding]:
@@ -71,27 +74,41 @@ class ScheduleUnfinished(Rule):
                 yield from self._judge(header, names, self._planned[clock])
             elif clock in STEPS:
                 self._open[names[0]] = said
-            elif "applied" in self._planned and clock not in OTHER_UNITS:
+            elif "applied" in self._planned:
                 self._owned.setdefault(clock, []).append(names)
         self._header = header
 
     def update(self, chunk: Chunk) -> Iterator[Finding]:
-        """A block tells whether a counter counts steps; then it is as if that had been declared."""
-        for clock in [name for name in self._owned if f"clock/{name}" in chunk.channels]:
-            reading, applied = chunk[f"clock/{clock}"], chunk.applied()
-            known = np.isfinite(reading) & np.isfinite(applied)
-            if known.sum() >= self.block and np.ptp(reading[known]) > 0 and self._header is not None:
-                lags = (applied - reading)[known]
-                groups = self._owned.pop(clock)
-                if np.ptp(lags) == 0 and 0 <= lags[0] <= 1:
-                    for names in groups:
-                        yield from self._judge(self._header, names, self._planned["applied"])
+        """A block tells at which pace a counter goes: as steps do, or ahead of them; then its end is known."""
+        for clock in list(self._owned):
+            due = self._arrival(clock, chunk)
+            for names in self._owned.pop(clock) if due is not None else ():
+                if due and self._header is not None:
+                    yield from self._judge(self._header, names, due)
+
+    def _arrival(self, clock: str, chunk: Chunk) -> float | None:
+        """What a counter will read at the planned end; 0 where it keeps no pace, or a slower one than steps; None while
+        that is open: one that is ahead of steps is asked late, for batches may begin small.
+        """
+        planned, reading, applied = self._planned["applied"], chunk.clock(clock), chunk.applied()
+        known = np.isfinite(reading) & np.isfinite(applied)
+        reading, applied = reading[known], applied[known]
+        if len(reading) < self.block or np.ptp(reading) == 0 or np.ptp(applied) == 0:
+            return None
+        begun, since = self._first.setdefault(clock, (float(reading[0]), float(applied[0])))
+        pace = (reading[-1] - begun) / max(applied[-1] - since, 1.0)
+        if pace < 1 or not np.allclose(reading, begun + pace * (applied - since), rtol=1e-6, atol=0.0):
+            return 0.0
+        if pace == 1:
+            return planned if 0 <= since - begun <= 1 else 0.0
+        return float(begun + pace * (planned - since)) if applied[-1] >= self.settled * planned else None
 
     def _judge(self, header: Header, names: list[str], planned: float) -> Findings:
         said, length = header.schedules[names[0]], _length(header.schedules[names[0]])
         which = schedule_channel(names[0]) + (f" (and {len(names) - 1} more)" if len(names) > 1 else "")
         unit = str(said.get("clock", "applied"))
-        unit = unit if unit in OTHER_UNITS else "steps"
+        own = unit not in STEPS and planned != self._planned.get("applied")
+        unit = unit if unit in OTHER_UNITS else f"ticks of {unit}" if own else "steps"
         evidence = {"length": length, "planned": planned, "reached": min(planned / length, 1.0)}
         paths = [path for path in settings(header.config, names[0].rpartition("/")[2], length) if "schedule" in path]
         at = header.resumed_from or 0

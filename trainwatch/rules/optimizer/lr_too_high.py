@@ -18,7 +18,7 @@ from trainwatch.schema import Finding
 from trainwatch.stats import Floats, History, fall, median, noise, running_medians
 from trainwatch.table import Chunk
 from trainwatch.views.components import Roles, components
-from trainwatch.views.games import plays
+from trainwatch.views.games import paid, plays
 
 
 @dataclass
@@ -41,7 +41,8 @@ class LrTooHigh(Rule):
         longer than all weights together, and a loss at ten times its first before the next sample, by which it has not
         come down to half of that. Where recorded weights of the components move, the loss counts by those of the first
         row too, whichever is lower. Where the goal itself moves (rewards, adversaries) it is an info, unless the
-        weights grew so.
+        weights grew so, or where the weights grew by half between the first two samples, and half of the recorded
+        reward at first is gone ever since.
 
     Why it matters:
         About 1e-3 is usual. Steps that rewrite the weights jump over every minimum; what looks like a hard task or
@@ -66,6 +67,7 @@ class LrTooHigh(Rule):
         *("non-finite-loss", "non-finite-gradient", "weight-growth", "clipping-saturated", "dead-module"),
         *("component-dead", "loss-scale-imbalance", "component-divergence", "aggressive-ramp", "gradient-vanishing"),
         *("curriculum-shock", "loss-plateau", "slow-convergence", "hidden-nan", "mode-collapse"),
+        *("repetitive-outputs", "invalid-outputs", "length-collapse"),
     )
 
     ratio: float = 0.1  # norm of the update over that of the weights; the trainer's healthy runs reach 0.006
@@ -116,7 +118,8 @@ class LrTooHigh(Rule):
         first, last, best = _first(whole), float(np.median(known[-3:])), float(np.min(known))
         lost = bool((whole.nonfinite("loss")[-5:] > 0).any()) or last > first + (self.blown - 1) * abs(first)
         worse = fall(loss) <= 0 or last - best > self.back * max(first - best, 0.0) + self.back * abs(best)
-        groups = {name: values[np.isfinite(values)] for name, values in series.items() if name.startswith("update")}
+        updates = {name: values[np.isfinite(values)] for name, values in series.items() if name.startswith("update")}
+        groups = {name: values for name, values in updates.items() if len(values)}
         high = {name: float(np.median(values)) for name, values in groups.items() if len(values) >= self.samples}
         sick = {name: ratio for name, ratio in high.items() if ratio > self.ratio and worse}
         if lost:
@@ -126,9 +129,9 @@ class LrTooHigh(Rule):
         sick = sick or self._churned(whole, series, high, first)
         swept = list(self._leapt(whole, series, first)) if not sick or plays(whole.channels) else []
         swept = swept or ([] if sick or plays(whole.channels) else list(self._thrown(whole, series, first)))
-        sick = sick or ({} if swept else self._ruined(whole, series, first))
-        if sick and not swept:
-            yield self._finding(whole, sick, (first, last), lost)
+        ruined = {} if swept else self._ruined(whole, series, first)
+        if (sick or ruined) and not swept:
+            yield self._finding(whole, sick or ruined, (first, last), lost, bool(ruined))
         yield from swept
 
     def _blew(self, whole: Chunk, name: str, first: float) -> float:
@@ -181,15 +184,21 @@ class LrTooHigh(Rule):
 
     def _ruined(self, whole: Chunk, series: dict[str, Floats], first: float) -> dict[str, float]:
         """Groups of a model that knew more when it came: the first steps made its weights as large again by half, and
-        the loss has stood above its first value ever since. What is new begins where nothing can be lost.
+        the loss has stood above its first value ever since; of a policy, half of what it was paid at first is gone for
+        good. What is new begins where nothing can be lost.
         """
-        loss = whole["loss"][len(whole) // 20 :]
+        loss, hurt, reward = whole["loss"], self.hurt, paid(whole.channels) if plays(whole.channels) else None
+        if reward is not None:
+            known = -whole[reward]
+            loss, hurt = known[np.isfinite(known)], self.back
+            first = _start(loss)
+        loss = loss[len(loss) // 20 :]
         error = noise(loss) * (1 + np.pi / 2 * 8 / max(len(loss), 1)) ** 0.5  # of a first row, and an eighth's median
-        bar = first + max(self.hurt * abs(first), self.hurt_sure * error)
+        bar = first + max(hurt * abs(first), self.hurt_sure * error)
         stood = [median(part) > bar for part in np.array_split(loss, 8)] if len(loss) >= 8 * self.rows else [False]
         reweighed = any(_moves(whole[name]) for name in whole.channels if name.startswith("weight/"))
         at, grew = self._together(whole, series)
-        aside = self._staged or reweighed or plays(whole.channels)
+        aside = self._staged or reweighed or (reward is None and plays(whole.channels))
         if aside or not all(stood) or not len(grew) or self._loudest(whole, int(at[0])):
             return {}
         steps, begun = np.maximum(np.diff(whole.step[at]), 1), grew[0] > self.grown
@@ -297,21 +306,27 @@ class LrTooHigh(Rule):
         tasks = sum(size for name, size in parts.items() if name != loudest and not self._roles.aside(name))
         return loudest if tasks > 0 and parts[loudest] > self.loud * tasks and not plays(whole.channels) else ""
 
-    def _finding(self, whole: Chunk, sick: dict[str, float], loss: tuple[float, float], lost: bool) -> Finding:
+    def _finding(
+        self, whole: Chunk, sick: dict[str, float], loss: tuple[float, float], lost: bool, ruined: bool
+    ) -> Finding:
         name = max(sick, key=lambda key: sick[key])
         ratio, group = sick[name], name.removeprefix("update_ratio/")
         values = whole[name]
         onset = _since(values, self.ratio)
         rates = whole[f"lr/{group}"][np.isfinite(whole[f"lr/{group}"])]
         aim = f" from {rates.max():.2g} to about {rates.max() / min(ratio / self.usual, 100):.1g}" if len(rates) else ""
+        game, said = plays(whole.channels), "loss"
+        if game and ruined and (reward := paid(whole.channels)):
+            known, said = whole[reward][np.isfinite(whole[reward])], "reward"
+            loss, lost = (-_start(-known), float(np.median(known[-3:]))), False
         return self.finding(
-            "info" if plays(whole.channels) else "critical" if lost else "warning",
+            "info" if game and not ruined else "critical" if lost else "warning",
             f"group:{group}",
             (int(whole.step[onset]), int(whole.step[-1])),
-            f"A step changes the weights of {group} by {ratio:.2g} of their norm, and the loss goes from "
+            f"A step changes the weights of {group} by {ratio:.2g} of their norm, and the {said} goes from "
             f"{loss[0]:.4g} to "
             f"{'what is not finite' if lost and whole.nonfinite('loss')[-1] else f'{loss[1]:.4g}'}.",
-            evidence={"update_ratio": ratio, "first_loss": loss[0], "loss": loss[1]},
+            evidence={"update_ratio": ratio, f"first_{said}": loss[0], said: loss[1]},
             advice=f"Lower the learning rate of {group}{aim}; an update ratio of 1e-3 is usual.",
             confidence=0.85,
         )
@@ -351,5 +366,8 @@ def _columns(chunk: Chunk) -> dict[str, Floats]:
 def _first(whole: Chunk) -> float:
     """The loss before the rate had done anything: of the first row, or of a few, whichever is lower."""
     known = whole["loss"][: 10 * MOST]
-    known = known[np.isfinite(known)]
+    return _start(known[np.isfinite(known)])
+
+
+def _start(known: Floats) -> float:
     return float(min(known[0], np.median(known[:6]))) if len(known) else np.nan
