@@ -117,6 +117,7 @@ CHANNELS: Final[tuple[Channel, ...]] = (
     Channel("grad_norm/<module>", "", "norm of one module's gradient before clipping; absent when it is frozen"),
     Channel("grad_norm_at_step", "", "gradient norm as the optimiser saw it, so after any clipping"),
     Channel("grad_carried", "0 or 1", "this step's backward began on the last step's gradient; 0 is told now and then"),
+    Channel("grad_carried/<optimizer>", "0 or 1", "the same for one of several optimisers"),
     Channel("clip", "0 or 1", "whether this step's gradient was clipped"),
     Channel("component_grad/<component>", "", "norm of the weighted component's gradient at gradient_at"),
     Channel("grad_share/<component>", "fraction", "that norm as a share of the sum of the components' norms"),

@@ -87,3 +87,64 @@ def test_a_fault_of_ours_stays_ours(tmp_path, monkeypatch):
     assert carried == [None] * 4
     assert run.train.size == 4
     assert "ZeroDivisionError" in " ".join(str(event) for event in run.events)
+
+
+def duel(path, forgets=False, **how):
+    """A critic, and an actor whose loss goes through it; the critic's optimiser may forget to set gradients to zero."""
+    torch.manual_seed(0)
+    models = {"critic": torch.nn.Linear(4, 1), "actor": torch.nn.Linear(4, 4)}
+    optimizers = {name: torch.optim.Adam(model.parameters()) for name, model in models.items()}
+    with trainwatch.Recorder(path) as watch:
+        watch.attach(models, optimizers)
+        for _ in range(50):
+            seen = torch.randn(3, 4)
+            for name, asked in (("critic", seen), ("actor", models["actor"](seen))):
+                if not (forgets and name == "critic"):
+                    models[name].zero_grad(**how)
+                models["critic"](asked).square().mean().backward()
+                watch.gradients(max_norm=0.1, of=name)
+                optimizers[name].step()
+            watch.step()
+    return trainwatch.read(path)
+
+
+def told(run):
+    """What is told of each optimiser, and how often."""
+    names = [name for name in run.train.channels if name.startswith("grad_carried")]
+    return {name.partition("/")[2]: [int(v) for v in run.train[name] if v == v] for name in names}
+
+
+def test_what_anothers_loss_leaves_in_a_model_is_no_fault(tmp_path):
+    """As long as it is dropped before the model's own optimiser steps; written zeros tell nothing."""
+    assert told(duel(tmp_path / "a.jsonl")) == {"critic": [0], "actor": [0]}
+    assert told(duel(tmp_path / "b.jsonl", set_to_none=False)) == {}
+
+
+def test_the_one_of_several_optimisers_that_forgets_is_named(tmp_path):
+    run = duel(tmp_path / "run.jsonl", forgets=True)
+    assert told(run) == {"critic": [1] * 49, "actor": [0]}
+    (found,) = [one for one in trainwatch.diagnose(run).findings if one.rule == "gradients-accumulate"]
+    assert "gradients of critic" in found.message
+
+
+def test_gradients_that_no_optimiser_uses_are_not_told(tmp_path):
+    """The optimiser holds other tensors: what accumulates in the model moves nothing."""
+    net = torch.nn.Linear(4, 2)
+    stale = torch.optim.SGD(torch.nn.Linear(4, 2).parameters(), lr=0.01)
+    with trainwatch.Recorder(tmp_path / "run.jsonl") as watch:
+        watch.attach(net, stale)
+        for _ in range(50):
+            stale.zero_grad()
+            net(torch.randn(3, 4)).square().mean().backward()
+            stale.step()
+            watch.step()
+    assert told(trainwatch.read(tmp_path / "run.jsonl")) == {}
+
+
+def test_the_hooks_are_taken_off_again(tmp_path):
+    net = torch.nn.Linear(4, 2)
+    with trainwatch.Recorder(tmp_path / "run.jsonl") as watch:
+        for _ in range(3):
+            watch.attach(net, torch.optim.SGD(net.parameters(), lr=0.01))
+        assert len(net.weight._backward_hooks) == 1
+    assert not net.weight._backward_hooks

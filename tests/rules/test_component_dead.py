@@ -174,3 +174,13 @@ def test_a_task_that_only_gets_worse_while_another_is_learned(train, held, role,
     table["loss"] = table["loss/a"] + table["loss/b"]
     found = judge(make_run(table, header={"components": {"b": {"role": role}}}, evals=evals), RULE)
     assert [(finding.severity, finding.subject) for finding in found] == count * [("warning", "component:b")]
+
+
+@pytest.mark.parametrize(("course", "count"), [(0.65 + 0.001 * ROW, 1), (np.full(N, 0.65), 0), (0.65 * FALL, 0)])
+def test_a_regulariser_that_rises_without_a_gradient(course, count, make_run, judge):
+    """It depends on what is trained; over a frozen part it would only vary, and learned elsewhere it would fall."""
+    sampled = np.where(ROW % 10 == 0, 1.0, np.nan)
+    told = {"param_grad/a": 3.0 * sampled, "grad_norm": np.full(N, 3.0), "loss": FALL + course}
+    told |= {"loss/a": FALL * NOISE, "loss/b": course * NOISE, "weight/a": np.ones(N), "weight/b": np.ones(N)}
+    found = judge(make_run(told, header={"components": {"b": {"role": "regulariser"}}}), RULE)
+    assert [finding.subject for finding in found if finding.rank] == count * ["component:b"]

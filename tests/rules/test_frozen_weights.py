@@ -117,3 +117,17 @@ def test_a_group_that_holds_other_tensors_than_its_module(make_run, judge):
     assert judge(make_run(columns() | {"lr/other": np.full(N, 1e-2)} | {"grad_norm/ids": np.ones(N)}), RULE) == []
     second = {"lr/second.ids": np.full(N, 1e-2), "grad_norm/second.ids": np.ones(N)}
     assert judge(make_run(columns() | second), RULE) == []  # another optimiser's, which may not have begun
+
+
+@pytest.mark.parametrize(("gradient", "norm", "ratio", "count"), [(1.0, 0, 0, 1), (0.0, 0, 0, 0), (1.0, 1, 0, 0)])
+def test_one_of_several_optimisers_that_holds_other_tensors(make_run, judge, gradient, norm, ratio, count):
+    """Its model has a gradient, and it steps without any; what has a norm has a gradient, and may be off for now."""
+    sampled = np.where(SAMPLED, 1.0, np.nan)
+    told = {f"lr/{name}.0": np.full(N, 1e-3) for name in ("actor", "critic")}
+    told |= {f"applied/{name}": ROW + 1.0 for name in ("actor", "critic")}
+    told |= {"grad_norm/actor": np.ones(N), "grad_norm/critic": np.full(N, gradient)}
+    told |= {"update_ratio/actor.0": 1e-3 * sampled, "update_ratio/critic.0": ratio * sampled}
+    found = judge(make_run(told | ({"weight_norm/critic.0": sampled} if norm else {})), RULE)
+    assert [one.subject for one in found] == count * ["group:critic"]
+    late = told | {"applied/critic": np.where(SAMPLED, 7.0, 7.0)}
+    assert judge(make_run(late), RULE) == []

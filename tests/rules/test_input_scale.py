@@ -117,3 +117,13 @@ def test_who_copes_does_so_in_validation_too(held_out, severity, make_run, judge
     evals = [{"step": step, "split": "valid", "loss": held_out} for step in range(20, 201, 20)]
     (found,) = judge(make_run(seen, evals=evals), RULE)
     assert found.severity == severity
+
+
+@pytest.mark.parametrize(
+    ("norm", "absmax", "severities"), [(1e4, 255.0, ["warning"]), (9.0, 255.0, ["info"]), (1e4, 9.0, [])]
+)
+def test_only_the_largest_value_is_known(make_run, judge, norm, absmax, severities):
+    """Of one of several models, whose first gradients are as large, or not: one value may be far out."""
+    told = {"data/input_absmax": np.full(200, absmax), "loss": np.geomspace(5e3, 20.0, 200)}
+    found = judge(make_run(told | {"grad_norm/generator": np.full(200, norm)}), RULE)
+    assert [one.severity for one in found] == severities

@@ -30,16 +30,16 @@ class Models:
         ]
         self.parameters = [parameter for probe in self.models.values() for parameter in probe.parameters]
         self.sharded = any(probe.sharded for probe in self.models.values())
-        alone = len(self.models) == len(optimizers) == 1 and not self.sharded  # one's gradients may be another's waste
-        self.carried = Carried(self.parameters, next(iter(optimizers.values())), fault) if alone else None
+        whole = {} if self.sharded else optimizers
+        self.carried = [Carried(name if len(whole) > 1 else "", one, fault) for name, one in whole.items()]
         self._unscaled_said = False
 
     def close(self) -> None:
         """Leave the optimisers as they were."""
         for probe in self.optimizers:
             probe.detach()
-        if self.carried is not None:
-            self.carried.detach()
+        for look in self.carried:
+            look.detach()
 
     def grads(self, of: str | None) -> list[nn.Parameter]:
         """The parameters whose gradients ``gradients()`` reads and clips."""
@@ -86,8 +86,8 @@ class Models:
     def collect(self, fields: dict[str, Any], parts: list[Part], normed: bool) -> None:
         """Add to a step's row what the optimisers' hooks saw."""
         called = [probe.called for probe in self.optimizers]
-        if self.carried is not None:
-            self.carried.collect(fields, any(probe.sampling for probe in self.optimizers))
+        for look in self.carried:
+            look.collect(fields, any(probe.sampling for probe in self.optimizers))
         for probe in self.optimizers:
             probe.collect(fields, parts)
             probe.norm_wanted = not normed

@@ -270,8 +270,6 @@ class Recorder(Journal):
             applied = {f"weight/{name}": weights.get(name, 1.0) for name in components}
             values.sort(applied, self._fields, self._parts, self._say, "losses()")
         self._losses.add(components, summed, share)
-        if self._models is not None and self._models.carried is not None:
-            self._models.carried.expect(summed)
 
     def _take_gram(self, terms: Mapping[str, Any], at: Tensor, share: float) -> None:
         """Shares at ``at``; where they cannot be taken one sentence says why; after a fault they are given up."""

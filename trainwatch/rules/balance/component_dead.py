@@ -33,7 +33,8 @@ class ComponentDead(Rule):
         not depend on the tensor at which the others' gradients are taken (`outside_at`), and its value has not come
         down in a hundred rows; so for an auxiliary, if a whole module has never had a gradient. Or the module of its
         own name never had one, and its value has not come down while another's has. Or it has no gradient over the
-        parameters, and the others' add up to the whole gradient's norm in every sample. Where no gradients are
+        parameters, and the others' add up to the whole gradient's norm in every sample; what is no task has to have
+        risen besides, so that it does depend on what is trained. Where no gradients are
         recorded: its value is one and the same from the first row on, while the total changes; or a declared task was
         never better than at first, in training and in validation, and ends worse by half in both, which is more than
         the others together have gained, of which one is learned: a step along its gradient would have lowered it.
@@ -241,7 +242,7 @@ class ComponentDead(Rule):
             if (
                 name in norms
                 or name in near
-                or self._roles.aside(name)
+                or (self._roles.aside(name) and not self._rose(value[np.isfinite(value)]))
                 or due.sum() < self.probes
                 or not made[due].all()
             ):
@@ -257,6 +258,14 @@ class ComponentDead(Rule):
                 advice=f"Find what cuts {name} off from the model: detach(), no_grad, argmax, item() or a constant.",
                 confidence=0.9,
             )
+
+    def _rose(self, value: Floats) -> bool:
+        """Whether every value of the end is above all of the beginning: over a frozen part it would only vary."""
+        width = min(BLOCK, max(1, len(value) // 5))
+        first, now = value[:width], value[-width:]
+        return bool(
+            len(value) > self.rows and now.min() > first.max() > 0 and median(now) > (1 + self.fell) * median(first)
+        )
 
     def _untaught(self, run: Run) -> Findings:
         """Tasks that only got worse, by more than the others gained: the sum is followed, and they are not in it."""

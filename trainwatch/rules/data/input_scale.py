@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +27,9 @@ class InputScale(Rule):
 
     What it sees:
         `data/input_mean`, `data/input_std` and `data/input_absmax`, block by block: inputs without any spread, or all
-        below a ten-thousandth; inputs a hundred times larger than the unit scale that initialisations are made for, and
-        single values beyond a million. And a batch whose largest value is a hundred times the largest of all before.
+        below a ten-thousandth; inputs a hundred times larger than the unit scale that initialisations are made for
+        (where only the largest is recorded, half of it stands for them), and single values beyond a million. And a
+        batch whose largest value is a hundred times the largest of all before.
         `watch.inputs(x)` records them; call it on what the first layer reads.
 
     Why it matters:
@@ -44,7 +45,7 @@ class InputScale(Rule):
         info, unless its first gradients were as large as its inputs: then nothing normalises them, and the loss came
         down from where they had thrown it. Inputs beyond ten thousand are no matter of taste, and the loss of a game
         (rewards, adversaries) proves no learning: there it stays an alarm. Inputs within a factor of a hundred are an
-        info, too.
+        info, too; so are those of which only the largest value is known, if the first gradients were no larger.
 
     References:
         LeCun et al., "Efficient BackProp" (1998), section 4.3; Umlaut (input not in -1 to 1); SageMaker Debugger,
@@ -53,7 +54,7 @@ class InputScale(Rule):
 
     block: ClassVar[int] = 20
     needs: ClassVar[tuple[str, ...]] = ("data/input_std|data/input_absmax|data/input_mean",)
-    wants: ClassVar[tuple[str, ...]] = ("loss", "grad_norm")
+    wants: ClassVar[tuple[str, ...]] = ("loss", "grad_norm|grad_norm/<module>")
     causes: ClassVar[tuple[str, ...]] = (
         *("gradient-explosion", "gradient-vanishing", "gradient-spike", "clipping-saturated", "overflow-risk"),
         *("loss-divergence", "loss-stuck", "loss-oscillation", "slow-convergence", "non-finite-loss", "loss-plateau"),
@@ -86,7 +87,7 @@ class InputScale(Rule):
     def update(self, chunk: Chunk) -> Iterator[Finding]:
         """One finding: the first of the kinds that persists."""
         if not self._seen:
-            self._norm = median(chunk["grad_norm"][: self.first_rows])
+            self._norm = median(_gradient(chunk)[: self.first_rows])
         self._seen, self._game = True, self._game or plays(chunk.channels)
         yield from self._judge(chunk, self._streaks, self.blocks)
         yield from self._bursts(chunk)
@@ -138,7 +139,7 @@ class InputScale(Rule):
         steps = in_blocks(chunk.step.astype(np.float64), self.block)
         columns = {"mean": mean, "std": std, "absmax": most, "loss": medians(in_blocks(chunk["loss"], self.block))}
         columns |= {"step": steps[:, 0], "last": np.nanmax(steps, axis=1)}
-        size = np.fmax(np.abs(mean), std)
+        size = self._size(columns)
         constant = (std <= self.flat * np.fmax(np.abs(mean), most)) & np.isfinite(std)
         kinds = {
             "constant": constant,
@@ -151,13 +152,20 @@ class InputScale(Rule):
             if streak.push(holds, columns) and (kind != "outlier" or streaks["far"].onset is None):
                 yield self._finding(kind, streak)
 
+    def _size(self, seen: Mapping[str, Any]) -> Floats:
+        """Mean or spread, the larger; half of the largest value where neither is known and that is no outlier."""
+        half = np.where(seen["absmax"] > self.outlier, np.nan, np.divide(seen["absmax"], 2.0))
+        size = np.fmax(np.abs(seen["mean"]), seen["std"])
+        return np.asarray(np.where(np.isnan(size), half, size))
+
     def _finding(self, kind: str, streak: Streak, *, by_heart: bool = False) -> Finding:
         onset, now = streak.onset or streak.latest, streak.latest
-        size = np.fmax(abs(now["mean"]), now["std"])
+        size = float(self._size(now))
         learns = 0 < now["loss"] < self.learnt * onset["loss"] and not self._norm > size
         learns &= not by_heart and not (self._game and kind == "far") and not size > self.absurd
         learns &= kind != "tiny" or now["loss"] > self.vanished * onset["loss"]
-        mild = kind == "far" and size <= self.very_far
+        bare = np.isnan(now["mean"]) and np.isnan(now["std"])  # one value of many may be far out
+        mild = kind == "far" and (size <= self.very_far or (bare and not self._norm > size))
         severity: Severity = "info" if mild or learns else "warning"
         told = {
             "constant": f"The inputs have no spread: every value is {now['mean']:.4g}",
@@ -183,7 +191,14 @@ class InputScale(Rule):
         )
 
 
+def _gradient(chunk: Chunk) -> Floats:
+    """The norm of the gradient, or that of the largest of several models. float64 [rows]"""
+    parts = [chunk[name] for name in chunk.channels if name.startswith("grad_norm/")]
+    return chunk["grad_norm"] if "grad_norm" in chunk.channels or not parts else np.asarray(np.fmax.reduce(parts))
+
+
 def _spoken(seen: Mapping[str, float], form: str) -> str:
     """Mean and spread, as far as they were recorded."""
     words = {"mean": "mean", "std": "spread"}
-    return " and ".join(f"{word} {seen[name]:{form}}" for name, word in words.items() if np.isfinite(seen[name]))
+    known = [f"{word} {seen[name]:{form}}" for name, word in words.items() if np.isfinite(seen[name])]
+    return " and ".join(known or [f"a largest value of {seen['absmax']:{form}}"])

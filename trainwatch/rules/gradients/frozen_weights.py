@@ -29,7 +29,8 @@ class FrozenWeights(Rule):
         rows, or weight norms equal to the last digit in five samples; in rows with a gradient above 0, a learning rate
         above a thousandth of the highest so far, and no step that the gradient scaler skipped. Modules that are frozen
         while a parameter group of the optimiser that has a name and a rate finds nothing to move; or a module with a
-        gradient, while the group of its name finds none, where other groups are looked at. Modules of a tenth of
+        gradient, while the group of its name finds none, where other groups are looked at; or one of several models,
+        while the optimiser of its name steps without any. Modules of a tenth of
         the model and more that are frozen as they were initialised: the recorder looks at frozen weights once, and
         those that were ever trained are no even noise. As an info: a model of which only the normalisation layers can
         be trained.
@@ -58,7 +59,9 @@ class FrozenWeights(Rule):
         "grad_norm|grad_norm/<module>|grad_norm_at_step",
     )
     wants: ClassVar[tuple[str, ...]] = ("param_hash", "amp/skipped", "run:modules")
-    causes: ClassVar[tuple[str, ...]] = ("loss-stuck", "lr-too-low", "group-unmoved", "loss-plateau")
+    causes: ClassVar[tuple[str, ...]] = (
+        *("loss-stuck", "lr-too-low", "group-unmoved", "loss-plateau", "gradients-accumulate"),
+    )
 
     samples: int = 2  # of the update ratio: 0 is exact, and one may be a skipped step that was not told
     hashes: int = 20  # rows
@@ -105,7 +108,8 @@ class FrozenWeights(Rule):
         if len(rest):
             yield from self.ahead(rest)
         yield from self._little_trained(run)
-        yield from list(self._untrained(run)) or list(self._idle(run, rest)) or self._others(run)
+        still = any(streak.onset is not None for streak in self._streaks.values())  # it is said of all that was seen
+        yield from list(self._untrained(run)) or list(self._idle(run, rest)) or self._others(run, still)
 
     def _untrained(self, run: Run) -> Iterator[Finding]:
         """Modules that are frozen with the weights they were initialised with: they pass on noise."""
@@ -166,16 +170,16 @@ class FrozenWeights(Rule):
                 confidence=0.75,
             )
 
-    def _others(self, run: Run) -> Iterator[Finding]:
-        """Named groups that hold no gradient in the samples in which the module of that name has one."""
-        for group, rate in _emptied(run):
+    def _others(self, run: Run, still: bool) -> Iterator[Finding]:
+        """Named groups, or optimisers, that hold no gradient in the samples in which what bears that name has one."""
+        for what, group, rate in (*_emptied(run), *(() if still else _idling(run))):
             if len(rate) >= self.samples and rate.max() > 0 and run.first_step is not None:
                 yield self.finding(
                     "warning",
                     f"group:{group}",
                     (run.first_step, run.last_step or run.first_step),
-                    f"Module {group} has a gradient, and the optimiser's group {group}, at a rate of "
-                    f"{rate.max():.2g}, holds none in {len(rate):,} samples: it holds other tensors.",
+                    f"Module {group} has a gradient, and the {what} {group}, at a rate of {rate.max():.2g}, holds none "
+                    f"in {len(rate):,} samples: it holds other tensors.",
                     evidence={"samples": len(rate), "learning_rate": float(rate.max())},
                     advice="Build the optimiser from the parameters of the model that is trained, once it is whole.",
                     confidence=0.8,
@@ -253,7 +257,7 @@ def _gradient(chunk: Chunk) -> Floats:
     return found
 
 
-def _emptied(run: Run) -> Iterator[tuple[str, Floats]]:
+def _emptied(run: Run) -> Iterator[tuple[str, str, Floats]]:
     """Groups without an update ratio, that bear a module's name, and their rates in samples in which it has a gradient.
 
     Beside groups of the same optimiser: another one may not have begun, and its rate may be logged by hand.
@@ -268,7 +272,23 @@ def _emptied(run: Run) -> Iterator[tuple[str, Floats]]:
         named = not own.isdigit() and norm in run.train
         if group not in (name, *seen) and named and optimizer in optimizers:
             rate = train[name][sampled & (train[norm] > 0)]
-            yield group, rate[np.isfinite(rate)]
+            yield "optimiser's group", group, rate[np.isfinite(rate)]
+
+
+def _idling(run: Run) -> Iterator[tuple[str, str, Floats]]:
+    """Those of several optimisers that stepped without a gradient in every sample in which the model of their name has
+    one, and their rates. A weight norm is of what has a gradient.
+    """
+    train, channels = run.train, run.train.channels
+    seen = [name.removeprefix("update_ratio/") for name in channels if name.startswith("update_ratio/")]
+    for optimizer in sorted({group.rpartition(".")[0] for group in seen} - {""}):
+        own = [group for group in seen if group.rpartition(".")[0] == optimizer]
+        ratio = np.fmax.reduce([train[f"update_ratio/{group}"] for group in own])
+        stepped = np.diff(train[f"applied/{optimizer}"], prepend=0.0) > 0
+        due = np.isfinite(ratio) & (train[f"grad_norm/{optimizer}"] > 0) & stepped
+        if (ratio[due] == 0).all() and not any(f"weight_norm/{group}" in train for group in own):
+            rate = np.fmax.reduce([train[f"lr/{group}"][due] for group in own])
+            yield "optimiser", optimizer, rate[np.isfinite(rate)]
 
 
 def _number(value: Any) -> float:

@@ -25,8 +25,8 @@ class GradientsAccumulate(Rule):
     """Each step's gradient is added to those of all steps before: nothing sets them to zero.
 
     What it sees:
-        A recorder that is attached to model and optimiser sees the very gradient of the last step lie there when the
-        next backward begins, step after step (`grad_carried`); one that sees it dropped is proof of the contrary. In
+        A recorder that is attached to the optimisers sees the very gradient of one's last step lie there when the next
+        backward begins, step after step (`grad_carried`); one that sees it dropped is proof of the contrary. In
         other logs: how the gradient's norm begins. A sum of t gradients grows as a power of t between a half (batches
         that do not agree) and one (batches that do): twice the first norm after four steps, four to twenty times after
         twenty, in a line on double-logarithmic paper, while the loss does not rise with it. A healthy norm starts
@@ -58,8 +58,10 @@ class GradientsAccumulate(Rule):
     """
 
     block: ClassVar[int] = 20
-    needs: ClassVar[tuple[str, ...]] = ("grad_norm|grad_carried",)
-    wants: ClassVar[tuple[str, ...]] = ("loss", "grad_carried", "param_grad/<component>", "run:max_grad_norm")
+    needs: ClassVar[tuple[str, ...]] = ("grad_norm|grad_carried|grad_carried/<optimizer>",)
+    wants: ClassVar[tuple[str, ...]] = (
+        *("loss", "grad_carried|grad_carried/<optimizer>", "param_grad/<component>", "run:max_grad_norm"),
+    )
     causes: ClassVar[tuple[str, ...]] = (
         *("gradient-explosion", "loss-divergence", "loss-oscillation", "clipping-saturated", "lr-too-high"),
         *("non-finite-gradient", "non-finite-loss", "weight-growth", "loss-stuck"),
@@ -101,7 +103,7 @@ class GradientsAccumulate(Rule):
     _whole: bool = field(default=False, init=False)  # it was exactly what they come to: no other parameter has any
     _beyond: list[tuple[float, float, int]] = field(default_factory=list, init=False)  # times, norm, step of samples
     _rows: int = field(default=0, init=False)  # with a norm, in all
-    _carried: list[int] = field(default_factory=list, init=False)  # the first steps that were seen to carry one on
+    _carried: dict[str, list[int]] = field(default_factory=dict, init=False)  # an optimiser's first steps that did
     _dropped: bool = field(default=False, init=False)  # the gradient was seen to be dropped between two steps
     _first: tuple[float, float] = field(default=(np.nan, np.nan), init=False)
     _last: float = field(default=np.nan, init=False)
@@ -116,7 +118,7 @@ class GradientsAccumulate(Rule):
         for begin in range(chunk.start, chunk.stop, self.block):
             block = Chunk("train", chunk.rows, begin, min(begin + self.block, chunk.stop))
             self._see(block)
-            if not (self._dropped or len(self._carried) >= self.carried):
+            if not (self._dropped or self._proof()):
                 self._look(block)
             if self._told is not None:
                 self._follow(block)
@@ -125,28 +127,35 @@ class GradientsAccumulate(Rule):
 
     def finish(self, run: Run, rest: Chunk) -> Findings:  # noqa: ARG002
         """On a copy: a short run has no whole block."""
-        if len(rest) >= self.fewest or len(self._carried) + np.nansum(rest["grad_carried"]) >= self.carried:
+        seen = {name: len(self._carried.get(name, ())) + np.nansum(rest[name]) for name in _seen(rest)}
+        if len(rest) >= self.fewest or max(seen.values(), default=0) >= self.carried:
             yield from self.ahead(rest)
+
+    def _proof(self) -> str | None:
+        """The optimiser that was seen to carry gradients on."""
+        return next((name for name, steps in self._carried.items() if len(steps) >= self.carried), None)
 
     def _see(self, block: Chunk) -> None:
         """What the recorder saw with its own eyes."""
-        seen = block["grad_carried"]
-        self._dropped = bool(self._dropped or (seen == 0).any())
-        if self._told is not None or len(self._carried) >= self.carried:
+        if self._told is not None or self._proof():
             return
-        self._carried += block.step[seen == 1][: self.carried].tolist()
-        if len(self._carried) < self.carried:
+        for name in _seen(block):
+            self._dropped = bool(self._dropped or (block[name] == 0).any())
+            self._carried.setdefault(name, []).extend(block.step[block[name] == 1][: self.carried].tolist())
+        proof = self._proof()
+        if proof is None:
             return
+        steps, whose = self._carried[proof], proof.removeprefix("grad_carried").removeprefix("/")
         norms = block["grad_norm"][np.isfinite(block["grad_norm"])]
         losses = block["loss"][np.isfinite(block["loss"])]
         self._first = (float(norms[0]) if len(norms) else np.nan, float(np.median(losses)) if len(losses) else np.nan)
         self._told = self.finding(
             "warning",
             "run",
-            (self._carried[0], max(self._carried[-1], int(block.step[-1]))),
-            f"The backward of step {self._carried[0]:,} began on the gradient of the step before, and so do those "
-            "after it: nothing sets the gradients to zero.",
-            evidence={"carried": self._carried[0]},
+            (steps[0], max(steps[-1], int(block.step[-1]))),
+            f"The backward of step {steps[0]:,} began on the gradient of the step before, and so do those after it: "
+            f"nothing sets the gradients {f'of {whose} ' if whose else ''}to zero.",
+            evidence={"carried": steps[0]},
             advice="Call optimizer.zero_grad() once in each step, before the next backward().",
             confidence=1.0,
         )
@@ -291,7 +300,7 @@ class GradientsAccumulate(Rule):
         rows = np.flatnonzero(np.isfinite(norm))
         left = np.minimum(carried(self._last, norm[rows]), np.nan_to_num(self._limit, nan=np.inf))  # once it is clipped
         falls = rows[norm[rows] < self.drop * left]
-        if len(falls) and len(self._carried) < self.carried:
+        if len(falls) and not self._proof():
             message = f"{told.message} It fell back at once later, as in a log of micro-batches."
             until, evidence = int(chunk.step[falls[0]]), told.evidence | {"norm": norm[falls[0]]}
             self._told = replace(
@@ -331,3 +340,8 @@ def _sum(chunk: Chunk) -> Floats:
     parts = [chunk[name] for name in chunk.channels if name.startswith("param_grad/")]
     most: Floats = np.nansum(parts, axis=0) if parts else np.zeros(len(chunk))
     return most
+
+
+def _seen(chunk: Chunk) -> list[str]:
+    """The columns of what the recorder saw, of one optimiser or of several."""
+    return [name for name in chunk.channels if name.partition("/")[0] == "grad_carried"]

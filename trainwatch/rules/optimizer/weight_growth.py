@@ -29,7 +29,8 @@ class WeightGrowth(Rule):
         (`update_ratio`), which are made to turn the weights and not to blow them up, and four and a half where it is
         most of that. It is an alarm where the loss, at one weighting of its components, has not come down since the
         norm had doubled, or the norm is a thousand times what it was; else an info. Where the goal itself moves
-        (rewards, adversaries) it takes all of this at once.
+        (rewards, adversaries) a norm follows what it is to tell: there it takes six times, by the very same factor
+        from sample to sample, and as most of what the updates did.
 
     Why it matters:
         Logits and activations grow with the weights until they saturate or overflow, and the effective learning rate
@@ -68,7 +69,8 @@ class WeightGrowth(Rule):
     late: float = 1.15  # x from three quarters of the run to its end; the same growth comes to that
     blown: float = 6.0  # x, where the updates went along the weights; healthy ones come to 5 in few samples
     along: float = 0.4  # of the updates' length, between any two samples: from some sample on healthy ones come to 0.3
-    outright: float = 0.6  # of it, where nearly each update blows the weights up; healthy ones so far come to 3.5 x
+    outright: float = 0.6  # of it, where nearly each update blows the weights up; healthy ones so far come to 3.5 x,
+    # and in games, where critics grow with their rewards, to 0.43 and 2 x
     blown_outright: float = 4.5  # x, then
     fewest: int = 3  # samples, where the updates tell what the growth is of
     going: float = 1.5  # x from the middle of the run to its end; a growth as the root of the steps comes to 1.41
@@ -93,10 +95,12 @@ class WeightGrowth(Rule):
             first = float(values[0] if values[0] > self.begun * values[1] else values[1])
             now = float(values[-1])
             ratio = series.get(name.replace("weight_norm/", "update_ratio/"), np.full(len(known), np.nan))
-            grows, feeds = self._grows(values, first), self._feeds(values, first, series["loss"])
-            blown = self._along(values, first, ratio[known], series["step"][known])
-            if plays(run.train.channels):
-                feeds = blown = feeds and blown and now > self.growth * first
+            game = plays(run.train.channels)
+            steady, along = (self.steadier, self.outright) if game else (self.steady, self.along)
+            grows, feeds = self._grows(values, first), self._feeds(values, first, series["loss"], steady)
+            blown = self._along(values, first, ratio[known], series["step"][known], along)
+            if game:
+                feeds = blown = feeds and blown and now > self.blown * first
             if first > 0 and (grows or feeds or blown):
                 yield self._finding(
                     Chunk("train", rest.rows, rest.start - self._rows, rest.stop), name, (first, now), series
@@ -109,22 +113,22 @@ class WeightGrowth(Rule):
         grows = len(values) >= self.samples and now > self.growth * first
         return bool(grows and now > self.going * middle and now > self.late * late)
 
-    def _feeds(self, values: Floats, first: float, loss: Floats) -> bool:
+    def _feeds(self, values: Floats, first: float, loss: Floats, steady: float) -> bool:
         """Whether a norm grows by the same factor all along."""
         if not values[-1] > self.soon * first or values[0] != first or not (values > 0).all():
             return False
         grows = np.diff(np.log(values))
         if len(values) > self.fewest and values[-1] > self.itself * first:
-            return bool(grows.min() >= self.steady * grows.mean())
+            return bool(grows.min() >= steady * grows.mean())
         known = loss[np.isfinite(loss)]
         learns = len(known) > 0 and 0 < np.median(known[-5:]) < self.left * np.median(known[:5])
         return bool(not learns and grows.min() >= self.steadier * grows.mean())
 
-    def _along(self, values: Floats, first: float, ratio: Floats, step: Floats) -> bool:
+    def _along(self, values: Floats, first: float, ratio: Floats, step: Floats, along: float) -> bool:
         """Whether the updates between any two samples went along the weights, and not across."""
         if not values[-1] > self.blown_outright * first or values[0] != first or not (values > 0).all():
             return False
-        along = self.along if values[-1] > self.blown * first else self.outright
+        along = along if values[-1] > self.blown * first else self.outright
         went = (ratio[1:] + ratio[:-1]) / 2 * np.diff(step)  # in norms of the weights
         return bool((np.diff(np.log(values)) > along * went).all() and np.isfinite(went).all() and went.all())
 
