@@ -28,6 +28,8 @@ ERROR = re.compile(
     r"|perceptual|lpips|ctc|classif\w*|supervised|sft)($|[_.-])"
 )
 """Names of errors, of which nobody wants more."""
+PENALTY = re.compile(r"(^|[_.-])(kld?|penal\w*|wd|(weight_?)?decay|commit\w*|gp|tv|smooth\w*|spars\w*)($|[_.-])")
+"""Names of regularisers that hold something near 0 or near a reference: nobody wants more of them."""
 VALUE = re.compile(r"(^|[_.-])(values?|vf)($|[_.-])")
 """A value follows the rewards, but its loss is an error: nobody wants more of it."""
 SINCE_HALF = 1.1  # x the level of the middle: a score that has come to its bound stands there within its noise
@@ -46,8 +48,8 @@ class ComponentSign(OfCourse):
         comes down although it is maximised: what the others learn makes it smaller. Or, at any weight, a contribution
         that has fallen far below 0, a hundred times beyond where it began and ten times the others, and is still
         falling, or a thousand times, whatever its role.
-        A negative weight that does neither, or is meant (an entropy bonus, a reward), is an info; but no
-        regulariser is meant to rise a thousandfold.
+        A negative weight that does neither, or is meant (an entropy bonus, a reward), is an info; a penalty by its name
+        (a divergence, a decay) never is, and no regulariser is meant to rise a thousandfold.
 
     Why it matters:
         The sum falls and looks like progress, while the optimiser destroys what the component stands for; in the end
@@ -74,6 +76,7 @@ class ComponentSign(OfCourse):
         *("component-divergence", "loss-divergence", "gradient-explosion", "weight-growth", "loss-scale-imbalance"),
         *("gradient-dominance", "non-finite-loss", "clipping-saturated", "curriculum-weight-drift", "loss-spike"),
         *("aggressive-ramp", "gradient-spike", "non-finite-gradient", "non-finite-weights", "gradient-conflict"),
+        *("mode-collapse", "repetitive-outputs", "length-collapse", "invalid-outputs"),
     )
 
     growth: float = 3.0  # x the first level: rewards and similarities in health come to a bound before
@@ -116,8 +119,9 @@ class ComponentSign(OfCourse):
         return found
 
     def _meant(self, name: str, course: Course) -> bool:
-        """Whether it is to be maximised, by its name or as a regulariser; an auxiliary is not by being one."""
-        return _sought(name) or (course.roles.regulates(name) and not VALUE.search(name.lower()))
+        """Whether it is to be maximised, by its name or as a regulariser that is no penalty by its name."""
+        held = VALUE.search(name.lower()) or PENALTY.search(name.lower())
+        return _sought(name) or (course.roles.regulates(name) and not held)
 
     def _maximised(self, name: str, course: Course, first: int) -> Finding:
         """A negative weight: how far has it brought its component?"""

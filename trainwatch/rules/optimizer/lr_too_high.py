@@ -66,6 +66,7 @@ class LrTooHigh(Rule):
         *("non-finite-loss", "non-finite-gradient", "weight-growth", "clipping-saturated", "dead-module"),
         *("component-dead", "loss-scale-imbalance", "component-divergence", "aggressive-ramp", "gradient-vanishing"),
         *("curriculum-shock", "loss-plateau", "slow-convergence", "hidden-nan", "mode-collapse"),
+        *("repetitive-outputs", "length-collapse", "invalid-outputs"),
     )
 
     ratio: float = 0.1  # norm of the update over that of the weights; the trainer's healthy runs reach 0.006
