@@ -33,12 +33,12 @@ class LengthCollapse(Rule):
         The mean length of the sampled outputs is less than half of the shortest training sample (less than one token,
         where lengths of the data are not recorded; less than two and half of what they were, where they had been
         diverse, and not half of them are unique now: there are but a few so short), for a fifth of the planned steps
-        and three samples at least; or less than six tenths of the data's mean, although less than 40 % of the first loss are left; or less than 40 %
-        of the data's mean for half of the planned steps. Where lengths of the data are not recorded, also less than
-        six tenths of what they were when validation was at its best, if its loss has risen by half since: two samples
-        are enough then, for validation is a second witness; and it began where the training loss rose at once after
-        the last sample of full length, if it did. Three times the longest is a warning where the outputs had been
-        within the data's range, else an info; so is one and the same length for all.
+        and three samples at least; or less than six tenths of the data's mean, although less than 40 % of the first
+        loss are left; or less than 40 % of the data's mean for half of the planned steps. Where lengths of the data are
+        not recorded, also less than six tenths of what they were when validation was at its best, if its loss has risen
+        by half since: two samples are enough then, for validation is a second witness; and it began where the training
+        loss rose at once after the last sample of full length, if it did. Three times the longest is a warning where
+        the outputs had been within the data's range, else an info; so is one and the same length for all.
 
     Why it matters:
         The end token has won, or is lost. What is compared with the truth is empty, or cut off by the limit.
