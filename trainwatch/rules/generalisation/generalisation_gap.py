@@ -163,8 +163,8 @@ class GeneralisationGap(Rule):
             severity,
             course.subject,
             (int(course.step[since]), int(course.step[-1])),
-            f"The {course.split} {course.name} stands at {now:.4g}, the training {other} at {train:.4g}: {gap:.3g}{unit} "
-            f"apart, since step {course.step[since]:,.0f}.",
+            f"The {course.split} {course.name} stands at {now:.4g}, the training {other} at {train:.4g}: "
+            f"{gap:.3g}{unit} apart, since step {course.step[since]:,.0f}.",
             evidence={"validation": now, "train": train, "gap": gap},
             advice="Add data, augmentation or regularisation, or train for fewer epochs; look at the figure of merit.",
             confidence=0.8 if severity == "warning" else 0.6,
