@@ -28,7 +28,7 @@ ERROR = re.compile(
     r"|perceptual|lpips|ctc|classif\w*|supervised|sft)($|[_.-])"
 )
 """Names of errors, of which nobody wants more."""
-PENALTY = re.compile(r"(^|[_.-])(kld?|penal\w*|wd|(weight_?)?decay|commit\w*|gp|tv|smooth\w*|spars\w*)($|[_.-])")
+PENALTY = re.compile(r"(^|[_.-])(kld?|penal\w*|wd|(weight_?)?decay|gp|tv|smooth\w*|spars\w*)($|[_.-])")
 """Names of regularisers that hold something near 0 or near a reference: nobody wants more of them."""
 VALUE = re.compile(r"(^|[_.-])(values?|vf)($|[_.-])")
 """A value follows the rewards, but its loss is an error: nobody wants more of it."""
