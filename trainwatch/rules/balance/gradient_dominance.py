@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -84,10 +85,10 @@ class GradientDominance(OfCourse):
         return super().start(header)
 
     def finish(self, run: Run, rest: Chunk) -> Findings:
-        """How large the gradient is, as clipping finds it."""
-        norms = run.train["grad_norm"]
-        self._norm = median(norms[np.isfinite(norms)]) if np.isfinite(norms).any() else 0.0
-        return super().finish(run, rest)
+        """How large the gradient is, as clipping finds it; on a copy, for the run may go on."""
+        trial, norms = copy(self), run.train["grad_norm"]
+        trial._norm = median(norms[np.isfinite(norms)]) if np.isfinite(norms).any() else 0.0
+        return OfCourse.finish(trial, run, rest)
 
     def judge(self, course: Course) -> Iterator[Finding]:
         """The longest stretch in which a component owns the gradient; a regulariser that leads needs no more proof."""
