@@ -65,7 +65,7 @@ class GeneralisationGap(Rule):
     room: float = 0.5  # of the answers: half of what training gets right by its loss, validation gets wrong
     left: float = 0.1  # of the validation loss is left of the training loss: by heart
     kept: float = 0.5  # of training's first mean is still there in validation: who generalises comes below it
-    ahead: float = 0.2  # of what training's reward gained, above validation's; in health it stays below
+    beyond: float = 0.2  # of what training's reward gained, above validation's; in health it stays below
     carried: float = 0.2  # of that gain, in validation: in health two fifths and more
     evaluations: int = 3  # that are averaged: one is noise
     fewest: int = 5  # evaluations in all
@@ -116,7 +116,7 @@ class GeneralisationGap(Rule):
         )  # the first row is mixed
         stale = int(np.argmax(course.value)) < len(course.value) - self.evaluations
         carried = course.recent(course.value) - course.value[1] < self.carried * gained
-        crossed = gap[:2].max() < 0 < gap[-self.evaluations :].min() and course.recent(gap) > self.ahead * gained
+        crossed = gap[:2].max() < 0 < gap[-self.evaluations :].min() and course.recent(gap) > self.beyond * gained
         if crossed and carried and stale and gained > 8 * scatter(course.train):
             since = int(np.flatnonzero(gap <= 0)[-1]) + 1
             yield self._finding(course, "warning", since, course.recent(gap), "")
