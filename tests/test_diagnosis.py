@@ -44,6 +44,15 @@ def test_effects_of_effects_are_explained():
     assert len(explained) == 2
 
 
+@pytest.mark.parametrize("cause", ["non-finite-loss", "non-finite-weights", "component-sign", "lr-too-high"])
+def test_broken_outputs_follow_from_what_broke_the_weights(cause):
+    """Sampled at the very step at which the loss became NaN; alone, they explain each other."""
+    outputs = [finding(what, 60) for what in ("mode-collapse", "repetitive-outputs", "invalid-outputs")]
+    outputs.append(finding("length-collapse", 60, "warning"))
+    root, explained = root_cause([*outputs, finding(cause, 60)])
+    assert (root, explained) == (finding(cause, 60), {one.key for one in outputs})
+
+
 def test_an_info_is_never_what_a_run_died_of():
     """A run with infos alone is healthy."""
     assert root_cause([finding("overfitting", 10, "info")]) == (None, frozenset())

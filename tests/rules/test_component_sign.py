@@ -146,3 +146,24 @@ def test_a_rise_ends_with_the_rate(make_run, judge):
     """Twenty times what it was, and flat at last."""
     run = make_run(columns("b", 0.5 + 10 * np.sin(np.pi * ROW / 2 / N), np.full(N, -1.0)))
     assert [found.severity for found in judge(run, RULE)] == ["warning"]
+
+
+@pytest.mark.parametrize(("name", "severity"), [("kl", "warning"), ("weight_decay", "warning"), ("coverage", "info")])
+def test_a_penalty_is_never_meant_to_rise(name, severity, make_run, judge):
+    """A divergence from a reference, of the weight -0.5, that leads at last; of other regularisers it may be meant."""
+    header = {"components": {name: {"role": "regulariser"}, "a": {"role": "task"}}}
+    run = make_run(columns(name, 0.5 + ROW / 20, np.full(N, -0.5)), header=header)
+    assert [found.severity for found in judge(run, RULE)] == [severity]
+
+
+@pytest.mark.parametrize(
+    ("own", "severity"),
+    [(1.4 - ROW / 1000, "warning"), (1.4 + ROW / 1000, "info"), (0.2 - ROW / 200, "info")],
+    ids=["falls", "moves with it, as in a minimax game", "a score"],
+)
+@pytest.mark.parametrize("channel", ["discriminator/loss", "loss/d"])
+def test_a_players_loss_that_both_sides_push_up(channel, own, severity, make_run, judge):
+    """The opponent's own loss tells a game from a sign that is wrong."""
+    raw = 0.7 + ROW / 1500
+    run = make_run(columns("adversarial", raw, np.full(N, -0.03)) | {channel: own, "weight/d": np.zeros(N)})
+    assert [found.severity for found in judge(run, RULE) if "adversarial" in found.subject] == [severity]

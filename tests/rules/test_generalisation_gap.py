@@ -95,3 +95,29 @@ def test_answers_that_are_known_by_heart(exact, severity, make_run, judge):
     records = evals(values, **{"metric/exact_match": best})
     (found,) = judge(make_run({"loss": loss}, header=NATS, evals=records), RULE)
     assert found.severity == severity
+
+
+@pytest.mark.parametrize(
+    ("begun", "end", "curriculum", "severities"),
+    [
+        (0.56, 0.6, None, ["warning"]),  # the same few questions again and again
+        (0.56, 0.98, None, []),  # greedy answers stay ahead of drawn ones
+        (0.56, 0.75, None, []),  # it carries over, in part
+        (0.3, 0.32, None, []),  # another task from the beginning
+        (0.56, 0.6, {"name": "c", "stages": [{"start": 0, "name": "easy"}]}, []),
+    ],
+)
+def test_a_reward_that_is_not_earned_in_validation(begun, end, curriculum, severities, make_run, judge):
+    """The training reward rises from 0.4 to 0.9; a policy's loss says nothing."""
+    noise = 0.01 * np.random.default_rng(0).standard_normal(len(STEPS))
+    reward = 0.4 + 0.5 * (1 - np.exp(-STEPS / 400)) + noise
+    surrogate = 0.01 * np.sin(STEPS)
+    earned = begun + (end - begun) * np.sin(np.linspace(0, 2.5, 20))
+    evaluated = [
+        {"kind": "eval", "step": 100 * i, "split": "validation", "metric/reward": value}
+        for i, value in enumerate(earned.tolist(), 1)
+    ]
+    header = {"curriculum": curriculum} if curriculum else {}
+    columns = {"loss": surrogate, "loss/policy": surrogate, "reward": reward}
+    found = judge(make_run(columns, header=header, evals=evaluated), RULE)
+    assert [one.severity for one in found] == severities

@@ -106,3 +106,14 @@ def test_a_regulariser_that_owns_two_thirds_all_along(share, count, make_run, ju
     header = {"components": {"commitment": {"role": "regulariser"}, "task": {"role": "task"}}}
     found = judge(make_run(columns | {"loss": columns["loss/task"] + 2}, header=header), "gradient-dominance")
     assert len([one for one in found if one.rank]) == count
+
+
+@pytest.mark.parametrize(("share", "norm", "count"), [(0.97, 40.0, 1), (0.97, 0.05, 0), (0.8, 40.0, 0)])
+def test_a_regulariser_that_drowns_a_surrogate(share, norm, count, make_run, judge):
+    """The surrogate's value tells nothing; what is clipped does. A policy that is solved leaves no large gradient."""
+    surrogate = 0.01 * np.random.default_rng(0).standard_normal(N)
+    columns = {"loss/policy": surrogate, "loss/kl": np.full(N, 0.02), "weight/policy": np.ones(N)}
+    columns |= {"weight/kl": np.full(N, 100.0), "loss": surrogate + 2.0, "grad_norm": np.full(N, norm)}
+    columns |= {"grad_share/kl": np.full(N, share), "grad_share/policy": np.full(N, 1 - share)}
+    header = {"components": {"policy": {"role": "task"}, "kl": {"role": "regulariser"}}, "max_grad_norm": 2.0}
+    assert len([one for one in judge(make_run(columns, header=header), RULE) if one.rank]) == count

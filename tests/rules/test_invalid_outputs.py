@@ -63,3 +63,22 @@ def test_outputs_that_get_better_are_waited_for(play, judge):
         if step % 40 == 0:
             records.append({"kind": "sample", "step": step, "quality/validity": 0.1 * step / 40})
     assert [finding for finding in judge(play(records), RULE) if finding.rank] == []
+
+
+@pytest.mark.parametrize(("lost", "alarms"), [(4, 0), (8, 1)])
+def test_some_of_the_same_24_prompts_may_be_lost(lost, alarms, play, judge):
+    """Asked again and again, their answers are no fresh sample: four went while the reward rose."""
+    found = told(play, judge, [1, 1, 1, 0.92, *[1 - lost / 24] * 8])
+    assert len([finding for finding in found if finding.rank]) == alarms
+
+
+@pytest.mark.parametrize(("channel", "alarms"), [("loss/policy", 0), ("loss/words", 1)])
+def test_the_loss_of_a_game_does_not_tell_a_young_model(channel, alarms, play, judge):
+    """A surrogate is about 0 by nature: what is left of its first value is chance."""
+    records = [{"kind": "run", "total_steps": 100}]
+    for step in range(1, 101):
+        loss = 0.1 + 3 * 0.9**step
+        records.append({"kind": "step", "step": step, "loss": loss, channel: loss})
+        if step % 10 == 0:
+            records.append({"kind": "sample", "step": step, "quality/validity": 0.03})
+    assert len([finding for finding in judge(play(records), RULE) if finding.rank]) == alarms

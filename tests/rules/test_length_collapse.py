@@ -124,3 +124,23 @@ def test_what_is_now_short_and_now_merely_less_is_one_sickness(play, judge):
     (finding,) = told(play, judge, [12, *[6, 6, 3, 3] * 5], data=data)
     assert (finding.severity, finding.first_step, finding.last_step) == ("warning", 20, 210)
     assert told(play, judge, [*[6, 6, 3, 3] * 2, *[12] * 12], data=data) == []
+
+
+@pytest.mark.parametrize(
+    ("lengths", "unique", "alarms"),
+    [
+        ([4.1, 2.8, 1.5, 1, 1, 1, 1, 1], [0.9, 0.7, 0.2, 0.04, 0.04, 0.04, 0.04, 0.04], 1),
+        ([4.1, 2.8, 1.5, 1, 1, 1, 1, 1], [0.9, 0.7, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8], 0),  # one token of many
+        ([1.0] * 8, [0.9, 0.04, 0.04, 0.04, 0.04, 0.04, 0.04, 0.04], 0),  # never longer
+        ([5.0, 5, 4, 4, 4, 4, 4, 4], [0.9, 0.7, 0.2, 0.04, 0.04, 0.04, 0.04, 0.04], 0),  # mode-collapse alone
+    ],
+)
+def test_answers_so_short_that_they_are_few(lengths, unique, alarms, play, judge):
+    """From the first of them, as mode-collapse has it; neither lengths of the data nor validation are recorded."""
+    records = [{"kind": "run", "total_steps": 130}]
+    for i, (length, part) in enumerate(zip(lengths, unique, strict=True), 1):
+        quality = {"quality/length_mean": length, "quality/length_std": 0.0, "quality/diversity": part}
+        records += [{"kind": "step", "step": 13 * i, "loss": 0.1}, {"kind": "sample", "step": 13 * i, **quality}]
+    run = play(records)
+    found = judge(run, RULE)
+    assert [finding.first_step for finding in found if finding.rank] == [39] * alarms

@@ -85,3 +85,13 @@ def test_the_longest_stretch_of_all_outputs_may_be_that_of_one(others, alarms, p
             quality = {"quality/longest_run": 5, "quality/length_mean": 5.0}
             records.append({"kind": "sample", "step": step, "outputs": [*others, "77777"], **quality})
     assert len([finding for finding in judge(play(records), RULE) if finding.rank]) == alarms
+
+
+@pytest.mark.parametrize(
+    ("outputs", "severities"), [(["1155.", "0249.", "3558.", "2447."], []), (["4444.", "7777."], ["info"])]
+)
+def test_two_alike_are_no_repetition(outputs, severities, play, judge):
+    """Sorted digits: the longest stretch of all outputs is three of five tokens, that of most is two."""
+    sample = {"kind": "sample", "quality/longest_run": 3, "quality/length_mean": 5.0, "outputs": outputs}
+    run = play([{"kind": "run", "total_steps": 120}, *({**sample, "step": 10 * i} for i in range(1, 13))])
+    assert [finding.severity for finding in judge(run, RULE)] == severities

@@ -14,6 +14,7 @@ import numpy as np
 from trainwatch.schema import Finding
 from trainwatch.table import Chunk
 from trainwatch.views.evaluations import TrainingMeans
+from trainwatch.views.games import plays
 
 ROWS = 3  # samples in a row: a smaller number is chance
 UNPLANNED = 6  # samples in a row, where nobody knows how long the run is meant to be
@@ -71,13 +72,17 @@ class Decline:
 
 @dataclass
 class Growth:
-    """How far the model has come, by its training loss."""
+    """How far the model has come, by its training loss; that of a game, a policy's surrogate say, does not tell."""
 
     _means: TrainingMeans = field(default_factory=TrainingMeans)
     _first: list[float] = field(default_factory=list)
+    _channels: int = 0  # that were known when the game was looked for
+    _plays: bool = False
 
     def push(self, chunk: Chunk) -> None:
         """More training rows; they are only added up."""
+        if len(chunk.channels) != self._channels:
+            self._channels, self._plays = len(chunk.channels), plays(chunk.channels)
         self._means.add(chunk)
         if len(self._first) < START:
             loss = chunk["loss"]
@@ -88,4 +93,4 @@ class Growth:
         now = self._means["loss"]
         self._means.evaluated()
         first = float(np.mean(self._first)) if self._first else 0.0
-        return now / first if first > 0 and now > 0 else np.nan
+        return now / first if first > 0 and now > 0 and not self._plays else np.nan

@@ -28,8 +28,12 @@ ERROR = re.compile(
     r"|perceptual|lpips|ctc|classif\w*|supervised|sft)($|[_.-])"
 )
 """Names of errors, of which nobody wants more."""
+PENALTY = re.compile(r"(^|[_.-])(kld?|penal\w*|wd|(weight_?)?decay|gp|tv|smooth\w*|spars\w*)($|[_.-])")
+"""Names of regularisers that hold something near 0 or near a reference: nobody wants more of them."""
 VALUE = re.compile(r"(^|[_.-])(values?|vf)($|[_.-])")
 """A value follows the rewards, but its loss is an error: nobody wants more of it."""
+CRITIC = re.compile(r"(^|[/_.-])(d|dis|disc|discriminator|critic)([/_.-]loss)?$")
+"""Names of the loss by which an opponent is trained itself."""
 SINCE_HALF = 1.1  # x the level of the middle: a score that has come to its bound stands there within its noise
 
 
@@ -43,11 +47,12 @@ class ComponentSign(OfCourse):
         a task in nat) that rises by a fifth, with a tenth of the others' contribution. Or one whose raw value
         a bound keeps from rising: a declared task that stays where it began, while its gradient runs against that of a
         task which is learned (a cosine below -0.5 in the mean; turned round, both would agree): a warning. Or one that
-        comes down although it is maximised: what the others learn makes it smaller. Or, at any weight, a contribution
-        that has fallen far below 0, a hundred times beyond where it began and ten times the others, and is still
-        falling, or a thousand times, whatever its role.
-        A negative weight that does neither, or is meant (an entropy bonus, a reward), is an info; but no
-        regulariser is meant to rise a thousandfold.
+        comes down although it is maximised: what the others learn makes it smaller. Or a player's, that rises as the
+        opponent's own loss falls (a correlation below -0.7, both above 0): then both want it larger. Or, at any weight,
+        a contribution that has fallen far below 0, a hundred times beyond where it began and ten times the others, and
+        is still falling, or a thousand times, whatever its role.
+        A negative weight that does neither, or is meant (an entropy bonus, a reward), is an info; a penalty by its name
+        (a divergence, a decay) never is, and no regulariser is meant to rise a thousandfold.
 
     Why it matters:
         The sum falls and looks like progress, while the optimiser destroys what the component stands for; in the end
@@ -74,6 +79,7 @@ class ComponentSign(OfCourse):
         *("component-divergence", "loss-divergence", "gradient-explosion", "weight-growth", "loss-scale-imbalance"),
         *("gradient-dominance", "non-finite-loss", "clipping-saturated", "curriculum-weight-drift", "loss-spike"),
         *("aggressive-ramp", "gradient-spike", "non-finite-gradient", "non-finite-weights", "gradient-conflict"),
+        *("mode-collapse", "repetitive-outputs", "length-collapse", "invalid-outputs"),
     )
 
     growth: float = 3.0  # x the first level: rewards and similarities in health come to a bound before
@@ -84,6 +90,8 @@ class ComponentSign(OfCourse):
     depth: float = 100.0  # x its first level, below 0: densities of a few nats go to minus a few dozen
     leads: float = 10.0  # x the others together, below 0
     against: float = -0.5  # cosine: half of what a task's step gains is undone; a score that is sought goes with it
+    apart: float = -0.7  # correlation with the opponent's own loss; of a part of it, it is above 0
+    rows: int = 30  # of both: fewer may go together by chance
     probes: int = 5  # of a cosine: one batch proves nothing
 
     _negative: dict[str, int] = field(default_factory=dict, init=False)  # the first step with a negative weight
@@ -94,14 +102,14 @@ class ComponentSign(OfCourse):
         self._negative = self._below(chunk)
         return ()
 
-    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
+    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
         """Every component with a negative weight, and those that have no floor."""
         negative, course = self._below(rest), self._courses.course(rest)
         if len(course) < 5:
             return
         for name in course.names:
             if name in negative:
-                yield self._maximised(name, course, negative[name])
+                yield self._maximised(name, course, negative[name], self._unopposed(name, run))
             else:
                 yield from self._endless(name, course)
 
@@ -116,10 +124,11 @@ class ComponentSign(OfCourse):
         return found
 
     def _meant(self, name: str, course: Course) -> bool:
-        """Whether it is to be maximised, by its name or as a regulariser; an auxiliary is not by being one."""
-        return _sought(name) or (course.roles.regulates(name) and not VALUE.search(name.lower()))
+        """Whether it is to be maximised, by its name or as a regulariser that is no penalty by its name."""
+        held = VALUE.search(name.lower()) or PENALTY.search(name.lower())
+        return _sought(name) or (course.roles.regulates(name) and not held)
 
-    def _maximised(self, name: str, course: Course, first: int) -> Finding:
+    def _maximised(self, name: str, course: Course, first: int, unopposed: str) -> Finding:
         """A negative weight: how far has it brought its component?"""
         raw, weight = course[f"loss/{name}"], course.weight(name)
         there = np.isfinite(raw) & (weight < 0)
@@ -135,9 +144,10 @@ class ComponentSign(OfCourse):
         suffers = self._suffers(name, course, times, raw[there]) and counts
         turned = self._turned(name, course, there) if not (runaway or grows or suffers) else ""
         falls = self._falls(name, course, there)
-        sick = runaway or (grows and not self._meant(name, course)) or suffers or bool(turned) or falls
+        sick = runaway or (grows and not self._meant(name, course)) or suffers or falls or bool(turned or unopposed)
         undoes = f", and its gradient undoes that of {turned}" if turned else ""
         undoes = ", against its own gradient: what the others learn brings it down" if falls else undoes
+        undoes = f", while {unopposed} falls: the opponent wants it larger, too" if unopposed else undoes
         told = f"The {name} loss has the weight {weight[there][-1] if there.any() else -1.0:,.4g}, so it is maximised"
         return self.finding(
             ("critical" if times >= self.grave else "warning") if sick else "info",
@@ -149,6 +159,23 @@ class ComponentSign(OfCourse):
             advice=f"Turn the sign of the {name} weight." if sick else f"If it is not meant, turn {name}'s sign.",
             confidence=0.9 if sick else 0.7,
         )
+
+    def _unopposed(self, name: str, run: Run) -> str:
+        """The opponent's own loss that falls as this one rises: both sides push it up, so it is no game.
+
+        What a game maximises is the opponent's loss or a part of it, and moves with it. Scores pass 0, and are left.
+        """
+        if not opponent(name) or VALUE.search(name.lower()):
+            return ""
+        raw, there = run.train[f"loss/{name}"], run.train[f"weight/{name}"] < 0
+        for channel in run.train.channels:
+            if CRITIC.search(channel.lower()) and channel != f"loss/{name}":
+                own = run.train[channel]
+                known = there & (raw > 0) & (own > 0)
+                enough = known.sum() >= max(self.rows, 0.9 * there.sum()) and fall(-raw[known]) > 0 < fall(own[known])
+                if enough and np.corrcoef(raw[known], own[known])[0, 1] < self.apart:
+                    return channel
+        return ""
 
     def _suffers(self, name: str, course: Course, times: float, raw: Floats) -> bool:
         """Whether it is an error that has risen from where it began: the network gives worse answers than untrained."""

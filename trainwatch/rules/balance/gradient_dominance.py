@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -11,8 +12,10 @@ import numpy as np
 from trainwatch.bases.course import OfCourse
 from trainwatch.header import Header
 from trainwatch.rule import Findings
+from trainwatch.run import Run
 from trainwatch.schema import Finding
 from trainwatch.stats import median
+from trainwatch.table import Chunk
 from trainwatch.views.components import Course, Relapse, longest, relapse
 
 
@@ -25,8 +28,9 @@ class GradientDominance(OfCourse):
         time another task, whose contribution is not small, has risen from its best level by a tenth and five
         times its noise, and stays there; or its share is above 99 % for half of the planned steps in which it
         learns, and all the others that are not small, declared as tasks, gain less than a twentieth; or it is
-        declared a regulariser and owns more than 60 % on average over the run. Where the others stand still beside
-        less, it is an info: they may be solved.
+        declared a regulariser and owns more than 60 % on average over the run; 90 %, beside a policy's surrogate,
+        whose value does not tell whether it is solved, while clipping takes half of the gradient and more. Where the
+        others stand still beside less, it is an info: they may be solved.
 
     Why it matters:
         After clipping, and in the moments of the optimiser, the others are scaled away: they are trained by
@@ -47,7 +51,13 @@ class GradientDominance(OfCourse):
 
     kinds: ClassVar[tuple[str, ...]] = ("loss/", "weight/", "grad_share/", "param_share/")
     needs: ClassVar[tuple[str, ...]] = ("grad_share/<component>|param_share/<component>", "loss/<component>")
-    wants: ClassVar[tuple[str, ...]] = ("weight/<component>", "stage", "run:components")
+    wants: ClassVar[tuple[str, ...]] = (
+        "weight/<component>",
+        "stage",
+        "run:components",
+        "grad_norm",
+        "run:max_grad_norm",
+    )
     causes: ClassVar[tuple[str, ...]] = (
         *("component-divergence", "clipping-saturated", "loss-plateau", "loss-stuck", "mode-collapse"),
     )
@@ -62,13 +72,23 @@ class GradientDominance(OfCourse):
     nearly_all: float = 0.99  # of the gradient: the others' part is less than the direction of one batch is known to
     starved: float = 0.05  # relative: a task that learns gains more in half of a run; one at its floor owns more
     still: float = 0.02  # relative: less than that in half of the run is no learning
+    drowns: float = 0.9  # of the gradient, on average, and
+    cut: float = 2.0  # x the limit on the norm: a twentieth of a step is left; a solved task's regulariser is not cut
 
     _planned: int = field(default=0, init=False)  # steps
+    _limit: float = field(default=np.inf, init=False)  # on the gradient's norm
+    _norm: float = field(default=0.0, init=False)  # of the gradient before that, in the middle
 
     def start(self, header: Header) -> Findings:
         """How long the run is meant to be: at its start one component may lead while the others still find a way."""
-        self._planned = header.total_steps or 0
+        self._planned, self._limit = header.total_steps or 0, header.max_grad_norm or np.inf
         return super().start(header)
+
+    def finish(self, run: Run, rest: Chunk) -> Findings:
+        """How large the gradient is, as clipping finds it; on a copy, for the run may go on."""
+        trial, norms = copy(self), run.train["grad_norm"]
+        trial._norm = median(norms[np.isfinite(norms)]) if np.isfinite(norms).any() else 0.0
+        return OfCourse.finish(trial, run, rest)
 
     def judge(self, course: Course) -> Iterator[Finding]:
         """The longest stretch in which a component owns the gradient; a regulariser that leads needs no more proof."""
@@ -88,7 +108,11 @@ class GradientDominance(OfCourse):
         leads = np.flatnonzero(share > 0.5)
         owned = float(np.nanmean(share)) if len(leads) >= 2 * lasting else 0.0
         begin, end = (int(leads[0]), int(leads[-1]) + 1) if owned > self.leads else (0, 0)
-        tasks = [other for other in course.names if other != name and self._counts(other, course, begin, end)]
+        cut = owned > self.drowns and self._norm > self.cut * self._limit
+        tasks = [
+            *(other for other in course.names if other != name and self._counts(other, course, begin, end)),
+            *(other for other in course.names if cut and other != name and self._surrogate(other, course)),
+        ]
         if owned > self.leads and tasks:
             yield self.finding(
                 "warning",
@@ -137,6 +161,14 @@ class GradientDominance(OfCourse):
         if min((known > 0).sum(), (known < 0).sum()) > 0.1 * len(known):
             return False
         return bool(abs(median(raw[begin:end][-10:])) > self.solved * abs(np.median(known[:5])))
+
+    @staticmethod
+    def _surrogate(name: str, course: Course) -> bool:
+        """Whether it is a declared task whose value passes 0 now and then: it has a gradient, and no level."""
+        raw = course[f"loss/{name}"]
+        known = raw[np.isfinite(raw)]
+        both = min((known > 0).sum(), (known < 0).sum()) > 0.1 * len(known)
+        return bool(both) and course.roles.task(name) and bool(median(course.weight(name)[-10:]) > 0)
 
     def _stands(self, name: str, course: Course, end: int, little: float) -> bool:
         raw = course[f"loss/{name}"][:end]

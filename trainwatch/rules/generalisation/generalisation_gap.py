@@ -13,7 +13,7 @@ from trainwatch.run import Run
 from trainwatch.schema import Finding, Severity
 from trainwatch.table import Chunk, TableName
 from trainwatch.views.components import Roles
-from trainwatch.views.evaluations import Course, Evaluations, Floats, comparable, direction, scatter
+from trainwatch.views.evaluations import Course, Evaluations, Floats, comparable, direction, held_out, scatter
 
 ACCURACY = ("metric/acc", "metric/accuracy", "metric/top1")
 ANSWERS = ("metric/exact", "metric/exact_match", "metric/em")
@@ -33,7 +33,10 @@ class GeneralisationGap(Rule):
         info. A loss that is no cross-entropy has no absolute measure: twice the training loss is an info; a warning, if
         training is left with less than a tenth of a declared loss, while validation keeps more than half of what
         training began with, and finds no new best. So is a total of several tasks judged, if both were within twice of
-        each other at the first evaluation.
+        each other at the first evaluation. Or the reward that both log: a warning, if training's began below
+        validation's and now is above it, by a fifth of what it gained, in the last three evaluations, while
+        validation's has gained less than a fifth of that, and finds no new best; not where a curriculum changes what
+        training is paid for.
 
     Why it matters:
         What was learned of the training data does not carry over. More steps widen the gap and bring nothing.
@@ -51,8 +54,8 @@ class GeneralisationGap(Rule):
     """
 
     reads: ClassVar[tuple[TableName, ...]] = ("train", "eval")
-    needs: ClassVar[tuple[str, ...]] = ("eval:loss|eval:loss/<component>", "loss|loss/<component>")
-    wants: ClassVar[tuple[str, ...]] = ("run:components", "eval:metric/<name>")
+    needs: ClassVar[tuple[str, ...]] = ("eval:loss|eval:loss/<component>|eval:metric/reward", "loss|loss/<component>")
+    wants: ClassVar[tuple[str, ...]] = ("run:components", "eval:metric/<name>", "reward")
     causes: ClassVar[tuple[str, ...]] = ("overtraining",)
     outcome: ClassVar[bool] = True
 
@@ -62,6 +65,8 @@ class GeneralisationGap(Rule):
     room: float = 0.5  # of the answers: half of what training gets right by its loss, validation gets wrong
     left: float = 0.1  # of the validation loss is left of the training loss: by heart
     kept: float = 0.5  # of training's first mean is still there in validation: who generalises comes below it
+    beyond: float = 0.2  # of what training's reward gained, above validation's; in health it stays below
+    carried: float = 0.2  # of that gain, in validation: in health two fifths and more
     evaluations: int = 3  # that are averaged: one is noise
     fewest: int = 5  # evaluations in all
     alike: float = 2.0  # x: beyond it at the first evaluation, the two are different quantities
@@ -92,6 +97,29 @@ class GeneralisationGap(Rule):
             if finding and (widest is None or float(finding.evidence["gap"]) > float(widest.evidence["gap"])):
                 found[course.subject] = finding
         yield from found.values()
+        yield from self._rewarded(run)
+
+    def _rewarded(self, run: Run) -> Findings:
+        """A reward that training earns more and more of, and validation does not: the loss of a game does not tell."""
+        step, value = held_out(run, "metric/reward")
+        rows = Chunk("train", run.train, 0, run.train.size)
+        known = np.isfinite(rows["reward"]) & run.train.live
+        behind = np.searchsorted(step, rows.step[known])  # the evaluation that comes after each row
+        counts, sums = (np.bincount(behind, each, len(step) + 1)[:-1] for each in (None, rows["reward"][known]))
+        both = counts > 0
+        if both.sum() < 2 * self.fewest or run.header.curriculum:
+            return
+        course = Course("validation", "reward", step[both], value[both], sums[both] / counts[both])
+        gap, gained = (
+            course.train - course.value,
+            course.recent(course.train) - course.train[1],
+        )  # the first row is mixed
+        stale = int(np.argmax(course.value)) < len(course.value) - self.evaluations
+        carried = course.recent(course.value) - course.value[1] < self.carried * gained
+        crossed = gap[:2].max() < 0 < gap[-self.evaluations :].min() and course.recent(gap) > self.beyond * gained
+        if crossed and carried and stale and gained > 8 * scatter(course.train):
+            since = int(np.flatnonzero(gap <= 0)[-1]) + 1
+            yield self._finding(course, "warning", since, course.recent(gap), "")
 
     def _by_heart(self, course: Course, metrics: list[Course], names: tuple[str, ...]) -> bool:
         """Whether what the training loss says of the training set's mistakes is not true of validation's.
@@ -130,12 +158,13 @@ class GeneralisationGap(Rule):
 
     def _finding(self, course: Course, severity: Severity, since: int, gap: float, unit: str) -> Finding:
         train, now = course.recent(course.train), course.recent(course.value)
+        other = "reward" if course.name == "reward" else "loss"
         return self.finding(
             severity,
             course.subject,
             (int(course.step[since]), int(course.step[-1])),
-            f"The {course.split} {course.name} stands at {now:.4g}, the training loss at {train:.4g}: {gap:.3g}{unit} "
-            f"apart, since step {course.step[since]:,.0f}.",
+            f"The {course.split} {course.name} stands at {now:.4g}, the training {other} at {train:.4g}: "
+            f"{gap:.3g}{unit} apart, since step {course.step[since]:,.0f}.",
             evidence={"validation": now, "train": train, "gap": gap},
             advice="Add data, augmentation or regularisation, or train for fewer epochs; look at the figure of merit.",
             confidence=0.8 if severity == "warning" else 0.6,

@@ -19,11 +19,11 @@ class InvalidOutputs(OutputsRule):
 
     What it sees:
         Less than 95 % of the sampled outputs are valid. A warning where they had been (three samples in a row) and have
-        fallen by a tenth more, for a tenth of the planned steps. Outputs that were not valid yet in half of the run are
-        an info: a young model's are not. They are a warning if less than 40 % of the first loss are left, and still
-                most of them are not, and hardly more than at first (while the run goes on, no more than at first); or
-        if a quarter of the loss is gone, the planned steps are
-        nearly through, and not a single one ever was.
+        fallen by a quarter more, for a tenth of the planned steps. Outputs that were not valid yet in half of the run
+        are an info: a young model's are not. They are a warning if less than 40 % of the first loss are left (that of a
+        game does not tell), and still most of them are not, and hardly more than at first (while the run goes on, no
+        more than at first); or if a quarter of the loss is gone, the planned steps are nearly through, and not a single
+        one ever was.
 
     Why it matters:
         An output that does not end, or does not parse, is lost whatever the loss says. The loss sees one token at a
@@ -42,7 +42,7 @@ class InvalidOutputs(OutputsRule):
     """
 
     valid: float = 0.95  # of the outputs
-    fallen: float = 0.1  # below that: three standard deviations of a sample of fifty
+    fallen: float = 0.25  # below that: of 24 outputs, the same prompts each time, four may be lost in health, not seven
     lasting: float = 0.1  # of the planned steps, for outputs that had been valid: three samples at least, of thirty
     half: float = 0.5  # of the planned steps, for outputs that never were: a young model's are not
     mostly: float = 0.5  # of the outputs: more of them is nearly there

@@ -31,13 +31,14 @@ class LengthCollapse(Rule):
 
     What it sees:
         The mean length of the sampled outputs is less than half of the shortest training sample (less than one token,
-        where lengths of the data are not recorded), for a fifth of the planned steps and three samples at least; or
-        less than six tenths of the data's mean, although less than 40 % of the first loss are left; or less than 40 %
-        of the data's mean for half of the planned steps. Where lengths of the data are not recorded, also less than
-        six tenths of what they were when validation was at its best, if its loss has risen by half since: two samples
-        are enough then, for validation is a second witness; and it began where the training loss rose at once after
-        the last sample of full length, if it did. Three times the longest is a warning where the outputs had been
-        within the data's range, else an info; so is one and the same length for all.
+        where lengths of the data are not recorded; less than two and half of what they were, where they had been
+        diverse, and not half of them are unique now: there are but a few so short), for a fifth of the planned steps
+        and three samples at least; or less than six tenths of the data's mean, although less than 40 % of the first
+        loss are left; or less than 40 % of the data's mean for half of the planned steps. Where lengths of the data are
+        not recorded, also less than six tenths of what they were when validation was at its best, if its loss has risen
+        by half since: two samples are enough then, for validation is a second witness; and it began where the training
+        loss rose at once after the last sample of full length, if it did. Three times the longest is a warning where
+        the outputs had been within the data's range, else an info; so is one and the same length for all.
 
     Why it matters:
         The end token has won, or is lost. What is compared with the truth is empty, or cut off by the limit.
@@ -65,6 +66,8 @@ class LengthCollapse(Rule):
 
     short: float = 0.5  # of the shortest training sample: a mean cannot be there while half of the outputs are right
     empty: float = 1.0  # token, where the data's lengths are not known
+    few: float = 2.0  # tokens, there: of outputs so short there are but a few, and that they are alike is no wonder
+    unique: tuple[float, float] = (0.5, 0.7)  # of the outputs: as mode-collapse has it, which this explains
     long: float = 3.0  # x the longest training sample: the limit of the decoder is often twice
     less: float = 0.6  # of the data's mean length: its own scatter, over a dozen outputs, comes to a tenth
     little: float = 0.4  # of the data's mean length: a young model's outputs are short, and grow in the first half
@@ -82,6 +85,7 @@ class LengthCollapse(Rule):
     _growth: Growth = field(default_factory=Growth, init=False)
     _declines: dict[str, Decline] = field(default_factory=dict, init=False)
     _length: float = field(default=np.nan, init=False)  # of the last sample
+    _varied: float = field(default=0.0, init=False)  # the greatest length of diverse outputs
     _best: tuple[float, float] = field(default=(np.inf, np.nan), init=False)  # validation loss, and the length then
     _now: float = field(default=np.nan, init=False)  # the last validation loss
     _full: tuple[int, int] = field(default=(0, 0), init=False)  # steps of the last two samples that had not shrunk
@@ -104,10 +108,11 @@ class LengthCollapse(Rule):
         if chunk.table == "eval":
             self._validated(chunk)
             return
-        mean, spread = chunk["quality/length_mean"], chunk["quality/length_std"]
+        mean, spread, unique = (chunk[f"quality/{name}"] for name in ("length_mean", "length_std", "diversity"))
         grown = bool(len(chunk)) and self._growth.sampled() < GROWN
         for row in np.flatnonzero(np.isfinite(mean)):
-            yield from self._sample(int(chunk.step[row]), float(mean[row]), float(spread[row]), grown)
+            tiny = self._tiny(float(mean[row]), float(unique[row]))
+            yield from self._sample(int(chunk.step[row]), float(mean[row]), float(spread[row]), grown, tiny=tiny)
 
     def _keep(self, chunk: Chunk) -> None:
         """Rows of the loss, as many as there is room for."""
@@ -145,11 +150,17 @@ class LengthCollapse(Rule):
         low, high = next(iter(self._data.values()), (0.0, np.inf))
         return (low, high) if high >= low else (0.0, np.inf)
 
-    def _sample(self, step: int, mean: float, spread: float, grown: bool) -> Findings:
+    def _tiny(self, mean: float, unique: float) -> bool:
+        """Whether outputs that were longer, and diverse, are so short that they cannot be."""
+        few, diverse = self.unique
+        self._varied = max(self._varied, mean) if unique >= diverse else self._varied
+        return not self._data and unique < few and mean < min(self.few, self.short * self._varied)
+
+    def _sample(self, step: int, mean: float, spread: float, grown: bool, *, tiny: bool) -> Findings:
         (low, high), (total, rows) = self._range(), self._mean
         below = mean * rows < self.little * total
         inside = low <= mean <= high
-        short = mean < (self.short * low if low > 0 else self.empty)
+        short = tiny or mean < (self.short * low if low > 0 else self.empty)
         short |= grown and mean * rows < self.less * total
         if not mean < self.full * self._best[1]:
             self._forget(step)

@@ -28,11 +28,11 @@ class RepetitiveOutputs(OutputsRule):
         The longest stretch of one token is more than half of an output's length; or, where the outputs themselves are
         recorded, that of one short phrase, three times in a row and more, or two thirds of all tokens are the same
         as the one before. Where the recorded figure is always whole, it is the longest stretch of all outputs (7777
-        among many), and the outputs' own have to come to 40 % of the length on average. A warning where it had been
-        less than three tenths (three samples in a row), for a tenth of the planned steps. Outputs that never were
-        better in half of the run are an info: a young model says its most common token. They are a warning if it is a
-        phrase (who knows a phrase is not young), or if less than 40 % of the first loss are left, and they repeat
-        themselves nearly as much as at first.
+        among many), and the outputs' own have to come to 40 % of the length, and to more than pairs, on average. A
+        warning where it had been less than three tenths (three samples in a row), for a tenth of the planned steps.
+        Outputs that never were better in half of the run are an info: a young model says its most common token. They
+        are a warning if it is a phrase (who knows a phrase is not young), or if less than 40 % of the first loss are
+        left (that of a game does not tell), and they repeat themselves nearly as much as at first.
 
     Why it matters:
         Repetition feeds itself: each repeated token makes the next one likelier. The loss, which has the truth before
@@ -56,6 +56,7 @@ class RepetitiveOutputs(OutputsRule):
     seldom: float = 0.4  # of the length, in the mean of the longest stretches: numbers of four digits come to 0.35
     lasting: float = 0.1  # of the planned steps, for outputs that had been better
     half: float = 0.5  # of the planned steps, for outputs that never were: a young model's repeat themselves
+    doubled: float = 2.5  # tokens, in that mean: two alike come in any data, and are nearly half of five
     echoed: float = 0.65  # of the tokens are the same as the one before: doubled letters come to less
     shortest: float = 4.0  # tokens: in a shorter output a stretch of two is half of it
 
@@ -74,7 +75,7 @@ class RepetitiveOutputs(OutputsRule):
             self._short = int(chunk.step[row]) if self._short is None else self._short
             return ()
         stretch = run / length
-        odd = self._longest and _stretches(outputs) < self.seldom * length
+        odd = self._longest and _stretches(outputs) < max(self.seldom * length, self.doubled)
         part = float(np.fmax(np.fmax(phrase, 0.0 if odd else stretch), echo if echo > self.echoed else 0.0))
         if not np.isfinite(part):
             return ()

@@ -54,7 +54,10 @@ class NonFiniteLoss(Rule):
     reads: ClassVar[tuple[TableName, ...]] = ("train", "eval")
     needs: ClassVar[tuple[str, ...]] = ("loss|loss/<component>|eval:loss|eval:loss/<component>",)
     wants: ClassVar[tuple[str, ...]] = ("loss/<component>", "grad_norm", "weight/<component>")
-    causes: ClassVar[tuple[str, ...]] = ("crashed", "loss-zero", "amp-scale-collapse")
+    causes: ClassVar[tuple[str, ...]] = (
+        *("crashed", "loss-zero", "amp-scale-collapse"),
+        *("mode-collapse", "repetitive-outputs", "length-collapse", "invalid-outputs"),  # by way of the weights
+    )
 
     recovered_rows: int = (
         20  # finite rows after which it counts as over: an optimiser that is poisoned never comes back

@@ -43,7 +43,10 @@ class NonFiniteWeights(Rule):
 
     needs: ClassVar[tuple[str, ...]] = ("bad/weights|weight_norm/<group>",)
     wants: ClassVar[tuple[str, ...]] = ("loss", "grad_norm")
-    causes: ClassVar[tuple[str, ...]] = ("non-finite-loss", "loss-zero", "crashed", "mode-collapse")
+    causes: ClassVar[tuple[str, ...]] = (
+        *("non-finite-loss", "loss-zero", "crashed"),
+        *("mode-collapse", "repetitive-outputs", "length-collapse", "invalid-outputs"),  # of logits that are NaN
+    )
 
     few: float = 0.1  # of the weights that are bad a row later: a gradient that is NaN reaches as many at once
 
