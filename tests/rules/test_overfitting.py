@@ -184,3 +184,14 @@ def test_a_component_of_a_total_that_is_weighed_for_later(make_run, judge, last,
     ]
     columns = {"loss": TRAIN, "loss/b": TRAIN, "weight/b": np.ones(2000)}
     assert [one.severity for one in judge(make_run(columns, evals=rows), "overfitting")] == [severity]
+
+
+@pytest.mark.parametrize(
+    ("train", "accuracy", "severity"), [(3.0, 0.9, "info"), (3.0, 0.5, "warning"), (0.5, 0.9, "warning")]
+)
+def test_a_target_that_moves_is_not_learned_by_heart(train, accuracy, severity, make_run, judge):
+    """Training stays above validation, and a figure of merit is better than ever: both are asked for more."""
+    rows = evals(course(noise=0.0, best=2))
+    rows = [{**row, "metric/accuracy": 0.5 + (accuracy - 0.5) * i / 19} for i, row in enumerate(rows)]
+    run = make_run({"loss": TRAIN - 0.3 + train}, evals=rows)
+    assert [found.severity for found in judge(run, "overfitting")] == [severity]

@@ -16,6 +16,8 @@ from trainwatch.schema import Finding
 from trainwatch.stats import noise, spreads
 from trainwatch.table import Chunk, Table
 from trainwatch.views.components import Roles
+from trainwatch.views.evaluations import held_out
+from trainwatch.views.harm import at_its_best
 
 Floats = NDArray[np.float64]
 MOST = 64  # components: more of them is a log to be distrusted
@@ -126,6 +128,8 @@ class CurriculumShock(Rule):
         The training loss alone cannot tell a model that forgot from data that became harder; the newest evaluation may
         be from the first steps of the stage.
         """
+        if at_its_best(run, finding.first_step, finding.first_step) or self._of_its_own(run, finding.first_step):
+            return True
         step, loss = run.eval.curve("loss")
         before, since = loss[step <= finding.first_step], loss[step > finding.first_step]
         if len(before) < 2 or before[0] - before[-1] < self.shown * abs(before[0]):
@@ -133,6 +137,21 @@ class CurriculumShock(Rule):
         if step[-1] < told and run.end is None and finding.last_step == told:
             return True
         return bool(len(since) and since[-1] - before[-1] < self.back * (before[0] - before[-1]))
+
+    def _of_its_own(self, run: Run, boundary: int) -> bool:
+        """Whether validation is of each stage's own data, as high as training on both sides, and the weights are better
+        at the new data than those of before were: these are harder, and nothing tells of what was lost.
+        """
+        rows, points = slice(0, run.train.size), held_out(run)
+        steps, loss = run.train.step[rows], run.train.column("loss", 0, run.train.size)
+        steps, loss = steps[np.isfinite(loss)], loss[np.isfinite(loss)]
+        old, new = loss[steps <= boundary][-self.window :], loss[steps > boundary]
+        then, since = (points[1][points[0] <= boundary], points[1][points[0] > boundary])
+        if min(len(then), len(since), len(old), len(new) - self.fewest) < 1:
+            return False
+        before, now = float(np.median(old)), float(np.median(new[-self.window :]))
+        apart = max(abs(then[-1] - before), abs(since[-1] - now), now - float(np.median(new[:3])))
+        return bool(apart < self.back * (now - before))
 
     def _look(self, table: Table, row: int, stage: int, quarter: int) -> Iterator[Finding]:
         """Judge what a mark tells: the row is the first one behind it."""

@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from trainwatch.header import Curriculum, Header
 from trainwatch.rule import Findings, Rule
+from trainwatch.run import Run
 from trainwatch.schedule import MOST
 from trainwatch.schema import Finding
 from trainwatch.stats import carried
 from trainwatch.table import Chunk, TableName
 from trainwatch.views.components import Roles
 from trainwatch.views.evaluations import TRAINING, TrainingMeans, losses
+from trainwatch.views.harm import at_its_best
 
 Floats = NDArray[np.float64]
 
@@ -122,6 +124,17 @@ class Overfitting(Rule):
                 known = chunk[name][np.isfinite(chunk[name])]
                 if len(known):
                     self._weights[name.removeprefix("weight/")] = float(known[-1])
+
+    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
+        """Who is no better at the training set than at validation, and best by a figure of merit, has a loss whose
+        target moves: a teacher that sharpens.
+        """
+        yield from self.ahead(rest)
+        for course in self._courses.values():
+            found = course.finding
+            if found is not None and float(found.evidence["train_now"]) > float(found.evidence["now"]):
+                fits = at_its_best(run, course.best_step, course.best_step)
+                yield replace(found, severity="info") if fits else found
 
     def _stage_begins(self, chunk: Chunk) -> int | None:
         """The last row of the chunk in which a new stage begins, if one does."""
