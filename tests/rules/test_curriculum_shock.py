@@ -115,7 +115,9 @@ def test_a_figure_of_merit_that_is_better_than_ever(before, late, severity, movi
     assert [found.severity for found in judge(run, "curriculum-shock")] == [severity if moving else "warning"]
 
 
-@pytest.mark.parametrize(("aside", "grows", "severity"), [(0.0, 0.0, "info"), (0.8, 0.0, "warning"), (0.0, 1.5, "warning")])
+@pytest.mark.parametrize(
+    ("aside", "grows", "severity"), [(0.0, 0.0, "info"), (0.8, 0.0, "warning"), (0.0, 1.5, "warning")]
+)
 def test_validation_on_the_data_of_its_stage(aside, grows, severity, make_run, judge):
     """As high as training on both sides, and no worse than the weights of before were: harder data, nothing lost. Not
     if validation is of other data, nor if the weights got worse at the new ones.

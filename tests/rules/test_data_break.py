@@ -83,7 +83,7 @@ def test_training_that_is_back_in_forty_rows(after, count, make_run, judge):
 
 @pytest.mark.parametrize(("name", "merit", "count"), [("pixel", 12.0, 1), ("pixel", 17.5, 0), ("actor", 12.0, 0)])
 def test_in_a_game_what_no_player_owns_is_judged(name, merit, count, make_run, judge):
-    """A generator's distance from the truth does not follow an opponent; validation and its figure must say the same."""
+    """A generator's distance from the truth follows no opponent; validation and its figure must say the same."""
     loss = curve(0)
     evals = [{**row, "metric/psnr": merit if row["step"] > FIRST else 17.0} for row in validated(1.4)]
     columns = {"loss": loss, f"loss/{name}": loss - 0.7, "loss/adversarial": np.full(200, 0.7)}

@@ -209,7 +209,7 @@ def test_a_loss_whose_target_sharpens(end, alarms, make_run, judge):
     has only held what it was, nor where it has fallen since its best.
     """
     steps = np.arange(10, 121, 10)
-    loss = np.interp(np.arange(1, 121), [1, 50, 80, 120], [4.5, 3.0, 3.7, 3.9])
+    loss = np.interp(np.arange(1, 121), [1, 60, 66, 120], [4.5, 3.0, 3.6, 3.6])
     accuracy = np.interp(steps, [10, 50, 70, 120], [0.5, 0.6, 0.66 if end > 0.6 else 0.6, end])
     noise = 0.03 * np.random.default_rng(0).standard_normal(120)
     pairs = zip(steps.tolist(), accuracy.tolist(), strict=True)

@@ -17,8 +17,10 @@ HARM = 0.25  # of a rise that validation may share, if a figure of merit says th
 HARMLESS = 0.1  # where there is none: smoothed labels alone cost validation a tenth of the rise
 LEARNS = 0.5  # of such a rise that validation must have moved by before: what never moves is no witness
 MADE_GOOD = 0.3  # of a rise from one row to the next, at most, is left at the end: what came with it has been learned
-WITNESS = 3.0  # standard deviations of one evaluation that it must have gained before, to tell what was learned; and
-FURTHER = 0.1  # of what a figure of merit had gained: less is no new best to speak of
+WITNESS = (
+    3.0  # standard deviations of one evaluation that a figure of merit has gained if it tells what is learned; and
+)
+FURTHER = 0.1  # of what it had gained then: less is no new best to speak of
 SHORTER = 0.6  # of the outputs' length before it: the answers of the data are others
 
 

@@ -46,7 +46,9 @@ class CurriculumShock(Rule):
         the noise of the medians; or it left a norm ten times as large. A loss that is coming back at half, and stands
         lower than where the run began, is given another quarter. Where a validation loss that had come down has not
         given back a quarter of that since the boundary, what was learned is still there: it is an info, as it is until
-        that loss is measured again, up to the next quarter.
+        that loss is measured again, up to the next quarter. So it is where a figure of merit that had told what was
+        learned is better than ever; and where validation is of each stage's own data, as high as training on both sides
+        of the boundary, and the weights are no worse at the new data than those of before were: these are harder.
 
     Why it matters:
         A stage that is too hard at once undoes the stages before it: the steps spent on them are lost, and so is the
@@ -128,7 +130,7 @@ class CurriculumShock(Rule):
         The training loss alone cannot tell a model that forgot from data that became harder; the newest evaluation may
         be from the first steps of the stage.
         """
-        if at_its_best(run, finding.first_step, finding.first_step) or self._of_its_own(run, finding.first_step):
+        if at_its_best(run, finding.first_step, finding.first_step) or self._of_its_own(run, finding):
             return True
         step, loss = run.eval.curve("loss")
         before, since = loss[step <= finding.first_step], loss[step > finding.first_step]
@@ -138,18 +140,25 @@ class CurriculumShock(Rule):
             return True
         return bool(len(since) and since[-1] - before[-1] < self.back * (before[0] - before[-1]))
 
-    def _of_its_own(self, run: Run, boundary: int) -> bool:
-        """Whether validation is of each stage's own data, as high as training on both sides, and the weights are better
-        at the new data than those of before were: these are harder, and nothing tells of what was lost.
+    def _of_its_own(self, run: Run, finding: Finding) -> bool:
+        """Whether validation is of each stage's own data, as high as training on both sides, and the weights are no
+        worse at the new data than those of before were: these are harder, and nothing tells of what was lost.
         """
-        rows, points = slice(0, run.train.size), held_out(run)
-        steps, loss = run.train.step[rows], run.train.column("loss", 0, run.train.size)
-        steps, loss = steps[np.isfinite(loss)], loss[np.isfinite(loss)]
-        old, new = loss[steps <= boundary][-self.window :], loss[steps > boundary]
-        then, since = (points[1][points[0] <= boundary], points[1][points[0] > boundary])
-        if min(len(then), len(since), len(old), len(new) - self.fewest) < 1:
+        name, boundary = finding.subject.replace("component:", "loss/"), finding.first_step
+        if name not in run.eval:  # the total is the same sum on both sides, or tells nothing
+            name = "loss" if self._alike(int(finding.evidence["stage"])) else ""
+        values, (at, held) = run.train.column(name, 0, run.train.size), held_out(run, name)
+        known = np.isfinite(values)
+        steps, values = run.train.step[: len(values)][known], values[known]
+        old, new, then, since = (
+            values[steps <= boundary],
+            values[steps > boundary],
+            held[at <= boundary],
+            held[at > boundary],
+        )
+        if min(len(old), len(new)) < self.fewest or not len(then) or not len(since):
             return False
-        before, now = float(np.median(old)), float(np.median(new[-self.window :]))
+        before, now = float(np.median(old[-self.window :])), float(np.median(new[-self.window :]))
         apart = max(abs(then[-1] - before), abs(since[-1] - now), now - float(np.median(new[:3])))
         return bool(apart < self.back * (now - before))
 

@@ -27,10 +27,10 @@ class DataBreak(CurveRule):
         Within one stage of the curriculum, the highest rise of the loss from one row to the next: by a quarter of its
         level, far beyond its noise; or half as far, if none of it was made good. If validation has been a tenth worse
         ever since than at its best before, and the raw components, or a figure of merit, or training that has made the
-        rise good, say the same, it is a warning. What recorded weights explain is none; nor is a rise after which what
-        validation had learned has hardly been lost, and no figure of merit is worse: training is asked for more
-        (augmentation, smoothed labels). Nor one that training made good while the outputs became much shorter:
-        length-collapse tells of that.
+        rise good, say the same, it is a warning. In a game both must, and only components that no player owns count.
+        What recorded weights explain is none; nor is a rise after which what validation had learned has hardly been
+        lost, and no figure of merit is worse: training is asked for more (augmentation, smoothed labels). Nor one that
+        training made good while the outputs became much shorter: length-collapse tells of that.
 
     Why it matters:
         The labels of the new data contradict what was learned, and training learns the contradiction: its own loss

@@ -46,15 +46,15 @@ class Overfitting(Rule):
     """The validation loss rises while the training loss goes on falling.
 
     What it sees:
-        For each split and loss (the total, and components that are no regularisers), the mean of the last
-        evaluations against the best one before: higher by more than 5 % (2 % after five evaluations without a
-        new best, if that is a seventh of what validation had gained, or if training has gained half as much since
-        then), and by more than the evaluations scatter among themselves (half as far beyond it will do where the
-        training loss has halved since), while the mean training loss of the rows
-        before each evaluation fell, or stayed below validation. A change of the curriculum's stage starts it afresh; so
-        does another weight of a component for the total. Not judged: a component of weight 0, a total that weighs
-        its components otherwise than training, and a stage whose declared data are not those of the last one, for
-        which validation is made.
+        For each split and loss (the total, and components that are no regularisers), the mean of the last evaluations
+        against the best one before: higher by more than 5 % (2 % after five evaluations without a new best, if that is
+        a seventh of what validation had gained, or if training has gained half as much since then), and by more than
+        the evaluations scatter among themselves (half as far beyond it will do where the training loss has halved
+        since), while the mean training loss of the rows before each evaluation fell, or stayed below validation. A
+        change of the curriculum's stage starts it afresh; so does another weight of a component for the total. Not
+        judged: a component of weight 0, a total that weighs its components otherwise than training, and a stage whose
+        declared data are not those of the last one, for which validation is made. An info, if training is no better
+        than validation, and a figure of merit is better than ever: the target moves, and nothing is learned by heart.
 
     Why it matters:
         What is learned from here on is the training set. The best model of this run is already on disk, or is

@@ -66,8 +66,9 @@ class LossDivergence(CurveRule):
         training made good, and validation did not, is data-break. A rise that recorded weights explain is none, nor is
         one during which the held-out loss gets better and better, nor one after which what validation had learned has
         hardly been lost, and no figure of merit is worse: training is asked for more (augmentation, smoothed labels,
-        harder data); after a rise from one row to the next the next evaluation is waited for. Nor one that training
-        made good while the outputs became much shorter: length-collapse tells of that.
+        harder data); nor one since which a figure of merit is better than ever (a teacher that sharpens); after a rise
+        from one row to the next the next evaluation is waited for. Nor one that training made good while the outputs
+        became much shorter: length-collapse tells of that.
 
     Why it matters:
         The weights have left the region in which they worked. What is trained from here on starts from worse than the
