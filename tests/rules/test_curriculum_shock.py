@@ -101,3 +101,30 @@ def test_a_harder_stage_that_costs_validation_nothing(make_run, judge, first, af
     evals = [{"step": 50 * i, "split": "valid", "loss": value} for i, value in enumerate(values, 1)]
     run = make_run({"loss/a": falling(0, 2.2, 0.0005)}, header=head(), evals=evals)
     assert [found.severity for found in judge(run, "curriculum-shock")] == [severity]
+
+
+@pytest.mark.parametrize(("before", "late", "severity"), [(0.6, 0.7, "info"), (0.6, 0.59, "warning")])
+@pytest.mark.parametrize("moving", [True, False])
+def test_a_figure_of_merit_that_is_better_than_ever(before, late, severity, moving, make_run, judge):
+    """What validation asks for became harder, too; but not if the figure had told nothing before the stage."""
+    accuracy = [*np.linspace(0.4 if moving else before, before, 8), *[late] * 8]
+    losses = [*np.linspace(2.0, 1.0, 8), *[2.0] * 8]
+    pairs = zip(losses, accuracy, strict=True)
+    evals = [{"step": 50 * i, "loss": v, "metric/accuracy": right} for i, (v, right) in enumerate(pairs, 1)]
+    run = make_run({"loss/a": falling(0, 2.2, 0.0005)}, header=head(), evals=evals)
+    assert [found.severity for found in judge(run, "curriculum-shock")] == [severity if moving else "warning"]
+
+
+@pytest.mark.parametrize(
+    ("aside", "grows", "severity"), [(0.0, 0.0, "info"), (0.8, 0.0, "warning"), (0.0, 1.5, "warning")]
+)
+def test_validation_on_the_data_of_its_stage(aside, grows, severity, make_run, judge):
+    """As high as training on both sides, and no worse than the weights of before were: harder data, nothing lost. Not
+    if validation is of other data, nor if the weights got worse at the new ones.
+    """
+    since = np.clip((STEPS - 400) / 100, 0, 1) * grows
+    loss = 0.5 + 2.5 * np.exp(-STEPS / 60) + (STEPS > 400) * (2.2 - grows + since)
+    noise = 0.02 * np.random.default_rng(0).standard_normal(800)
+    evals = [{"step": int(s), "loss": float(loss[s - 1]) + aside} for s in range(50, 801, 50)]
+    run = make_run({"loss": loss + noise, "loss/a": loss + noise}, header=head(), evals=evals)
+    assert [found.severity for found in judge(run, "curriculum-shock")] == [severity]

@@ -79,3 +79,25 @@ def test_training_that_is_back_in_forty_rows(after, count, make_run, judge):
     loss[400:440] *= 5
     evals = [{"step": at, "loss": 2.0 - at / 400 if at <= 400 else after} for at in range(80, 801, 80)]
     assert len(judge(make_run({"loss": loss}, evals=evals), RULE)) == count
+
+
+@pytest.mark.parametrize(("name", "merit", "count"), [("pixel", 12.0, 1), ("pixel", 17.5, 0), ("actor", 12.0, 0)])
+def test_in_a_game_what_no_player_owns_is_judged(name, merit, count, make_run, judge):
+    """A generator's distance from the truth follows no opponent; validation and its figure must say the same."""
+    loss = curve(0)
+    evals = [{**row, "metric/psnr": merit if row["step"] > FIRST else 17.0} for row in validated(1.4)]
+    columns = {"loss": loss, f"loss/{name}": loss - 0.7, "loss/adversarial": np.full(200, 0.7)}
+    assert len(judge(make_run(columns, evals=evals), RULE)) == count
+
+
+@pytest.mark.parametrize(("first", "count"), [(1.0, 1), (1.2, 1)])
+def test_at_the_first_evaluation_the_weights_may_still_be_the_old_ones(first, count, make_run, judge):
+    evals = [{**row, "loss": 2.2 * first if row["step"] == 120 else row["loss"]} for row in validated(1.4)]
+    assert len(judge(make_run({"loss": curve(0)}, evals=evals), RULE)) == count
+
+
+def test_a_steep_descent_before_is_no_noise(make_run, judge):
+    """Six evaluations that halve the distance each time, and a rise by an eighth."""
+    down = {int(step): 2.0 + 2.4 * 0.6**i for i, step in enumerate(STEPS)}
+    evals = [{"step": step, "loss": value if step <= FIRST else 2.6} for step, value in down.items()]
+    assert len(judge(make_run({"loss": curve(0)}, evals=evals), RULE)) == 1

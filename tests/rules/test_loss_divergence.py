@@ -201,3 +201,17 @@ def test_two_low_rows_are_no_fall(make_run, judge, seed):
     loss = 2.48 + 0.04 * np.random.default_rng(seed).standard_normal(30)
     loss[[0, 4, 12, 13, 18, 25]] /= 2
     assert judge(make_run({"loss": loss}), RULE) == []
+
+
+@pytest.mark.parametrize(("end", "alarms"), [(0.66, 0), (0.60, 1), (0.62, 1)])
+def test_a_loss_whose_target_sharpens(end, alarms, make_run, judge):
+    """Down and half of the way up again, in validation too, while a figure of merit is better than ever; not where it
+    has only held what it was, nor where it has fallen since its best.
+    """
+    steps = np.arange(10, 121, 10)
+    loss = np.interp(np.arange(1, 121), [1, 60, 66, 120], [4.5, 3.0, 3.6, 3.6])
+    accuracy = np.interp(steps, [10, 50, 70, 120], [0.5, 0.6, 0.66 if end > 0.6 else 0.6, end])
+    noise = 0.03 * np.random.default_rng(0).standard_normal(120)
+    pairs = zip(steps.tolist(), accuracy.tolist(), strict=True)
+    evals = [{"step": s, "loss": float(loss[s - 1]), "metric/knn_accuracy": right} for s, right in pairs]
+    assert len(judge(make_run({"loss": loss + noise}, evals=evals), RULE)) == alarms

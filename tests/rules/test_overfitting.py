@@ -216,3 +216,14 @@ def test_what_came_back_by_itself_is_an_info(make_run, judge):
     values = [*course(noise=0.0)[:14], 1.2, 1.1, 1.03, 1.01, 1.01, 1.01]
     (found,) = judge(make_run({"loss": TRAIN}, evals=evals(values)), "overfitting")
     assert (found.severity, found.state, found.first_step) == ("info", "over", 800)
+
+
+@pytest.mark.parametrize(
+    ("train", "accuracy", "severity"), [(3.0, 0.9, "info"), (3.0, 0.5, "warning"), (0.5, 0.9, "warning")]
+)
+def test_a_target_that_moves_is_not_learned_by_heart(train, accuracy, severity, make_run, judge):
+    """Training stays above validation, and a figure of merit is better than ever: both are asked for more."""
+    rows = evals(course(noise=0.0, best=2))
+    rows = [{**row, "metric/accuracy": 0.5 + (accuracy - 0.5) * i / 19} for i, row in enumerate(rows)]
+    run = make_run({"loss": TRAIN - 0.3 + train}, evals=rows)
+    assert [found.severity for found in judge(run, "overfitting")] == [severity]

@@ -123,9 +123,13 @@ class Curve:
 
 def wanders(run: Run, points: Points) -> bool:
     """Whether the loss belongs to a game, or flips its sign all the time."""
+    return plays([*run.train.channels, *run.eval.channels]) or flips(points)
+
+
+def flips(points: Points) -> bool:
+    """Whether the loss changes its sign all the time."""
     signs = np.sign(points.loss[points.loss != 0])
-    flips = float(np.mean(signs[1:] != signs[:-1])) if len(signs) > 1 else 0.0
-    return plays([*run.train.channels, *run.eval.channels]) or flips > FLIPS
+    return len(signs) > 1 and float(np.mean(signs[1:] != signs[:-1])) > FLIPS
 
 
 MEDIAN = 1.25  # x that of a mean: the standard error of a median

@@ -17,6 +17,10 @@ HARM = 0.25  # of a rise that validation may share, if a figure of merit says th
 HARMLESS = 0.1  # where there is none: smoothed labels alone cost validation a tenth of the rise
 LEARNS = 0.5  # of such a rise that validation must have moved by before: what never moves is no witness
 MADE_GOOD = 0.3  # of a rise from one row to the next, at most, is left at the end: what came with it has been learned
+WITNESS = (
+    3.0  # standard deviations of one evaluation that a figure of merit has gained if it tells what is learned; and
+)
+FURTHER = 0.1  # of what it had gained then: less is no new best to speak of
 SHORTER = 0.6  # of the outputs' length before it: the answers of the data are others
 
 
@@ -64,6 +68,28 @@ def less_merit(run: Run, since: float) -> bool:
         if len(before) and len(after) and after.max() < before.max() - scatter(before):
             return True
     return False
+
+
+def at_its_best(run: Run, before: float, since: float) -> bool:
+    """Whether evaluations since a step are clearly better by a figure of merit than any up to ``before``, and by none
+    worse than at its best: nothing was lost, whatever the loss does. What a loss measures may move (a teacher that
+    sharpens, harder data). One that had stood still until then is no witness.
+    """
+    gained = False
+    for name in run.eval.channels:
+        if not name.startswith("metric/") or not direction(name):
+            continue
+        steps, values = held_out(run, name)
+        costs, noise = -direction(name) * values, scatter(values)
+        then, late = costs[steps <= before], costs[steps > since]
+        if not len(then) or not len(late):
+            continue
+        if late[-3:].min() > costs.min() + 2 * noise:
+            return False
+        learned, now = float(then[0] - then.min()), float(np.median(late[len(late) // 2 :]))
+        moved = len(then) == 1 or learned > WITNESS * noise
+        gained |= moved and now < then.min() - max(noise, FURTHER * learned)
+    return gained
 
 
 def left(stage: Points, broke: Leap) -> float:

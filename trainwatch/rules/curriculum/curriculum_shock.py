@@ -16,6 +16,8 @@ from trainwatch.schema import Finding
 from trainwatch.stats import noise, spreads
 from trainwatch.table import Chunk, Table
 from trainwatch.views.components import Roles
+from trainwatch.views.evaluations import held_out
+from trainwatch.views.harm import at_its_best
 
 Floats = NDArray[np.float64]
 MOST = 64  # components: more of them is a log to be distrusted
@@ -44,7 +46,9 @@ class CurriculumShock(Rule):
         the noise of the medians; or it left a norm ten times as large. A loss that is coming back at half, and stands
         lower than where the run began, is given another quarter. Where a validation loss that had come down has not
         given back a quarter of that since the boundary, what was learned is still there: it is an info, as it is until
-        that loss is measured again, up to the next quarter.
+        that loss is measured again, up to the next quarter. So it is where a figure of merit that had told what was
+        learned is better than ever; and where validation is of each stage's own data, as high as training on both sides
+        of the boundary, and the weights are no worse at the new data than those of before were: these are harder.
 
     Why it matters:
         A stage that is too hard at once undoes the stages before it: the steps spent on them are lost, and so is the
@@ -126,6 +130,8 @@ class CurriculumShock(Rule):
         The training loss alone cannot tell a model that forgot from data that became harder; the newest evaluation may
         be from the first steps of the stage.
         """
+        if at_its_best(run, finding.first_step, finding.first_step) or self._of_its_own(run, finding):
+            return True
         step, loss = run.eval.curve("loss")
         before, since = loss[step <= finding.first_step], loss[step > finding.first_step]
         if len(before) < 2 or before[0] - before[-1] < self.shown * abs(before[0]):
@@ -133,6 +139,28 @@ class CurriculumShock(Rule):
         if step[-1] < told and run.end is None and finding.last_step == told:
             return True
         return bool(len(since) and since[-1] - before[-1] < self.back * (before[0] - before[-1]))
+
+    def _of_its_own(self, run: Run, finding: Finding) -> bool:
+        """Whether validation is of each stage's own data, as high as training on both sides, and the weights are no
+        worse at the new data than those of before were: these are harder, and nothing tells of what was lost.
+        """
+        name, boundary = finding.subject.replace("component:", "loss/"), finding.first_step
+        if name not in run.eval:  # the total is the same sum on both sides, or tells nothing
+            name = "loss" if self._alike(int(finding.evidence["stage"])) else ""
+        values, (at, held) = run.train.column(name, 0, run.train.size), held_out(run, name)
+        known = np.isfinite(values)
+        steps, values = run.train.step[: len(values)][known], values[known]
+        old, new, then, since = (
+            values[steps <= boundary],
+            values[steps > boundary],
+            held[at <= boundary],
+            held[at > boundary],
+        )
+        if min(len(old), len(new)) < self.fewest or not len(then) or not len(since):
+            return False
+        before, now = float(np.median(old[-self.window :])), float(np.median(new[-self.window :]))
+        apart = max(abs(then[-1] - before), abs(since[-1] - now), now - float(np.median(new[:3])))
+        return bool(apart < self.back * (now - before))
 
     def _look(self, table: Table, row: int, stage: int, quarter: int) -> Iterator[Finding]:
         """Judge what a mark tells: the row is the first one behind it."""

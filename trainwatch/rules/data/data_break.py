@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,8 +13,9 @@ from trainwatch.rule import Findings
 from trainwatch.run import Run
 from trainwatch.schema import Finding
 from trainwatch.table import Chunk
-from trainwatch.views.curve import Leap, Points, leap, wanders
+from trainwatch.views.curve import Leap, Points, flips, leap
 from trainwatch.views.evaluations import held_out, scatter
+from trainwatch.views.games import opponent, plays
 from trainwatch.views.harm import left, less_merit, other_answers, unharmed
 
 
@@ -25,10 +27,10 @@ class DataBreak(CurveRule):
         Within one stage of the curriculum, the highest rise of the loss from one row to the next: by a quarter of its
         level, far beyond its noise; or half as far, if none of it was made good. If validation has been a tenth worse
         ever since than at its best before, and the raw components, or a figure of merit, or training that has made the
-        rise good, say the same, it is a warning. What recorded weights explain is none; nor is a rise after which what
-        validation had learned has hardly been lost, and no figure of merit is worse: training is asked for more
-        (augmentation, smoothed labels). Nor one that training made good while the outputs became much shorter:
-        length-collapse tells of that.
+        rise good, say the same, it is a warning. In a game both must, and only components that no player owns count.
+        What recorded weights explain is none; nor is a rise after which what validation had learned has hardly been
+        lost, and no figure of merit is worse: training is asked for more (augmentation, smoothed labels). Nor one that
+        training made good while the outputs became much shorter: length-collapse tells of that.
 
     Why it matters:
         The labels of the new data contradict what was learned, and training learns the contradiction: its own loss
@@ -65,7 +67,7 @@ class DataBreak(CurveRule):
     def finish(self, run: Run, rest: Chunk) -> Findings:
         """Judge each stage by itself; of a resumed run nobody knows what validation had come to."""
         points = self._curve.points(rest)
-        if self._resumed or "loss" not in run.eval or wanders(run, points):
+        if self._resumed or "loss" not in run.eval or flips(points):
             return
         for stage in points.stages():
             broke = leap(stage.loss) if len(stage) >= self.enough else None
@@ -77,14 +79,19 @@ class DataBreak(CurveRule):
         first, last, steps, values = stage.step[broke.row], stage.step[-1], *held_out(run)
         before = values[(steps >= stage.step[0]) & (steps < first)]
         since = values[(steps >= first) & (steps <= last)]
-        if not self._high(stage, broke) or min(len(before), len(since)) < 2:
+        if not self._high(stage, broke) or not len(before) or min((steps < first).sum(), len(since)) < 2:
             return False
-        bar = max(self.worse * abs(before.min()), 2 * scatter(before) if len(before) > 3 else 0.0)
+        since = since[int(len(since) > 2) :]  # at the first, little of the new data may have been learned
+        sides = [scatter(side) for side in (before, since) if len(side) > 3]  # a steep descent looks like noise
+        bar = max(self.worse * abs(before.min()), 2 * min(sides, default=0.0))
         if since.min() < before.min() + bar or (values[steps > last] < before.min()).any():
             return False
         if other_answers(run, stage, broke) or unharmed(run, stage, first, broke.height):
             return False
-        confirmed = self._raw_rose(run, rest, first, broke.height) or less_merit(run, first)
+        if plays([*run.train.channels, *run.eval.channels]):  # its own losses rise in health, others in it do not
+            given = [name for name in run.components() if not opponent(name)]
+            return self._raw_rose(run, rest, first, broke.height, given) and less_merit(run, first)
+        confirmed = self._raw_rose(run, rest, first, broke.height, run.components()) or less_merit(run, first)
         return confirmed or left(stage, broke) < self.kept
 
     def _high(self, stage: Points, broke: Leap) -> bool:
@@ -97,11 +104,11 @@ class DataBreak(CurveRule):
         stood = lowest - broke.level > self.stands * broke.height
         return stood and broke.height > 1.5 * self.much * abs(broke.level)
 
-    def _raw_rose(self, run: Run, rest: Chunk, first: float, height: float) -> bool:
-        """Whether the components, under the weights that they had before, account for half of a rise."""
+    def _raw_rose(self, run: Run, rest: Chunk, first: float, height: float, names: Iterable[str]) -> bool:
+        """Whether components, under the weights that they had before, account for half of a rise."""
         steps, rise = self._curve.raw_steps(run, rest), 0.0
         then, now = (steps < first) & (steps >= first - 5), (steps >= first) & (steps < first + 5)
-        for name in run.components():
+        for name in names:
             weight, raw = (self._curve.raw(run, f"{kind}/{name}", rest) for kind in ("weight", "loss"))
             if np.isfinite(raw[then]).any() and np.isfinite(raw[now]).any():
                 known = weight[then & np.isfinite(weight)] if len(weight) else weight

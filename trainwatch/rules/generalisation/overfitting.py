@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from trainwatch.header import Curriculum, Header
 from trainwatch.rule import Findings, Rule
+from trainwatch.run import Run
 from trainwatch.schedule import MOST
 from trainwatch.schema import Finding
 from trainwatch.stats import carried
 from trainwatch.table import Chunk, TableName
 from trainwatch.views.components import Roles
 from trainwatch.views.evaluations import TRAINING, TrainingMeans, losses
+from trainwatch.views.harm import at_its_best
 
 Floats = NDArray[np.float64]
 
@@ -62,15 +64,15 @@ class Overfitting(Rule):
     """The validation loss rises while the training loss goes on falling.
 
     What it sees:
-        For each split and loss (the total, and components that are no regularisers), the mean of the last
-        evaluations against the best one before: higher by more than 5 % (2 % after five evaluations without a
-        new best, if that is a seventh of what validation had gained, or if training has gained half as much since
-        then), and by more than the evaluations scatter among themselves (half as far beyond it will do where the
-        training loss has halved since), while the mean training loss of the rows
-        before each evaluation fell, or stayed below validation. A change of the curriculum's stage starts it afresh; so
-        does another weight of a component for the total. Not judged: a component of weight 0, a total that weighs
-        its components otherwise than training, and a stage whose declared data are not those of the last one, for
-        which validation is made.
+        For each split and loss (the total, and components that are no regularisers), the mean of the last evaluations
+        against the best one before: higher by more than 5 % (2 % after five evaluations without a new best, if that is
+        a seventh of what validation had gained, or if training has gained half as much since then), and by more than
+        the evaluations scatter among themselves (half as far beyond it will do where the training loss has halved
+        since), while the mean training loss of the rows before each evaluation fell, or stayed below validation. A
+        change of the curriculum's stage starts it afresh; so does another weight of a component for the total. Not
+        judged: a component of weight 0, a total that weighs its components otherwise than training, and a stage whose
+        declared data are not those of the last one, for which validation is made. An info, if training is no better
+        than validation, and a figure of merit is better than ever: the target moves, and nothing is learned by heart.
 
     Why it matters:
         What is learned from here on is the training set. The best model of this run is already on disk, or is
@@ -143,6 +145,17 @@ class Overfitting(Rule):
                 known = chunk[name][np.isfinite(chunk[name])]
                 if len(known):
                     self._weights[name.removeprefix("weight/")] = float(known[-1])
+
+    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
+        """Who is no better at the training set than at validation, and best by a figure of merit, has a loss whose
+        target moves: a teacher that sharpens.
+        """
+        yield from self.ahead(rest)
+        for course in self._courses.values():
+            found = course.finding
+            if found is not None and float(found.evidence["train_now"]) > float(found.evidence["now"]):
+                fits = at_its_best(run, course.best_step, course.best_step)
+                yield replace(found, severity="info") if fits else found
 
     def _stage_begins(self, chunk: Chunk) -> int | None:
         """The last row of the chunk in which a new stage begins, if one does."""

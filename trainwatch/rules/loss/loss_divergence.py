@@ -18,7 +18,7 @@ from trainwatch.stats import noise
 from trainwatch.table import Chunk
 from trainwatch.views.curve import MEDIAN, Leap, Points, leap, rise_at_once, running_median, wanders
 from trainwatch.views.evaluations import held_out
-from trainwatch.views.harm import harder, other_answers, unharmed
+from trainwatch.views.harm import at_its_best, harder, other_answers, unharmed
 
 Floats = NDArray[np.float64]
 SUPERVISED = ("metric/acc", "metric/accuracy", "metric/top1", "metric/perplexity", "metric/ppl")
@@ -66,8 +66,9 @@ class LossDivergence(CurveRule):
         training made good, and validation did not, is data-break. A rise that recorded weights explain is none, nor is
         one during which the held-out loss gets better and better, nor one after which what validation had learned has
         hardly been lost, and no figure of merit is worse: training is asked for more (augmentation, smoothed labels,
-        harder data); after a rise from one row to the next the next evaluation is waited for. Nor one that training
-        made good while the outputs became much shorter: length-collapse tells of that.
+        harder data); nor one since which a figure of merit is better than ever (a teacher that sharpens); after a rise
+        from one row to the next the next evaluation is waited for. Nor one that training made good while the outputs
+        became much shorter: length-collapse tells of that.
 
     Why it matters:
         The weights have left the region in which they worked. What is trained from here on starts from worse than the
@@ -158,7 +159,7 @@ class LossDivergence(CurveRule):
         waits = broke is not None and run.end is None and fall.now < fall.start and not (steps >= first).any()
         if waits and len(steps) > 1:  # the data may be others: whether the weights are worse is told by validation
             return bool(stage.step[-1] - first < 2 * np.median(np.diff(steps)))
-        return unharmed(run, stage, first, rise)
+        return unharmed(run, stage, first, rise) or at_its_best(run, fall.best_step, first)
 
     def _stepped(self, run: Run, fall: Fall, stage: Points) -> bool:
         """Whether it rose at once and stands there, and no evaluation since has come near the best one before."""
