@@ -215,3 +215,24 @@ def test_a_loss_whose_target_sharpens(end, alarms, make_run, judge):
     pairs = zip(steps.tolist(), accuracy.tolist(), strict=True)
     evals = [{"step": s, "loss": float(loss[s - 1]), "metric/knn_accuracy": right} for s, right in pairs]
     assert len(judge(make_run({"loss": loss + noise}, evals=evals), RULE)) == alarms
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_gradual_rise_that_ends_below_the_start(make_run, judge, seed):
+    """Nothing rose at once, and most of what was gained is gone; still falling again, it is left alone."""
+    random = np.random.default_rng(seed)
+    loss = np.concatenate([np.linspace(4.5, 3.0, 200), np.linspace(3.0, 4.3, 200)]) + 0.03 * random.standard_normal(400)
+    (found,) = judge(make_run({"loss": loss}), RULE)
+    assert found.severity == "warning"
+    assert abs(found.first_step - 200) <= 20
+    heals = np.concatenate([loss[:300], np.linspace(3.6, 3.2, 100)])
+    assert judge(make_run({"loss": heals}), RULE) == []
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_few_low_rows_of_a_wild_loss_are_no_best(make_run, judge, seed):
+    """Losses of single pairs: half of them next to 0, half of them near 1."""
+    random = np.random.default_rng(seed)
+    for n in (30, 60, 120):
+        loss = random.choice([0.05, 0.9], n) + 0.05 * random.standard_normal(n)
+        assert [one for one in judge(make_run({"loss": loss}), RULE) if one.rank] == []

@@ -143,7 +143,9 @@ class LossDivergence(CurveRule):
             progress = fall.start - fall.level
             broke = fall.height > min(self.broken * progress, max(fall.level, self.worth * progress))
             broke &= fall.flat or fall.height > self.given_back * progress  # a small jump may be learned away yet
-            gave = not kept and not (fall.mending and fall.now < fall.start)
+            rose = fall.levels[-1] - fall.levels.min()  # a few low rows of a wild loss are no level
+            partly = rose > max(self.given_back * fall.progress, self.clear * fall.late) and not fall.mending
+            gave = not kept and (fall.now >= fall.start or partly)
             return (gave or broke) and fall.steady >= self.steady
         levels, bar = fall.levels, self.clear * fall.error
         risen = min(levels[-2:]) > max(self.doubled * levels.min(), levels[0] + bar) and fall.now > fall.start
@@ -238,7 +240,8 @@ def _fall(stage: Points) -> Fall:
     down = smooth[: best + 1 : max(1, best // 12)]
     path = float(np.abs(np.diff(down)).sum())
     last, now = smooth[-tail:], float(np.median(smooth[-tail:]))
-    height = max(float(smooth[best:].max()) - smooth[best], 1e-300)
+    peak = float(smooth[best:].max())
+    risen = max(peak - float(smooth[best]), 1e-300)
     level, height, flat = rise_at_once(stage.loss)
     sigma = noise(stage.loss[: max(best + 1, len(stage) // 4, 8)])
     return Fall(
@@ -249,8 +252,7 @@ def _fall(stage: Points) -> Fall:
         least=float(last.min()),
         sigma=sigma,
         steady=(start - float(smooth[best])) / path if path else 1.0,
-        mending=(float(smooth[best:].max()) - now > 0.3 * height and not _stands(smooth, best, start))
-        or float(last[0] - last[-1]) > 0.2 * height,
+        mending=(peak - now > 0.3 * risen and not _stands(smooth, best, start)) or last[0] - last[-1] > 0.2 * risen,
         level=level,
         height=height,
         flat=flat,
