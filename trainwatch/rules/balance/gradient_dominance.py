@@ -86,8 +86,9 @@ class GradientDominance(OfCourse):
 
     def finish(self, run: Run, rest: Chunk) -> Findings:
         """How large the gradient is, as clipping finds it; on a copy, for the run may go on."""
-        trial, norms = copy(self), run.train["grad_norm"]
-        trial._norm = median(norms[np.isfinite(norms)]) if np.isfinite(norms).any() else 0.0
+        trial = copy(self)
+        if np.isfinite(self._limit):
+            trial._norm = median(run.train["grad_norm"])
         return OfCourse.finish(trial, run, rest)
 
     def judge(self, course: Course) -> Iterator[Finding]:

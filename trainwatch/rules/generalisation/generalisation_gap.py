@@ -101,19 +101,19 @@ class GeneralisationGap(Rule):
 
     def _rewarded(self, run: Run) -> Findings:
         """A reward that training earns more and more of, and validation does not: the loss of a game does not tell."""
+        if "metric/reward" not in run.eval or "reward" not in run.train or run.header.curriculum:
+            return
         step, value = held_out(run, "metric/reward")
         rows = Chunk("train", run.train, 0, run.train.size)
         known = np.isfinite(rows["reward"]) & run.train.live
         behind = np.searchsorted(step, rows.step[known])  # the evaluation that comes after each row
         counts, sums = (np.bincount(behind, each, len(step) + 1)[:-1] for each in (None, rows["reward"][known]))
         both = counts > 0
-        if both.sum() < 2 * self.fewest or run.header.curriculum:
+        if both.sum() < 2 * self.fewest:
             return
         course = Course("validation", "reward", step[both], value[both], sums[both] / counts[both])
-        gap, gained = (
-            course.train - course.value,
-            course.recent(course.train) - course.train[1],
-        )  # the first row is mixed
+        gap = course.train - course.value
+        gained = course.recent(course.train) - course.train[1]  # in the first mean are rows from before it learned
         stale = int(np.argmax(course.value)) < len(course.value) - self.evaluations
         carried = course.recent(course.value) - course.value[1] < self.carried * gained
         crossed = gap[:2].max() < 0 < gap[-self.evaluations :].min() and course.recent(gap) > self.beyond * gained
