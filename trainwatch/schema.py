@@ -130,9 +130,7 @@ CHANNELS: Final[tuple[Channel, ...]] = (
         "update_ratio/<group>", "", "norm of the update over norm of the weights, 0 without gradients; every 50 steps"
     ),
     Channel("weight_norm/<group>", "", "norm of the group's weights; every 50 steps"),
-    Channel(
-        "state_steps/<optimizer>", "step", "steps its state counts, before this one; every 50, and a resume's first"
-    ),
+    Channel("state_steps/<optimizer>", "step", "steps that its state counts, before this one; every 50 steps"),
     Channel("amp/scale", "", "the gradient scaler's factor"),
     Channel("amp/skipped", "0 or 1", "the scaler skipped this step"),
     Channel("clock/<name>", "", "a counter that the training code keeps by itself"),

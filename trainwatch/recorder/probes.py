@@ -172,12 +172,12 @@ class OptimizerProbe:
         return self.began_empty and bool(self.optimizer.state)
 
     def _before_step(self) -> None:
-        first, self.called, self.ever_called = not self.ever_called, True, True
-        if first:
+        if not self.ever_called:
             self.began_empty = not self.optimizer.state
+        self.called = self.ever_called = True
         self._taken += 1
         self._fields, self._parts, self._before = {}, [], []
-        if first or self.sampling:
+        if self.sampling:
             self._count_state()
         self._read_rates()
         found_inf = getattr(self.optimizer, "found_inf", None)

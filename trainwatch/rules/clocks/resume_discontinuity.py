@@ -30,6 +30,7 @@ class Seam:
     before: NDArray[np.int64]
     superseded: NDArray[np.int64]
     after: NDArray[np.int64]
+    later: NDArray[np.int64]  # those too, as far on as ``earlier`` goes back
 
     def first(self, name: str) -> tuple[float, float, float]:
         """A value in the first row behind, at the same step of what was superseded, and in the last row before."""
@@ -49,7 +50,7 @@ class ResumeDiscontinuity(Rule):
 
     What it sees:
         Each resume: the optimiser's state before its first step (the recorder says whether it was empty, and how many
-        steps it counts: never fewer than before the checkpoint, unless it is that of an older one); the learning rate,
+        steps it counts: never fewer of those taken, unless it is that of an older checkpoint); the learning rate,
         the loss, the gradient scaler and the place in the data behind it, against the same steps of what it superseded,
         else against the last rows before the checkpoint. One finding a resume, with all that jumped.
 
@@ -84,6 +85,7 @@ class ResumeDiscontinuity(Rule):
     repeated: float = 0.02  # of the run's data: replaying a part of one epoch of many is harmless
     rescaled: float = 4.0  # x: a scaler doubles or halves its factor, once
     window: int = 20  # rows on each side
+    uncounted: float = 10.0  # steps: how many were taken between two rows of a sparse log is known to a few
     fewest: int = 5  # rows: a median of fewer is no level
     short: int = 200  # rows before a resume: what was learnt in so few is learnt again within twenty
     few: int = 3  # rows: where such a run begins; after twenty it has most of it behind it
@@ -102,7 +104,8 @@ class ResumeDiscontinuity(Rule):
         back = np.arange(max(first - REACH, 0), first)
         kept = table.step[back] <= resumed
         after = np.arange(first, min(first + self.window, end))
-        return Seam(table, back[kept], back[kept][-self.window :], back[~kept], after)
+        later = np.arange(first, min(first + REACH, end))
+        return Seam(table, back[kept], back[kept][-self.window :], back[~kept], after, later)
 
     def _judge(self, run: Run, index: int, seam: Seam, end: int) -> Iterator[Finding]:
         """All that jumped, as one finding; what was changed on purpose is no alarm."""
@@ -149,17 +152,21 @@ class ResumeDiscontinuity(Rule):
                 return [str(name) for name in names[:MOST]]
         return []
 
-    @staticmethod
-    def _older(seam: Seam) -> Iterator[str]:
-        """Optimisers whose state counts fewer steps than before the checkpoint: it is of an older one."""
-        for name in [name for name in seam.table.channels if name.startswith("state_steps/")][:MOST]:
-            count = seam.table[name]
-            now, before = (rows[np.isfinite(count[rows])] for rows in (seam.after, seam.earlier))
-            if len(now) and len(before) and count[now[0]] < count[before[-1]]:
+    def _older(self, seam: Seam) -> Iterator[str]:
+        """Optimisers whose state counts fewer of the steps taken than before the checkpoint: it is of an older one."""
+        table = seam.table
+        for name in [name for name in table.channels if name.startswith("state_steps/")][:MOST]:
+            own = f"applied/{name.removeprefix('state_steps/')}"
+            count, taken = table[name], table[own if own in table else "applied"]
+            taken = np.where(np.isnan(taken), table.step[: len(taken)], taken)
+            missing = taken - count
+            now, before = (rows[np.isfinite(missing[rows])] for rows in (seam.later, seam.earlier))
+            if len(now) and len(before) and missing[now[0]] > missing[before[-1]] + self.uncounted:
                 whose = name.removeprefix("state_steps/") + " "
                 yield (
                     f"the state of the {'' if whose == 'optimizer ' else whose}optimiser counts {count[now[0]]:,.0f} "
-                    f"steps, where it counted {count[before[-1]]:,.0f} at step {seam.table.step[before[-1]]:,}"
+                    f"of {taken[now[0]]:,.0f} steps at step {table.step[now[0]]:,}, where it counted "
+                    f"{count[before[-1]]:,.0f} of {taken[before[-1]]:,.0f} at step {table.step[before[-1]]:,}"
                 )
 
     def _rate(self, seam: Seam) -> str:

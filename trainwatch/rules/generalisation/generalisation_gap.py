@@ -54,8 +54,8 @@ class GeneralisationGap(Rule):
     """
 
     reads: ClassVar[tuple[TableName, ...]] = ("train", "eval")
-    needs: ClassVar[tuple[str, ...]] = ("eval:loss|eval:loss/<component>|eval:metric/reward", "loss|loss/<component>")
-    wants: ClassVar[tuple[str, ...]] = ("run:components", "eval:metric/<name>", "reward")
+    needs: ClassVar[tuple[str, ...]] = ("eval:loss|eval:loss/<component>|eval:metric/<name>", "loss|loss/<component>")
+    wants: ClassVar[tuple[str, ...]] = ("run:components", "eval:metric/<name>")
     causes: ClassVar[tuple[str, ...]] = ("overtraining",)
     outcome: ClassVar[bool] = True
 
