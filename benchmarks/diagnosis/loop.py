@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from trainwatch import Recorder
+from trainwatch.schedule import schedule_value
 
 Batch = dict[str, Tensor]
 Components = dict[str, Tensor]
@@ -382,6 +383,18 @@ def linear(start: float, end: float, steps: int, begin: int = 0) -> Callable[[fl
         return start * (1.0 - done) + end * done
 
     return value
+
+
+def planned(parts: Parts, form: dict[str, Any]) -> Parts:
+    """Every group's rate goes as declared, from the peak that the form begins at; and so the header says."""
+    peak = form["start"]
+    for group in parts.optimizer.param_groups:
+        group["lr"] = peak
+        parts.header["schedules"][f"lr/{group.get('name', 'all')}"] = dict(form)
+    parts.factor = lambda tick: (schedule_value(form, tick) or 0.0) / peak
+    parts.header["config"] |= {"lr": peak, "warmup": form["warmup"]}
+    parts.header["total_steps"] = parts.steps
+    return parts
 
 
 def declared(kind: str, start: float, end: float, over_steps: int, **more: Any) -> dict[str, Any]:

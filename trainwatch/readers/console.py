@@ -118,10 +118,7 @@ class Console:
     _block: Row | None = None
     _near: bool = False  # the line before counted, or belongs to what was counted
     _table: str = ""  # heading inside a table
-    _shown: tuple[float, float] = (
-        -1.0,
-        0.0,
-    )  # the last step of a table, and the stride to it
+    _shown: tuple[float, float] = (-1.0, 0.0)  # the last step of a table, and the stride to it
 
     def items(self, lines: Iterable[str]) -> Iterator[Row | Event]:
         """What the lines say."""

@@ -21,6 +21,7 @@ from torch.nn import functional
 from benchmarks.diagnosis import facts, mistakes
 from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, Sampling, declared, linear
+from benchmarks.diagnosis.loop import planned as planned_by
 from trainwatch.schedule import schedule_value
 
 HELD_OUT = True
@@ -226,13 +227,7 @@ def adamw(model: nn.Module) -> torch.optim.Optimizer:
 
 def planned(parts: Parts, peak: float = RATE, **form: Any) -> Parts:
     """The rate warms up and falls as a cosine, and so the header says."""
-    form = declared("cosine", peak, 0.02 * peak, parts.steps, warmup=WARMUP) | form
-    parts.optimizer.param_groups[0]["lr"] = peak
-    parts.factor = lambda tick: (schedule_value(form, tick) or 0.0) / peak
-    parts.header["config"] |= {"lr": peak, "warmup": form["warmup"]}
-    parts.header["total_steps"] = parts.steps
-    parts.header["schedules"]["lr/all"] = form
-    return parts
+    return planned_by(parts, declared("cosine", peak, 0.02 * peak, parts.steps, warmup=WARMUP) | form)
 
 
 @cache

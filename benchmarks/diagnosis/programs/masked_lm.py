@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from benchmarks.diagnosis import mistakes
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, declared, linear
-from trainwatch.schedule import schedule_value
+from benchmarks.diagnosis.loop import planned as planned_by
 
 HELD_OUT = False
 STEPS = 120
@@ -312,15 +312,9 @@ def follow(parts: Parts, stages: Stages, size: int = BATCH, of: list[np.ndarray]
     parts.header["curriculum"] = parts.header["curriculum_running"] = curriculum
 
 
-def planned(parts: Parts, peak: float = PEAK, **form: Any) -> None:
+def planned(parts: Parts, peak: float = PEAK, **form: Any) -> Parts:
     """The rate warms up and falls to nothing, and so the header says."""
-    form = declared("linear", peak, 0.0, parts.steps, warmup=WARMUP) | form
-    for group in parts.optimizer.param_groups:
-        group["lr"] = peak
-    parts.factor = lambda tick: (schedule_value(form, tick) or 0.0) / peak
-    parts.header["config"] |= {"lr": peak, "warmup": form["warmup"]}
-    parts.header["total_steps"] = parts.steps
-    parts.header["schedules"] |= {f"lr/{group['name']}": dict(form) for group in parts.optimizer.param_groups}
+    return planned_by(parts, declared("linear", peak, 0.0, parts.steps, warmup=WARMUP) | form)
 
 
 @cache

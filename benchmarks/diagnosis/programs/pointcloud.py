@@ -23,7 +23,7 @@ from torch.nn import functional
 from benchmarks.diagnosis import mistakes
 from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, declared, linear
-from trainwatch.schedule import schedule_value
+from benchmarks.diagnosis.loop import planned as planned_by
 
 HELD_OUT = True
 STEPS = 120
@@ -225,14 +225,7 @@ def adamw(model: nn.Module) -> torch.optim.Optimizer:
 
 def planned(parts: Parts, peak: float = RATE, **form: Any) -> Parts:
     """The rate warms up and falls as a cosine, and so the header says."""
-    form = declared("cosine", peak, 0.02 * peak, parts.steps, warmup=WARMUP) | form
-    for group in parts.optimizer.param_groups:
-        group["lr"] = peak
-        parts.header["schedules"][f"lr/{group['name']}"] = form
-    parts.factor = lambda tick: (schedule_value(form, tick) or 0.0) / peak
-    parts.header["config"] |= {"lr": peak, "warmup": form["warmup"]}
-    parts.header["total_steps"] = parts.steps
-    return parts
+    return planned_by(parts, declared("cosine", peak, 0.02 * peak, parts.steps, warmup=WARMUP) | form)
 
 
 def sized(parts: Parts, size: int, data: Batch | None = None) -> Parts:

@@ -150,12 +150,8 @@ class CurriculumShock(Rule):
         values, (at, held) = run.train.column(name, 0, run.train.size), held_out(run, name)
         known = np.isfinite(values)
         steps, values = run.train.step[: len(values)][known], values[known]
-        old, new, then, since = (
-            values[steps <= boundary],
-            values[steps > boundary],
-            held[at <= boundary],
-            held[at > boundary],
-        )
+        old, new = values[steps <= boundary], values[steps > boundary]
+        then, since = held[at <= boundary], held[at > boundary]
         if min(len(old), len(new)) < self.fewest or not len(then) or not len(since):
             return False
         before, now = float(np.median(old[-self.window :])), float(np.median(new[-self.window :]))
