@@ -32,8 +32,8 @@ from benchmarks.diagnosis.kinds import KINDS, Kind
 
 STORE = Path(__file__).parent / "store"
 SEEDS, AGAIN, HEALTHY_SEEDS, PLAIN_SEEDS = 5, 2, 2, 4
-"""Of a kind in the first tuning program that has it, and in others; of healthy variants, and of the plain one."""
-MANY = 5  # programs that have a kind: none of them needs more seeds than others; of twice as many, one each is enough
+"""Of a kind in all tuning programs at least, and in each; of healthy variants, and of the plain one."""
+MANY = 10  # programs that have a kind: one training of each is enough
 LONG_AGO = 1e9  # when a stored file was touched last: nobody writes it any more
 DROPPED = ("host", "pid", "process_started", "command", "packages", "git")
 """What a header says about the machine and not about the run."""
@@ -114,9 +114,8 @@ def seeds(kind: str, name: str, held_out: bool) -> int:
     if held_out:
         return AGAIN
     able = [other for other, one in found().items() if not one.HELD_OUT and kind in one.SICK]
-    if len(able) < MANY:
-        return SEEDS if able[0] == name else AGAIN
-    return AGAIN if len(able) < 2 * MANY else 1
+    each = AGAIN if len(able) < MANY else 1
+    return max(SEEDS - AGAIN * (len(able) - 1), each) if able[0] == name else each
 
 
 def archive(name: str) -> Path:

@@ -24,7 +24,7 @@ from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, P
 from benchmarks.diagnosis.loop import planned as planned_by
 from trainwatch.schedule import schedule_value
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 120
 RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
 END, UNKNOWN, BEGIN = 20, 21, 22

@@ -23,7 +23,7 @@ from benchmarks.diagnosis import mistakes
 from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, cosine, declared, linear
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 120
 ITEMS, DAYS, SPLIT, PAST, AHEAD = 96, 420, 336, 28, 14
 """Items; days that are known of each; the day at which validation begins; days read, and days to be told."""

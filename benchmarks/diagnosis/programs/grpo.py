@@ -25,7 +25,7 @@ from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, Sampling, declared
 from trainwatch.schedule import schedule_value
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 130
 SYMBOLS = "0123456789=._"
 EQUALS, END, BLANK = 10, 11, 12

@@ -25,7 +25,7 @@ from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, declared, linear
 from benchmarks.diagnosis.loop import planned as planned_by
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 120
 SHAPES = {"table": 0.34, "chair": 0.28, "lamp": 0.18, "mug": 0.12, "rocket": 0.08}
 PARTS, POINTS = 13, 64

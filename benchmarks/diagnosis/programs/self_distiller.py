@@ -22,7 +22,7 @@ from benchmarks.diagnosis.data import digits, shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Loop, Parts, Resume, cosine, declared
 from trainwatch.schedule import schedule_value
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 110
 TRAINING, BANK, BATCH = 1440, 600, 64
 """Images to train on, those of them whose labels the neighbours may look at, and images a step."""

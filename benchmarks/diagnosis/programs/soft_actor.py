@@ -23,7 +23,7 @@ import trainwatch
 from benchmarks.diagnosis import facts
 from trainwatch.schedule import schedule_value
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 125
 HEALTHY = (
     *("plain", "fixed-temperature", "annealed-target", "delayed-actor", "stronger-stream", "sparse-reward"),

@@ -25,7 +25,7 @@ from benchmarks.diagnosis.data import digits, shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Loop, Parts, Resume, cosine, declared
 from trainwatch import Recorder
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 130
 TRAINING, BATCH = 1440, 24
 RATE, RIVAL_RATE, BETAS = 4e-3, 1e-3, (0.9, 0.99)

@@ -23,7 +23,7 @@ from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, declared, linear
 from benchmarks.diagnosis.loop import planned as planned_by
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 120
 TRAINING, HELD, BATCH = 960, 128, 16
 PHONES, VOICED, VOWELS = 20, 14, 6
