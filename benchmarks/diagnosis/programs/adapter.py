@@ -22,6 +22,7 @@ from torch.nn import functional
 from benchmarks.diagnosis import facts, mistakes
 from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, Sampling, declared
+from benchmarks.diagnosis.schooling import school
 from trainwatch.schedule import schedule_value
 
 HELD_OUT = False
@@ -140,15 +141,12 @@ def pretrained(steps: int = 300) -> dict[str, Tensor]:
         torch.manual_seed(11)
         model = Model()
         adam = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.01)
-        rate = torch.optim.lr_scheduler.OneCycleLR(adam, 4e-3, steps, pct_start=0.1)
-        for number in range(steps):
+
+        def loss(number: int) -> Tensor:
             batch = lines(64, PLAIN, 10_000 + number)
-            adam.zero_grad()
-            entropy(model(whole(batch)), batch["y"]).backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            adam.step()
-            rate.step()
-    return model.state_dict()
+            return entropy(model(whole(batch)), batch["y"])
+
+        return school(model, adam, loss, steps=steps, peak=4e-3, clip=1.0)
 
 
 def adapted(rank: int = RANK, names: tuple[str, ...] = ("look", "out", "up", "down")) -> Model:
@@ -252,14 +250,12 @@ def planned(parts: Parts, peak: float = RATE, size: int = BATCH, each: int = ACC
 
 def taught(parts: Parts, steps: int) -> None:
     """Adapters that learned before the record begins."""
-    batches, optimizer = shuffled(training(), 2 * BATCH, parts.seed + 90), adamw(parts.model)
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, [FASTER * RATE, RATE], steps, pct_start=0.1)
-    for number in range(steps):
-        optimizer.zero_grad()
-        losses(parts.model, batches(number))["loss"].backward()
-        nn.utils.clip_grad_norm_(parts.model.parameters(), CLIP)
-        optimizer.step()
-        rate.step()
+    batches = shuffled(training(), 2 * BATCH, parts.seed + 90)
+
+    def loss(number: int) -> Tensor:
+        return losses(parts.model, batches(number))["loss"]
+
+    school(parts.model, adamw(parts.model), loss, steps=steps, peak=[FASTER * RATE, RATE], clip=CLIP)
 
 
 def continued(parts: Parts, steps: int, peak: float, size: int = BATCH, each: int = ACCUMULATION) -> Parts:

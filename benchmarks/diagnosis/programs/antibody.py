@@ -22,6 +22,7 @@ from benchmarks.diagnosis import facts, mistakes
 from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, Sampling, declared, linear
 from benchmarks.diagnosis.loop import planned as planned_by
+from benchmarks.diagnosis.schooling import school
 from trainwatch.schedule import schedule_value
 
 HELD_OUT = False
@@ -234,15 +235,12 @@ def planned(parts: Parts, peak: float = RATE, **form: Any) -> Parts:
 def schooled(seed: int, steps: int = 240) -> dict[str, Tensor]:
     """The weights of a designer that learned before the record begins."""
     parts = build(seed + 50, "plain")
-    rate = torch.optim.lr_scheduler.OneCycleLR(parts.optimizer, RATE, steps, pct_start=0.1)
-    for number in range(steps):
+
+    def loss(number: int) -> Tensor:
         raw = losses(parts.model, parts.batches(number))
-        parts.optimizer.zero_grad()
-        (raw["sequence"] + BETA * min(2 * number / steps, 1.0) * raw["kl"]).backward()
-        nn.utils.clip_grad_norm_(parts.model.parameters(), CLIP)
-        parts.optimizer.step()
-        rate.step()
-    return parts.model.state_dict()
+        return raw["sequence"] + BETA * min(2 * number / steps, 1.0) * raw["kl"]
+
+    return school(parts.model, parts.optimizer, loss, steps=steps, peak=RATE, clip=CLIP)
 
 
 def continued(parts: Parts, peak: float, size: int = BATCH) -> Parts:

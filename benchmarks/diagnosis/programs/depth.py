@@ -22,6 +22,7 @@ from benchmarks.diagnosis import mistakes
 from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, declared, linear
 from benchmarks.diagnosis.loop import planned as planned_by
+from benchmarks.diagnosis.schooling import school
 
 HELD_OUT = False
 STEPS = 120
@@ -226,16 +227,12 @@ def schooled(seed: int, steps: int = 260) -> dict[str, Tensor]:
     """The weights of a network that learned before the record begins."""
     torch.manual_seed(seed)
     model, batches = Depth(), shuffled(rendered(), BATCH, seed + 50)
-    optimizer = adamw(model)
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, steps, pct_start=0.1)
-    for number in range(steps):
+
+    def loss(number: int) -> Tensor:
         raw = losses(model, batches(number), {"forgiven": FORGIVEN * min(2 * number / steps, 1.0)})
-        optimizer.zero_grad()
-        torch.stack([WEIGHTS[name] * value for name, value in raw.items()]).sum().backward()
-        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        optimizer.step()
-        rate.step()
-    return model.state_dict()
+        return torch.stack([WEIGHTS[name] * value for name, value in raw.items()]).sum()
+
+    return school(model, adamw(model), loss, steps=steps, peak=RATE, clip=CLIP)
 
 
 def continued(parts: Parts, peak: float, size: int = BATCH) -> Parts:

@@ -24,6 +24,7 @@ from torch.nn import functional
 from benchmarks.diagnosis import mistakes
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, declared, linear
 from benchmarks.diagnosis.loop import planned as planned_by
+from benchmarks.diagnosis.schooling import school
 
 HELD_OUT = False
 STEPS = 120
@@ -323,17 +324,13 @@ def schooled(seed: int, steps: int = 260) -> dict[str, Tensor]:
     torch.manual_seed(seed)
     model = Encoder()
     adam = torch.optim.AdamW(grouped(model), lr=PEAK, betas=(0.9, 0.98))
-    rate = torch.optim.lr_scheduler.OneCycleLR(adam, PEAK, steps, pct_start=0.1)
-    for number in range(steps):
-        raw = losses(
-            model, pairs(part(False), 2 * BATCH, [12, 20], 50_000_000 + 1000 * seed + number), {"masking": FEW}
-        )
-        adam.zero_grad()
-        (raw["mlm"] + raw["nsp"]).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        adam.step()
-        rate.step()
-    return model.state_dict()
+
+    def loss(number: int) -> Tensor:
+        batch = pairs(part(False), 2 * BATCH, [12, 20], 50_000_000 + 1000 * seed + number)
+        raw = losses(model, batch, {"masking": FEW})
+        return raw["mlm"] + raw["nsp"]
+
+    return school(model, adam, loss, steps=steps, peak=PEAK, clip=CLIP)
 
 
 def unhidden(parts: Parts, share: float) -> None:

@@ -24,6 +24,7 @@ from benchmarks.diagnosis import mistakes
 from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, declared, linear
 from benchmarks.diagnosis.loop import planned as planned_by
+from benchmarks.diagnosis.schooling import school
 
 HELD_OUT = False
 STEPS = 120
@@ -241,15 +242,12 @@ def sized(parts: Parts, size: int, data: Batch | None = None) -> Parts:
 def schooled(seed: int, steps: int = 240) -> dict[str, Tensor]:
     """The weights of a network that learned before the record begins."""
     parts = build(seed + 50, "plain")
-    rate = torch.optim.lr_scheduler.OneCycleLR(parts.optimizer, RATE, steps, pct_start=0.1)
-    for number in range(steps):
+
+    def loss(number: int) -> Tensor:
         raw = losses(parts.model, parts.batches(number))
-        parts.optimizer.zero_grad()
-        torch.stack([WEIGHTS[name] * value for name, value in raw.items()]).sum().backward()
-        nn.utils.clip_grad_norm_(parts.model.parameters(), CLIP)
-        parts.optimizer.step()
-        rate.step()
-    return parts.model.state_dict()
+        return torch.stack([WEIGHTS[name] * value for name, value in raw.items()]).sum()
+
+    return school(parts.model, parts.optimizer, loss, steps=steps, peak=RATE, clip=CLIP)
 
 
 def continued(parts: Parts, peak: float, size: int = BATCH) -> Parts:

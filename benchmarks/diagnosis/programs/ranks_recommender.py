@@ -7,25 +7,23 @@ scores from simply following popularity. Viewers and films are made up: tastes, 
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import trainwatch
 from benchmarks.diagnosis import facts
+from benchmarks.diagnosis.replicas import side_by_side
 from trainwatch.schedule import schedule_value
 
 HELD_OUT = False
@@ -345,34 +343,15 @@ def fit(worker: Worker, path: Path, first: int, last: int, resume: int | None = 
 
 def live(path: Path, plan: Plan, case: str, seed: int, number: int) -> None:
     """What a rank's process does."""
-    store = dist.FileStore(str(path.with_suffix(".store")), plan.ranks)
-    dist.init_process_group("gloo", store=store, rank=number, world_size=plan.ranks, timeout=timedelta(seconds=60))
-    try:
-        worker = enter(plan, case, seed, number)
-        fit(worker, path, 1, plan.interrupted or plan.steps)
-        if plan.interrupted:
-            fit(worker, path, plan.interrupted + 1, plan.steps, resume=plan.interrupted)
-    finally:
-        dist.destroy_process_group()
+    worker = enter(plan, case, seed, number)
+    fit(worker, path, 1, plan.interrupted or plan.steps)
+    if plan.interrupted:
+        fit(worker, path, plan.interrupted + 1, plan.steps, resume=plan.interrupted)
 
 
 def train(path: Path, seed: int, case: str) -> int:
     """Train one case, all ranks side by side; returns the first faulty step."""
     plan = replace(Plan(), **CASES.get(case, {}))
     views()
-    children = []
-    for number in range(1, plan.ranks):
-        child = os.fork()
-        if not child:
-            torch.set_num_threads(1)  # a fork has none of its parent's threads, and would wait for them
-            with contextlib.suppress(Exception), contextlib.redirect_stderr(io.StringIO()):
-                live(path, plan, case, seed, number)
-            os._exit(0)
-        children.append(child)
-    try:
-        live(path, plan, case, seed, 0)
-    finally:
-        for child in children:
-            os.waitpid(child, 0)
-        path.with_suffix(".store").unlink(missing_ok=True)
+    side_by_side(path, plan.ranks, partial(live, path, plan, case, seed))
     return 0 if case in HEALTHY else FIRST.get(case, 1)

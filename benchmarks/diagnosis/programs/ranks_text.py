@@ -7,8 +7,6 @@ time, since the ranks share two cores with others; its wait for the others is on
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import re
 import signal
@@ -16,8 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from pydoc_data import topics
 from typing import Any
@@ -30,6 +27,7 @@ from torch.nn import functional
 
 import trainwatch
 from benchmarks.diagnosis import facts
+from benchmarks.diagnosis.replicas import side_by_side
 from trainwatch.schedule import schedule_value
 
 HELD_OUT = False
@@ -282,36 +280,17 @@ def fit(rank: Rank, path: Path, first: int, last: int, resume: int | None = None
 
 def live(path: Path, plan: Plan, case: str, seed: int, number: int) -> None:
     """What a rank's process does."""
-    store = dist.FileStore(str(path.with_suffix(".meeting")), plan.ranks)
-    dist.init_process_group("gloo", store=store, rank=number, world_size=plan.ranks, timeout=timedelta(seconds=60))
-    try:
-        rank = enter(plan, case, seed, number)
-        if case == "lost-rank":
-            rank.survivors = dist.new_group([each for each in range(plan.ranks) if each != ODD])
-        fit(rank, path, 1, plan.interrupted or plan.steps)
-        if plan.interrupted:
-            fit(rank, path, plan.interrupted + 1, plan.steps, resume=plan.interrupted)
-    finally:
-        dist.destroy_process_group()
+    rank = enter(plan, case, seed, number)
+    if case == "lost-rank":
+        rank.survivors = dist.new_group([each for each in range(plan.ranks) if each != ODD])
+    fit(rank, path, 1, plan.interrupted or plan.steps)
+    if plan.interrupted:
+        fit(rank, path, plan.interrupted + 1, plan.steps, resume=plan.interrupted)
 
 
 def train(path: Path, seed: int, case: str) -> int:
     """Train one case, all ranks side by side; returns the first faulty step."""
     plan = replace(Plan(), **CASES.get(case, {}))
     passages()
-    children = []
-    for number in range(1, plan.ranks):
-        child = os.fork()
-        if not child:
-            torch.set_num_threads(1)  # a fork has none of its parent's threads, and would wait for them
-            with contextlib.suppress(Exception), contextlib.redirect_stderr(io.StringIO()):
-                live(path, plan, case, seed, number)
-            os._exit(0)
-        children.append(child)
-    try:
-        live(path, plan, case, seed, 0)
-    finally:
-        for child in children:
-            os.waitpid(child, 0)
-        path.with_suffix(".meeting").unlink(missing_ok=True)
+    side_by_side(path, plan.ranks, partial(live, path, plan, case, seed))
     return 0 if case in HEALTHY else FIRST.get(case, 1)

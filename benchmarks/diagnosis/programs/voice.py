@@ -22,6 +22,7 @@ from benchmarks.diagnosis import mistakes
 from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, declared, linear
 from benchmarks.diagnosis.loop import planned as planned_by
+from benchmarks.diagnosis.schooling import school
 
 HELD_OUT = False
 STEPS = 120
@@ -257,15 +258,12 @@ def schooled(seed: int, steps: int = 240) -> dict[str, Tensor]:
     torch.manual_seed(seed)
     model, batches = Voice(), shuffled(training(), BATCH, seed + 50)
     adam = torch.optim.AdamW(model.parameters(), lr=RATE)
-    rate = torch.optim.lr_scheduler.OneCycleLR(adam, RATE, steps, pct_start=0.1)
-    for number in range(steps):
+
+    def loss(number: int) -> Tensor:
         raw = losses(model, batches(number), {"forcing": 1.0})
-        adam.zero_grad()
-        torch.stack([WEIGHTS[name] * value for name, value in raw.items()]).sum().backward()
-        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        adam.step()
-        rate.step()
-    return model.state_dict()
+        return torch.stack([WEIGHTS[name] * value for name, value in raw.items()]).sum()
+
+    return school(model, adam, loss, steps=steps, peak=RATE, clip=CLIP)
 
 
 def continued(parts: Parts, peak: float, size: int = BATCH) -> Parts:
