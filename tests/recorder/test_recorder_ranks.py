@@ -45,7 +45,8 @@ def train(name, enabled):
         watch.losses(parts, {"bias": 0.5}, at=out, over=net.parameters()).backward()
         norms.append(float(watch.gradients(max_norm=0.1)))
         optimizer.step()
-        optimizer.zero_grad()
+        if name != "kept":
+            optimizer.zero_grad()
         watch.param_hash()
         watch.step()
     watch.close()
@@ -53,6 +54,7 @@ def train(name, enabled):
 
 
 results = {name: train(name, True) for name in ("ddp", "fsdp")}
+train("kept", True)
 assert train("fsdp", enabled=rank == 0) == results["fsdp"]  # a rank whose recorder is off takes part all the same
 gc.collect()
 distributed.destroy_process_group()
@@ -102,6 +104,8 @@ def test_two_ranks_record_the_norms_of_the_whole_gradient(tmp_path, steps, recor
     hashes = [[row["param_hash"] for row in steps(tmp_path / f"ddp{rank}.jsonl")] for rank in ("", ".rank1")]
     assert hashes[0] == hashes[1]
     assert len(set(hashes[0])) == 3
+    carried = {name: [row.get("grad_carried") for row in steps(tmp_path / f"{name}.jsonl")] for name in ("ddp", "kept")}
+    assert carried == {"ddp": [None] * 3, "kept": [None, 1, 1]}  # the reducer writes them too, before the optimiser
     told = [row["message"] for row in records(tmp_path / "fsdp.jsonl") if row.get("event") == "monitor"]
     assert sum("withheld" in message for message in told) == 3
 
