@@ -25,7 +25,7 @@ from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, P
 from benchmarks.diagnosis.loop import planned as planned_by
 
 HELD_OUT = True
-STEPS = 120
+STEPS = 90
 FOUNDERS, GENERATIONS, TOWNS, HELD = 40, 3, 12, 400  # couples, what follows them, places, and triples not trained on
 BATCH, NEGATIVES, TEMPERATURE = 512, 128, 0.2
 RATE, WARMUP, CLIP = 5e-2, 5, 0.02
@@ -185,7 +185,7 @@ def build(seed: int, variant: str) -> Parts:
         batches_per_epoch=len(training["x"]) // BATCH,
         max_norm=CLIP,
         weights=lambda applied: dict(WEIGHTS),  # noqa: ARG005
-        evaluation=Evaluation(max(STEPS // 12, 1), measure),
+        evaluation=Evaluation(max(STEPS // 15, 1), measure),
         header={
             "config": {"batch_size": BATCH, "clip": CLIP, "negatives": NEGATIVES, "weights": WEIGHTS},
             "components": {
