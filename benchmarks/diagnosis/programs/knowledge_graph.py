@@ -37,7 +37,7 @@ HEALTHY = (
     *("loss-only", "batch-16", "frozen-people"),
 )
 SICK = (
-    *("discarded-update", "schedules-by-batches", "norm-after-clip", "component-untracked", "wrong-curriculum"),
+    *("discarded-update", "schedules-by-batches", "norm-after-clip", "wrong-curriculum"),
     *("resume-repeats-data", "log-of-zero", "out-of-memory", "unmoved-group", "one-owns-gradient", "all-masked"),
     "slowing-down",
 )
@@ -367,7 +367,6 @@ OWN: dict[str, mistakes.Mistake] = {
     "wrong-curriculum": wrong_curriculum,
     "log-of-zero": log_of_zero,
     "all-masked": all_masked,
-    "component-untracked": partial(mistakes.component_untracked, by=1e-4),
     "one-owns-gradient": partial(mistakes.component_scale, name="n3", by=float(BATCH)),  # a sum over the batch
 }
 
