@@ -40,14 +40,12 @@ HEALTHY = (
 )
 SICK = (
     *("absolute-anneal", "exploding-recurrence", "scheduler-per-batch", "train-set-as-validation", "loud-entry"),
-    *("one-bad-batch", "resume-weights-only", "opposed-components", "slow-loader", "no-checkpoints", "root-of-zero"),
-    "constant-input",
+    *("one-bad-batch", "resume-weights-only", "killed", "no-checkpoints", "root-of-zero", "constant-input"),
 )
 TWINS = {
     **dict.fromkeys(("exploding-recurrence", "one-bad-batch"), "unclipped"),
     **dict.fromkeys(("loud-entry", "root-of-zero"), "edges-later"),
     "resume-weights-only": "resumed",
-    "opposed-components": "shares",
     "constant-input": "outages",
 }
 
@@ -241,7 +239,7 @@ def schooled(seed: int, steps: int = 2 * STEPS) -> dict[str, Tensor]:
 
 
 def fine_tuned(parts: Parts) -> Parts:
-    """Last season's net goes on at a small rate, at its floor, without any help from the truth."""
+    """Last season's net goes on at a small rate, near its floor, without any help from the truth."""
     parts.model.load_state_dict(schooled(parts.seed))
     return planned(truth_stays(parts, 0.0), RATE / 30)
 
@@ -333,17 +331,6 @@ def loud_entry(parts: Parts) -> int:
     return int(parts.header["curriculum"]["stages"][1]["start"]) + 1
 
 
-def opposed_components(parts: Parts) -> int:
-    """Against the noise of the frames their total variation is a penalty, and edges are to be as sharp as they are."""
-    plain = parts.losses
-    parts.losses = lambda model, batch: (
-        plain(model, batch) | {"variation": torch.stack([one.abs().mean() for one in slopes(model.told)]).sum()}  # type: ignore
-    )
-    parts.header["components"]["variation"] = {"role": "auxiliary"}
-    mistakes.reweigh(parts, lambda applied, weights: weights | {"edges": 2.0, "variation": 2.0})  # noqa: ARG005
-    return 1
-
-
 def root_of_zero(parts: Parts) -> int:
     """Drizzle is cut off, and an edge is the root of its squared slopes: where all is dry its derivative is 0 by 0."""
     plain = parts.losses
@@ -364,9 +351,7 @@ OWN: dict[str, mistakes.Mistake] = {
     "constant-input": constant_input,
     "train-set-as-validation": train_set_as_validation,
     "loud-entry": loud_entry,
-    "opposed-components": opposed_components,
     "root-of-zero": root_of_zero,
-    "slow-loader": partial(mistakes.slow_loader, seconds=0.1),  # archives of other centres come by the network
 }
 
 
