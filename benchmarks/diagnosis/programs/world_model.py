@@ -196,7 +196,7 @@ def build(seed: int, variant: str) -> Parts:
                 "kl_balance": BALANCE,
                 "clip": CLIP,
             },
-            "components": dict.fromkeys(WEIGHTS, {"role": "task"}) | {"kl": {"role": "regulariser", "unit": "nat"}},
+            "components": {name: {"role": "regulariser" if name == "kl" else "task"} for name in WEIGHTS},
             "schedules": {},
             "max_grad_norm": CLIP,
             "checkpoint_every": 20,
@@ -294,8 +294,7 @@ def learned_noise(parts: Parts) -> Parts:
 def endless(parts: Parts) -> Parts:
     """Nothing ends an episode of this pendulum: the continuation is learnt at once, and its loss is next to nothing."""
     parts.evaluation = Evaluation(10, measured(fastest=np.inf))
-    parts.records |= {"inputs"}
-    return replace(parts, batches=replayed(BATCH, parts.seed, fastest=np.inf))
+    return replace(parts, batches=replayed(BATCH, parts.seed, fastest=np.inf), records=parts.records | {"inputs"})
 
 
 VARIANTS: dict[str, Callable[[Parts], Parts]] = {
