@@ -152,6 +152,17 @@ def exploding_weights(parts: Parts, by: float = 3.0) -> int:
     return 1
 
 
+def exploding_recurrence(parts: Parts, by: float = 40.0) -> int:
+    """Recurrent weights begin far too large, and nothing clips."""
+    with torch.no_grad():
+        for name, weights in parts.model.named_parameters():
+            if "weight_hh" in name:
+                weights.mul_(by)
+    parts.max_norm = None
+    del parts.header["max_grad_norm"]
+    return 1
+
+
 # clocks, schedules and resumes
 
 
@@ -582,14 +593,14 @@ MISTAKES: dict[str, Mistake] = {
     for function in (
         *(missing_zero_grad, rate_too_high, rate_zero, rate_too_low, growing_weights, unmoved_group, warmup_ignored),
         *(scheduler_per_micro_batch, scheduler_twice, scheduler_per_epoch, frozen_body, stale_optimiser),
-        *(discarded_update, dead_relus, local_counter, stuck_counter, absolute_anneal, steps_miscounted),
-        *(counter_reset, resume_restarts_schedule, resume_old_weights, resume_repeats_data, resume_weights_only),
-        *(log_of_zero, bad_sample, poisoned_weight, root_of_zero, nan_filtered_log, scale_collapse, precision_off),
-        *(skips_counted, tiny_clip, norm_after_clip, component_scale, component_sign, component_detached),
-        *(component_untracked, divided_twice, stuck_loader, same_seed_workers, unscaled_input, constant_input),
-        *(labels_shuffled, labels_break, too_little_data, one_bad_batch, dropout_in_evaluation, slow_loader),
-        *(slowing_down, leaking_memory, crash_type_error, out_of_memory, killed, never_started),
-        *(no_checkpoints, failing_checkpoints),
+        *(discarded_update, dead_relus, exploding_recurrence, local_counter, stuck_counter, absolute_anneal),
+        *(steps_miscounted, counter_reset, resume_restarts_schedule, resume_old_weights, resume_repeats_data),
+        *(resume_weights_only, log_of_zero, bad_sample),
+        *(poisoned_weight, root_of_zero, nan_filtered_log, scale_collapse, precision_off, skips_counted, tiny_clip),
+        *(norm_after_clip, component_scale, component_sign, component_detached, component_untracked, divided_twice),
+        *(stuck_loader, same_seed_workers, unscaled_input, constant_input, labels_shuffled, labels_break),
+        *(too_little_data, one_bad_batch, dropout_in_evaluation, slow_loader, slowing_down, leaking_memory),
+        *(crash_type_error, out_of_memory, killed, never_started, no_checkpoints, failing_checkpoints),
     )
 }
 """By kind. A program says which of them it can have, and may give its own under the same name."""

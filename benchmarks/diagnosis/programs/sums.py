@@ -350,17 +350,6 @@ def invalid_answers(parts: Parts) -> int:
     return 40
 
 
-def exploding_recurrence(parts: Parts, by: float = 40.0) -> int:
-    """Recurrent weights begin far too large, and nothing clips."""
-    with torch.no_grad():
-        for name, weights in parts.model.named_parameters():
-            if "weight_hh" in name:
-                weights.mul_(by)
-    parts.max_norm = None
-    del parts.header["max_grad_norm"]
-    return 1
-
-
 def nan_filtered_log(parts: Parts, share: float = 0.4) -> int:
     """A batch has no symbol that counts, so its mean is 0 / 0; the log writes 0 for a loss that is no number."""
     at, plain = int(parts.steps * share), parts.losses
@@ -387,7 +376,6 @@ OWN: dict[str, mistakes.Mistake] = {
     "repeating-text": repeating_text,
     "short-answers": short_answers,
     "invalid-answers": invalid_answers,
-    "exploding-recurrence": exploding_recurrence,
     "nan-filtered-log": nan_filtered_log,
     "missing-zero-grad": missing_zero_grad,
     "rate-too-high": partial(mistakes.rate_too_high, by=30.0),
