@@ -218,6 +218,16 @@ def resume_repeats_data(parts: Parts) -> int:
     return _resumes(parts, lambda loop, saved, at: loop.restore(saved[at], data=False))
 
 
+def resume_weights_only(parts: Parts) -> int:
+    """The optimiser's file is not there, and the loop goes on without."""
+
+    def restores(loop: Loop, saved: dict[int, dict[str, Any]], at: int) -> None:
+        loop.restore(saved[at])
+        loop.parts.optimizer.state.clear()
+
+    return _resumes(parts, restores)
+
+
 def _resumes(
     parts: Parts, restores: Callable[[Loop, dict[int, dict[str, Any]], int], None], keeps: tuple[int, ...] = ()
 ) -> int:
@@ -573,7 +583,8 @@ MISTAKES: dict[str, Mistake] = {
         *(missing_zero_grad, rate_too_high, rate_zero, rate_too_low, growing_weights, unmoved_group, warmup_ignored),
         *(scheduler_per_micro_batch, scheduler_twice, scheduler_per_epoch, frozen_body, stale_optimiser),
         *(discarded_update, dead_relus, local_counter, stuck_counter, absolute_anneal, steps_miscounted),
-        *(counter_reset, resume_restarts_schedule, resume_old_weights, resume_repeats_data, log_of_zero, bad_sample),
+        *(counter_reset, resume_restarts_schedule, resume_old_weights, resume_repeats_data, resume_weights_only),
+        *(log_of_zero, bad_sample),
         *(poisoned_weight, root_of_zero, nan_filtered_log, scale_collapse, precision_off, skips_counted, tiny_clip),
         *(norm_after_clip, component_scale, component_sign, component_detached, component_untracked, divided_twice),
         *(stuck_loader, same_seed_workers, unscaled_input, constant_input, labels_shuffled, labels_break),

@@ -26,7 +26,6 @@ from benchmarks.diagnosis.loop import (
     Channels,
     Components,
     Evaluation,
-    Loop,
     Parts,
     Resume,
     Sampling,
@@ -401,19 +400,6 @@ def invalid_answers(parts: Parts) -> int:
     return 11
 
 
-def resume_weights_only(parts: Parts) -> int:
-    """The optimiser's file is not there, and the loop goes on without."""
-    assert parts.resume is not None
-    at = parts.resume.at
-
-    def restores(loop: Loop, saved: dict[int, dict[str, Any]]) -> None:
-        loop.restore(saved[at])
-        loop.parts.optimizer.state.clear()
-
-    parts.resume = replace(parts.resume, restores=restores)
-    return at + 1
-
-
 def root_of_zero(parts: Parts) -> int:
     """A distance between both answers is rewarded, and once they are one and the same."""
     plain, at = parts.losses, int(0.4 * parts.steps) + 1
@@ -439,7 +425,6 @@ OWN: dict[str, mistakes.Mistake] = {
     "component-scale": partial(mistakes.component_scale, name="supervised", by=3e3),
     "short-answers": short_answers,
     "invalid-answers": invalid_answers,
-    "resume-weights-only": resume_weights_only,
     "too-little-data": partial(mistakes.too_little_data, batches=1),
     "rate-too-high": partial(mistakes.rate_too_high, by=200.0),
     "root-of-zero": root_of_zero,
