@@ -181,6 +181,17 @@ class Header:
             config=mapping(raw.get("config")),
         )
 
+    @property
+    def plan(self) -> Curriculum | None:
+        """The curriculum that the run follows: the one that it was seen to run, else the one that was declared."""
+        return self.curriculum_running or self.curriculum
+
+    @property
+    def modules(self) -> list[dict[str, Any]]:
+        """The model's modules as the recorder listed them."""
+        listed = self.raw.get("modules")
+        return [mapping(one) for one in listed] if isinstance(listed, list) else []
+
     def window(self) -> int:
         """Steps that a rule looks back over: 2 % of the planned ones, at least 20. A log may have a row in fifty."""
         return max(20, round(0.02 * (self.total_steps or 0)))
