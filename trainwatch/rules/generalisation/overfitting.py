@@ -124,7 +124,7 @@ class Overfitting(Rule):
 
     def start(self, header: Header) -> Findings:
         """The declared stages, for runs that do not record their stage."""
-        self._curriculum = header.curriculum_running or header.curriculum
+        self._curriculum = header.plan
         self._roles = Roles.of(header)
         return ()
 

@@ -97,7 +97,7 @@ class LrTooHigh(Rule):
     def start(self, header: Header) -> Findings:
         """A stage may hold the loss where it is; which components are tasks."""
         self._roles = Roles.of(header)
-        curriculum = header.curriculum_running or header.curriculum
+        curriculum = header.plan
         self._staged = curriculum is not None and len(curriculum.stages) > 1
         return ()
 
