@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainwatch.header import Header, mapping, number, text
+from trainwatch.header import Header
 from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
 from trainwatch.schema import Finding
@@ -96,9 +96,7 @@ class ComponentDead(Rule):
     def start(self, header: Header) -> Findings:
         """Which components are no tasks."""
         self._roles = Roles.of(header)
-        self._frozen = any(
-            number(one.get("trainable")) == 0 and number(one.get("parameters")) for one in _modules(header)
-        )
+        self._frozen = any(module.trainable == 0 < module.parameters for module in header.modules)
         return ()
 
     def update(self, chunk: Chunk) -> Iterator[Finding]:
@@ -192,7 +190,7 @@ class ComponentDead(Rule):
         outside = told if isinstance(told, list) else []
         rows, norms = Chunk("train", table, 0, table.size), ("component_grad/", "grad_share/")
         taught = [name for name in components(rows) if any(f"{norm}{name}" in table for norm in norms)]
-        idle = _idle(run)
+        idle = _without_gradient(run)
         if not idle and not any(_fell(rows, name) >= self.others_fell for name in taught):
             return  # nobody learns
         for name in components(rows) if outside else ():
@@ -353,22 +351,11 @@ def _first_zero(chunk: Chunk) -> Bools:
     return chunk[first] == 0 if first else np.zeros(len(chunk), dtype=bool)
 
 
-def _modules(header: Header) -> list[dict[str, Any]]:
-    told = header.raw.get("modules")
-    return [mapping(one) for one in told] if isinstance(told, list) else []
-
-
-def _idle(run: Run) -> bool:
-    """Whether a module that may be trained has never had a gradient, while others have."""
-    return bool(_without_gradient(run))
-
-
 def _without_gradient(run: Run) -> list[str]:
     """Outer modules that may be trained and never had a gradient, while others have."""
     norms = [name.removeprefix("grad_norm/") for name in run.train.channels if name.startswith("grad_norm/")]
-    outer = [one for one in _modules(run.header) if number(one.get("depth")) == 1 and number(one.get("trainable"))]
-    names = [text(one.get("name")) for one in outer]
-    return [name for name in names if name and name not in norms] if norms else []
+    outer = [module.name for module in run.header.modules if module.depth == 1 and module.trainable > 0]
+    return [name for name in outer if name and name not in norms] if norms else []
 
 
 def _levels(rows: Chunk, name: str) -> tuple[float, float]:
