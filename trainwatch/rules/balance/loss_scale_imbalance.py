@@ -134,20 +134,25 @@ class LossScaleImbalance(Rule):
 
     What it sees:
         The contribution (weight x raw value) of the largest component against the sum of the others, as medians over
-        blocks of rows: 3,256,742 beside 3.75. It is an alarm if that component also owns nearly the whole gradient, in
-        two blocks, or in the first of all if it is a thousand times the others; if it has nine tenths of it and fifty
-        times the others' sum in two blocks on end, and not all of them improve; if it has four fifths of it, a hundred
-        times the others' sum, and none of them improves; or, where no gradients are recorded, if it is a thousand times
-        the others while these stand at values of 1 and more and none of them improves, or fifty times in two blocks on
-        end while these, all of them declared tasks, have doubled, or thirty times declared tasks (ten times, if it was
-        declared to be no task itself) in two blocks on end while the gradient's norm is thirty times what it is clipped
-        to. Else it is worth knowing, no more. Not among the others: components of weight 0, of a tiny or negative
-        weight, or one that rises, whose schedule is not at its end or that a later stage raises to the large one's
-        scale, with both signs (a policy's surrogate), and those that fell from the large one's scale because they are
-        solved. What is a regulariser or an auxiliary, by role or name, is one of them only below a thousandth, at a
-        value of 1 and more, without a gradient to speak of. A start that passes within a fifth of the run while the
-        loss falls is an info. Where neither weights nor gradients are recorded, and the total is not a tenth of what
-        the largest would contribute, weights are at work, and nothing is told.
+        blocks of rows: 3,256,742 beside 3.75. Scale alone is worth knowing, no more; an alarm needs a proof, in two
+        blocks, that the others are not trained.
+
+        By the gradient: the component owns nearly all of it (and one block will do at the very start, if it is a
+        thousand times the others); or nine tenths of it at fifty times the others' sum, and not all of them improve; or
+        four fifths of it at a hundred times, and none of them improves.
+
+        Where no gradients are recorded: it is a thousand times the others, while these stand at values of 1 and more
+        and none of them improves; or fifty times, while these, all of them declared tasks, have doubled; or thirty
+        times declared tasks (ten times, if it was declared to be no task itself), while the gradient's norm is thirty
+        times what it is clipped to.
+
+        Not among the others: components of weight 0, of a tiny or negative weight, or one that rises, whose schedule is
+        not at its end or that a later stage raises to the large one's scale, with both signs (a policy's surrogate),
+        and those that fell from the large one's scale because they are solved. What is a regulariser or an auxiliary,
+        by role or name, is one of them only below a thousandth, at a value of 1 and more, without a gradient to speak
+        of. A start that passes within a fifth of the run while the loss falls is an info. Where neither weights nor
+        gradients are recorded, and the total is not a tenth of what the largest would contribute, weights are at work,
+        and nothing is told.
 
     Why it matters:
         The optimiser follows the sum. What contributes a millionth of it is not trained at all, and after clipping the
