@@ -177,9 +177,10 @@ class LrTooHigh(Rule):
 
     def _doubled(self, weights: Weights, series: dict[str, Floats]) -> bool:
         """Whether a sample that is too high was followed by one in which all weights together are twice as large."""
-        if not len(weights.grew):
+        ratios = [weights.ratio(group) for group in _ratios(series)]
+        if not ratios or not len(weights.grew):
             return False
-        ratio = np.fmax.reduce([weights.ratio(group) for group in _ratios(series)])[weights.at[:-1]]
+        ratio = np.fmax.reduce(ratios)[weights.at[:-1]]
         return bool(((ratio > self.ratio) & (weights.grew > self.doubled)).any())
 
     def _churned(self, weights: Weights, high: dict[str, float], first: float) -> dict[str, float]:
