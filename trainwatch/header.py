@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 
@@ -138,6 +139,37 @@ class Component:
 
 
 @dataclass(frozen=True)
+class Module:
+    """A module as the recorder listed it: how many parameters it has, and how many of them can be trained.
+
+    ``trainable`` is NaN where it is not told, ``fresh`` (of the frozen, as an initialisation leaves them) None.
+    """
+
+    name: str
+    depth: float
+    parameters: float
+    trainable: float
+    fresh: float | None
+
+    @classmethod
+    def parse(cls, raw: Any) -> Module:
+        """A module of a header; what has the wrong form is nothing."""
+        fields = mapping(raw)
+        return cls(
+            name=text(fields.get("name")) or "",
+            depth=_size(fields.get("depth")),
+            parameters=_size(fields.get("parameters")),
+            trainable=_size(fields["trainable"]) if "trainable" in fields else math.nan,
+            fresh=_size(fields["fresh"]) if "fresh" in fields else None,
+        )
+
+
+def _size(raw: Any) -> float:
+    size = number(raw) or 0.0
+    return size if 0 < size < 1e15 else 0.0  # a log that tells of more parameters is broken
+
+
+@dataclass(frozen=True)
 class Header:
     """What a run declared about itself. ``raw`` is the record as it stands in the file; see ``schema.HEADER``."""
 
@@ -180,6 +212,17 @@ class Header:
             schedules={name: mapping(item) for name, item in mapping(raw.get("schedules")).items() if mapping(item)},
             config=mapping(raw.get("config")),
         )
+
+    @property
+    def plan(self) -> Curriculum | None:
+        """The curriculum that the run follows: the one that it was seen to run, else the one that was declared."""
+        return self.curriculum_running or self.curriculum
+
+    @cached_property
+    def modules(self) -> tuple[Module, ...]:
+        """The model's modules as the recorder listed them, in their order."""
+        listed = self.raw.get("modules")
+        return tuple(Module.parse(one) for one in (listed if isinstance(listed, list) else ()))
 
     def window(self) -> int:
         """Steps that a rule looks back over: 2 % of the planned ones, at least 20. A log may have a row in fifty."""

@@ -22,7 +22,7 @@ def longer_ramp(finding: Finding, run: Run) -> Iterator[Setting]:
         if own and own <= said and {"ramp", "anneal", "warmup"} & said and length and length > 0:
             longer = length * LONGER
             yield Setting(path, int(longer) if isinstance(value, int) else min(longer, 1.0), f"{LONGER:g} times longer")
-    plan = run.header.curriculum_running or run.header.curriculum
+    plan = run.header.plan
     for path, value in flat(run.header.config):
         if plan and plan.ramp == value == "step" and "ramp" in words(path):
             yield Setting(path, "linear", "instead of a leap at each boundary")

@@ -92,7 +92,7 @@ def _stages(run: Run) -> Iterator[Moment]:
     told = [event for event in run.events if event.get("event") == "stage"]
     for event in told[:MOMENTS]:
         yield Moment(int(number(event.get("step")) or 0), utc(number(event.get("time"))), "stage", _stage_name(event))
-    plan = run.header.curriculum_running or run.header.curriculum
+    plan = run.header.plan
     for stage in plan.stages[1:MOMENTS] if plan and not told else ():
         if run.last_step is not None and stage.start <= run.last_step:
             at = int(stage.start) + 1  # a stage holds from the row after `applied` reached its start

@@ -195,7 +195,7 @@ class Courses:
 
     def start(self, header: Header) -> None:
         """Roles, and the stages of a run that does not record its stage."""
-        self._roles, self._curriculum = Roles.of(header), header.curriculum_running or header.curriculum
+        self._roles, self._curriculum = Roles.of(header), header.plan
 
     def push(self, chunk: Chunk) -> None:
         """Add whole blocks of rows."""

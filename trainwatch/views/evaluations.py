@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,10 +57,18 @@ def direction(name: str) -> int:
 
 def scatter(values: Floats) -> float:
     """Standard deviation of one evaluation, however the series descends or wanders."""
-    bend = SIGMA * float(np.median(np.abs(np.diff(values, 2)))) / 6**0.5 if len(values) > 2 else 0.0
+    return max(bend(values), jitter(values))
+
+
+def bend(values: Floats | Sequence[float]) -> float:
+    """Standard deviation of one evaluation by second differences, in which a steady descent or rise is nothing."""
+    return SIGMA * float(np.median(np.abs(np.diff(values, 2)))) / 6**0.5 if len(values) > 2 else 0.0
+
+
+def jitter(values: Floats | Sequence[float]) -> float:
+    """The same by the changes, around their median: slow wandering shows in these."""
     steps = np.diff(values)
-    jitter = SIGMA * float(np.median(np.abs(steps - np.median(steps)))) / 2**0.5 if len(steps) else 0.0
-    return max(bend, jitter)
+    return SIGMA * float(np.median(np.abs(steps - np.median(steps)))) / 2**0.5 if len(steps) else 0.0
 
 
 @dataclass

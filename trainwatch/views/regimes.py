@@ -43,7 +43,7 @@ class Regimes:
 
     def start(self, header: Header) -> None:
         """What the run declares."""
-        self._curriculum = header.curriculum_running or header.curriculum
+        self._curriculum = header.plan
 
     def begins(self, chunk: Chunk) -> Bools:
         """Whether a row is the first of a new stage, of a warm restart, or under another weight. bool [rows]"""

@@ -51,7 +51,7 @@ class AllAtOnce(OfCourse):
     def start(self, header: Header) -> Findings:
         """Whether there is a plan."""
         self._courses.start(header)
-        plan = header.curriculum_running or header.curriculum
+        plan = header.plan
         ramped = any(name.startswith("weight/") for name in header.schedules)
         self._planned = ramped or (plan is not None and len(plan.stages) > 1)
         return ()

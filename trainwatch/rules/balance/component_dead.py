@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainwatch.header import Header, mapping, number, text
+from trainwatch.header import Header
 from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
 from trainwatch.schema import Finding
@@ -96,9 +96,7 @@ class ComponentDead(Rule):
     def start(self, header: Header) -> Findings:
         """Which components are no tasks."""
         self._roles = Roles.of(header)
-        self._frozen = any(
-            number(one.get("trainable")) == 0 and number(one.get("parameters")) for one in _modules(header)
-        )
+        self._frozen = any(module.trainable == 0 < module.parameters for module in header.modules)
         return ()
 
     def update(self, chunk: Chunk) -> Iterator[Finding]:
@@ -117,10 +115,9 @@ class ComponentDead(Rule):
         trial = deepcopy(self)
         yield from trial.update(rest)
         yield from trial._constants(rest)
-        yield from trial._cut_off(run)
-        yield from trial._headless(run)
-        yield from trial._left_out(run)
-        yield from trial._untaught(run)
+        whole = Chunk("train", run.train, 0, run.train.size)
+        for look in (trial._cut_off, trial._headless, trial._left_out, trial._untaught):
+            yield from look(run, whole)
 
     def _follow(self, name: str, chunk: Chunk, norms: dict[str, Floats]) -> Streak | None:
         """The streak of rows without a gradient, if these rows changed its story."""
@@ -186,72 +183,70 @@ class ComponentDead(Rule):
             confidence=0.95,
         )
 
-    def _cut_off(self, run: Run) -> Findings:
+    def _cut_off(self, run: Run, whole: Chunk) -> Findings:
         """Tasks that the recorder found not to depend on the tensor at hand, and that nothing trains elsewhere."""
-        told, table = run.header.raw.get("outside_at"), run.train
-        outside = told if isinstance(told, list) else []
-        rows, norms = Chunk("train", table, 0, table.size), ("component_grad/", "grad_share/")
-        taught = [name for name in components(rows) if any(f"{norm}{name}" in table for norm in norms)]
-        idle = _idle(run)
-        if not idle and not any(_fell(rows, name) >= self.others_fell for name in taught):
-            return  # nobody learns
-        for name in components(rows) if outside else ():
-            weight = table.column(f"weight/{name}", max(0, table.size - self.rows), table.size)
-            if name not in outside or name in taught or not np.nanmin(weight) > 0:
-                continue
-            small = self._roles.said.get(name) == "regulariser" or small_by_design(name, ())
-            if not self._roles.task(name) and (small or not idle):
-                continue
-            if _fell(rows, name) < self.fell and table.size >= self.unlearned_rows:
-                yield self._unlearned(name, run)
-
-    def _headless(self, run: Run) -> Findings:
-        """Where no components' gradients are recorded: those whose own module, a head by its name, never had any."""
-        rows = Chunk("train", run.train, 0, run.train.size)
-        idle = _without_gradient(run)
-        learnt = any(_fell(rows, name) >= self.others_fell for name in components(rows))
-        if not idle or gradients(rows) or len(rows) < self.unlearned_rows or not learnt:
+        told = run.header.raw.get("outside_at")
+        if not isinstance(told, list) or len(whole) < self.unlearned_rows:
             return
-        for name in components(rows):
-            weight = rows[f"weight/{name}"][-self.rows :]
-            small = self._roles.said.get(name) == "regulariser" or small_by_design(name, ())
-            lost = _fell(rows, name) < self.others_fell  # what the others change of its inputs moves it a little
-            if name in idle and not small and np.nanmin(weight, initial=np.inf) > 0 and lost:
-                first, now = _levels(rows, name)
-                yield self.finding(
-                    "warning",
-                    f"component:{name}",
-                    (run.first_step or 0, run.last_step or 0),
-                    f"The {name} loss is not learned, {first:,.4g} at first and {now:,.4g} now, and the module {name} "
-                    "has never had a gradient.",
-                    evidence={"first": first, "now": now},
-                    advice=f"Find what cuts {name} off from the model: detach(), no_grad, argmax or a constant.",
-                    confidence=0.85,
-                )
+        taught, idle = gradients(whole), _without_gradient(run)
+        if not idle and not any(_fell(whole, name) >= self.others_fell for name in taught):
+            return  # nobody learns
+        for name in [name for name in components(whole) if name in told and name not in taught]:
+            meant = self._roles.task(name) or (idle and not self._regularises(name))
+            if meant and self._weight(whole, name) > 0 and _fell(whole, name) < self.fell:
+                at = run.header.raw.get("gradient_at") or "the tensor at which gradients are taken"
+                why = f"does not depend on {at}, where the others' gradients are, and is not learned"
+                yield self._unlearned(run, name, why, _levels(whole, name), 0.75)
 
-    def _left_out(self, run: Run) -> Findings:
+    def _headless(self, run: Run, whole: Chunk) -> Findings:
+        """Where no components' gradients are recorded: those whose own module, a head by its name, never had any."""
+        idle = _without_gradient(run)
+        learnt = any(_fell(whole, name) >= self.others_fell for name in components(whole))
+        if not idle or gradients(whole) or len(whole) < self.unlearned_rows or not learnt:
+            return
+        for name in components(whole):
+            lost = _fell(whole, name) < self.others_fell  # what the others change of its inputs moves it a little
+            if name in idle and lost and not self._regularises(name) and not self._weight(whole, name) <= 0:
+                why = f"is not learned, and the module {name} has never had a gradient"
+                yield self._unlearned(run, name, why, _levels(whole, name), 0.85)
+
+    def _regularises(self, name: str) -> bool:
+        """Whether it was declared a regulariser, or has the name of one."""
+        return self._roles.said.get(name) == "regulariser" or small_by_design(name, ())
+
+    def _weight(self, whole: Chunk, name: str) -> float:
+        """The lowest weight of the last rows; NaN where none is recorded."""
+        return float(np.fmin.reduce(whole[f"weight/{name}"][-self.rows :]))
+
+    def _unlearned(self, run: Run, name: str, why: str, levels: tuple[float, float], confidence: float) -> Finding:
+        first, now = levels
+        return self.finding(
+            "warning",
+            f"component:{name}",
+            (run.first_step or 0, run.last_step or 0),
+            f"The {name} loss {why}: {first:,.4g} at first, {now:,.4g} now.",
+            evidence={"first": first, "now": now},
+            advice=f"Find what cuts {name} off from the model: detach(), no_grad, argmax, or outputs of another model.",
+            confidence=confidence,
+        )
+
+    def _left_out(self, run: Run, whole: Chunk) -> Findings:
         """Tasks without a gradient over the parameters, where those of the others make up the whole gradient's norm."""
-        rows = Chunk("train", run.train, 0, run.train.size)
-        norms = {name.partition("/")[2]: rows[name] for name in rows.channels if name.startswith("param_grad/")}
-        near = gradients(rows)
-        whole = rows["grad_norm"]
-        made = np.abs(together(rows, norms) / whole - 1) < self.same if norms else np.zeros(len(rows), dtype=bool)
-        for name in components(rows) if made.any() else ():
-            value, weight = rows[f"loss/{name}"], rows[f"weight/{name}"]
-            due = np.isfinite(value) & (value != 0) & (weight > 0) & np.isfinite(together(rows, norms)) & (whole > 0)
-            if (
-                name in norms
-                or name in near
-                or (self._roles.aside(name) and not self._rose(value[np.isfinite(value)]))
-                or due.sum() < self.probes
-                or not made[due].all()
-            ):
+        norms = {name.partition("/")[2]: whole[name] for name in whole.channels if name.startswith("param_grad/")}
+        if not norms:
+            return
+        sums, norm = together(whole, norms), whole["grad_norm"]
+        made, known = np.abs(sums / norm - 1) < self.same, {*norms, *gradients(whole)}
+        for name in [name for name in components(whole) if name not in known]:
+            value, weight = whole[f"loss/{name}"], whole[f"weight/{name}"]
+            due = np.isfinite(value) & (value != 0) & (weight > 0) & np.isfinite(sums) & (norm > 0)
+            depends = not self._roles.aside(name) or self._rose(value[np.isfinite(value)])
+            if due.sum() < self.probes or not made[due].all() or not depends:
                 continue
-            at = rows.step[due]
             yield self.finding(
                 "warning",
                 f"component:{name}",
-                (int(at[0]), run.last_step or 0),
+                (int(whole.step[due][0]), run.last_step or 0),
                 f"The {name} loss stands at {value[due][-1]:,.4g} and has no gradient over the parameters: those of "
                 f"{', '.join(norms)} make up the whole gradient.",
                 evidence={"value": float(value[due][-1]), "samples": int(due.sum())},
@@ -267,21 +262,21 @@ class ComponentDead(Rule):
             len(value) > self.rows and now.min() > first.max() > 0 and median(now) > (1 + self.fell) * median(first)
         )
 
-    def _untaught(self, run: Run) -> Findings:
+    def _untaught(self, run: Run, whole: Chunk) -> Findings:
         """Tasks that only got worse, by more than the others gained: the sum is followed, and they are not in it."""
-        rows = Chunk("train", run.train, 0, run.train.size)
-        names = components(rows)
-        if len(rows) < self.unlearned_rows or plays(rows.channels) or gradients(rows):
+        names = components(whole)
+        if len(whole) < self.unlearned_rows or plays(whole.channels) or gradients(whole):
             return
-        weight = {name: float(np.nanmin(rows[f"weight/{name}"], initial=np.inf)) for name in names}
-        gained = {name: weight[name] * (first - now) for name in names for first, now in [_levels(rows, name)]}
-        learnt = any(
-            _fell(rows, name) >= self.others_fell for name in names if self._roles.said.get(name) != "regulariser"
-        )
-        for name in names if learnt else ():
+        aims = [name for name in names if self._roles.said.get(name) != "regulariser"]
+        if not any(_fell(whole, name) >= self.others_fell for name in aims):
+            return
+        levels = {name: _levels(whole, name) for name in names}
+        weight = {name: float(np.nanmin(whole[f"weight/{name}"], initial=np.inf)) for name in names}
+        gained = {name: weight[name] * (first - now) for name, (first, now) in levels.items()}
+        for name in [name for name in names if self._roles.task(name) and 0 < weight[name] < np.inf]:
             lost = -gained[name] > np.nansum([abs(gained[other]) for other in names if other != name])
-            if self._roles.task(name) and 0 < weight[name] < np.inf and lost and self._worsened(run, rows, name):
-                first, now = _levels(rows, name)
+            if lost and self._worsened(run, whole, name):
+                first, now = levels[name]
                 yield self.finding(
                     "warning",
                     f"component:{name}",
@@ -305,20 +300,6 @@ class ComponentDead(Rule):
         return all(
             first > 0 and course.min() >= (1 - self.same) * first and now > (1 + self.worsened) * first
             for course, first, now in ((levels, levels[0], levels[-1]), (held, held[0], float(np.median(held[-3:]))))
-        )
-
-    def _unlearned(self, name: str, run: Run) -> Finding:
-        first, now = _levels(Chunk("train", run.train, 0, run.train.size), name)
-        at = run.header.raw.get("gradient_at") or "the tensor at which gradients are taken"
-        return self.finding(
-            "warning",
-            f"component:{name}",
-            (run.first_step or 0, run.last_step or 0),
-            f"The {name} loss does not depend on {at}, where the others' gradients are, and is not learned: "
-            f"{first:,.4g} at first, {now:,.4g} now.",
-            evidence={"first": first, "now": now},
-            advice=f"Find what cuts {name} off from the model: detach(), no_grad, argmax, or outputs of another model.",
-            confidence=0.75,
         )
 
     def _constants(self, rest: Chunk) -> Findings:
@@ -353,22 +334,11 @@ def _first_zero(chunk: Chunk) -> Bools:
     return chunk[first] == 0 if first else np.zeros(len(chunk), dtype=bool)
 
 
-def _modules(header: Header) -> list[dict[str, Any]]:
-    told = header.raw.get("modules")
-    return [mapping(one) for one in told] if isinstance(told, list) else []
-
-
-def _idle(run: Run) -> bool:
-    """Whether a module that may be trained has never had a gradient, while others have."""
-    return bool(_without_gradient(run))
-
-
 def _without_gradient(run: Run) -> list[str]:
     """Outer modules that may be trained and never had a gradient, while others have."""
     norms = [name.removeprefix("grad_norm/") for name in run.train.channels if name.startswith("grad_norm/")]
-    outer = [one for one in _modules(run.header) if number(one.get("depth")) == 1 and number(one.get("trainable"))]
-    names = [text(one.get("name")) for one in outer]
-    return [name for name in names if name and name not in norms] if norms else []
+    outer = [module.name for module in run.header.modules if module.depth == 1 and module.trainable > 0]
+    return [name for name in outer if name and name not in norms] if norms else []
 
 
 def _levels(rows: Chunk, name: str) -> tuple[float, float]:

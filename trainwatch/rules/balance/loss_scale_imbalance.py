@@ -26,32 +26,106 @@ LASTING = 5  # blocks: what passes sooner is how a run starts, and not worth an 
 
 
 @dataclass
-class Episode:
-    """A stretch of blocks in which one component outweighs the others, and the latest of them."""
+class Block:
+    """Rows that are judged as one: their columns, and the median of each."""
 
-    component: str
-    first_step: int
-    before: dict[str, float]
-    blocks: int = 0
-    others: list[str] = field(default_factory=list)
-    here: dict[str, float] = field(default_factory=dict)
-    block: Rows = field(default_factory=dict)
-    earlier: tuple[float, float] = (np.nan, np.nan)  # share and ratio of the block before
+    names: list[str]  # of the components
+    rows: Rows
+    level: dict[str, float]
 
     @property
-    def share(self) -> float:
-        """Of the gradient, as last probed."""
-        return self.here[f"share/{self.component}"]
-
-    @property
-    def sizes(self) -> tuple[float, float]:
-        """Contribution of the component, and of the others together."""
-        return _size(self.component, self.here), sum(_size(name, self.here) for name in self.others)
+    def first_step(self) -> int:
+        """Of its first row."""
+        return int(self.rows["step"][0])
 
     @property
     def last_step(self) -> int:
         """A block at the end of a run is filled up with NaN."""
-        return int(np.nanmax(self.block["step"]))
+        return int(np.nanmax(self.rows["step"]))
+
+    def raw(self, name: str) -> float:
+        """A component's value."""
+        return self.level[f"raw/{name}"]
+
+    def weighted(self, name: str) -> bool:
+        """Whether a weight is recorded."""
+        return bool(np.isfinite(self.level[f"weight/{name}"]))
+
+    def weight(self, name: str) -> float:
+        """1 where none is recorded."""
+        return self.level[f"weight/{name}"] if self.weighted(name) else 1.0
+
+    def size(self, name: str) -> float:
+        """Magnitude of a component's contribution."""
+        return abs(self.raw(name)) * abs(self.weight(name))
+
+    def share(self, name: str) -> float:
+        """Of the gradient, as last probed; NaN where it never was."""
+        return self.level[f"share/{name}"]
+
+    def onset(self, largest: str, others: list[str], ratio: float) -> int:
+        """The first step in which ``largest`` is ``ratio`` times the others."""
+        rest = sum(_sizes(self.rows, name) for name in others)
+        return int(self.rows["step"][int(np.argmax(_sizes(self.rows, largest) > ratio * rest))])
+
+
+@dataclass
+class Episode:
+    """Blocks on end in which one component outweighs the others: the first of them, and the latest."""
+
+    component: str
+    first_step: int
+    first: Block
+    block: Block
+    others: list[str]
+    blocks: int = 1
+    earlier: tuple[float, float] = (np.nan, np.nan)  # share and ratio of the block before
+
+    def add(self, block: Block, others: list[str]) -> None:
+        """One more block, and what is outweighed in it."""
+        self.earlier = self.share, self.ratio
+        self.blocks, self.block, self.others = self.blocks + 1, block, others
+
+    @property
+    def share(self) -> float:
+        """The component's, of the gradient."""
+        return self.block.share(self.component)
+
+    @property
+    def probed(self) -> bool:
+        """Whether gradients are recorded."""
+        return bool(np.isfinite(self.share))
+
+    @property
+    def part(self) -> float:
+        """What the component contributes."""
+        return self.block.size(self.component)
+
+    @property
+    def rest(self) -> float:
+        """What the others contribute together."""
+        return sum(self.block.size(name) for name in self.others)
+
+    @property
+    def ratio(self) -> float:
+        """How many times the others it is."""
+        return self.part / self.rest
+
+    def unsolved(self, ordinary: float) -> bool:
+        """Whether some other's value is that of a task that is not learned yet."""
+        return any(abs(self.block.raw(name)) >= ordinary for name in self.others)
+
+    def improved(self, by: float) -> list[bool]:
+        """For each of the others, whether it came down by this share of its value."""
+        return [now < was - by * abs(was) for was, now in map(self._course, self.others)]
+
+    def _course(self, name: str) -> tuple[float, float]:
+        """A component's value as the episode began, and now; in both halves of the block, if it has but one."""
+        if self.blocks > 1:
+            return self.first.level.get(f"raw/{name}", np.nan), self.block.raw(name)
+        known = self.block.rows[f"raw/{name}"][np.isfinite(self.block.rows[f"raw/{name}"])]
+        half = (len(known) + 1) // 2
+        return float(np.median(known[:half])), float(np.median(known[-half:]))
 
 
 @dataclass
@@ -60,20 +134,25 @@ class LossScaleImbalance(Rule):
 
     What it sees:
         The contribution (weight x raw value) of the largest component against the sum of the others, as medians over
-        blocks of rows: 3,256,742 beside 3.75. It is an alarm if that component also owns nearly the whole gradient, in
-        two blocks, or in the first of all if it is a thousand times the others; if it has nine tenths of it and fifty
-        times the others' sum in two blocks on end, and not all of them improve; if it has four fifths of it, a hundred
-        times the others' sum, and none of them improves; or, where no gradients are recorded, if it is a thousand times
-        the others while these stand at values of 1 and more and none of them improves, or fifty times in two blocks on
-        end while these, all of them declared tasks, have doubled, or thirty times declared tasks (ten times, if it was
-        declared to be no task itself) in two blocks on end while the gradient's norm is thirty times what it is clipped
-        to. Else it is worth knowing, no more. Not among the others: components of weight 0, of a tiny or negative
-        weight, or one that rises, whose schedule is not at its end or that a later stage raises to the large one's
-        scale, with both signs (a policy's surrogate), and those that fell from the large one's scale because they are
-        solved. What is a regulariser or an auxiliary, by role or name, is one of them only below a thousandth, at a
-        value of 1 and more, without a gradient to speak of. A start that passes within a fifth of the run while the
-        loss falls is an info. Where neither weights nor gradients are recorded, and the total is not a tenth of what
-        the largest would contribute, weights are at work, and nothing is told.
+        blocks of rows: 3,256,742 beside 3.75. Scale alone is worth knowing, no more; an alarm needs a proof, in two
+        blocks, that the others are not trained.
+
+        By the gradient: the component owns nearly all of it (and one block will do at the very start, if it is a
+        thousand times the others); or nine tenths of it at fifty times the others' sum, and not all of them improve; or
+        four fifths of it at a hundred times, and none of them improves.
+
+        Where no gradients are recorded: it is a thousand times the others, while these stand at values of 1 and more
+        and none of them improves; or fifty times, while these, all of them declared tasks, have doubled; or thirty
+        times declared tasks (ten times, if it was declared to be no task itself), while the gradient's norm is thirty
+        times what it is clipped to.
+
+        Not among the others: components of weight 0, of a tiny or negative weight, or one that rises, whose schedule is
+        not at its end or that a later stage raises to the large one's scale, with both signs (a policy's surrogate),
+        and those that fell from the large one's scale because they are solved. What is a regulariser or an auxiliary,
+        by role or name, is one of them only below a thousandth, at a value of 1 and more, without a gradient to speak
+        of. A start that passes within a fifth of the run while the loss falls is an info. Where neither weights nor
+        gradients are recorded, and the total is not a tenth of what the largest would contribute, weights are at work,
+        and nothing is told.
 
     Why it matters:
         The optimiser follows the sum. What contributes a millionth of it is not trained at all, and after clipping the
@@ -123,6 +202,8 @@ class LossScaleImbalance(Rule):
     worse: float = 2.0  # x its first level: a task that is trained does not double, beside a louder one or not
     owned_share: float = 0.95  # of the gradient: what the others are left with is less than one batch's noise
     improvement: float = 0.02  # relative; less than that in two blocks is no learning
+    recovery: float = 0.1  # relative, of one of the others: an alarm without gradients is over
+    learning: float = 0.2  # relative; beside a gradient that goes elsewhere noise comes to less
     solved: float = 0.3  # of its first value: a component this far down is done, and rightly small
     loud_share: float = 0.9  # of the gradient, and so many
     loud_ratio: float = 50.0  # x the others: one by scale and by pull; a healthy main task comes to 30 with as much
@@ -131,9 +212,7 @@ class LossScaleImbalance(Rule):
     aside_ratio: float = 10.0  # x the tasks, there, of what was declared to be none: it is to help them; health: 2
     clipped: float = 30.0  # x the limit on the norm, beside it: the others' part is none of the step; health: 11
     unseen: float = 0.1  # of the largest, for the total: sums and means over micro-batches differ by less
-    tiny_weight: float = (
-        0.01  # of the largest component's weight, or of 1: whoever sets that means the term to be small
-    )
+    tiny_weight: float = 0.01  # of the largest one's, or of 1: whoever sets that means the term to be small
     annealed: float = 1.02  # x, within a block: a weight that still rises is meant to be small for now
     early: float = 0.2  # of the run: learned weights balance the components by then
     fewest: int = 5  # rows that a run must have: a median of 5 forgives two outliers
@@ -155,15 +234,11 @@ class LossScaleImbalance(Rule):
     def start(self, header: Header) -> Findings:
         """Which components are small by design."""
         self._roles = Roles.of(header).said
-        moving = {name: said for name, said in header.schedules.items() if said.get("kind") != "constant"}
-        self._annealed = {
-            name.removeprefix("weight/"): (number(said.get("begin")) or 0.0)
-            + (number(said.get("over_steps")) or np.inf)
-            for name, said in moving.items()
-            if name.startswith("weight/")
-        }
-        curriculum = header.curriculum_running or header.curriculum
-        self._stages = curriculum.stages if curriculum else ()
+        for name, said in header.schedules.items():
+            if name.startswith("weight/") and said.get("kind") != "constant":
+                over = number(said.get("over_steps")) or np.inf
+                self._annealed[name.removeprefix("weight/")] = (number(said.get("begin")) or 0.0) + over
+        self._stages = header.plan.stages if header.plan else ()
         self._limit = header.max_grad_norm or np.inf
         self._total = header.total_steps or 0
         return ()
@@ -172,14 +247,14 @@ class LossScaleImbalance(Rule):
         """Most blocks are balanced: the ratios are taken for all of them at once."""
         self._from = self._from if self._rows else float(chunk.step[0])
         self._rows += len(chunk)
-        yield from self._judge({name: in_blocks(values, self.block) for name, values in _columns(chunk).items()})
+        yield from self._judge(chunk)
 
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
         """Judge the rows that fill no block yet, on a copy: a short run has no others."""
         trial = deepcopy(self)
         trial._final, trial._rows = True, self._rows + len(rest)
         if len(rest) >= (self.block // 2 if self._rows else self.fewest):
-            yield from trial._judge({name: in_blocks(values, self.block) for name, values in _columns(rest).items()})
+            yield from trial._judge(rest)
         elif trial._episode is not None:
             yield from trial._verdict(trial._episode)
         whole = Chunk("train", rest.rows, rest.start - self._rows, rest.stop)
@@ -193,207 +268,225 @@ class LossScaleImbalance(Rule):
             if passed and soon and fall(whole["loss"]) > 0:
                 yield replace(finding, severity="info", message=f"{finding.message.rstrip('.')}; it passed.")
 
-    def _judge(self, blocks: Rows) -> Iterator[Finding]:
+    def _judge(self, chunk: Chunk) -> Iterator[Finding]:
         """Look only at the blocks in which the largest component stands out."""
-        names = [name.removeprefix("raw/") for name in blocks if name.startswith("raw/")]
+        names, columns = _columns(chunk, self.block)
         if not names:
             return
-        rows = {name: medians(values) for name, values in blocks.items() if name != "step"}
-        for name in names:
-            known = rows[f"raw/{name}"][np.isfinite(rows[f"raw/{name}"])]
-            if len(known):
-                self._start.setdefault(name, float(known[0]))
-                rows_known = blocks[f"raw/{name}"][np.isfinite(blocks[f"raw/{name}"])]
-                self._begun.setdefault(name, float(np.median(rows_known[:3])))
-        sizes = np.stack([np.nan_to_num(_sizes(rows[f"raw/{name}"], rows[f"weight/{name}"])) for name in names])
+        levels = {key: medians(values) for key, values in columns.items()}
+        self._note_starts(names, columns, levels)
+        sizes = np.stack([np.nan_to_num(_sizes(levels, name)) for name in names])
         top, awaited = sizes.max(axis=0), 0
-        for index in np.flatnonzero(top > HYSTERESIS * self.warning_ratio * (sizes.sum(axis=0) - top)):
+        for index in np.flatnonzero(top > HYSTERESIS * self.warning_ratio * (sizes.sum(axis=0) - top)).tolist():
             if index != awaited:
                 yield from self._ended()
-            awaited = int(index) + 1
-            here = {name: float(values[index]) for name, values in rows.items()}
-            block = {name: values[index] for name, values in blocks.items()}
-            yield from self._outweighed(names[int(sizes[:, index].argmax())], names, here, block)
+            awaited = index + 1
+            block = Block(
+                names,
+                {key: values[index] for key, values in columns.items()},
+                {key: float(values[index]) for key, values in levels.items()},
+            )
+            yield from self._outweighed(names[int(sizes[:, index].argmax())], block)
         if awaited != len(top):
             yield from self._ended()
 
-    def _outweighed(self, largest: str, names: list[str], here: dict[str, float], block: Rows) -> Findings:
+    def _note_starts(self, names: list[str], columns: Rows, levels: Rows) -> None:
+        """The first values of each component."""
+        for name in names:
+            level, rows = levels[f"raw/{name}"], columns[f"raw/{name}"]
+            if name not in self._start and np.isfinite(level).any():
+                self._start[name] = float(level[np.isfinite(level)][0])
+                self._begun[name] = float(np.median(rows[np.isfinite(rows)][:3]))
+
+    def _outweighed(self, largest: str, block: Block) -> Findings:
         """One block in which ``largest`` stands out; do those count that it outweighs?"""
         if self._episode is not None and self._episode.component != largest:
             yield from self._ended()
-        if self._episode is not None and np.isnan(here[f"share/{largest}"]):
-            here[f"share/{largest}"] = self._episode.here[f"share/{largest}"]  # gradients are probed now and then
-        others = [name for name in names if self._counts(name, largest, here, block)]
-        part, rest = _size(largest, here), sum(_size(name, here) for name in others)
+        if self._episode is not None and np.isnan(block.share(largest)):
+            block.level[f"share/{largest}"] = self._episode.share  # gradients are probed now and then
+        others = [name for name in block.names if self._counts(name, largest, block)]
+        rest = sum(block.size(name) for name in others)
         limit = self.warning_ratio * (HYSTERESIS if self._episode else 1.0)
-        if rest <= 0 or part <= limit * rest or self._weighted_unseen(largest, here):
+        if rest <= 0 or block.size(largest) <= limit * rest or self._weighted_unseen(largest, block):
             yield from self._ended()
             return
         if self._episode is None:
-            before = {name: here[f"raw/{name}"] for name in names}
-            self._episode = Episode(largest, _onset(largest, others, block, self.warning_ratio), before)
-        episode = self._episode
-        if episode.blocks:
-            was, beside = episode.sizes
-            episode.earlier = episode.share, was / beside
-        episode.blocks, episode.others, episode.here, episode.block = episode.blocks + 1, others, here, block
-        yield from self._verdict(episode)
+            self._episode = Episode(largest, block.onset(largest, others, self.warning_ratio), block, block, others)
+        else:
+            self._episode.add(block, others)
+        yield from self._verdict(self._episode)
 
-    def _weighted_unseen(self, largest: str, here: dict[str, float]) -> bool:
+    def _weighted_unseen(self, largest: str, block: Block) -> bool:
         """Whether the total is far less than the largest alone would make it at the weight 1, and neither a weight nor
         the gradient says what it is worth.
         """
-        told = np.isfinite(here[f"weight/{largest}"]) or np.isfinite(here[f"share/{largest}"])
-        return bool(not told and abs(here["total"]) < self.unseen * _size(largest, here))
+        told = block.weighted(largest) or np.isfinite(block.share(largest))
+        return bool(not told and abs(block.level["total"]) < self.unseen * block.size(largest))
 
-    def _counts(self, name: str, largest: str, here: dict[str, float], block: Rows) -> bool:
+    def _counts(self, name: str, largest: str, block: Block) -> bool:
         """Whether a component is one that should weigh something beside the largest."""
-        raw, weight, values = here[f"raw/{name}"], here[f"weight/{name}"], block[f"raw/{name}"]
-        if name == largest or not np.isfinite(raw) or weight <= 0:
+        if name == largest or not np.isfinite(block.raw(name)) or block.weight(name) <= 0:
             return False
-        weights = block[f"weight/{name}"][np.isfinite(block[f"weight/{name}"])]
-        moves = block["step"][0] < self._annealed.get(name, 0.0)
-        if moves or (len(weights) and weights[-1] > self.annealed * weights[0]):
-            return False
-        if self._size_to_come(name, largest, here, block["step"][0]) * self.warning_ratio >= _size(largest, here):
-            return False
-        if _weight(weight) <= self.tiny_weight * min(1.0, _weight(here[f"weight/{largest}"])):
-            return False
-        if min((values > 0).sum(), (values < 0).sum()) > 0.1 * np.isfinite(values).sum():
-            return False
-        part, first = _size(largest, here), abs(self._start.get(name, raw))
-        if abs(raw) <= self.solved * first and part <= self.warning_ratio * first * _weight(weight):
-            return False
-        owned = here[f"share/{largest}"] > self.owned_share and part > self.absurd_ratio * _size(name, here)
-        names = (key.removeprefix("raw/") for key in here if key.startswith("raw/"))
-        task = self._roles[name] == "task" if name in self._roles else not small_by_design(name, names)
-        return task or (owned and abs(raw) >= self.ordinary)
+        meant_small = (
+            self._rises(name, block)
+            or self._raised_later(name, largest, block)
+            or abs(block.weight(name)) <= self.tiny_weight * min(1.0, abs(block.weight(largest)))
+            or _of_both_signs(block.rows[f"raw/{name}"])
+            or self._solved(name, largest, block)
+        )
+        return not meant_small and (self._task(name, block) or self._drowned(name, largest, block))
 
-    def _size_to_come(self, name: str, largest: str, here: dict[str, float], step: float) -> float:
-        """A contribution as a later stage weighs it beside the largest, at today's values; 0 if none raises it."""
-        begun = [stage for stage in self._stages if stage.start < step]
-        at = (begun or list(self._stages))[-1:]
+    def _rises(self, name: str, block: Block) -> bool:
+        """Whether a component's weight is on its way up, as declared or as recorded."""
+        weights = block.rows[f"weight/{name}"][np.isfinite(block.rows[f"weight/{name}"])]
+        moves = block.first_step < self._annealed.get(name, 0.0)
+        return bool(moves or (len(weights) and weights[-1] > self.annealed * weights[0]))
+
+    def _raised_later(self, name: str, largest: str, block: Block) -> bool:
+        """Whether a later stage brings a component to the largest one's scale, at today's values."""
         parts = [stage.weights.get(name, 0.0) / (stage.weights.get(largest) or np.inf) for stage in self._stages]
-        ahead = [part for stage, part in zip(self._stages, parts, strict=True) if stage.start >= step]
-        now = parts[self._stages.index(at[0])] if at else 0.0
-        if now <= 0 or not ahead or max(ahead) <= self.annealed * now:
-            return 0.0
-        return _size(name, here) * max(ahead) / now
+        begun = sum(stage.start < block.first_step for stage in self._stages)
+        now, ahead = parts[max(begun - 1, 0) :][:1], parts[begun:]
+        if not ahead or now[0] <= 0 or max(ahead) <= self.annealed * now[0]:
+            return False
+        return block.size(name) * max(ahead) / now[0] * self.warning_ratio >= block.size(largest)
+
+    def _solved(self, name: str, largest: str, block: Block) -> bool:
+        """Whether a component came down far from its first value, at which the largest would not outweigh it."""
+        raw, first = abs(block.raw(name)), abs(self._start.get(name, block.raw(name)))
+        bar = self.warning_ratio * first * abs(block.weight(name))
+        return raw <= self.solved * first and block.size(largest) <= bar
+
+    def _task(self, name: str, block: Block) -> bool:
+        """As declared, else by its name."""
+        return self._roles[name] == "task" if name in self._roles else not small_by_design(name, block.names)
+
+    def _drowned(self, name: str, largest: str, block: Block) -> bool:
+        """Whether even what is meant to be small is next to nothing, at a value that is not."""
+        owned = block.share(largest) > self.owned_share
+        nothing = block.size(largest) > self.absurd_ratio * block.size(name)
+        return owned and nothing and abs(block.raw(name)) >= self.ordinary
 
     def _verdict(self, episode: Episode) -> Findings:
         """An alarm with its proof, else an info once it lasts; an alarm without gradients may fall back to an info."""
-        (part, rest), told = episode.sizes, self._told.get(episode.component)
+        told = self._told.get(episode.component)
         warned = told is not None and told.rank > 0
         alarm = told if told is not None and warned and told.state == "active" else None
-        sick = self._sick(episode, part / rest, alarm)
+        sick = self._sick(episode, alarm)
         lasts = episode.blocks >= LASTING or (self._final and self._rows < LASTING * self.block)
-        notable = part / rest > (self.critical_ratio if np.isfinite(episode.share) else self.warning_ratio)
+        notable = episode.ratio > (self.critical_ratio if episode.probed else self.warning_ratio)
         if warned and not sick and (alarm is None or "gradient_share" in alarm.evidence):
             yield from self._closed(episode.component)
         elif sick or warned or (lasts and notable):
             first = told.first_step if told is not None else episode.first_step
             if told is not None and sick and not warned:
                 yield from self._closed(episode.component)
-                first = episode.first_step if episode.blocks <= 2 else int(episode.block["step"][0])
-            if told is not None and alarm is not None and sick and self._milder(episode, part / rest, told):
-                yield self._say(replace(told, last_step=max(told.last_step, episode.last_step)))
+                first = episode.first_step if episode.blocks <= 2 else episode.block.first_step
+            if alarm is not None and sick and self._milder(episode, alarm):
+                yield self._say(replace(alarm, last_step=max(alarm.last_step, episode.block.last_step)))
             else:
                 yield self._say(self._said(episode, first, sick))
         elif told is not None and told.state == "active":
-            yield self._say(replace(told, last_step=max(told.last_step, episode.last_step)))
+            yield self._say(replace(told, last_step=max(told.last_step, episode.block.last_step)))
 
     @staticmethod
-    def _milder(episode: Episode, ratio: float, told: Finding) -> bool:
+    def _milder(episode: Episode, told: Finding) -> bool:
         """Whether what was told was worse, by the same proof: its figures are those that its severity is of."""
-        alike = ("gradient_share" in told.evidence) == bool(np.isfinite(episode.share))
-        return alike and ratio <= float(told.evidence["ratio"])
+        alike = ("gradient_share" in told.evidence) == episode.probed
+        return alike and episode.ratio <= float(told.evidence["ratio"])
 
-    def _sick(self, episode: Episode, ratio: float, alarm: Finding | None) -> bool:
-        """The gradient proves it; without one: thousands beside values that are not solved and do not improve."""
+    def _sick(self, episode: Episode, alarm: Finding | None) -> bool:
+        """The proof that the others are not trained: by the gradient, or by themselves where none is recorded.
+
+        An alarm that stands is held by half of what raised it.
+        """
         ease = HYSTERESIS if alarm else 1.0
-        if np.isfinite(episode.share):
-            small = all(abs(episode.here[f"raw/{name}"]) < self.ordinary for name in episode.others)
-            if small and episode.sizes[0] <= ease * self.modest:
-                return False
-            owned = 1 - episode.share < (1 - self.owned_share) / ease and ratio > ease * self.warning_ratio
-            loud = 1 - episode.share < (1 - self.loud_share) / ease and ratio > ease * self.loud_ratio
-            loud &= alarm is not None or episode.blocks < 2 or self._was_loud(episode)
-            owned |= loud and not all(self._improves(episode, name, 10) for name in episode.others)
-            leads = 1 - episode.share < (1 - self.leads_share) / ease and ratio > ease * self.critical_ratio
-            starve = leads and not any(self._improves(episode, name, 10) for name in episode.others)
-            at_once = owned and ratio > self.absurd_ratio and episode.first_step <= self._from + self.fewest
-            return (owned or starve) and (episode.blocks >= 2 or at_once or self._short())
-        unsolved = any(abs(episode.here[f"raw/{name}"]) >= self.ordinary for name in episode.others)
-        absurd = unsolved and ratio > ease * self.absurd_ratio and (episode.blocks >= 2 or self._short())
-        bar = self.warning_ratio if alarm else self.loud_ratio  # it is over when the others have come back
-        if ratio > bar and episode.blocks >= 2 and self._drown(episode):
-            return True
-        helper = self._roles.get(episode.component, "task") != "task"
-        if ratio > ease * (self.aside_ratio if helper else self.clipped_ratio) and self._clipped(episode, ease):
-            return True
-        return absurd and not any(self._improves(episode, name, 5 if alarm else 1) for name in episode.others)
+        if episode.probed:
+            return self._owns(episode, ease)
+        return self._worsen(episode, ease) or self._clipped(episode, ease) or self._stand(episode, ease)
 
-    def _drown(self, episode: Episode) -> bool:
+    def _owns(self, episode: Episode, ease: float) -> bool:
+        """Three proofs by the gradient: the less of it, the more of the sum, and the less the others learn."""
+        if episode.part <= ease * self.modest and not episode.unsolved(self.ordinary):
+            return False
+
+        def beyond(share: float, ratio: float) -> bool:
+            return 1 - episode.share < (1 - share) / ease and episode.ratio > ease * ratio
+
+        before, improved = episode.earlier, episode.improved(self.learning)
+        loud = beyond(self.loud_share, self.loud_ratio) and not all(improved)
+        if ease == 1.0 and episode.blocks > 1:  # of a few samples a step, one block's median is no level
+            loud = loud and before[0] > self.loud_share and before[1] > self.loud_ratio
+        leads = beyond(self.leads_share, self.critical_ratio) and not any(improved)
+        owned = beyond(self.owned_share, self.warning_ratio) or loud
+        at_once = owned and episode.ratio > self.absurd_ratio and episode.first_step <= self._from + self.fewest
+        return at_once or ((owned or leads) and self._twice(episode))
+
+    def _worsen(self, episode: Episode, ease: float) -> bool:
         """Whether all others are declared tasks that stand at twice their first level, which was no small one."""
-        return all(
-            self._roles.get(name) == "task"
-            and episode.here[f"raw/{name}"] >= self.worse * self._begun[name] >= self.worse * self.ordinary
-            for name in episode.others
+        bar = self.loud_ratio if ease == 1.0 else self.warning_ratio  # it is over when the others have come back
+        return (
+            episode.ratio > bar
+            and episode.blocks > 1
+            and self._tasks(episode)
+            and all(
+                episode.block.raw(name) >= self.worse * self._begun[name] >= self.worse * self.ordinary
+                for name in episode.others
+            )
         )
 
     def _clipped(self, episode: Episode, ease: float) -> bool:
         """Whether all others are declared tasks, and the whole gradient is cut down to a few hundredths of itself."""
-        declared = all(self._roles.get(name) == "task" for name in episode.others)
-        cut = episode.here["norm"] > ease * self.clipped * self._limit
-        return bool(declared and cut) and (episode.blocks >= 2 or self._short())
+        bar = self.clipped_ratio if self._roles.get(episode.component, "task") == "task" else self.aside_ratio
+        cut = episode.block.level["norm"] > ease * self.clipped * self._limit
+        return episode.ratio > ease * bar and cut and self._tasks(episode) and self._twice(episode)
 
-    def _was_loud(self, episode: Episode) -> bool:
-        """Whether it was as loud in the block before: of a few samples a step, one block's median is no level."""
-        share, ratio = episode.earlier
-        return share > self.loud_share and ratio > self.loud_ratio
+    def _stand(self, episode: Episode, ease: float) -> bool:
+        """Whether the others are a thousandth, at values of a task that is not learned, and none of them improves."""
+        absurd = episode.unsolved(self.ordinary) and episode.ratio > ease * self.absurd_ratio
+        improved = episode.improved(self.improvement if ease == 1.0 else self.recovery)
+        return absurd and self._twice(episode) and not any(improved)
 
-    def _short(self) -> bool:
-        """Whether the run has no second block yet: elsewhere one of a few rows shows what single batches are like."""
-        return self._final and self._rows < 2 * self.block
+    def _tasks(self, episode: Episode) -> bool:
+        """Whether all others are declared tasks."""
+        return all(self._roles.get(name) == "task" for name in episode.others)
 
-    def _improves(self, episode: Episode, name: str, times: int) -> bool:
-        """Since the episode began; within its block, if it has but one."""
-        was, now = episode.before.get(name, np.nan), episode.here[f"raw/{name}"]
-        if episode.blocks == 1:
-            known = episode.block[f"raw/{name}"][np.isfinite(episode.block[f"raw/{name}"])]
-            half = (len(known) + 1) // 2
-            was, now = float(np.median(known[:half])), float(np.median(known[-half:]))
-        return now < was - times * self.improvement * abs(was)
+    def _twice(self, episode: Episode) -> bool:
+        """Whether it is so in two blocks, or the run has no second one yet: elsewhere one of a few rows shows what
+        single batches are like.
+        """
+        return episode.blocks > 1 or (self._final and self._rows < 2 * self.block)
 
     def _said(self, episode: Episode, first: int, sick: bool) -> Finding:
-        name, (part, rest), share, told = (
-            episode.component,
-            episode.sizes,
-            episode.share,
-            self._told.get(episode.component),
-        )
-        ratio, known = part / rest, bool(np.isfinite(share))
-        tasks = any(
-            self._roles.get(other, "task") == "task" for other in episode.others
-        )  # a prior that starves is less
-        grave = (tasks and ratio > self.critical_ratio) or (told is not None and told.severity == "critical")
-        weighted = np.isfinite(episode.here[f"weight/{name}"])
+        name, part, rest, ratio = episode.component, episode.part, episode.rest, episode.ratio
+        others, weighted = episode.others, episode.block.weighted(name)
         unweighted = "" if weighted else " (no weights are recorded: each counts as 1)"
-        proof = f", and {share:.1%} of the gradient" if known else ", while none of them improves"
-        if not known and self._clipped(episode, HYSTERESIS):
-            proof = f", and the norm of {episode.here['norm']:,.3g} that this makes is clipped to {self._limit:,.3g}"
         cure = f"Normalise the {name} loss by its unit, or divide its weight by about {ratio:,.0f}."
         return self.finding(
-            ("critical" if grave else "warning") if sick else "info",
+            ("critical" if self._grave(episode) else "warning") if sick else "info",
             f"component:{name}",
-            (first, episode.last_step),
-            f"The {name} loss contributes {part:,.4g}, {' + '.join(episode.others)} together {rest:,.4g}: "
-            f"{ratio:,.3g} times as much{proof if sick else ''}{unweighted}.",
+            (first, episode.block.last_step),
+            f"The {name} loss contributes {part:,.4g}, {' + '.join(others)} together {rest:,.4g}: "
+            f"{ratio:,.3g} times as much{self._proof(episode) if sick else ''}{unweighted}.",
             evidence={"contribution": part, "others": rest, "ratio": ratio}
-            | ({"gradient_share": share} if known else {}),
-            advice=cure if sick else f"If it is meant, declare a role or a weight for {' and '.join(episode.others)}.",
-            confidence=(0.95 if known else 0.7) - (0.1 if unweighted else 0.0),
+            | ({"gradient_share": episode.share} if episode.probed else {}),
+            advice=cure if sick else f"If it is meant, declare a role or a weight for {' and '.join(others)}.",
+            confidence=(0.95 if episode.probed else 0.7) - (0.1 if unweighted else 0.0),
         )
+
+    def _grave(self, episode: Episode) -> bool:
+        """Whether a task drowns, now or when it was told: a prior that starves is less."""
+        told = self._told.get(episode.component)
+        tasks = any(self._roles.get(name, "task") == "task" for name in episode.others)
+        return (tasks and episode.ratio > self.critical_ratio) or (told is not None and told.severity == "critical")
+
+    def _proof(self, episode: Episode) -> str:
+        if episode.probed:
+            return f", and {episode.share:.1%} of the gradient"
+        norm = episode.block.level["norm"]
+        if self._clipped(episode, HYSTERESIS):
+            return f", and the norm of {norm:,.3g} that this makes is clipped to {self._limit:,.3g}"
+        return ", while none of them improves"
 
     def _say(self, finding: Finding) -> Finding:
         self._told[finding.subject.removeprefix("component:")] = finding
@@ -411,32 +504,23 @@ class LossScaleImbalance(Rule):
             yield self._say(replace(told, state="over"))
 
 
-def _columns(chunk: Chunk) -> Rows:
-    """Raw values, weights and gradient shares of every component, and the steps."""
+def _columns(chunk: Chunk, size: int) -> tuple[list[str], Rows]:
+    """The components, and their raw values, weights and gradient shares in blocks, beside steps, norm and total."""
+    names = [name.removeprefix("loss/") for name in chunk.channels if name.startswith("loss/")]
     columns = {"step": chunk.step.astype(np.float64), "norm": chunk["grad_norm"], "total": chunk["loss"]}
-    for name in [name.removeprefix("loss/") for name in chunk.channels if name.startswith("loss/")]:
-        raw, weight = chunk[f"loss/{name}"], chunk[f"weight/{name}"]
+    for name in names:
         near, wide = chunk[f"grad_share/{name}"], chunk[f"param_share/{name}"]
-        share = np.where(np.isfinite(near), near, wide)
-        columns |= {f"raw/{name}": raw, f"weight/{name}": weight, f"share/{name}": share}
-    return columns
+        columns[f"raw/{name}"], columns[f"weight/{name}"] = chunk[f"loss/{name}"], chunk[f"weight/{name}"]
+        columns[f"share/{name}"] = np.where(np.isfinite(near), near, wide)
+    return names, {key: in_blocks(values, size) for key, values in columns.items()}
 
 
-def _weight(weight: float) -> float:
-    return 1.0 if np.isnan(weight) else abs(weight)
-
-
-def _sizes(raw: Floats, weight: Floats) -> Floats:
-    """Magnitudes of contributions; a weight is 1 where none is recorded."""
+def _sizes(rows: Rows, name: str) -> Floats:
+    """Magnitudes of a component's contributions; a weight is 1 where none is recorded."""
+    raw, weight = rows[f"raw/{name}"], rows[f"weight/{name}"]
     return np.abs(raw * np.where(np.isnan(weight), 1.0, weight))
 
 
-def _size(name: str, here: dict[str, float]) -> float:
-    """Magnitude of a component's contribution."""
-    return abs(here[f"raw/{name}"]) * _weight(here[f"weight/{name}"])
-
-
-def _onset(largest: str, others: list[str], block: Rows, ratio: float) -> int:
-    """The first step of the block in which ``largest`` is ``ratio`` times the others."""
-    size = {name: _sizes(block[f"raw/{name}"], block[f"weight/{name}"]) for name in (largest, *others)}
-    return int(block["step"][int(np.argmax(size[largest] > ratio * sum(size[name] for name in others)))])
+def _of_both_signs(values: Floats) -> bool:
+    """Whether a value is now above 0 and now below: a policy's surrogate, whose size says nothing."""
+    return bool(min((values > 0).sum(), (values < 0).sum()) > 0.1 * np.isfinite(values).sum())

@@ -82,7 +82,7 @@ class OffComponent(Rule):
 
     def _planned(self) -> set[str]:
         """What some stage gives a weight to."""
-        plan = self._header.curriculum_running or self._header.curriculum
+        plan = self._header.plan
         return {name for stage in (plan.stages if plan else ()) for name, weight in stage.weights.items() if weight}
 
 

@@ -93,7 +93,7 @@ class ClockStuck(Rule):
             name = str(said.get("clock", "applied"))
             clock = self._clocks.setdefault(name, Clock(0.0))
             clock.arrives = max(clock.arrives, _end(said))
-        plan, told = header.curriculum_running or header.curriculum, header.raw.get("clocks")
+        plan, told = header.plan, header.raw.get("clocks")
         self._stages = np.array([stage.start for stage in plan.stages] if plan else [])
         named = [name for name in told if isinstance(name, str)] if isinstance(told, list) else []
         if "step" not in named:

@@ -39,7 +39,7 @@ class ConfoundedStage(Rule):
 
     def start(self, header: Header) -> Findings:
         """Count what every boundary changes."""
-        plan = header.curriculum_running or header.curriculum
+        plan = header.plan
         pairs = list(pairwise(plan.stages)) if plan else []
         changes = [(after, _changed(before, after)) for before, after in pairs]
         confounded = [(after, names) for after, names in changes if len(names) >= self.factors]

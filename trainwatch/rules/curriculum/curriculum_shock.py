@@ -93,7 +93,7 @@ class CurriculumShock(Rule):
 
     def start(self, header: Header) -> Findings:
         """When to look: where a stage begins, and at each quarter of it."""
-        self._plan = header.curriculum_running or header.curriculum
+        self._plan = header.plan
         self._roles = Roles.of(header)
         stages = self._plan.stages[:MOST] if self._plan else ()
         ends = [*(stage.start for stage in stages[1:]), *(min(s.end, header.total_steps or s.end) for s in stages[-1:])]

@@ -59,7 +59,7 @@ class CurriculumStuck(Rule):
 
     def start(self, header: Header) -> Findings:
         """Where the stages begin, how late each may come, and by which weights it is known."""
-        self._plan, self._streak = header.curriculum_running or header.curriculum, Streak(self.rows)
+        self._plan, self._streak = header.plan, Streak(self.rows)
         stages = self._plan.stages if self._plan else ()
         ends = [*(stage.start for stage in stages[1:]), float(header.total_steps or stages[-1].end)] if stages else []
         self._begins = np.array([stage.start for stage in stages])

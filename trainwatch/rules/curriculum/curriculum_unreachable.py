@@ -46,7 +46,7 @@ class CurriculumUnreachable(Rule):
 
     def start(self, header: Header) -> Findings:
         """A plan that cannot fit is told before the first step."""
-        self._plan, total = header.curriculum_running or header.curriculum, header.total_steps
+        self._plan, total = header.plan, header.total_steps
         if self._plan is None or total is None or not self._never(self.late * total):
             return
         self._fits = False

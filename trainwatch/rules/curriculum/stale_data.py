@@ -98,7 +98,7 @@ class StaleData(Rule):
 
     def start(self, header: Header) -> Findings:
         """The range of every name in every stage; while a curriculum ramps, the stage before still holds."""
-        self._plan = header.curriculum_running or header.curriculum
+        self._plan = header.plan
         stages = self._plan.stages if self._plan else ()
         self._begins, self._fits = np.array([stage.start for stage in stages]), np.zeros(len(stages))
         self._streak = Streak(self.blocks, header.window())

@@ -18,7 +18,7 @@ from trainwatch.schema import Finding
 from trainwatch.stats import carried
 from trainwatch.table import Chunk, TableName
 from trainwatch.views.components import Roles
-from trainwatch.views.evaluations import TRAINING, TrainingMeans, losses
+from trainwatch.views.evaluations import TRAINING, TrainingMeans, bend, jitter, losses
 from trainwatch.views.harm import at_its_best
 
 Floats = NDArray[np.float64]
@@ -124,7 +124,7 @@ class Overfitting(Rule):
 
     def start(self, header: Header) -> Findings:
         """The declared stages, for runs that do not record their stage."""
-        self._curriculum = header.curriculum_running or header.curriculum
+        self._curriculum = header.plan
         self._roles = Roles.of(header)
         return ()
 
@@ -175,31 +175,36 @@ class Overfitting(Rule):
         split = str(chunk.text(row, "split") or "validation")
         if split in TRAINING or chunk["repeat"][row] > 0 or self._elsewhere():
             return
-        present = [name for name in losses(chunk) if np.isfinite(chunk[name][row])]
-        raw = {name.removeprefix("loss/"): float(chunk[name][row]) for name in present if name != "loss"}
-        self._follow_whole(split, float(chunk["loss"][row]) if "loss" in present else None, raw)
-        for name in present:
-            if self._weights.get(name.removeprefix("loss/")) == 0 or (
-                name == "loss" and self._weighed_otherwise(float(chunk[name][row]), raw)
-            ):
-                continue
-            if "loss" in present and self._roles.aside(name.removeprefix("loss/")):
-                continue  # a regulariser may rise
-            value, train = float(chunk[name][row]), self._means[name]
-            step, of = int(chunk.step[row]), float(chunk["weights_step"][row])
-            course = self._courses.get((split, name))
-            if course is not None and name == "loss" and self._reweighed(course):
-                if course.finding is not None:
-                    yield replace(course.finding, state="over")
-                course = self._courses.pop((split, name)) and None
-            if course is None:
-                if len(self._courses) < MOST:
-                    weights = dict(self._weights)
-                    course = Course(value, value, step, train, step, of, [value], weights, [value])
-                    course.whole_then = self._wholes[split].recent[-1]
-                    self._courses[split, name] = course
-            elif step != course.step and of != course.weights_step:
-                yield from self._follow(split, name, course, (value, train, step, of))
+        now = {name: float(chunk[name][row]) for name in losses(chunk) if np.isfinite(chunk[name][row])}
+        raw = {name.removeprefix("loss/"): value for name, value in now.items() if name != "loss"}
+        self._follow_whole(split, now.get("loss"), raw)
+        for name, value in now.items():
+            if self._counts(name, now, raw):
+                seen = value, self._means[name], int(chunk.step[row]), float(chunk["weights_step"][row])
+                yield from self._followed(split, name, seen)
+
+    def _counts(self, name: str, now: dict[str, float], raw: dict[str, float]) -> bool:
+        """Whether a loss is one that training lowers; beside a total a regulariser may rise."""
+        component = name.removeprefix("loss/")
+        if name == "loss" and self._weighed_otherwise(now[name], raw):
+            return False
+        return self._weights.get(component) != 0 and not ("loss" in now and self._roles.aside(component))
+
+    def _followed(self, split: str, name: str, now: tuple[float, float, int, float]) -> Findings:
+        """One more evaluation of a loss; the first of all, or of a total that is made anew, begins its course."""
+        value, train, step, of = now
+        course = self._courses.get((split, name))
+        if course is not None and name == "loss" and self._reweighed(course):
+            if course.finding is not None:
+                yield replace(course.finding, state="over")
+            del self._courses[split, name]
+            course = None
+        if course is None and len(self._courses) < MOST:
+            weights, whole = dict(self._weights), self._wholes[split].recent[-1]
+            course = Course(value, value, step, train, step, of, [value], weights, [value], whole_then=whole)
+            self._courses[split, name] = course
+        elif course is not None and step != course.step and of != course.weights_step:
+            yield from self._follow(split, name, course, now)
 
     def _follow_whole(self, split: str, total: float | None, raw: dict[str, float]) -> None:
         """The whole loss of an evaluation. Sums of other components are other quantities."""
@@ -251,7 +256,7 @@ class Overfitting(Rule):
     def _rises(self, course: Course, train: float) -> bool:
         """Whether the last evaluations are worse than the best one by more than the run's own scatter."""
         halved = 0 < train < self.halved * course.best_train
-        scatter = max(self._bend(course.values), self._jitter(course.values[-course.since_best - 1 :]))
+        scatter = max(bend(course.values), jitter(course.values[-course.since_best - 1 :]))
         gained = abs(course.first - course.best)
         bar = max((self.scatters_halved if halved else self.scatters) * scatter, self.progress * gained)
         risen = fmean(course.recent) - course.best
@@ -259,17 +264,6 @@ class Overfitting(Rule):
         if course.since_best >= self.long and (by_heart or risen > self.gained_back * gained):
             return risen > max(bar, self.slow_rise * abs(course.best))
         return risen > max(bar, self.rise * abs(course.best))
-
-    @staticmethod
-    def _bend(values: list[float]) -> float:
-        """Standard deviation of one evaluation by second differences, in which a steady descent or rise is nothing."""
-        return 1.4826 * float(np.median(np.abs(np.diff(values, 2)))) / 6**0.5 if len(values) > 2 else 0.0
-
-    @staticmethod
-    def _jitter(values: list[float]) -> float:
-        """The same by the changes since the best evaluation, around their median: slow wandering shows in these."""
-        changes = np.diff(values)
-        return 1.4826 * float(np.median(np.abs(changes - np.median(changes)))) / 2**0.5
 
     def _still_learns(self, course: Course, train: float) -> bool:
         """Whether the training loss fell since the best evaluation, or stands still below it."""

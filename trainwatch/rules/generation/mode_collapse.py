@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from trainwatch.header import Header, mapping
+from trainwatch.header import Header
 from trainwatch.rule import Findings, Rule
 from trainwatch.schedule import MOST
 from trainwatch.schema import Finding
@@ -72,8 +72,7 @@ class ModeCollapse(Rule):
     def start(self, header: Header) -> Findings:
         """How long the run is meant to be."""
         self._total = header.total_steps
-        modules = header.raw.get("modules")
-        named = [str(mapping(one).get("name")) for one in (modules if isinstance(modules, list) else ())]
+        named = (module.name for module in header.modules)
         names = {name.split(".")[0].lower() for name in (*header.components, *named)}
         self._plays = any(GENERATOR.fullmatch(name) for name in names) and any(CRITIC.fullmatch(name) for name in names)
         return ()

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from trainwatch.header import Header, mapping, number, text
+from trainwatch.header import Header
 from trainwatch.rule import Findings, Rule
 from trainwatch.schema import Finding
 from trainwatch.stats import Streak
@@ -62,9 +62,7 @@ class DeadModule(Rule):
 
     def start(self, header: Header) -> Findings:
         """What is frozen may still carry the gradient of an earlier training, which clipping wears away."""
-        told = header.raw.get("modules")
-        modules = [mapping(one) for one in told] if isinstance(told, list) else []
-        self._frozen = {f"grad_norm/{text(one.get('name'))}" for one in modules if number(one.get("trainable")) == 0}
+        self._frozen = {f"grad_norm/{module.name}" for module in header.modules if module.trainable == 0}
         return ()
 
     def update(self, chunk: Chunk) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -111,31 +111,26 @@ class FrozenWeights(Rule):
 
     def _untrained(self, run: Run) -> Iterator[Finding]:
         """Modules that are frozen with the weights they were initialised with: they pass on noise."""
-        listed = run.header.raw.get("modules")
-        known = [item for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
-        frozen = [item for item in known if "fresh" in item and not item.get("trainable")]
-        names, norms = {str(item.get("name")) for item in frozen}, set(run.train.channels)
-        frozen = [item for item in frozen if str(item.get("name")).rpartition(".")[0] not in names]
-        sizes = {_number(item.get("parameters")) for item in known if _number(item.get("trainable"))}
+        modules = run.header.modules
+        frozen = [module for module in modules if module.fresh is not None and module.trainable == 0]
+        names = {module.name for module in frozen}
+        sizes = {module.parameters for module in modules if module.trainable > 0}
         own = [
-            item
-            for item in frozen
-            if _number(item.get("parameters")) not in sizes  # a copy of what is trained
-            and not ASIDE.search(str(item.get("name")).lower())
-            and f"grad_norm/{item.get('name')}" not in norms  # it was unfrozen since
+            module
+            for module in frozen
+            if module.name.rpartition(".")[0] not in names  # it is counted with the whole of which it is a part
+            and module.parameters not in sizes  # a copy of what is trained
+            and not ASIDE.search(module.name.lower())
+            and f"grad_norm/{module.name}" not in run.train  # it was unfrozen since
         ]
-        whole = sum(_number(item.get("parameters")) for item in known if item.get("depth") == 1)
-        size, fresh = (sum(_number(item.get(name)) for item in own) for name in ("parameters", "fresh"))
-        if (
-            size >= max(self.told, self.much * whole)
-            and fresh >= self.noise * size
-            and len(sizes)
-            and run.first_step is not None
-        ):
-            said = ", ".join(str(item.get("name")) for item in own[:4])
+        whole = sum(module.parameters for module in modules if module.depth == 1)
+        size, fresh = sum(module.parameters for module in own), sum(module.fresh or 0.0 for module in own)
+        much = size >= max(self.told, self.much * whole) and fresh >= self.noise * size
+        if much and sizes and run.first_step is not None:
+            said = ", ".join(module.name for module in own[:4])
             yield self.finding(
                 "warning",
-                f"module:{own[0].get('name')}",
+                f"module:{own[0].name}",
                 (run.first_step, run.last_step or 0),
                 f"{said} cannot be trained, and the weights are as an initialisation leaves them: {size:,.0f} of "
                 f"{whole:,.0f} parameters stay noise.",
@@ -149,9 +144,7 @@ class FrozenWeights(Rule):
         """Named groups with a rate that were never seen to hold anything, beside modules that cannot be trained."""
         groups = {name.removeprefix("lr/") for name in rest.channels if name.startswith("lr/")}
         seen = {name.removeprefix("update_ratio/") for name in rest.channels if name.startswith("update_ratio/")}
-        listed = run.header.raw.get("modules")
-        known = [item for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
-        frozen = [str(item.get("name")) for item in known if item.get("depth") == 1 and item.get("trainable") == 0]
+        frozen = [module.name for module in run.header.modules if module.depth == 1 and module.trainable == 0]
         planned, steps = run.header.total_steps or 0, run.last_step or 0
         late = steps >= self.begin * planned if planned else run.end is not None
         idle = [name for name in sorted(groups - seen) if not name.rpartition(".")[2].isdigit()]
@@ -227,14 +220,12 @@ class FrozenWeights(Rule):
         )
 
     def _little_trained(self, run: Run) -> Iterator[Finding]:
-        listed = run.header.raw.get("modules")
-        known = [item for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
-        modules = [item for item in known if isinstance(item.get("name"), str) and _number(item.get("trainable")) > 0]
-        names = {str(item["name"]) for item in modules}
-        leaves = [item for item in modules if not any(name.startswith(f"{item['name']}.") for name in names)]
-        whole = sum(_number(item.get("parameters")) for item in known if item.get("depth") == 1)
-        trained = sum(_number(item.get("trainable")) for item in known if item.get("depth") == 1)
-        normal = [NORMALISATION.fullmatch(str(item["name"]).rpartition(".")[2].lower()) for item in leaves]
+        """Nothing but normalisation layers can be trained."""
+        outer = [module for module in run.header.modules if module.depth == 1]
+        whole, trained = sum(module.parameters for module in outer), sum(module.trainable for module in outer)
+        names = [module.name for module in run.header.modules if module.trainable > 0]
+        leaves = [name for name in names if not any(other.startswith(f"{name}.") for other in names)]
+        normal = [NORMALISATION.fullmatch(name.rpartition(".")[2].lower()) for name in leaves]
         if leaves and all(normal) and 0 < trained < self.few * whole and run.first_step is not None:
             yield self.finding(
                 "info",
@@ -287,7 +278,3 @@ def _idling(run: Run) -> Iterator[tuple[str, str, Floats]]:
         if (ratio[due] == 0).all() and not any(f"weight_norm/{group}" in train for group in own):
             rate = np.fmax.reduce([train[f"lr/{group}"][due] for group in own])
             yield "optimiser", optimizer, rate[np.isfinite(rate)]
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) and 0 < value < 1e15 else 0.0

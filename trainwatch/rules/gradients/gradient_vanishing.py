@@ -145,7 +145,5 @@ def _columns(chunk: Chunk) -> dict[str, Floats]:
 def _ends(chunk: Chunk, run: Run) -> tuple[str, str] | None:
     """The first and the last module with a norm, in the model's order; None for fewer than three."""
     recorded = [name.removeprefix("grad_norm/") for name in chunk.channels if name.startswith("grad_norm/")]
-    listed = run.header.raw.get("modules")
-    names = [item.get("name") for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
-    ordered = [name for name in names if name in recorded] or recorded
-    return (str(ordered[0]), str(ordered[-1])) if len(ordered) > 2 else None
+    ordered = [module.name for module in run.header.modules if module.name in recorded] or recorded
+    return (ordered[0], ordered[-1]) if len(ordered) > 2 else None

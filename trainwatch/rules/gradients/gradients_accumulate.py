@@ -13,7 +13,7 @@ from trainwatch.header import Header
 from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
 from trainwatch.schema import Finding
-from trainwatch.stats import carried
+from trainwatch.stats import carried, median
 from trainwatch.table import Chunk
 from trainwatch.views.components import together
 
@@ -147,17 +147,34 @@ class GradientsAccumulate(Rule):
             return
         steps, whose = self._carried[proof], proof.removeprefix("grad_carried").removeprefix("/")
         norms = block["grad_norm"][np.isfinite(block["grad_norm"])]
-        losses = block["loss"][np.isfinite(block["loss"])]
-        self._first = (float(norms[0]) if len(norms) else np.nan, float(np.median(losses)) if len(losses) else np.nan)
-        self._told = self.finding(
-            "warning",
-            "run",
+        self._tell(
             (steps[0], max(steps[-1], int(block.step[-1]))),
             f"The backward of step {steps[0]:,} began on the gradient of the step before, and so do those after it: "
             f"nothing sets the gradients {f'of {whose} ' if whose else ''}to zero.",
-            evidence={"carried": steps[0]},
-            advice="Call optimizer.zero_grad() once in each step, before the next backward().",
+            {"carried": steps[0]},
+            (float(norms[0]) if len(norms) else np.nan, median(block["loss"])),
             confidence=1.0,
+        )
+
+    def _tell(
+        self,
+        steps: tuple[int, int],
+        message: str,
+        evidence: dict[str, float],
+        first: tuple[float, float],
+        *,
+        confidence: float,
+    ) -> None:
+        """The finding, and the first norm and loss, by which it is followed."""
+        self._first = first
+        self._told = self.finding(
+            "warning",
+            "run",
+            steps,
+            message,
+            evidence=evidence,
+            advice="Call optimizer.zero_grad() once in each step, before the next backward().",
+            confidence=confidence,
         )
 
     def _look(self, block: Chunk) -> None:
@@ -177,8 +194,9 @@ class GradientsAccumulate(Rule):
                 if norm[known[-1]] > self.steeper * len(known) * self._start[0]:
                     self._looked = -1
         elif self._told is None and self._leapt and len(known) >= self.fewest and self._clings(norm[known]):
-            losses = block["loss"][np.isfinite(block["loss"])]
-            self._tell(norm[known], block.step[known], losses, f"keeps near the limit of {self._limit:.3g}")
+            self._tell_risen(
+                norm[known], block.step[known], block["loss"], f"keeps near the limit of {self._limit:.3g}"
+            )
         elif self._told is None and self._start is not None and self._looked >= 0 and len(known) >= self.fewest:
             times = _times(block)
             more = self._held and bool(len(times)) and bool(times.min() > self.beyond)
@@ -205,16 +223,12 @@ class GradientsAccumulate(Rule):
         assert self._start is not None
         times = float(np.median([times for times, _, _ in self._beyond]))
         norm, step = self._beyond[-1][1:]
-        losses = block["loss"][np.isfinite(block["loss"])]
-        self._first = (self._start[0], float(np.median(losses)) if len(losses) else np.nan)
-        self._told = self.finding(
-            "warning",
-            "run",
+        self._tell(
             (self._start[2], max(step, self._start[2])),
             f"The gradient norm is {times:.3g} times what the components' gradients come to together, in "
             f"{len(self._beyond)} samples, and in the first it was no more: it is the sum of all gradients so far.",
-            evidence={"first": self._start[0], "norm": norm, "times": times},
-            advice="Call optimizer.zero_grad() once in each step, before the next backward().",
+            {"first": self._start[0], "norm": norm, "times": times},
+            (self._start[0], median(block["loss"])),
             confidence=0.85,
         )
 
@@ -223,33 +237,29 @@ class GradientsAccumulate(Rule):
         assert self._start is not None
         first, middle, _ = self._start
         law = middle * (2 * (self._rows + len(norms)) / self.block) ** self.fastest  # what a sum can have come to
-        smooth = np.median(np.abs(np.diff(np.log(norms)))) <= self.still
+        smooth = _jumps(norms) <= self.still
         far = norms.min() >= self.above * first and (more or norms.max() <= law)
         self._looked = -1 if not far else self._looked + 1 if smooth else 0
-        if self._looked < self.looks:
-            return
-        self._tell(norms, steps, loss[np.isfinite(loss)], "from row to row hardly moves")
+        if self._looked >= self.looks:
+            self._tell_risen(norms, steps, loss, "from row to row hardly moves")
 
     def _clings(self, norms: Floats) -> bool:
         """Whether this block and the one before kept near the limit, as what was clipped and one gradient do."""
         middle, low = np.median(norms) / self._limit, norms.min() / self._limit
-        smooth = np.median(np.abs(np.diff(np.log(norms)))) <= self.keeps
+        smooth = _jumps(norms) <= self.keeps
         near = smooth and self.around[0] <= middle <= self.around[1] and low >= self.sinks
         self._near = self._near + 1 if near else 0
         return self._near >= self.looks
 
-    def _tell(self, norms: Floats, steps: NDArray[np.int64], losses: Floats, how: str) -> None:
+    def _tell_risen(self, norms: Floats, steps: NDArray[np.int64], loss: Floats, how: str) -> None:
         assert self._start is not None
         first, _, began = self._start
-        self._first = (first, float(np.median(losses)) if len(losses) else np.nan)
-        self._told = self.finding(
-            "warning",
-            "run",
+        self._tell(
             (began, int(steps[-1])),
             f"The gradient norm rose from {first:.3g} to {norms[-1]:.3g}, and {how}: no batch's "
             "own gradient does so, the sum of all gradients so far does. Nothing sets them to zero.",
-            evidence={"first": first, "norm": float(norms[-1])},
-            advice="Call optimizer.zero_grad() once in each step, before the next backward().",
+            {"first": first, "norm": float(norms[-1])},
+            (first, median(loss)),
             confidence=0.75,
         )
 
@@ -263,34 +273,26 @@ class GradientsAccumulate(Rule):
         if not prefix:
             return
         power = float(np.polyfit(np.log(np.arange(1, prefix + 1)), np.log(norms[:prefix]), 1)[0])
-        losses = losses[np.isfinite(losses)]
-        self._first = (float(norms[0]), float(np.median(losses[:3])) if len(losses) else np.nan)
-        self._told = self.finding(
-            "warning",
-            "run",
+        self._tell(
             (int(steps[0]), int(steps[-1])),
             f"The gradient norm grows from {norms[0]:.3g} to {norms[-1]:.3g} in {len(norms)} rows, as the sum of all "
             f"gradients so far does (power {power:.2f} of the step): nothing sets them to zero.",
-            evidence={"first": norms[0], "norm": norms[-1], "power": power},
-            advice="Call optimizer.zero_grad() once in each step, before the next backward().",
+            {"first": norms[0], "norm": norms[-1], "power": power},
+            (float(norms[0]), median(losses[np.isfinite(losses)][:3])),
             confidence=0.9 if len(norms) == self.block else 0.7,
         )
 
     def _sums_up(self, norms: Floats, losses: Floats, rows: int) -> bool:
         """Whether the first rows follow the law, and those after them keep what they gathered, without a jump."""
         x, y, after = np.log(np.arange(1, rows + 1)), np.log(norms[:rows]), norms[rows:] if rows < len(norms) else norms
-        power = np.polyfit(x, y, 1)[0]
-        if not self.slowest <= power <= self.fastest or np.corrcoef(x, y)[0, 1] ** 2 < self.straight:
-            return False
-        if y[rows // 2] - y[0] < self.half * (y[-1] - y[0]):
-            return False
+        power, seen = np.polyfit(x, y, 1)[0], losses[:rows][np.isfinite(losses[:rows])]
         grown = self.grown * (len(norms) / self.block) ** 0.5
-        if np.median(norms[2:5]) < self.soon * norms[0] or np.median(norms[-len(norms) // 3 :]) < grown * norms[0]:
-            return False
-        if np.median(np.abs(np.diff(np.log(after)))) > self.smooth:
-            return False
-        seen = losses[:rows][np.isfinite(losses[:rows])]
-        return len(seen) < 6 or bool(np.median(seen[-3:]) <= np.median(seen[:3]) + abs(np.median(seen[:3])))
+        line = self.slowest <= power <= self.fastest and np.corrcoef(x, y)[0, 1] ** 2 >= self.straight
+        bends = y[rows // 2] - y[0] >= self.half * (y[-1] - y[0])  # an exponential does not
+        soon = np.median(norms[2:5]) >= self.soon * norms[0]
+        keeps = np.median(norms[-len(norms) // 3 :]) >= grown * norms[0] and _jumps(after) <= self.smooth
+        rises = len(seen) >= 6 and np.median(seen[-3:]) > np.median(seen[:3]) + abs(np.median(seen[:3]))
+        return bool(line and bends and soon and keeps and not rises)
 
     def _follow(self, chunk: Chunk) -> None:
         """Graver while the last block's loss is lost; withdrawn where the norm falls at once."""
@@ -309,15 +311,18 @@ class GradientsAccumulate(Rule):
             )  # fmt: skip
             return
         self._last = float(norm[rows[-1]]) if len(rows) else self._last
-        lost = np.median(loss[np.isfinite(loss)] if np.isfinite(loss).any() else np.nan) > (
-            self._first[1] + self.worse * abs(self._first[1])
-        )
+        lost = median(loss) > self._first[1] + self.worse * abs(self._first[1])
         self._told = replace(
             told,
             severity="critical" if lost else "warning",
             last_step=max(told.first_step, int(chunk.step.max())),
             evidence=told.evidence | {"norm": self._last},
         )
+
+
+def _jumps(norms: Floats) -> float:
+    """By what share of itself the norm changes from row to row, in the median."""
+    return float(np.median(np.abs(np.diff(np.log(norms)))))
 
 
 def _times(chunk: Chunk) -> Floats:

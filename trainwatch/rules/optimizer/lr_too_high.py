@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trainwatch.header import Header
 from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
 from trainwatch.schedule import MOST
 from trainwatch.schema import Finding
-from trainwatch.stats import Floats, History, fall, median, noise, running_medians
+from trainwatch.stats import Bools, Floats, History, fall, median, noise, running_medians
 from trainwatch.table import Chunk
 from trainwatch.views.components import Roles, components
 from trainwatch.views.games import paid, plays
+from trainwatch.views.weights import Weights
 
 
 @dataclass
@@ -26,23 +26,27 @@ class LrTooHigh(Rule):
     """Each step replaces more than a tenth of the weights, and the loss does not come down.
 
     What it sees:
-        The update ratio (norm of the update over norm of the weights) of some group above 0.1 in the median of three
+        The update ratio (norm of the update over norm of the weights) of some group above 0.1, in the median of three
         and more samples, while the loss ends no lower than it began, or gave back more than half of what it had come
-        down; or above 0.1 in any sample, where the loss stands at ten times its first by the next one and at the end,
-        or is not finite, or where all weights together are twice as large in the next sample and the loss never comes
-        down. A fiftieth is enough in the median where all weights together grew by half between two samples, and the
-        loss, of which more than half is left, has not come down since the first fifth of the run; and in any sample,
-        where they grew so between the first two and the loss has stood a quarter above its first value ever since, as
-        where something trained is trained on. Or weights that from one sample to the next grew fivefold, by more than
-        0.1 of their norm a step, while the loss stood at a quarter above its first value and more, or at a tenth above
-        it, or was back there from a quarter below, and then stood still, at more than half of it, for the rest of the
-        run. Or all weights together, two and a half times as large in the next sample (five times, where the run has
-        stages) and by a fiftieth a step, where more than half of the loss is left at the end; or one update that is
-        longer than all weights together, and a loss at ten times its first before the next sample, by which it has not
-        come down to half of that. Where recorded weights of the components move, the loss counts by those of the first
-        row too, whichever is lower. Where the goal itself moves (rewards, adversaries) it is an info, unless the
-        weights grew so, or where the weights grew by half between the first two samples, and half of the recorded
-        reward at first is gone ever since.
+        down. One such sample is enough where the loss stands at ten times its first by the next one and at the end, or
+        is not finite; or where all weights together are twice as large in the next sample and the loss never comes
+        down.
+
+        A fiftieth is enough in the median where all weights together grew by half between two samples, and the loss, of
+        which more than half is left, has not come down since the first fifth of the run; and in any sample, where they
+        grew so between the first two and the loss has stood a quarter above its first value ever since, as where
+        something trained is trained on.
+
+        Weights that were swept away from one sample to the next: a group grew fivefold, by more than 0.1 of its norm a
+        step, while the loss stood at a quarter above its first value (a tenth, if it hardly moved for the rest of the
+        run, at more than half of it), or gave back all that it had come down and then stood so. Or all together grew
+        two and a half times (five times, where the run has stages), by a fiftieth a step, where more than half of the
+        loss is left at the end. Or one update was longer than all weights together, and the loss at ten times its
+        first before the next sample, by which it has not come down to half of that.
+
+        Where recorded weights of the components move, the loss counts by those of the first row too, whichever is
+        lower. Where the goal itself moves (rewards, adversaries) it is an info, unless the weights were swept away, or
+        grew by half between the first two samples, and half of the recorded reward at first is gone ever since.
 
     Why it matters:
         About 1e-3 is usual. Steps that rewrite the weights jump over every minimum; what looks like a hard task or
@@ -97,8 +101,7 @@ class LrTooHigh(Rule):
     def start(self, header: Header) -> Findings:
         """A stage may hold the loss where it is; which components are tasks."""
         self._roles = Roles.of(header)
-        curriculum = header.curriculum_running or header.curriculum
-        self._staged = curriculum is not None and len(curriculum.stages) > 1
+        self._staged = header.plan is not None and len(header.plan.stages) > 1
         return ()
 
     def update(self, chunk: Chunk) -> Findings:
@@ -115,32 +118,48 @@ class LrTooHigh(Rule):
         known = loss[np.isfinite(loss)]
         if len(known) < 6:
             return
-        first, last, best = _first(whole), float(np.median(known[-3:])), float(np.min(known))
+        first, last = _first(whole), float(np.median(known[-3:]))
         lost = bool((whole.nonfinite("loss")[-5:] > 0).any()) or last > first + (self.blown - 1) * abs(first)
-        worse = fall(loss) <= 0 or last - best > self.back * max(first - best, 0.0) + self.back * abs(best)
-        updates = {name: values[np.isfinite(values)] for name, values in series.items() if name.startswith("update")}
-        groups = {name: values for name, values in updates.items() if len(values)}
-        high = {name: float(np.median(values)) for name, values in groups.items() if len(values) >= self.samples}
-        sick = {name: ratio for name, ratio in high.items() if ratio > self.ratio and worse}
-        if lost:
-            sick |= {name: ratio for name in groups if (ratio := self._blew(whole, name, first)) > self.ratio}
-        if not sick and fall(loss) <= 0 and self._doubled(whole, series):
-            sick = {name: float(values.max()) for name, values in groups.items() if (values > self.ratio).any()}
-        sick = sick or self._churned(whole, series, high, first)
-        swept = list(self._leapt(whole, series, first)) if not sick or plays(whole.channels) else []
-        swept = swept or ([] if sick or plays(whole.channels) else list(self._thrown(whole, series, first)))
-        ruined = {} if swept else self._ruined(whole, series, first)
-        if (sick or ruined) and not swept:
+        norms = [name.removeprefix("weight_norm/") for name in series if name.startswith("weight_norm/")]
+        weights, game = Weights(whole, tuple(norms)), plays(whole.channels)
+        sick = self._rewritten(weights, series, loss, first, lost) or self._churned(weights, self._high(series), first)
+        swept = self._leapt(weights, series, first) if game or not sick else None
+        swept = swept or (None if game or sick else self._thrown(weights, first))
+        ruined = {} if swept else self._ruined(weights, series, first)
+        if swept:
+            yield swept
+        elif sick or ruined:
             yield self._finding(whole, sick or ruined, (first, last), lost, bool(ruined))
-        yield from swept
 
-    def _blew(self, whole: Chunk, name: str, first: float) -> float:
+    def _high(self, series: dict[str, Floats]) -> dict[str, float]:
+        """The median update ratio of each group that was sampled often enough."""
+        known = {group: values[np.isfinite(values)] for group, values in _ratios(series).items()}
+        return {group: float(np.median(values)) for group, values in known.items() if len(values) >= self.samples}
+
+    def _rewritten(
+        self, weights: Weights, series: dict[str, Floats], loss: Floats, first: float, lost: bool
+    ) -> dict[str, float]:
+        """Groups of which a step rewrites a tenth, while the loss does not come down; their ratios."""
+        known = loss[np.isfinite(loss)]
+        last, best = float(np.median(known[-3:])), float(np.min(known))
+        back = last - best > self.back * max(first - best, 0.0) + self.back * abs(best)
+        worse = fall(loss) <= 0 or back
+        sick = {group: ratio for group, ratio in self._high(series).items() if ratio > self.ratio and worse}
+        if lost:
+            blew = {group: self._blew(weights.rows, group, first) for group in _ratios(series)}
+            sick |= {group: ratio for group, ratio in blew.items() if ratio > self.ratio}
+        if not sick and fall(loss) <= 0 and self._doubled(weights, series):
+            most = {group: float(np.nanmax(values)) for group, values in _ratios(series).items()}
+            sick = {group: ratio for group, ratio in most.items() if ratio > self.ratio}
+        return sick
+
+    def _blew(self, whole: Chunk, group: str, first: float) -> float:
         """The highest ratio at whose next sample the loss was beyond measure; 0 for none.
 
         The first steps of RMSprop and of a schedule without warm-up are large in health, and may cost a row or two:
         what the loss did long after is not of them.
         """
-        values, loss = whole[name], whole["loss"]
+        values, loss = whole[f"update_ratio/{group}"], whole["loss"]
         at = np.flatnonzero(np.isfinite(values))
         beyond = (whole.nonfinite("loss") > 0) | (loss > first + (self.blown - 1) * abs(first))
         ends = [*(at[1:] + 1).tolist(), len(loss)]
@@ -151,92 +170,86 @@ class LrTooHigh(Rule):
         ]
         return max(values[at[stands]].tolist(), default=0.0)
 
-    def _learnt(self, loss: Floats, beyond: NDArray[np.bool_]) -> bool:
+    def _learnt(self, loss: Floats, beyond: Bools) -> bool:
         """Whether the loss came down to half after a sample and only then was lost: that came of something else."""
         level = running_medians(loss[: int(beyond.argmax())], self.rows)
         return bool(len(level) and np.nanmin(level, initial=np.inf) < loss[0] - self.back * abs(loss[0]))
 
-    def _doubled(self, whole: Chunk, series: dict[str, Floats]) -> bool:
+    def _doubled(self, weights: Weights, series: dict[str, Floats]) -> bool:
         """Whether a sample that is too high was followed by one in which all weights together are twice as large."""
-        ratio = [whole[name] for name in series if name.startswith("update_ratio/")]
-        at, grew = self._together(whole, series)
-        if not ratio or not len(grew):
+        ratios = [weights.ratio(group) for group in _ratios(series)]
+        if not ratios or not len(weights.grew):
             return False
-        return bool(((np.fmax.reduce(ratio)[at[:-1]] > self.ratio) & (grew > self.doubled)).any())
+        ratio = np.fmax.reduce(ratios)[weights.at[:-1]]
+        return bool(((ratio > self.ratio) & (weights.grew > self.doubled)).any())
 
-    @staticmethod
-    def _together(whole: Chunk, series: dict[str, Floats]) -> tuple[NDArray[np.int64], Floats]:
-        """Rows in which all weights were sampled, and by what they grew together from each to the next."""
-        norm = [whole[name] for name in series if name.startswith("weight_norm/")]
-        total = np.sqrt(np.sum(np.square(norm), axis=0)) if norm else np.empty(0)
-        at = np.flatnonzero(np.isfinite(total) & (total > 0))
-        return at, total[at[1:]] / total[at[:-1]]
-
-    def _churned(
-        self, whole: Chunk, series: dict[str, Floats], high: dict[str, float], first: float
-    ) -> dict[str, float]:
+    def _churned(self, weights: Weights, high: dict[str, float], first: float) -> dict[str, float]:
         """Groups that each step stirs up, after weights that grew at once and a loss that has stood ever since."""
-        after = whole["loss"][len(whole) // 5 :]
+        after = weights.rows["loss"][len(weights.rows) // 5 :]
         stood = not self._staged and fall(after) <= 0 and median(after) > self.back * abs(first)
-        if not stood or not (self._together(whole, series)[1] > self.grown).any():
+        if not stood or not (weights.grew > self.grown).any():
             return {}
-        return {n: ratio for n, ratio in high.items() if ratio > self.stirred and not self._swells(whole, n)}
+        return self._stirred(weights, high)
 
-    def _ruined(self, whole: Chunk, series: dict[str, Floats], first: float) -> dict[str, float]:
+    def _stirred(self, weights: Weights, ratios: dict[str, float]) -> dict[str, float]:
+        """Groups that are changed by much, and not only blown up: so does a decay of the wrong sign, say."""
+        high = {group: ratio for group, ratio in ratios.items() if ratio > self.stirred}
+        return {group: ratio for group, ratio in high.items() if not weights.swells(group, self.swelling)}
+
+    def _ruined(self, weights: Weights, series: dict[str, Floats], first: float) -> dict[str, float]:
         """Groups of a model that knew more when it came: the first steps made its weights as large again by half, and
         the loss has stood above its first value ever since; of a policy, half of what it was paid at first is gone for
         good. What is new begins where nothing can be lost.
         """
-        loss, hurt, reward = whole["loss"], self.hurt, paid(whole.channels) if plays(whole.channels) else None
-        if reward is not None:
+        whole, grew = weights.rows, weights.grew
+        reweighed = any(_moves(whole[name]) for name in whole.channels if name.startswith("weight/"))
+        fast = len(grew) and grew[0] > self.grown and (grew[0] - 1) / weights.steps[0] > self.stirred / 2
+        if self._staged or reweighed or not fast or not self._lost_ever_since(whole, first):
+            return {}
+        if self._loudest(whole, int(weights.at[0])):
+            return {}
+        return self._stirred(weights, {group: float(np.nanmax(weights.ratio(group))) for group in _ratios(series)})
+
+    def _lost_ever_since(self, whole: Chunk, first: float) -> bool:
+        """Whether each eighth of the run stands above the first loss; of a game, below half of the first reward."""
+        loss, hurt = whole["loss"], self.hurt
+        if plays(whole.channels):
+            reward = paid(whole.channels)
+            if reward is None:
+                return False
             known = -whole[reward]
             loss, hurt = known[np.isfinite(known)], self.back
             first = _start(loss)
         loss = loss[len(loss) // 20 :]
         error = noise(loss) * (1 + np.pi / 2 * 8 / max(len(loss), 1)) ** 0.5  # of a first row, and an eighth's median
         bar = first + max(hurt * abs(first), self.hurt_sure * error)
-        stood = [median(part) > bar for part in np.array_split(loss, 8)] if len(loss) >= 8 * self.rows else [False]
-        reweighed = any(_moves(whole[name]) for name in whole.channels if name.startswith("weight/"))
-        at, grew = self._together(whole, series)
-        aside = self._staged or reweighed or (reward is None and plays(whole.channels))
-        if aside or not all(stood) or not len(grew) or self._loudest(whole, int(at[0])):
-            return {}
-        steps, begun = np.maximum(np.diff(whole.step[at]), 1), grew[0] > self.grown
-        moved = {name: float(np.nanmax(whole[name])) for name in series if name.startswith("update_ratio/")}
-        fast = begun and (grew[0] - 1) / steps[0] > self.stirred / 2
-        return (
-            {n: ratio for n, ratio in moved.items() if ratio > self.stirred and not self._swells(whole, n)}
-            if fast
-            else {}
-        )
+        return len(loss) >= 8 * self.rows and all(median(part) > bar for part in np.array_split(loss, 8))
 
-    def _swells(self, whole: Chunk, name: str) -> bool:
-        """Whether the updates only blow the weights up: that is no rate, but a decay of the wrong sign, say."""
-        ratio, norm = whole[name], whole[name.replace("update_ratio/", "weight_norm/")]
-        at = np.flatnonzero(np.isfinite(ratio) & (norm > 0))
-        went = (ratio[at[1:]] + ratio[at[:-1]]) / 2 * np.diff(whole.step[at])
-        return bool(len(at) > 2 and (np.diff(np.log(norm[at])) > self.swelling * went).all())
-
-    def _leapt(self, whole: Chunk, series: dict[str, Floats], first: float) -> Iterator[Finding]:
+    def _leapt(self, weights: Weights, series: dict[str, Floats], first: float) -> Finding | None:
         """The group whose weights were swept away: the samples tell by how much, the rows between what it cost."""
         worst: tuple[float, str, int, int] | None = None
-        for name in [name for name in series if name.startswith("weight_norm/")]:
-            if (series[name][np.isfinite(series[name])] > 0).any() and self._grew(series[name]):
-                values = whole[name]
-                at = np.flatnonzero(np.isfinite(values) & (values > 0))
-                times, steps = values[at[1:]] / values[at[:-1]], np.maximum(np.diff(whole.step[at]), 1)
-                for index in np.flatnonzero((times > self.leap) & (times - 1 > self.ratio * steps))[:1].tolist():
-                    begin, end = int(at[index]), int(at[index + 1])
-                    peak = running_medians(whole["loss"][begin : end + self.rows], self.rows)
-                    best = np.nanmin(running_medians(whole["loss"][: begin + 1], self.rows), initial=first)
-                    learnt = first - best > self.back * abs(first)  # with this rate: then something else came
-                    hurt = self.hurt_stuck if self._stands(whole["loss"][end:], first, len(whole)) else self.hurt
-                    bar = max(hurt * abs(first), self.sigmas * noise(whole["loss"][: end + 1]))
-                    hit = np.nanmax(peak, initial=-np.inf) - first > bar or self._undone(whole, end, first)
-                    if hit and not learnt:
-                        worst = max(worst or (0.0, "", 0, 0), (float(times[index]), name, begin, end))
-        if worst:
-            yield self._swept(whole, *worst, first)
+        for group in weights.groups:
+            if not self._grew(series[f"weight_norm/{group}"]):
+                continue
+            values = weights.norm(group)
+            at = np.flatnonzero(np.isfinite(values) & (values > 0))
+            times, steps = values[at[1:]] / values[at[:-1]], np.maximum(np.diff(weights.rows.step[at]), 1)
+            for index in np.flatnonzero((times > self.leap) & (times - 1 > self.ratio * steps))[:1].tolist():
+                begin, end = int(at[index]), int(at[index + 1])
+                if self._cost(weights.rows, begin, end, first):
+                    worst = max(worst or (0.0, "", 0, 0), (float(times[index]), group, begin, end))
+        return self._swept(weights.rows, *worst, first) if worst else None
+
+    def _cost(self, whole: Chunk, begin: int, end: int, first: float) -> bool:
+        """Whether the loss was hurt between two rows, which had not come down far before: then something else came."""
+        loss = whole["loss"]
+        best = np.nanmin(running_medians(loss[: begin + 1], self.rows), initial=first)
+        if first - best > self.back * abs(first):
+            return False
+        peak = np.nanmax(running_medians(loss[begin : end + self.rows], self.rows), initial=-np.inf)
+        hurt = self.hurt_stuck if self._stands(loss[end:], first, len(whole)) else self.hurt
+        bar = max(hurt * abs(first), self.sigmas * noise(loss[: end + 1]))
+        return bool(peak - first > bar) or self._undone(whole, end, first)
 
     def _undone(self, whole: Chunk, end: int, first: float) -> bool:
         """Whether all that the loss had come down was given back by then, and hardly anything was learned since."""
@@ -255,8 +268,8 @@ class LrTooHigh(Rule):
         known = norms[np.isfinite(norms) & (norms > 0)]
         return bool(len(known) > 1 and (known[1:] / known[:-1]).max() > self.leap**0.5)  # a bin may halve it
 
-    def _swept(self, whole: Chunk, times: float, name: str, begin: int, end: int, first: float) -> Finding:
-        group, loss = name.removeprefix("weight_norm/"), whole["loss"][begin : end + 1]
+    def _swept(self, whole: Chunk, times: float, group: str, begin: int, end: int, first: float) -> Finding:
+        loss = whole["loss"][begin : end + 1]
         loud = self._loudest(whole, begin)
         blame = f"; the {loud} loss outweighed the others a hundredfold then, and may be the cause" if loud else ""
         return self.finding(
@@ -271,30 +284,36 @@ class LrTooHigh(Rule):
             confidence=0.6 if loud else 0.85,
         )
 
-    def _thrown(self, whole: Chunk, series: dict[str, Floats], first: float) -> Iterator[Finding]:
+    def _thrown(self, weights: Weights, first: float) -> Finding | None:
         """All weights at once: by many steps that were too long, or by one that was longer than all of them."""
-        (at, grew), fell = self._together(whole, series), fall(_steady(whole, whole["loss"]))
-        if not len(grew) or not (self._staged or fell < self.back):
-            return
-        norms = [name for name in series if name.startswith("weight_norm/")]
-        moved = [whole[name] * whole[name.replace("weight_norm/", "update_ratio/")] for name in norms]
-        total = np.sqrt(np.sum([np.square(whole[name]) for name in norms], axis=0))
-        length = (np.sqrt(np.sum(np.square(moved), axis=0)) / total)[at[:-1]]  # of the update, by that of all weights
-        steps = np.maximum(np.diff(whole.step[at]), 1)
-        outgrew = (grew > self.outgrown) & (grew - 1 > self.stirred * steps) & (length < self.nothing)
-        outgrew &= (not self._staged) | ((grew > self.leap) & (fell < self.back))
-        peak = [np.nanmax(whole["loss"][a : b + 1], initial=-np.inf) for a, b in itertools.pairwise(at.tolist())]
-        left = [median(whole["loss"][(a + b) // 2 : b + 1]) for a, b in itertools.pairwise(at.tolist())]
-        blew = (length > 1) & (np.array(peak) > first + (self.blown - 1) * abs(first))
-        blew &= ~(np.array(left) < first - self.back * abs(first))  # such a first step can be made good
-        level = np.minimum.accumulate(np.nan_to_num(running_medians(whole["loss"], self.rows), nan=np.inf))
-        unlearnt = first - level[at[:-1]] <= self.back * abs(first)  # else the rate was well until then
-        for index in np.flatnonzero((outgrew | blew) & unlearnt)[:1].tolist():
-            begin, end = int(at[index]), int(at[index + 1])
-            times = {name: float(whole[name][end] / whole[name][begin]) for name in norms if whole[name][begin] > 0}
-            worst = max(times, key=lambda name: times[name])
-            if not self._swells(whole, worst.replace("weight_norm/", "update_ratio/")):
-                yield self._swept(whole, times[worst], worst, begin, end, first)
+        whole, loss = weights.rows, weights.rows["loss"]
+        fell = fall(_steady(whole, loss))
+        if not len(weights.grew) or not (self._staged or fell < self.back):
+            return None
+        level = np.minimum.accumulate(np.nan_to_num(running_medians(loss, self.rows), nan=np.inf))
+        unlearnt = first - level[weights.at[:-1]] <= self.back * abs(first)  # else the rate was well until then
+        for index in np.flatnonzero((self._outgrew(weights, fell) | self._burst(weights, first)) & unlearnt)[:1]:
+            begin, end = int(weights.at[index]), int(weights.at[index + 1])
+            norms = {group: weights.norm(group)[[begin, end]].tolist() for group in weights.groups}
+            times = {group: now / was for group, (was, now) in norms.items() if was > 0}
+            worst = max(times, key=lambda group: times[group])
+            if not weights.swells(worst, self.swelling):
+                return self._swept(whole, times[worst], worst, begin, end, first)
+        return None
+
+    def _outgrew(self, weights: Weights, fell: float) -> Bools:
+        """Samples after which many steps made the weights far larger, where most of the loss is left. [samples - 1]"""
+        grew = weights.grew
+        outgrew = (grew > self.outgrown) & (grew - 1 > self.stirred * weights.steps) & (weights.length < self.nothing)
+        return outgrew & ((grew > self.leap) & (fell < self.back)) if self._staged else outgrew
+
+    def _burst(self, weights: Weights, first: float) -> Bools:
+        """Samples of an update longer than all weights, that cost the loss at once and for long. [samples - 1]"""
+        loss, between = weights.rows["loss"], list(itertools.pairwise(weights.at.tolist()))
+        peak = np.array([np.nanmax(loss[begin : end + 1], initial=-np.inf) for begin, end in between])
+        left = np.array([median(loss[(begin + end) // 2 : end + 1]) for begin, end in between])
+        blew = (weights.length > 1) & (peak > first + (self.blown - 1) * abs(first))
+        return blew & ~(left < first - self.back * abs(first))  # such a first step can be made good
 
     def _loudest(self, whole: Chunk, row: int) -> str:
         """The component that outweighed all tasks beside it in a row: its scale makes such steps at any rate."""
@@ -309,10 +328,8 @@ class LrTooHigh(Rule):
     def _finding(
         self, whole: Chunk, sick: dict[str, float], loss: tuple[float, float], lost: bool, ruined: bool
     ) -> Finding:
-        name = max(sick, key=lambda key: sick[key])
-        ratio, group = sick[name], name.removeprefix("update_ratio/")
-        values = whole[name]
-        onset = _since(values, self.ratio)
+        group = max(sick, key=lambda key: sick[key])
+        ratio, onset = sick[group], _since(whole[f"update_ratio/{group}"], self.ratio)
         rates = whole[f"lr/{group}"][np.isfinite(whole[f"lr/{group}"])]
         aim = f" from {rates.max():.2g} to about {rates.max() / min(ratio / self.usual, 100):.1g}" if len(rates) else ""
         game, said = plays(whole.channels), "loss"
@@ -361,6 +378,12 @@ def _steady(whole: Chunk, loss: Floats) -> Floats:
 def _columns(chunk: Chunk) -> dict[str, Floats]:
     names = [name for name in chunk.channels if name.startswith(("update_ratio/", "weight_norm/"))][: 2 * MOST]
     return {"loss": chunk["loss"]} | {name: chunk[name] for name in names}
+
+
+def _ratios(series: dict[str, Floats]) -> dict[str, Floats]:
+    """The update ratios of the groups that were sampled."""
+    ratios = {name: values for name, values in series.items() if name.startswith("update_ratio/")}
+    return {name.removeprefix("update_ratio/"): values for name, values in ratios.items() if np.isfinite(values).any()}
 
 
 def _first(whole: Chunk) -> float:

@@ -68,7 +68,7 @@ class LrTooLow(Rule):
     def start(self, header: Header) -> Findings:
         """A resume begins where the loss already is; stages make it rise."""
         self._resumed, self._total = header.resumed_from is not None, header.total_steps or 0
-        self._staged = (header.curriculum_running or header.curriculum) is not None
+        self._staged = header.plan is not None
         return ()
 
     def update(self, chunk: Chunk) -> Findings:

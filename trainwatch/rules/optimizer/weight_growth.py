@@ -15,6 +15,7 @@ from trainwatch.schema import Finding
 from trainwatch.stats import Floats, History, fall
 from trainwatch.table import Chunk
 from trainwatch.views.games import plays
+from trainwatch.views.weights import growth
 
 
 @dataclass
@@ -129,8 +130,8 @@ class WeightGrowth(Rule):
         if not values[-1] > self.blown_outright * first or values[0] != first or not (values > 0).all():
             return False
         along = along if values[-1] > self.blown * first else self.outright
-        went = (ratio[1:] + ratio[:-1]) / 2 * np.diff(step)  # in norms of the weights
-        return bool((np.diff(np.log(values)) > along * went).all() and np.isfinite(went).all() and went.all())
+        grown, went = growth(values, ratio, step)
+        return bool((grown > along * went).all() and np.isfinite(went).all() and went.all())
 
     def _finding(self, whole: Chunk, name: str, norms: tuple[float, float], series: dict[str, Floats]) -> Finding:
         first, now = norms
