@@ -8,124 +8,18 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trainwatch.header import Header, Stage, number
 from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
 from trainwatch.schema import Finding
-from trainwatch.stats import fall, in_blocks, medians
+from trainwatch.stats import fall, medians
 from trainwatch.table import Chunk
 from trainwatch.views.components import Roles, small_by_design
-
-Floats = NDArray[np.float64]
-Rows = dict[str, Floats]
+from trainwatch.views.outweighing import Block, Episode, Floats, Rows, columns, sizes
 
 HYSTERESIS = 0.5  # of an entry threshold: noise of a fifth about the threshold neither ends an episode nor begins one
 LASTING = 5  # blocks: what passes sooner is how a run starts, and not worth an info
-
-
-@dataclass
-class Block:
-    """Rows that are judged as one: their columns, and the median of each."""
-
-    names: list[str]  # of the components
-    rows: Rows
-    level: dict[str, float]
-
-    @property
-    def first_step(self) -> int:
-        """Of its first row."""
-        return int(self.rows["step"][0])
-
-    @property
-    def last_step(self) -> int:
-        """A block at the end of a run is filled up with NaN."""
-        return int(np.nanmax(self.rows["step"]))
-
-    def raw(self, name: str) -> float:
-        """A component's value."""
-        return self.level[f"raw/{name}"]
-
-    def weighted(self, name: str) -> bool:
-        """Whether a weight is recorded."""
-        return bool(np.isfinite(self.level[f"weight/{name}"]))
-
-    def weight(self, name: str) -> float:
-        """1 where none is recorded."""
-        return self.level[f"weight/{name}"] if self.weighted(name) else 1.0
-
-    def size(self, name: str) -> float:
-        """Magnitude of a component's contribution."""
-        return abs(self.raw(name)) * abs(self.weight(name))
-
-    def share(self, name: str) -> float:
-        """Of the gradient, as last probed; NaN where it never was."""
-        return self.level[f"share/{name}"]
-
-    def onset(self, largest: str, others: list[str], ratio: float) -> int:
-        """The first step in which ``largest`` is ``ratio`` times the others."""
-        rest = sum(_sizes(self.rows, name) for name in others)
-        return int(self.rows["step"][int(np.argmax(_sizes(self.rows, largest) > ratio * rest))])
-
-
-@dataclass
-class Episode:
-    """Blocks on end in which one component outweighs the others: the first of them, and the latest."""
-
-    component: str
-    first_step: int
-    first: Block
-    block: Block
-    others: list[str]
-    blocks: int = 1
-    earlier: tuple[float, float] = (np.nan, np.nan)  # share and ratio of the block before
-
-    def add(self, block: Block, others: list[str]) -> None:
-        """One more block, and what is outweighed in it."""
-        self.earlier = self.share, self.ratio
-        self.blocks, self.block, self.others = self.blocks + 1, block, others
-
-    @property
-    def share(self) -> float:
-        """The component's, of the gradient."""
-        return self.block.share(self.component)
-
-    @property
-    def probed(self) -> bool:
-        """Whether gradients are recorded."""
-        return bool(np.isfinite(self.share))
-
-    @property
-    def part(self) -> float:
-        """What the component contributes."""
-        return self.block.size(self.component)
-
-    @property
-    def rest(self) -> float:
-        """What the others contribute together."""
-        return sum(self.block.size(name) for name in self.others)
-
-    @property
-    def ratio(self) -> float:
-        """How many times the others it is."""
-        return self.part / self.rest
-
-    def unsolved(self, ordinary: float) -> bool:
-        """Whether some other's value is that of a task that is not learned yet."""
-        return any(abs(self.block.raw(name)) >= ordinary for name in self.others)
-
-    def improved(self, by: float) -> list[bool]:
-        """For each of the others, whether it came down by this share of its value."""
-        return [now < was - by * abs(was) for was, now in map(self._course, self.others)]
-
-    def _course(self, name: str) -> tuple[float, float]:
-        """A component's value as the episode began, and now; in both halves of the block, if it has but one."""
-        if self.blocks > 1:
-            return self.first.level.get(f"raw/{name}", np.nan), self.block.raw(name)
-        known = self.block.rows[f"raw/{name}"][np.isfinite(self.block.rows[f"raw/{name}"])]
-        half = (len(known) + 1) // 2
-        return float(np.median(known[:half])), float(np.median(known[-half:]))
 
 
 @dataclass
@@ -142,9 +36,8 @@ class LossScaleImbalance(Rule):
         four fifths of it at a hundred times, and none of them improves.
 
         Where no gradients are recorded: it is a thousand times the others, while these stand at values of 1 and more
-        and none of them improves; or fifty times, while these, all of them declared tasks, have doubled; or thirty
-        times declared tasks (ten times, if it was declared to be no task itself), while the gradient's norm is thirty
-        times what it is clipped to.
+        and none of them improves; or thirty times declared tasks (ten times, if it was declared to be no task itself),
+        while the gradient's norm is thirty times what it is clipped to.
 
         Not among the others: components of weight 0, of a tiny or negative weight, or one that rises, whose schedule is
         not at its end or that a later stage raises to the large one's scale, with both signs (a policy's surrogate),
@@ -199,7 +92,6 @@ class LossScaleImbalance(Rule):
     critical_ratio: float = 100.0  # below 1 % of the sum a component's gradient drowns in the other's noise
     absurd_ratio: float = 1000.0  # proof without gradients, or in the first block; healthy sums reach 10 to 300
     ordinary: float = 1.0  # raw value of a task not learned yet (ln 3, a normalised error); terms meant small are below
-    worse: float = 2.0  # x its first level: a task that is trained does not double, beside a louder one or not
     owned_share: float = 0.95  # of the gradient: what the others are left with is less than one batch's noise
     improvement: float = 0.02  # relative; less than that in two blocks is no learning
     recovery: float = 0.1  # relative, of one of the others: an alarm without gradients is over
@@ -227,7 +119,6 @@ class LossScaleImbalance(Rule):
     _from: float = field(default=np.nan, init=False)  # the first step of all
     _final: bool = field(default=False, init=False)
     _start: dict[str, float] = field(default_factory=dict, init=False)  # of the first block
-    _begun: dict[str, float] = field(default_factory=dict, init=False)  # of the first three rows
     _episode: Episode | None = field(default=None, init=False)
     _told: dict[str, Finding] = field(default_factory=dict, init=False)
 
@@ -270,33 +161,32 @@ class LossScaleImbalance(Rule):
 
     def _judge(self, chunk: Chunk) -> Iterator[Finding]:
         """Look only at the blocks in which the largest component stands out."""
-        names, columns = _columns(chunk, self.block)
+        names, rows = columns(chunk, self.block)
         if not names:
             return
-        levels = {key: medians(values) for key, values in columns.items()}
-        self._note_starts(names, columns, levels)
-        sizes = np.stack([np.nan_to_num(_sizes(levels, name)) for name in names])
-        top, awaited = sizes.max(axis=0), 0
-        for index in np.flatnonzero(top > HYSTERESIS * self.warning_ratio * (sizes.sum(axis=0) - top)).tolist():
+        levels = {key: medians(values) for key, values in rows.items()}
+        self._note_starts(names, levels)
+        parts = np.stack([np.nan_to_num(sizes(levels, name)) for name in names])
+        top, awaited = parts.max(axis=0), 0
+        for index in np.flatnonzero(top > HYSTERESIS * self.warning_ratio * (parts.sum(axis=0) - top)).tolist():
             if index != awaited:
                 yield from self._ended()
             awaited = index + 1
             block = Block(
                 names,
-                {key: values[index] for key, values in columns.items()},
+                {key: values[index] for key, values in rows.items()},
                 {key: float(values[index]) for key, values in levels.items()},
             )
-            yield from self._outweighed(names[int(sizes[:, index].argmax())], block)
+            yield from self._outweighed(names[int(parts[:, index].argmax())], block)
         if awaited != len(top):
             yield from self._ended()
 
-    def _note_starts(self, names: list[str], columns: Rows, levels: Rows) -> None:
-        """The first values of each component."""
+    def _note_starts(self, names: list[str], levels: Rows) -> None:
+        """The first level of each component."""
         for name in names:
-            level, rows = levels[f"raw/{name}"], columns[f"raw/{name}"]
+            level = levels[f"raw/{name}"]
             if name not in self._start and np.isfinite(level).any():
                 self._start[name] = float(level[np.isfinite(level)][0])
-                self._begun[name] = float(np.median(rows[np.isfinite(rows)][:3]))
 
     def _outweighed(self, largest: str, block: Block) -> Findings:
         """One block in which ``largest`` stands out; do those count that it outweighs?"""
@@ -403,7 +293,7 @@ class LossScaleImbalance(Rule):
         ease = HYSTERESIS if alarm else 1.0
         if episode.probed:
             return self._owns(episode, ease)
-        return self._worsen(episode, ease) or self._clipped(episode, ease) or self._stand(episode, ease)
+        return self._clipped(episode, ease) or self._stand(episode, ease)
 
     def _owns(self, episode: Episode, ease: float) -> bool:
         """Three proofs by the gradient: the less of it, the more of the sum, and the less the others learn."""
@@ -421,19 +311,6 @@ class LossScaleImbalance(Rule):
         owned = beyond(self.owned_share, self.warning_ratio) or loud
         at_once = owned and episode.ratio > self.absurd_ratio and episode.first_step <= self._from + self.fewest
         return at_once or ((owned or leads) and self._twice(episode))
-
-    def _worsen(self, episode: Episode, ease: float) -> bool:
-        """Whether all others are declared tasks that stand at twice their first level, which was no small one."""
-        bar = self.loud_ratio if ease == 1.0 else self.warning_ratio  # it is over when the others have come back
-        return (
-            episode.ratio > bar
-            and episode.blocks > 1
-            and self._tasks(episode)
-            and all(
-                episode.block.raw(name) >= self.worse * self._begun[name] >= self.worse * self.ordinary
-                for name in episode.others
-            )
-        )
 
     def _clipped(self, episode: Episode, ease: float) -> bool:
         """Whether all others are declared tasks, and the whole gradient is cut down to a few hundredths of itself."""
@@ -502,23 +379,6 @@ class LossScaleImbalance(Rule):
         told = self._told.get(name)
         if told is not None and told.state == "active":
             yield self._say(replace(told, state="over"))
-
-
-def _columns(chunk: Chunk, size: int) -> tuple[list[str], Rows]:
-    """The components, and their raw values, weights and gradient shares in blocks, beside steps, norm and total."""
-    names = [name.removeprefix("loss/") for name in chunk.channels if name.startswith("loss/")]
-    columns = {"step": chunk.step.astype(np.float64), "norm": chunk["grad_norm"], "total": chunk["loss"]}
-    for name in names:
-        near, wide = chunk[f"grad_share/{name}"], chunk[f"param_share/{name}"]
-        columns[f"raw/{name}"], columns[f"weight/{name}"] = chunk[f"loss/{name}"], chunk[f"weight/{name}"]
-        columns[f"share/{name}"] = np.where(np.isfinite(near), near, wide)
-    return names, {key: in_blocks(values, size) for key, values in columns.items()}
-
-
-def _sizes(rows: Rows, name: str) -> Floats:
-    """Magnitudes of a component's contributions; a weight is 1 where none is recorded."""
-    raw, weight = rows[f"raw/{name}"], rows[f"weight/{name}"]
-    return np.abs(raw * np.where(np.isnan(weight), 1.0, weight))
 
 
 def _of_both_signs(values: Floats) -> bool:
