@@ -91,6 +91,15 @@ class Steps:
         steps.total = steps._planned(chosen)
         return steps
 
+    def begin(self, row: Row) -> None:
+        """Another training begins with this row, or it goes on from a checkpoint: its epochs and their length may be
+        others than those of the training before it in the same file.
+        """
+        self.epochs = row.planned("epoch") or self.epochs
+        if self.mode == "batch":
+            self.length = row.planned("batch") or row.planned("step") or self.length
+        self.total = self._planned([row]) or self.total
+
     def _planned(self, rows: Sequence[Row]) -> int | None:
         """The steps that are planned, as far as the rows say so."""
         if self.mode == "step":

@@ -77,7 +77,7 @@ class Layout:
             return layout
         if all(NUMBER.fullmatch(cell) for cell in _split(head, _delimiter(head))):
             return cls._counted(lines)
-        return cls._named(head, 1, lines[:1])
+        return cls._named(head, 1, lines[1:2])
 
     @classmethod
     def _named(cls, head: str, headers: int, rows: list[str]) -> Layout | None:

@@ -51,6 +51,9 @@ BARS = (  # a bare `30/173` counts batches: after the epoch, in a progress bar, 
 WORDED = (  # lines whose names stand elsewhere than before their numbers, or in a trainer's own short words
     (re.compile(r"(?i)\b((?:\w+ )?loss) (?:at|after|for) (step|iter|iteration|epoch) (\d+) ?: ?"), r"\2 \3; \1: "),
     (re.compile(r"(?i)\bcost (?:at|after) (iteration|epoch) (\d+) ?: ?"), r"\1 \2; loss: "),
+    (re.compile(r"(?i)\btrain(?:ing)?: *\[ *(\d+) */ *(\d+) *\](?= *\[)"), r"train: epoch \1/\2 "),  # of Swin
+    (re.compile(r"'([\w/-]+)' reached (\S+) \(best .*"), r"\1: \2"),  # of Lightning's ModelCheckpoint
+    (re.compile(r"^\s*(\d+): (\S+), (\S+) avg(?: loss)?, (\S+) rate,"), r"step \1; batch loss: \2; loss: \3; lr: \4;"),  # of Darknet
     (re.compile(r"(?i)^(train|test|val|valid) (\d+)(?=, *(?:[a-z]+ )?loss\b)"), r"\1: epoch \2"),  # of DGCNN
     (re.compile(r"^s:(\d+) (?=trl:|tel:|eval:)"), r"step \1; "),  # of llm.c
     (re.compile(r"(?<=; )trl:"), "train loss: "),
@@ -236,8 +239,8 @@ def _take(found: Printed, said: str, written: str, end: str) -> None:
 
 
 def _name(said: str) -> str:
-    """``iteration`` of ``validation loss at iteration``, ``Epoch`` of ``Beginning of Epoch``."""
-    if " at " not in said and " of " not in said:
+    """``iteration`` of ``validation loss at iteration``, ``Epoch`` of ``Beginning of Epoch``, of ``train in epoch``."""
+    if not any(word in said for word in (" at ", " of ", " in ")):
         return said
-    last = re.split(r" (?:at|of) ", said)[-1]
+    last = re.split(r" (?:at|of|in) ", said)[-1]
     return last if recognise(last).role in ("step", "epoch", "batch") else said

@@ -48,15 +48,17 @@ OTHERS = {
 }
 """Files that hold names and numbers, and are no logs."""
 EVALUATION = re.compile(
-    r"\b(?:(?P<test>test(?:ing)?)|evaluation|validation|valid|eval|dev|val)\b(?: metrics| set| results?)?\s*[:|]",
+    r"\b(?:(?P<test>test(?:ing)?)|evaluation|validation|validate|valid|eval|dev|val)\b(?: metrics| set| results?)?\s*[:|]",
     re.IGNORECASE,
 )
 MARK = re.compile(r"\[(train|valid|dev|eval|test)\]")
 UNUSUAL = re.compile("[\x1b\r\x08]")
 REDRAWN = re.compile(r"\r|\x08+")
+UPWARDS = re.compile("\x1b\\[[0-9]*[AF]")
+"""The cursor goes up a line: what follows stands where another bar stood, and not behind this one."""
 DIGITS = re.compile(r"\d+")
 SECTION = re.compile(
-    r"\b(?P<test>testing)\b|\b(?:evaluating|evaluation|validating|validation|eval begin)\b", re.IGNORECASE
+    r"\b(?P<test>testing)\b|\b(?:evaluating|evaluation|validating|validation|eval begin|eval(?:uation)? results?)\b", re.IGNORECASE
 )
 TRAINING = re.compile(r"\btrain(?:ing)?\b", re.IGNORECASE)
 SETTINGS = re.compile(r"\b(?:Namespace|Config|Arguments|TrainConfig)\(|^\s*(?:#|def |class |import |return\b)")
@@ -126,7 +128,7 @@ class Console:
             if not UNUSUAL.search(line):
                 yield from self._part(line)
                 continue
-            for part in REDRAWN.split(COLOUR.sub("", line).rstrip("\r")):
+            for part in REDRAWN.split(COLOUR.sub("", UPWARDS.sub("\r", line)).rstrip("\r")):
                 yield from self._part(part)
 
     def last(self, assembler: Assembler) -> None:

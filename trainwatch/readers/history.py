@@ -1,0 +1,127 @@
+"""A history that was written as one JSON document when the training had ended: Keras' ``history.history`` and its like.
+
+``{"loss": [...], "val_loss": [...]}`` has a list for each name and in it a number for each epoch, perhaps below a key
+(``{"history": {...}, "config": {...}}``); ``[{"epoch": 1, "loss": 0.5}, ...]`` an object for each row.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from trainwatch.foreign.assembly import Assembler
+from trainwatch.foreign.channels import recognise
+from trainwatch.foreign.counters import Row
+from trainwatch.foreign.numbers import as_number, flattened
+from trainwatch.readers import ReadError
+from trainwatch.run import Run
+
+NAME = "JSON history"
+
+LARGEST = 64 << 20  # bytes; a million numbers take 20 MB
+DEEPEST = 4  # levels of nesting in which lists are looked for
+BEGINS = re.compile(rb"(?:\xef\xbb\xbf)?\s*[\[{]")
+LISTED = re.compile(rb"\"[^\"]{1,200}\"\s*:\s*\[\s*[-\dNI]|[\[,:]\s*\{\s*\"")
+FIGURES = {"accuracy", "acc", "reward", "rewards", "f1", "auc", "mse", "mae", "rmse"}
+
+
+def sniff(path: Path, head: bytes) -> bool:
+    """One JSON document that holds lists of numbers, among them a loss or a counter."""
+    if path.suffix.lower() != ".json" or not BEGINS.match(head) or not LISTED.search(head):
+        return False
+    try:
+        return any(_tells(name) for row in _rows(_document(path))[:1] for name in row.values)
+    except (ReadError, OSError):
+        return False
+
+
+def _tells(name: str) -> bool:
+    return recognise(name).role == "loss" or bool(FIGURES.intersection(re.split(r"[\W_]+", name.lower())))
+
+
+def _document(path: Path) -> Any:
+    if path.stat().st_size > LARGEST:
+        raise ReadError(f"{path}: is larger than a history of epochs is.")
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ReadError(f"{path}: is cut off or no JSON ({error}); write it anew.") from None
+
+
+def _rows(document: Any) -> list[Row]:
+    """The rows of a document: of its list of objects, or of its lists of numbers."""
+    records = _records(document)
+    if records:
+        return [Row(dict(flattened(record))) for record in records]
+    lists = dict(_lists(document)) if isinstance(document, Mapping) else {}
+    length = max((len(values) for name, values in lists.items() if _tells(name)), default=0)
+    return [row for index in range(length) if (row := _row(lists, index, length)).values]
+
+
+def _records(document: Any) -> list[Mapping[str, Any]]:
+    """The objects, where the document is a list of them or holds one such list and no more."""
+    if isinstance(document, Mapping):
+        held = [value for value in document.values() if isinstance(value, list) and _objects(value)]
+        return held[0] if len(held) == 1 else []
+    return document if isinstance(document, list) and _objects(document) else []
+
+
+def _objects(values: list[Any]) -> bool:
+    return len(values) > 1 and all(isinstance(value, Mapping) for value in values)
+
+
+def _lists(document: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, list[Any]]]:
+    """Every list of numbers under its path; what all lists stand below says nothing of them."""
+    for key, value in document.items():
+        if isinstance(value, Mapping) and depth < DEEPEST:
+            alone = not prefix and sum(isinstance(other, Mapping | list) for other in document.values()) == 1
+            yield from _lists(value, "" if alone or key in WRAPPERS else f"{prefix}{key}/", depth + 1)
+        elif isinstance(value, list) and value and all(item is None or as_number(item) is not None for item in value):
+            yield f"{prefix}{key}", value
+
+
+WRAPPERS = ("history", "training_history", "metrics", "logs")
+
+
+def _row(lists: Mapping[str, list[Any]], index: int, length: int) -> Row:
+    """The numbers of one row. A shorter list that parts the rows evenly has a number for each part's end."""
+    values = {}
+    for name, numbers in lists.items():
+        part = length // len(numbers) if length % len(numbers) == 0 and len(numbers) > 1 else 0
+        if part and (index + 1) % part == 0 and (number := as_number(numbers[index // part])) is not None:
+            values[name] = number
+    return Row(values)
+
+
+class History:
+    """One such file; it is read anew when it was written anew."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.runs: list[Run] = []
+        self._seen = (0, -1)
+
+    def poll(self) -> bool:
+        """Read it if it changed; True if it did. Raises OSError and ReadError."""
+        stat = self.path.stat()
+        if (stat.st_mtime_ns, stat.st_size) == self._seen:
+            return False
+        self._seen = (stat.st_mtime_ns, stat.st_size)
+        assembler = Assembler(self.path, NAME)
+        assembler.add(_rows(_document(self.path)))
+        assembler.close()
+        self.runs = assembler.runs
+        for run in self.runs:
+            run.touched = stat.st_mtime
+        return True
+
+    def close(self) -> None:
+        """The file is whole, or was refused."""
+
+
+def open_file(path: Path) -> History:
+    """The file at ``path``, nothing read yet."""
+    return History(path)
