@@ -237,6 +237,7 @@ class Assembler:
         if step > self._first:
             if len(self.run().headers) > RESUMES:
                 return
+            steps.lengthen(row, row.counter("epoch") or 0.0)
             self.run().add_header({**self.run().header.raw, "resumed_from": max(step - self._stride, 0)})
             return
         complete = steps.epochs is not None and self._epoch + 1 >= steps.epochs

@@ -13,18 +13,23 @@ from pathlib import Path
 from typing import Any
 
 from trainwatch.foreign.assembly import Assembler
-from trainwatch.foreign.channels import recognise
+from trainwatch.foreign.channels import SPLITS, TRAIN, recognise
 from trainwatch.foreign.counters import Row
+from trainwatch.foreign.layout import dvclive
 from trainwatch.foreign.numbers import as_number, flattened
-from trainwatch.readers import ReadError
+from trainwatch.readers import ReadError, trainer_state
 from trainwatch.run import Run
 
 NAME = "JSON history"
 
 LARGEST = 64 << 20  # bytes; a million numbers take 20 MB
+SHOWING = 200  # rows that are looked at for a loss: the first one may tell of the model
 DEEPEST = 4  # levels of nesting in which lists are looked for
 BEGINS = re.compile(rb"(?:\xef\xbb\xbf)?\s*[\[{]")
 LISTED = re.compile(rb"\"[^\"]{1,200}\"\s*:\s*\[\s*[-\dNI]|[\[,:]\s*\{\s*\"")
+SIDES = TRAIN | SPLITS.keys() - {"metrics"}
+SAID = SIDES | {"history", "training_history", "metrics", "logs"}
+"""Keys of an object that holds lists: the splits, and what says nothing of what is in it."""
 FIGURES = {"accuracy", "acc", "reward", "rewards", "f1", "auc", "mse", "mae", "rmse"}
 
 
@@ -32,10 +37,16 @@ def sniff(path: Path, head: bytes) -> bool:
     """One JSON document that holds lists of numbers, among them a loss or a counter."""
     if path.suffix.lower() != ".json" or not BEGINS.match(head) or not LISTED.search(head):
         return False
+    if dvclive(path) or trainer_state.sniff(path, head):
+        return False
     try:
-        return any(_tells(name) for row in _rows(_document(path))[:1] for name in row.values)
+        document = _document(path)
     except (ReadError, OSError):
         return False
+    names = {name for row in _rows(document)[:SHOWING] for name in row.values}
+    roles = {recognise(name).role for name in names}
+    listed = isinstance(document, Mapping) and not _records(document)
+    return "loss" in roles or (any(map(_tells, names)) and (listed or not roles.isdisjoint(("step", "epoch"))))
 
 
 def _tells(name: str) -> bool:
@@ -73,17 +84,24 @@ def _objects(values: list[Any]) -> bool:
     return len(values) > 1 and all(isinstance(value, Mapping) for value in values)
 
 
-def _lists(document: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, list[Any]]]:
-    """Every list of numbers under its path; what all lists stand below says nothing of them."""
+def _lists(document: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[str, list[Any]]]:
+    """Every list of numbers under its path. Several objects whose keys say no split are several trainings, and none
+    is read: nothing tells which of them is meant.
+    """
+    inner = {str(key): dict(_lists(value, depth + 1)) for key, value in _nested(document, depth)}
+    inner = {key: lists for key, lists in inner.items() if lists}
+    for key, lists in inner.items():
+        if key.lower() in SAID or len(inner) == 1:
+            side = f"{key}/" if key.lower() in SIDES else ""
+            yield from ((side + name, held) for name, held in lists.items())
     for key, value in document.items():
-        if isinstance(value, Mapping) and depth < DEEPEST:
-            alone = not prefix and sum(isinstance(other, Mapping | list) for other in document.values()) == 1
-            yield from _lists(value, "" if alone or key in WRAPPERS else f"{prefix}{key}/", depth + 1)
-        elif isinstance(value, list) and value and all(item is None or as_number(item) is not None for item in value):
-            yield f"{prefix}{key}", value
+        if isinstance(value, list) and value and all(item is None or as_number(item) is not None for item in value):
+            yield key, value
 
 
-WRAPPERS = ("history", "training_history", "metrics", "logs")
+def _nested(document: Mapping[str, Any], depth: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if depth < DEEPEST:
+        yield from ((key, value) for key, value in document.items() if isinstance(value, Mapping))
 
 
 def _row(lists: Mapping[str, list[Any]], index: int, length: int) -> Row:
