@@ -129,6 +129,8 @@ def recognise(name: str) -> Reading:
     if SUMMARIES.intersection(low) or name.endswith(("__MIN", "__MAX")):
         return Reading("ignored", split, stem)
     role, total = _counter(name) or _role(parts, "".join(said).lower())
+    if parts == ("obj",) and len(words) > len(said):
+        role, total = "loss", True  # `train_obj` of DARTS, the objective; YOLO's `obj` is of one object
     return Reading(role, split, _stem(said) if role == "loss" else stem, total)
 
 

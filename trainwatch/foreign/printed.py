@@ -54,7 +54,10 @@ WORDED = (  # lines whose names stand elsewhere than before their numbers, or in
     (re.compile(r"(?i)\bcost (?:at|after) (iteration|epoch) (\d+) ?: ?"), r"\1 \2; loss: "),
     (re.compile(r"(?i)\btrain(?:ing)?: *\[ *(\d+) */ *(\d+) *\](?= *\[)"), r"train: epoch \1/\2 "),  # of Swin
     (re.compile(r"'([\w/-]+)' reached ([-+.\de]+)\b.*"), r"\1: \2"),  # of Lightning's ModelCheckpoint
-    (re.compile(r"^\s*(\d+): (\S+), (\S+) avg(?: loss)?, (\S+) rate,"), r"step \1; batch loss: \2; loss: \3; lr: \4;"),  # of Darknet
+    (
+        re.compile(r"^\s*(\d+): (\S+), (\S+) avg(?: loss)?, (\S+) rate,"),
+        r"step \1; batch loss: \2; loss: \3; lr: \4;",
+    ),  # of Darknet
     (re.compile(r"(?i)^(train|test|val|valid) (\d+)(?=, *(?:[a-z]+ )?loss\b)"), r"\1: epoch \2"),  # of DGCNN
     (re.compile(r"^s:(\d+) (?=trl:|tel:|eval:)"), r"step \1; "),  # of llm.c
     (re.compile(r"(?<=; )trl:"), "train loss: "),
@@ -146,6 +149,9 @@ def _place(found: Printed) -> None:
     twins = {name for name in found.values if (twin := TWIN.fullmatch(name)) and twin[1] in found.values}
     if len(twins) > 1:
         found.values = {f"val_{name[2:]}" if name in twins else name: value for name, value in found.values.items()}
+    alone = [name for name in found.values if name.lower() in ("val", "valid")]
+    if alone and any(recognise(name).total and not recognise(name).split for name in found.values):
+        found.values = {f"{name} loss" if name in alone else name: value for name, value in found.values.items()}
     known = by_role(tuple(found.values))
     outer, *inner = known.get("step", [""])
     if len(inner) == 1 and inner[0] in found.totals and outer not in found.totals and "epoch" not in known:

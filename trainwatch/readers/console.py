@@ -59,7 +59,8 @@ UPWARDS = re.compile("\x1b\\[[0-9]*[AF]")
 """The cursor goes up a line: what follows stands where another bar stood, and not behind this one."""
 DIGITS = re.compile(r"\d+")
 SECTION = re.compile(
-    r"\b(?P<test>testing)\b|\b(?:evaluating|evaluation|validating|validation|eval begin|eval(?:uation)? results?)\b", re.IGNORECASE
+    r"\b(?P<test>testing)\b|\b(?:evaluating|evaluation|validating|validation|eval begin|eval(?:uation)? results?)\b",
+    re.IGNORECASE,
 )
 MERIT = re.compile(
     r"acc|iou|\bf1|dice|psnr|ssim|bleu|rouge|auc|\bm?ap\b|[wcp]er\b|recall|precision|score|rmse|\bm[as]e\b|perplexity|\bfid\b",
