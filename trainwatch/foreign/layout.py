@@ -115,7 +115,7 @@ class Layout:
 
     @classmethod
     def _unnamed(cls, lines: list[str]) -> Layout | None:
-        """Numbers without names in a file of losses: the loss, perhaps with its step behind it, or with more columns."""
+        """Numbers without names in a file of losses: the loss, perhaps with its step behind it, or with more."""
         delimiter = _delimiter(lines[0])
         rows = [_split(line, delimiter) for line in lines[:20]]
         width = len(rows[0])

@@ -49,7 +49,7 @@ OTHERS = {
 }
 """Files that hold names and numbers, and are no logs."""
 EVALUATION = re.compile(
-    r"\b(?:(?P<test>test(?:ing)?)|evaluation|validation|validate|valid|eval|dev|val)\b(?: metrics| set| results?)?\s*[:|]",
+    r"\b(?:(?P<test>test(?:ing)?)|eval(?:uation)?|valid(?:ation|ate)?|dev|val)\b(?: metrics| set| results?)?\s*[:|]",
     re.IGNORECASE,
 )
 MARK = re.compile(r"\[(train|valid|dev|eval|test)\]")
