@@ -757,7 +757,6 @@ PRINTED = {
     "Epoch 1, global step 704: 'val/acc' reached 0.25 (best 0.25), saving model to 'a.ckpt' as top 1": {
         "val/acc": 0.25
     },
-    "step=10 loss=1.5 val=1.75": {"loss": 1.5, "val loss": 1.75},
 }
 
 

@@ -149,9 +149,6 @@ def _place(found: Printed) -> None:
     twins = {name for name in found.values if (twin := TWIN.fullmatch(name)) and twin[1] in found.values}
     if len(twins) > 1:
         found.values = {f"val_{name[2:]}" if name in twins else name: value for name, value in found.values.items()}
-    alone = [name for name in found.values if name.lower() in ("val", "valid")]
-    if alone and any(recognise(name).total and not recognise(name).split for name in found.values):
-        found.values = {f"{name} loss" if name in alone else name: value for name, value in found.values.items()}
     known = by_role(tuple(found.values))
     outer, *inner = known.get("step", [""])
     if len(inner) == 1 and inner[0] in found.totals and outer not in found.totals and "epoch" not in known:

@@ -66,6 +66,8 @@ MERIT = re.compile(
     r"acc|iou|\bf1|dice|psnr|ssim|bleu|rouge|auc|\bm?ap\b|[wcp]er\b|recall|precision|score|rmse|\bm[as]e\b|perplexity|\bfid\b",
     re.IGNORECASE,
 )
+FOLDS = re.compile("cross|fold", re.IGNORECASE)
+"""A mean over several trainings is no evaluation of the last one."""
 TRAINING = re.compile(r"\btrain(?:ing)?\b", re.IGNORECASE)
 SETTINGS = re.compile(r"\b(?:Namespace|Config|Arguments|TrainConfig)\(|^\s*(?:#|def |class |import |return\b)")
 YACS = re.compile(r"\s{2,}[A-Z][A-Z0-9_]+:\s")
@@ -268,7 +270,7 @@ class Console:
     def _merit(printed: Printed) -> str:
         """The split of a line that tells nothing but how an evaluation came out: ``Validation accuracy: 0.44``."""
         name = printed.measures()[0]
-        if not MERIT.search(name) or SETTING.search(printed.between):
+        if not MERIT.search(name) or FOLDS.search(name) or SETTING.search(printed.between):
             return ""
         return recognise(name).split.replace("train", "") or _said(printed.between, SECTION) or ""
 
