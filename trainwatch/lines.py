@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 BLOCK = 4 << 20
+CHINESE = re.compile("[\u4e00-\u9fff]{2}")
 HEAD = 512  # bytes that tell one file from another of the same name: a header has its id and its time in them
 LINE_LIMIT = 16 << 20  # a row of 4,096 channels takes 0.1 MB; a longer line is no row and must not fill the memory
 
@@ -98,9 +100,23 @@ class LineTail:
         self.restarts += 1
 
 
+def encoding(data: bytes) -> str:
+    """How text is encoded: UTF-8, or the Chinese of Windows, where it is no UTF-8 and reads as words in that."""
+    for line in data.splitlines() if not data.isascii() else ():
+        try:
+            line.decode()
+        except UnicodeDecodeError:
+            try:
+                return "gb18030" if CHINESE.search(line.decode("gb18030")) else "utf-8"
+            except UnicodeDecodeError:
+                return "utf-8"
+    return "utf-8"
+
+
 @dataclass
 class TextTail:
-    """The same as text: UTF-8, or UTF-16 where the file begins with its mark (PowerShell's ``>`` writes that).
+    """The same as text: UTF-8, or UTF-16 where the file begins with its mark (PowerShell's ``>`` writes that), or the
+    Chinese of Windows (:func:`encoding`, by the first lines that are no UTF-8).
 
     ``number`` and ``restarts`` are those of :class:`LineTail`. A byte that is no UTF-8 becomes a replacement sign.
     """
@@ -110,6 +126,7 @@ class TextTail:
     _tail: LineTail = field(init=False)
     _wide: int = 0  # lines of a UTF-16 file that were handed out
     _wide_rest: str = ""
+    _encoding: str = "utf-8"
 
     def __post_init__(self) -> None:
         self._tail = LineTail(self.path)
@@ -126,9 +143,11 @@ class TextTail:
             return
         for block in self._tail.poll():
             self.restarts = self._tail.restarts
-            yield [line.decode(errors="replace").removeprefix("\ufeff") for line in block]
+            if self._encoding == "utf-8":
+                self._encoding = encoding(b"\n".join(block))
+            yield [line.decode(self._encoding, errors="replace").removeprefix("\ufeff") for line in block]
 
     def rest(self) -> str:
         """What stands after the last newline, once nothing more will be written."""
         rest, self._tail.remainder = self._tail.remainder, b""
-        return rest.decode(errors="replace") or self._wide_rest
+        return rest.decode(self._encoding, errors="replace") or self._wide_rest

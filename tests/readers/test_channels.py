@@ -97,3 +97,12 @@ def test_the_guess_is_shown(tmp_path, capsys):
     assert "dev_loss -> validation:loss" in said.err
     assert "speed -> logged/speed" in said.err
     assert said.out.startswith("{")
+
+
+def test_an_error_rate_is_no_loss():
+    """Whatever part of the model it is of; DARTS calls its loss an objective."""
+    assert recognise("cer_ctc").role == "measure"
+    assert recognise("acc_focal").role == "measure"
+    assert recognise("loss_ctc").role == "loss"
+    assert recognise("train_obj").role == "loss"
+    assert recognise("obj").role == "measure"

@@ -115,3 +115,44 @@ def test_the_tag_of_a_download_from_tensorboard(tmp_path):
     path.write_text("Wall time,Step,Value\n1.5,10,0.5\n2.5,20,0.25\n")
     run = read(path)
     assert (run.train.step.tolist(), run.train["loss"].tolist()) == ([10, 20], [0.5, 0.25])
+
+
+def test_episodes_of_a_monitor(tmp_path):
+    """A line of JSON that is no header; the steps of all episodes together are the training's."""
+    path = tmp_path / "0.monitor.csv"
+    path.write_text('#{"t_start": 1650.5, "env_id": "Walker-v3"}\nr,l,t\n-1.5,100,0.5\n-0.5,60,1.0\n2.5,200,2.0\n')
+    run = read(path)
+    assert run.train.step.tolist() == [100, 160, 360]
+    assert run.train["logged/episode_reward"].tolist() == [-1.5, -0.5, 2.5]
+
+
+LOSSY = {
+    "a loss and its step": ("0.75 0\n0.5 100\n0.25 200\n", {"loss": [0.75, 0.5, 0.25]}),
+    "a total and its parts": ("0.75,0.5,0.25\n0.5,0.375,0.125\n0.25,0.125,0.125\n", {"loss": [0.75, 0.5, 0.25]}),
+    "players": (",discriminator,Generator\n0,0.75,3.5\n1,0.5,3.0\n", {"loss/discriminator": [0.75, 0.5]}),
+    "sides": ("epoch,train,val\n1,0.75,0.875\n2,0.5,0.75\n", {"loss": [0.75, 0.5]}),
+}
+
+
+@pytest.mark.parametrize("layout", LOSSY)
+def test_a_file_whose_name_says_that_it_holds_losses(tmp_path, layout):
+    """Its columns need not say it again."""
+    text, expected = LOSSY[layout]
+    for name in ("loss.csv", "train_losses.txt"):
+        path = tmp_path / name
+        path.write_text(text)
+        run = read(path)
+        assert {channel: run.train[channel].tolist() for channel in expected} == expected
+    other = tmp_path / "numbers.csv"
+    other.write_text("0.75,0.5,0.25\n0.5,0.375,0.125\n0.25,0.125,0.125\n")
+    with pytest.raises(ReadError):
+        read(other)
+
+
+def test_a_header_that_is_parted_otherwise_than_its_rows(tmp_path):
+    """Commas above, tabs below."""
+    path = tmp_path / "train_log.txt"
+    path.write_text("epoch,step,tr_loss\n1\t16\t7.5\n1\t32\t7.25\n1\t48\t7.0\n")
+    run = read(path)
+    assert run.train.step.tolist() == [16, 32, 48]
+    assert run.train["loss"].tolist() == [7.5, 7.25, 7.0]

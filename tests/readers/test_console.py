@@ -696,3 +696,72 @@ def test_a_table_rounds_its_steps(tmp_path):
     path = tmp_path / "log.txt"
     path.write_text("".join(row.format(f"{step:<8.3g}" if step > 9999 else step, 1 / step) for step in steps))
     assert read(path).train.step.tolist() == list(steps)
+
+
+def of_text(tmp_path, text, encoding="utf-8"):
+    path = tmp_path / "train.log"
+    path.write_bytes(text.encode(encoding))
+    return read_all(path)
+
+
+def test_each_training_of_a_file_has_its_own_plan_and_length_of_an_epoch(tmp_path):
+    """The second has other data and more epochs; within the third the batches become larger."""
+    first = "".join(f"Epoch: [{e}/2][{b}/40] Loss {9 - e}.5\n" for e in range(2) for b in range(0, 40, 10))
+    second = "".join(f"Epoch: [{e}/4][{b}/20] Loss {9 - e}.5\n" for e in range(4) for b in range(0, 20, 10))
+    runs = of_text(tmp_path, first + second)
+    assert [run.train.step.tolist() for run in runs] == [list(range(0, 80, 10)), list(range(0, 80, 10))]
+    third = "".join(f"Epoch: [{e}][{b}/20] Loss {4 - e}.5\n" for e in (2, 3) for b in range(0, 20, 10))
+    begun = "".join(f"Epoch: [{e}][{b}/40] Loss {9 - e}.5\n" for e in range(2) for b in range(0, 40, 10))
+    assert of_text(tmp_path, begun + third)[0].train.step.tolist() == list(range(0, 120, 10))
+
+
+def test_a_second_plan_is_that_of_the_second_training(tmp_path):
+    """A run of 2 epochs, then one of 5."""
+    plans = [(2, 2), (5, 5)]
+    runs = of_text(
+        tmp_path, "".join(f"Epoch {e}/{n} | loss={9 - e}.5\n" for n, ends in plans for e in range(1, ends + 1))
+    )
+    assert [run.header.total_steps for run in runs] == [2, 5]
+
+
+def test_an_evaluation_that_tells_its_figure_alone(tmp_path):
+    """It belongs to the step before it; before any step it is a setting."""
+    lines = "".join(
+        f"Epoch {e} | batch {b}/3 | loss: {5 - e}.5\n" + ("Validation accuracy: 0.5\n" if b == 3 else "")
+        for e in range(1, 4)
+        for b in range(1, 4)
+    )
+    run = of_text(tmp_path, "Validation score: 3\n" + lines)[0]
+    assert run.eval["metric/accuracy"].tolist() == [0.5, 0.5, 0.5]
+
+
+def test_a_bar_above_which_the_cursor_goes(tmp_path):
+    """What stands behind ``ESC [ A`` is on a line of its own."""
+    line = "Validation: |     | 0/? [00:00<?, ?it/s]\x1b[AEpoch {0}: v_loss 2.5 loss 1.5 v_kl 0.5 kl 0.25\n"
+    run = of_text(tmp_path, "".join(line.format(e) for e in range(3)))[0]
+    assert run.train["loss"].tolist() == [1.5, 1.5, 1.5]
+    assert run.eval["loss"].tolist() == [2.5, 2.5, 2.5]
+
+
+def test_chinese_of_windows(tmp_path):
+    """The same line in either encoding."""
+    text = "".join(f"\u5f53\u524depoch:{e}/5 | \u5f53\u524d\u635f\u5931\u503c\uff1a{5 - e}.5\n" for e in range(3))
+    for encoding in ("utf-8", "gb18030"):
+        assert of_text(tmp_path, text, encoding)[0].train["loss"].tolist() == [5.5, 4.5, 3.5]
+
+
+PRINTED = {
+    "TRAIN in epoch 3 , step 50, loss = 2.5": {"epoch": 3, "step": 50, "loss": 2.5},
+    "1013: 6.5, 7.5 avg loss, 0.001000 rate, 1.9 seconds, 6078 images": {"step": 1013, "loss": 7.5, "lr": 0.001},
+    "Train: [3/300][10/1251]\tlr 0.5\tloss 1.5 (1.75)": {"epoch": 3, "batch": 10, "loss": 1.5},
+    "Epoch 1, global step 704: 'val/acc' reached 0.25 (best 0.25), saving model to 'a.ckpt' as top 1": {
+        "val/acc": 0.25
+    },
+}
+
+
+@pytest.mark.parametrize("line", PRINTED)
+def test_lines_of_more_trainers(line):
+    """Darknet, Swin, Lightning's checkpoints, and some of nobody's."""
+    values = {name.removeprefix("train: ").split(" in ")[-1]: value for name, value in scan(line).values.items()}
+    assert {name: values.get(name) for name in PRINTED[line]} == PRINTED[line]

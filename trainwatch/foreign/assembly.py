@@ -222,7 +222,7 @@ class Assembler:
                 self._evaluation("train", losses, partial=False, step=self._last)
             return
         if step < self._last:
-            self._fell(step)
+            self._fell(step, row, steps)
         elif self._last < 0:
             self._first = step
         if step > self._last >= 0:
@@ -231,16 +231,17 @@ class Assembler:
         self._wait("train", step, "", self._carried | values, average=False)
         self._carried = {}
 
-    def _fell(self, step: int) -> None:
+    def _fell(self, step: int, row: Row, steps: Steps) -> None:
         """The counter went back: another training begins, or the same is taken up from a checkpoint."""
         self._flush()
         if step > self._first:
             if len(self.run().headers) > RESUMES:
                 return
+            steps.lengthen(row, row.counter("epoch") or 0.0)
             self.run().add_header({**self.run().header.raw, "resumed_from": max(step - self._stride, 0)})
             return
-        planned = self._steps.epochs if self._steps else None
-        complete = planned is not None and self._epoch + 1 >= planned
+        complete = steps.epochs is not None and self._epoch + 1 >= steps.epochs
+        steps.begin(row)
         count = len(self.runs) + 1
         self._begin()
         if complete:

@@ -47,6 +47,8 @@ COEFFICIENTS = frozenset(["weight", "weights", "coef", "coeff", "coefficient", "
 """Words for what a loss is multiplied by."""
 TOTALS = {("loss",), ("total", "loss"), ("loss", "total"), ("losses",), ("objective",)}
 LOSS = re.compile(r"loss|crossentropy|smoothl1|\wl[12]$|focal|hinge|huber|triplet|elbo")
+FIGURES = {"cer", "wer", "acc", "accuracy"}
+"""Figures of merit, also of a part that a loss is called after: ``cer_ctc``, ``acc_focal``."""
 LOSSES = {"ce", "bce", "xent", "nll", "kl", "kld", "ctc", "conf", "penalty"}
 """Names that losses have without saying so, whole words of them."""
 
@@ -127,6 +129,8 @@ def recognise(name: str) -> Reading:
     if SUMMARIES.intersection(low) or name.endswith(("__MIN", "__MAX")):
         return Reading("ignored", split, stem)
     role, total = _counter(name) or _role(parts, "".join(said).lower())
+    if parts == ("obj",) and len(words) > len(said):
+        role, total = "loss", True  # `train_obj` of DARTS, the objective; YOLO's `obj` is of one object
     return Reading(role, split, _stem(said) if role == "loss" else stem, total)
 
 
@@ -172,6 +176,8 @@ def _role(parts: tuple[str, ...], squeezed: str) -> tuple[Role, bool]:
     if any(a == "loss" and b in ABOUT_LOSS for a, b in pairwise(parts)):
         return "measure", False
     if parts[-1:] in (("ppl",), ("perplexity",)):
+        return "measure", False
+    if FIGURES.intersection(parts) and "loss" not in squeezed:
         return "measure", False
     without = tuple(part for part in parts if part not in ("step", "epoch"))
     if without in TOTALS:

@@ -72,6 +72,8 @@ class Steps:
     epochs: float | None = None  # that are planned
     counted_from: int = 0  # the first epoch's number
     total: int | None = None  # steps that are planned
+    _before: float = 0.0  # steps of the epochs that had another length
+    _since: int | None = None  # the first epoch of this length
 
     @classmethod
     def seen(cls, rows: Sequence[Row]) -> Steps:
@@ -91,6 +93,14 @@ class Steps:
         steps.total = steps._planned(chosen)
         return steps
 
+    def begin(self, row: Row) -> None:
+        """Another training begins with this row: its epochs and their length may be others than those before it."""
+        self.epochs = row.planned("epoch") or self.epochs
+        self._before, self._since = 0.0, None
+        if self.mode == "batch":
+            self.length = row.planned("batch") or row.planned("step") or self.length
+        self.total = self._planned([row]) or self.total
+
     def _planned(self, rows: Sequence[Row]) -> int | None:
         """The steps that are planned, as far as the rows say so."""
         if self.mode == "step":
@@ -103,12 +113,22 @@ class Steps:
     def learn(self, row: Row, last: int, stride: int, epoch: float) -> None:
         """A counter that falls where the epoch rises counts within epochs; a live log shows that late."""
         now = row.counter("epoch")
+        if now is not None and (now > epoch or last < 0):
+            self.lengthen(row, now)
         if self.mode != "step" or now is None or now <= epoch or last < 0:
             return
         reached = self.of(row, last)
         if reached is not None and reached < last:
             self.mode = "batch"
             self.length = row.planned("batch") or row.planned("step") or last + stride
+
+    def lengthen(self, row: Row, epoch: float) -> None:
+        """From this epoch on another number of batches may be an epoch: another batch size, or other data."""
+        length = row.planned("batch") or row.planned("step")
+        since = self.counted_from if self._since is None else self._since
+        if self.mode == "batch" and length and length != self.length and epoch >= since:
+            self._before += (math.floor(epoch) - since) * self.length
+            self._since, self.length = math.floor(epoch), length
 
     def of(self, row: Row, last: int) -> int | None:
         """The step of a training row, None if the row tells of more than one step (the mean of an epoch)."""
@@ -120,7 +140,10 @@ class Steps:
             within = batch if batch is not None else step
             if within is None or epoch is None:
                 return None
-            reached = (math.floor(epoch) - self.counted_from) * self.length + within
+            since, before = self._since, self._before
+            if since is None or epoch < since:  # the first length, or another training
+                since, before = self.counted_from, 0.0
+            reached = before + (math.floor(epoch) - since) * self.length + within
             return int(reached) if 0 <= reached < LIMIT else None
         if self.mode == "epoch":
             return None if epoch is None else int(epoch)

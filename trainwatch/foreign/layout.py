@@ -18,6 +18,13 @@ EMPTY = {"", "-", "none", "null", "na", "n/a"}
 EXPORT = re.compile(r"(?P<run>.+) - (?P<name>[^-]+?)(?:__(?:MIN|MAX))?")
 """A column of W&B's export: ``run 7 - lm_loss__MAX``."""
 
+EPISODES = ["r", "l", "t"]
+"""What the Monitor of Gym and Stable Baselines heads its columns with: an episode's reward, its length, the time."""
+SHORT = {"train", "training", "val", "valid", "validation", "test", "generator", "discriminator", "g", "d"}
+"""Names that columns of losses have where the file's name says what they are."""
+REMARKED = re.compile(r"#\s*\{")
+"""A first line of JSON behind a sign of a comment: it is about the file, and names no columns."""
+
 OBJECT = re.compile(rb"[\s\0\xef\xbb\xbf]*\{\s*(?:[\"}]|$)")
 IN_OBJECT = re.compile(rb"\s*(?:\{(?!')|[}\]\[\"])")
 
@@ -48,10 +55,12 @@ class Layout:
     headers: int
 
     @classmethod
-    def seen(cls, head: bytes) -> Layout | None:
-        """The layout of a file that begins so, None where its rows do not have it or are no numbers."""
+    def seen(cls, head: bytes, *, lossy: bool = False) -> Layout | None:
+        """The layout of a file that begins so, None where its rows do not have it or are no numbers; ``lossy`` is one
+        whose own name says that losses are in it.
+        """
         lines = [line for line in head.decode(errors="replace").lstrip("\ufeff").splitlines()[:60] if line.strip()]
-        layout = None if b"\0" in head else cls.of(lines)
+        layout = None if b"\0" in head else cls.of(lines, lossy=lossy)
         if layout is None or len(lines) <= layout.headers:
             return None
         rows = [layout.cells(line) for line in lines[layout.headers : layout.headers + 20]]
@@ -61,12 +70,15 @@ class Layout:
         return layout if fitting * 2 >= len(rows) and numbers * 2 > len(filled) > 0 else None
 
     @classmethod
-    def of(cls, lines: list[str]) -> Layout | None:
+    def of(cls, lines: list[str], *, lossy: bool = False) -> Layout | None:
         """The layout that the first lines show, None if they are no columns."""
         if not lines:
             return None
         comments = list(takewhile(lambda line: line.lstrip().startswith("#"), lines))
         head = lines[0].strip()
+        if comments and REMARKED.match(comments[0]):
+            named = lines[len(comments) : len(comments) + 2]
+            return cls._named(named[0].strip(), len(comments) + 1, named[1:]) if named else None
         if head.startswith("#"):
             described = [line for line in comments if len(_split(line.lstrip("# "), _delimiter(line))) > 1]
             head = described[0].lstrip("# ") if described else ""
@@ -76,11 +88,11 @@ class Layout:
                 layout.names = layout.names[: len(layout.cells(rows[0]))]  # DeepXDE names metrics where it has none
             return layout
         if all(NUMBER.fullmatch(cell) for cell in _split(head, _delimiter(head))):
-            return cls._counted(lines)
-        return cls._named(head, 1, lines[:1])
+            return cls._counted(lines) or (cls._unnamed(lines) if lossy else None)
+        return cls._named(head, 1, lines[1:2], lossy=lossy)
 
     @classmethod
-    def _named(cls, head: str, headers: int, rows: list[str]) -> Layout | None:
+    def _named(cls, head: str, headers: int, rows: list[str], *, lossy: bool = False) -> Layout | None:
         """A header, and rows that may be parted otherwise than it."""
         names = [name.strip().strip("\"'") for name in _split(head, _delimiter(head))]
         delimiter = _delimiter((rows or [head])[0])
@@ -88,6 +100,7 @@ class Layout:
             names.pop()  # a delimiter stands behind every cell
         roles = {recognise(name).role for name in names}
         known = roles & {"step", "epoch", "batch", "loss"} or any(EXPORT.fullmatch(name) for name in names)
+        known = known or names[:3] == EPISODES or (lossy and any(name.lower() in SHORT for name in names))
         words = all(len(name) < 200 and not re.search(r"[{}=\[\]<>]", name) for name in names)
         return cls(delimiter, names, headers) if len(names) > 1 and known and words else None
 
@@ -99,6 +112,19 @@ class Layout:
         counts = [float(row[0]) for row in rows if len(row) == 2 and re.fullmatch(r"\s*\d+(?:\.0*)?\s*", row[0])]
         fits = len(counts) == len(rows) > 2 and all(b > a for a, b in pairwise(counts))
         return cls(delimiter, ["step", "loss"], 0) if fits else None
+
+    @classmethod
+    def _unnamed(cls, lines: list[str]) -> Layout | None:
+        """Numbers without names in a file of losses: the loss, perhaps with its step behind it, or with more."""
+        delimiter = _delimiter(lines[0])
+        rows = [_split(line, delimiter) for line in lines[:20]]
+        width = len(rows[0])
+        if len(rows) < 3 or any(len(row) != width or not all(map(NUMBER.fullmatch, row)) for row in rows):
+            return None
+        second = [float(row[1]) for row in rows] if width == 2 else []
+        if second and all(b > a and b == int(b) for a, b in pairwise(second)):
+            return cls(delimiter, ["loss", "step"], 0)
+        return cls(delimiter, ["loss", *(f"column_{index + 2}" for index in range(width - 1))], 0)
 
     def cells(self, line: str) -> list[str]:
         """The cells of one row."""

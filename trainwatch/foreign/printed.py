@@ -23,7 +23,7 @@ NOISE = re.compile(
     r"|\|\s+(?:[\w.]+|<\w+>)(?::[\w<>]+){0,2}:\d+ - "  # the same as loguru tells them: `| INFO | __main__:train:35 - `
     r"|\b[\da-f]{8}(?:-[\da-f]{4}){3}-[\da-f]{12}\b"  # identifiers
     r"|(?<![\w.-])(?:[\w.-]+:\d+\s+){1,4}(?=(?:DEBUG|INFO|WARN(?:ING)?|ERROR)\b)|\b(?:DEBUG|INFO|WARN(?:ING)?|ERROR)\b(?::\w+)?:?"
-    r"|0x[0-9a-fA-F]+|\[Rank \d+\]|\([\w.]{1,80}:\d+\)"
+    r"|0x[0-9a-fA-F]+|\[Rank \d+\]|\([\w.]{1,80}:\d+\)|\([\w-]{1,80}\.py \d+\)"
 )
 REMARK = re.compile(r"\s?\((?=[^()]{0,80}(?<![\d.])[A-Za-z])[^()=:]{1,80}\)(?!:)")
 """``chosen score (higher is better): 2.8``"""
@@ -42,6 +42,7 @@ BARS = (  # a bare `30/173` counts batches: after the epoch, in a progress bar, 
     (re.compile(r"(?<=[\]\d])\s*\[\s*(\d+)\s*/\s*(\d+)[^\]]*\]"), r"; batch \1/\2; "),
     (re.compile(r"(?<=\])\s*\[\s*(\d+)\s*\]"), r"; batch \1; "),
     (re.compile(r"(?i)\b(test|val|valid|validation|eval): *\[ *(\d+) */ *(\d+)\]"), r"\1: ; batch \2/\3; "),
+    (re.compile(r"(?i)\btrain: *\[ *(\d+) */ *(\d+)\](?! *\[)"), r"train: ; step \1/\2; "),
     (re.compile(r"(?i)(epoch\s+\d+):\s+(\d+)\s*/\s*(\d+)"), r"\1; batch \2/\3; "),
     (re.compile(r"\b(\d+)epoch:(?:train|valid):\d+-(\d+)batch:"), r"epoch \1; batch \2; "),
     (re.compile(r"\b(\d+)epoch results:"), r"epoch \1; "),
@@ -51,6 +52,12 @@ BARS = (  # a bare `30/173` counts batches: after the epoch, in a progress bar, 
 WORDED = (  # lines whose names stand elsewhere than before their numbers, or in a trainer's own short words
     (re.compile(r"(?i)\b((?:\w+ )?loss) (?:at|after|for) (step|iter|iteration|epoch) (\d+) ?: ?"), r"\2 \3; \1: "),
     (re.compile(r"(?i)\bcost (?:at|after) (iteration|epoch) (\d+) ?: ?"), r"\1 \2; loss: "),
+    (re.compile(r"(?i)\btrain(?:ing)?: *\[ *(\d+) */ *(\d+) *\](?= *\[)"), r"train: epoch \1/\2 "),  # of Swin
+    (re.compile(r"'([\w/-]+)' reached ([-+.\de]+)\b.*"), r"\1: \2"),  # of Lightning's ModelCheckpoint
+    (
+        re.compile(r"^\s*(\d+): (\S+), (\S+) avg(?: loss)?, (\S+) rate,"),
+        r"step \1; batch loss: \2; loss: \3; lr: \4;",
+    ),  # of Darknet
     (re.compile(r"(?i)^(train|test|val|valid) (\d+)(?=, *(?:[a-z]+ )?loss\b)"), r"\1: epoch \2"),  # of DGCNN
     (re.compile(r"^s:(\d+) (?=trl:|tel:|eval:)"), r"step \1; "),  # of llm.c
     (re.compile(r"(?<=; )trl:"), "train loss: "),
@@ -133,8 +140,15 @@ def scan(line: str) -> Printed:
     return found
 
 
+TWIN = re.compile(r"v_(\w+)")
+"""``v_loss`` beside ``loss``, ``v_recons`` beside ``recons``: one pair may be a value function's, more are not."""
+
+
 def _place(found: Printed) -> None:
     """What two counters of a line say of each other, and what a counter's split says of the line."""
+    twins = {name for name in found.values if (twin := TWIN.fullmatch(name)) and twin[1] in found.values}
+    if len(twins) > 1:
+        found.values = {f"val_{name[2:]}" if name in twins else name: value for name, value in found.values.items()}
     known = by_role(tuple(found.values))
     outer, *inner = known.get("step", [""])
     if len(inner) == 1 and inner[0] in found.totals and outer not in found.totals and "epoch" not in known:
@@ -236,8 +250,8 @@ def _take(found: Printed, said: str, written: str, end: str) -> None:
 
 
 def _name(said: str) -> str:
-    """``iteration`` of ``validation loss at iteration``, ``Epoch`` of ``Beginning of Epoch``."""
-    if " at " not in said and " of " not in said:
+    """``iteration`` of ``validation loss at iteration``, ``Epoch`` of ``Beginning of Epoch``, of ``train in epoch``."""
+    if not any(word in said for word in (" at ", " of ", " in ")):
         return said
-    last = re.split(r" (?:at|of) ", said)[-1]
+    last = re.split(r" (?:at|of|in) ", said)[-1]
     return last if recognise(last).role in ("step", "epoch", "batch") else said

@@ -18,7 +18,7 @@ from trainwatch.foreign.assembly import Assembler
 from trainwatch.foreign.channels import recognise
 from trainwatch.foreign.counters import Row
 from trainwatch.foreign.following import GrowingText
-from trainwatch.foreign.layout import EXPORT, NUMBER, Layout, dotted, dvclive
+from trainwatch.foreign.layout import EPISODES, EXPORT, NUMBER, SHORT, Layout, dotted, dvclive
 from trainwatch.foreign.settings import read_settings
 from trainwatch.run import Event
 
@@ -26,12 +26,15 @@ NAME = "columns (CSV, TSV)"
 
 DOWNLOADED = ["Wall time", "Step", "Value"]
 """The columns of a CSV that TensorBoard offers; what the value is stands in the file's name alone."""
-TAG = re.compile(r"(?:^|-)tag-(?P<tag>.+)")
+TAG = re.compile(r"(?:^|-)tag-(?P<tag>.+)|^(?P<loss>.*loss(?:es)?)$", re.IGNORECASE)
+LOSSES = re.compile(r"(?i)loss(?:es)?$")
+EPISODE_LENGTH = "episode_length"
 
 
 def sniff(path: Path, head: bytes) -> bool:
     """A header of names with a counter or a loss over rows of as many numbers; or rows of numbers that count up."""
-    return Layout.seen(head) is not None and dvclive(path) is None
+    lossy = bool(path.suffix and LOSSES.search(path.stem))  # without one it is MLflow's
+    return Layout.seen(head, lossy=lossy) is not None and dvclive(path) is None
 
 
 @dataclass
@@ -40,6 +43,7 @@ class Table:
 
     tag: str = ""
     broken: int = 0
+    played: float = 0.0
     config: dict[str, Any] = field(default_factory=dict)
     layout: Layout | None = None
     columns: list[str] = field(default_factory=list)
@@ -49,12 +53,17 @@ class Table:
         lines = [line.rstrip("\r").lstrip("\ufeff") for line in lines]
         if self.layout is None:
             lines = [line for line in lines if line.strip()]
-            self.layout = Layout.of(lines)
+            lossy = bool(LOSSES.search(self.tag))
+            self.layout = Layout.of(lines, lossy=lossy)
             if self.layout is None:
                 return
             lines = lines[self.layout.headers :]
             downloaded = self.tag and self.layout.names == DOWNLOADED
             self.columns = ["", "Step", self.tag] if downloaded else _own_names(self.layout.names)
+            if lossy and not any(recognise(name).role == "loss" for name in self.columns):
+                self.columns = [f"{name} loss" if name.lower() in SHORT else name for name in self.columns]
+            if self.columns[:3] == EPISODES:
+                self.columns[:3] = ["episode_reward", EPISODE_LENGTH, "elapsed"]
         for line in lines:
             if line.strip() and not line.lstrip().startswith("#"):
                 yield from self._row(self.layout.cells(line), self.layout)
@@ -70,6 +79,9 @@ class Table:
             written = dotted(cell.strip(), layout.delimiter)
             if name and NUMBER.fullmatch(written):
                 values[name] = float(re.sub(r"[dD](?=[-+\d])", "e", written))
+        if EPISODE_LENGTH in values:  # an episode's steps; all of them together are the training's
+            self.played += values[EPISODE_LENGTH]
+            values["total_timesteps"] = self.played
         if values:
             yield Row(values)
 
@@ -94,5 +106,5 @@ def open_file(path: Path) -> GrowingText:
     """The columns at ``path``, nothing read yet; Lightning leaves the run's config beside its metrics.csv."""
     settings = path.with_name("hparams.yaml") if path.name == "metrics.csv" else None
     tag = TAG.search(path.stem)
-    table = partial(Table, tag=tag["tag"] if tag else "")
+    table = partial(Table, tag=(tag["tag"] or tag["loss"]) if tag else "")
     return GrowingText(path, NAME, table, read_settings(settings) if settings else {})

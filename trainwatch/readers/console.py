@@ -23,6 +23,7 @@ from trainwatch.foreign.headed import Headed
 from trainwatch.foreign.lastwords import TRACEBACK, LastWords
 from trainwatch.foreign.layout import Layout, is_json
 from trainwatch.foreign.printed import ALONE, COLOUR, LONGEST, Printed, scan
+from trainwatch.lines import encoding
 from trainwatch.run import Event
 from trainwatch.schema import RECORD
 
@@ -48,16 +49,25 @@ OTHERS = {
 }
 """Files that hold names and numbers, and are no logs."""
 EVALUATION = re.compile(
-    r"\b(?:(?P<test>test(?:ing)?)|evaluation|validation|valid|eval|dev|val)\b(?: metrics| set| results?)?\s*[:|]",
+    r"\b(?:(?P<test>test(?:ing)?)|eval(?:uation)?|valid(?:ation|ate)?|dev|val)\b(?: metrics| set| results?)?\s*[:|]",
     re.IGNORECASE,
 )
 MARK = re.compile(r"\[(train|valid|dev|eval|test)\]")
 UNUSUAL = re.compile("[\x1b\r\x08]")
 REDRAWN = re.compile(r"\r|\x08+")
+UPWARDS = re.compile("\x1b\\[[0-9]*[AF]")
+"""The cursor goes up a line: what follows stands where another bar stood, and not behind this one."""
 DIGITS = re.compile(r"\d+")
 SECTION = re.compile(
-    r"\b(?P<test>testing)\b|\b(?:evaluating|evaluation|validating|validation|eval begin)\b", re.IGNORECASE
+    r"\b(?P<test>testing)\b|\b(?:evaluating|evaluation|validating|validation|eval begin|eval(?:uation)? results?)\b",
+    re.IGNORECASE,
 )
+MERIT = re.compile(
+    r"acc|iou|\bf1|dice|psnr|ssim|bleu|rouge|auc|\bm?ap\b|[wcp]er\b|recall|precision|score|rmse|\bm[as]e\b|perplexity|\bfid\b",
+    re.IGNORECASE,
+)
+FOLDS = re.compile("cross|fold", re.IGNORECASE)
+"""A mean over several trainings is no evaluation of the last one."""
 TRAINING = re.compile(r"\btrain(?:ing)?\b", re.IGNORECASE)
 SETTINGS = re.compile(r"\b(?:Namespace|Config|Arguments|TrainConfig)\(|^\s*(?:#|def |class |import |return\b)")
 YACS = re.compile(r"\s{2,}[A-Z][A-Z0-9_]+:\s")
@@ -84,7 +94,7 @@ def _decoded(path: Path) -> str:
     with path.open("rb") as file:
         block = file.read(PEEK)
     wide = block.startswith((b"\xff\xfe", b"\xfe\xff"))
-    return block.decode("utf-16" if wide else "utf-8", errors="replace")
+    return block.decode("utf-16" if wide else encoding(block), errors="replace")
 
 
 def _structured(head: bytes) -> bool:
@@ -97,6 +107,8 @@ def _structured(head: bytes) -> bool:
 def _measured(row: Row) -> bool:
     read = [recognise(name) for name in row.values]
     if any(reading.role in ("loss", "norm", "rate") for reading in read):
+        return True
+    if row.split and any(MERIT.search(name) for name in row.values):
         return True
     counted = any(reading.role in ("step", "epoch") for reading in read)
     return counted and (bool(row.split) or any(reading.split and reading.role == "measure" for reading in read))
@@ -126,7 +138,7 @@ class Console:
             if not UNUSUAL.search(line):
                 yield from self._part(line)
                 continue
-            for part in REDRAWN.split(COLOUR.sub("", line).rstrip("\r")):
+            for part in REDRAWN.split(COLOUR.sub("", UPWARDS.sub("\r", line)).rstrip("\r")):
                 yield from self._part(part)
 
     def last(self, assembler: Assembler) -> None:
@@ -242,6 +254,8 @@ class Console:
         belongs = near or (counts and bool(self._split or self._counters))  # to what was said above
         here = said if said is not None else self._split if belongs else ""
         leads = recognise(printed.measures()[0])
+        if not (counted or belongs or here) and self._trained and leads.role == "measure":
+            here = self._merit(printed)
         if counted or belongs or here or leads.role == "loss":
             above = self._counters if belongs or here else {}
             values = {**above, **printed.values}
@@ -251,6 +265,14 @@ class Console:
             row = Row(values, here, {**self._totals, **printed.totals}, partial)
             row.rounded = any(recognise(name).role == "loss" for name in printed.blurred)
             yield self._said(row)
+
+    @staticmethod
+    def _merit(printed: Printed) -> str:
+        """The split of a line that tells nothing but how an evaluation came out: ``Validation accuracy: 0.44``."""
+        name = printed.measures()[0]
+        if not MERIT.search(name) or FOLDS.search(name) or SETTING.search(printed.between):
+            return ""
+        return recognise(name).split.replace("train", "") or _said(printed.between, SECTION) or ""
 
     def _within(self, printed: Printed) -> bool:
         """Whether a step and its end (``step 10/614``) are of the epoch that a line above counted."""

@@ -18,6 +18,7 @@ from trainwatch.foreign.assembly import Assembler
 from trainwatch.foreign.channels import SPLITS, recognise
 from trainwatch.foreign.counters import Row
 from trainwatch.foreign.following import GrowingText
+from trainwatch.foreign.history import is_history
 from trainwatch.foreign.layout import dvclive, is_json
 from trainwatch.foreign.numbers import flattened
 from trainwatch.run import Event
@@ -35,7 +36,7 @@ def sniff(path: Path, head: bytes) -> bool:
     """Its first objects have a counter or a loss, and no kind of our own format."""
     if dvclive(path) or not is_json(head) or b'"log_history"' in head or b'"best_model_checkpoint"' in head:
         return False
-    if any(RECORD.match(line) for line in head.split(b"\n")[:20]):
+    if any(RECORD.match(line) for line in head.split(b"\n")[:20]) or is_history(path, head):
         return False
     lines = Objects()
     rows = [row for row in lines.items(head.decode(errors="replace").split("\n")) if isinstance(row, Row)]
