@@ -163,9 +163,9 @@ class Engine:
                 self._rows = item.stop
                 self._train(run.train, patient=False)
             elif isinstance(item, Chunk):
-                self._each(_ask_update, item)
+                self._each(_ask_update, item, [rule for rule in self.rules if item.table in rule.reads])
             else:
-                self._each(_ask_event, item)
+                self._each(_ask_event, item, [rule for rule in self.rules if type(rule).event is not Rule.event])
         self._train(run.train, patient=True)
         self._compare(run)
         for rank, other in run.ranks.items():
@@ -278,10 +278,8 @@ class Engine:
     def _rest(self, rule: Rule, run: Run) -> Chunk:
         return Chunk("train", run.train, self._judged[_pace(rule)], self._rows)
 
-    def _each(
-        self, ask: Callable[[Rule, Item], Iterable[Finding]], item: Item, rules: Iterable[Rule] | None = None
-    ) -> None:
-        for rule in self.rules if rules is None else rules:
+    def _each(self, ask: Callable[[Rule, Item], Iterable[Finding]], item: Item, rules: Iterable[Rule]) -> None:
+        for rule in rules:
             if rule.name not in self.failed:
                 self._keep(self._guarded(rule, ask, item))
 
