@@ -10,6 +10,7 @@ from pathlib import Path
 
 from trainwatch.foreign.assembly import Assembler
 from trainwatch.foreign.history import document_in, is_history, rows_of
+from trainwatch.foreign.rewritten import Rewritten
 from trainwatch.readers import ReadError
 from trainwatch.run import Run
 
@@ -21,33 +22,18 @@ def sniff(path: Path, head: bytes) -> bool:
     return is_history(path, head)
 
 
-class History:
-    """One such file; it is read anew when it was written anew."""
+class History(Rewritten):
+    """One such file."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.runs: list[Run] = []
-        self._seen = (0, -1)
-
-    def poll(self) -> bool:
-        """Read it if it changed; True if it did. Raises OSError and ReadError."""
-        stat = self.path.stat()
-        if (stat.st_mtime_ns, stat.st_size) == self._seen:
-            return False
-        self._seen = (stat.st_mtime_ns, stat.st_size)
+    def read(self) -> list[Run]:
+        """The training that it holds. Raises ReadError."""
         assembler = Assembler(self.path, NAME)
         try:
             assembler.add(rows_of(document_in(self.path)))
         except ValueError as error:
             raise ReadError(str(error)) from None
         assembler.close()
-        self.runs = assembler.runs
-        for run in self.runs:
-            run.touched = stat.st_mtime
-        return True
-
-    def close(self) -> None:
-        """The file is whole, or was refused."""
+        return assembler.runs
 
 
 def open_file(path: Path) -> History:

@@ -15,6 +15,7 @@ from trainwatch.foreign.channels import SPLITS, recognise
 from trainwatch.foreign.counters import LIMIT, Row
 from trainwatch.foreign.numbers import as_number
 from trainwatch.foreign.points import Point, ordered, rows
+from trainwatch.foreign.rewritten import Rewritten
 from trainwatch.readers import ReadError
 from trainwatch.run import Run
 
@@ -33,30 +34,19 @@ def sniff(path: Path, head: bytes) -> bool:  # noqa: ARG001  (by content)
     return head.startswith(b"PAR1")
 
 
-class ParquetFile:
-    """One such file; it is read anew when it was written anew."""
+class ParquetFile(Rewritten):
+    """One such file."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.runs: list[Run] = []
-        self._seen = (0, -1)
-
-    def poll(self) -> bool:
-        """Read it if it changed; True if it did. Raises OSError and ReadError."""
-        stat = self.path.stat()
-        if (stat.st_mtime_ns, stat.st_size) == self._seen:
-            return False
-        self._seen = (stat.st_mtime_ns, stat.st_size)
-        self.runs = []
+    def read(self) -> list[Run]:
+        """Its runs, told apart by a column. Raises ReadError."""
+        found: list[Run] = []
         for said, records in _runs(self._records()).items():
             assembler = Assembler(self.path, NAME)
             assembler.name = next((name for name in said if name), self.path.stem)
             assembler.add(_long(records) if _columns(records[0]) else _wide(records))
             assembler.close()
-            self.runs += assembler.runs
-        for run in self.runs:
-            run.touched = stat.st_mtime
-        return True
+            found += assembler.runs
+        return found
 
     def _records(self) -> Iterator[Record]:
         """Its rows; an absent value is None, a NaN is one. Raises ReadError."""
@@ -70,9 +60,6 @@ class ParquetFile:
         except Exception as error:  # pyarrow has many kinds of its own
             said = str(error).split("\n")[0][:200]
             raise ReadError(f"{self.path}: cannot be read as Parquet ({said}); write it again.") from None
-
-    def close(self) -> None:
-        """The file is whole, or was refused."""
 
 
 def _runs(records: Iterator[Record]) -> dict[tuple[str, ...], list[Record]]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from trainwatch.foreign.assembly import Assembler
 from trainwatch.foreign.counters import Row
+from trainwatch.foreign.rewritten import Rewritten
 from trainwatch.readers import ReadError
 from trainwatch.run import Run
 
@@ -35,31 +36,20 @@ def sniff(path: Path, head: bytes) -> bool:  # noqa: ARG001  (by content)
     )
 
 
-class TrainerState:
-    """One such file; it is read anew when it was written anew."""
+class TrainerState(Rewritten):
+    """One such file."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.runs: list[Run] = []
-        self._seen = (0, -1)
-
-    def poll(self) -> bool:
-        """Read it if it changed; True if it did. Raises OSError and ReadError."""
-        stat = self.path.stat()
-        if (stat.st_mtime_ns, stat.st_size) == self._seen:
-            return False
-        if stat.st_size > LARGEST:
-            raise ReadError(f"{self.path}: has {stat.st_size:,} bytes, more than a history of steps needs.")
-        self._seen = (stat.st_mtime_ns, stat.st_size)
+    def read(self) -> list[Run]:
+        """The training whose history it is. Raises ReadError."""
+        if (size := self.path.stat().st_size) > LARGEST:
+            raise ReadError(f"{self.path}: has {size:,} bytes, more than a history of steps needs.")
         assembler = Assembler(self.path, NAME)
         state = self._state()
         assembler.name = _run_name(self.path)
         assembler.add(_rows(state))
         assembler.close()
         assembler.note(FILTERED)
-        self.runs = assembler.runs
-        self.runs[-1].touched = stat.st_mtime
-        return True
+        return assembler.runs
 
     def _state(self) -> dict[str, Any]:
         try:
@@ -69,9 +59,6 @@ class TrainerState:
         if not isinstance(state, dict) or not isinstance(state.get("log_history"), list):
             raise ReadError(f"{self.path}: has no log_history, so there is no step to judge.")
         return state
-
-    def close(self) -> None:
-        """The file is whole, or was refused."""
 
 
 def _run_name(path: Path) -> str:
