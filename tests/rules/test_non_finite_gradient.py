@@ -71,6 +71,17 @@ def test_a_run_that_dies_of_it_at_once(make_run, judge):
         assert len(judge(bad(make_run(columns(), end=end), "grad_norm", N), RULE)) == found
 
 
+def test_a_log_that_ends_in_it_and_tells_no_loss(make_run, judge):
+    """Three rows, as they are pasted into a question; two, or a scaler's search for its scale, are no proof."""
+    for first, found in ((N - 2, 1), (N - 1, 0)):
+        run = bad(make_run({"grad_norm": np.ones(N)}), "grad_norm", first)
+        assert [finding.first_step for finding in judge(run, RULE)] == [first] * found
+    assert judge(bad(make_run({"grad_norm": np.ones(8)}), "grad_norm", 1, 8), RULE) == []
+    standing = np.where(np.arange(N) < N - 3, np.linspace(2, 1, N), 0.0)
+    assert len(judge(bad(make_run(columns(loss=standing)), "grad_norm", N - 2), RULE)) == 1
+    assert judge(bad(make_run(columns(loss=np.linspace(2, 1, N))), "grad_norm", N - 2), RULE) == []
+
+
 def test_it_is_over_when_weights_were_brought_back(make_run, judge):
     run = bad(bad(make_run(columns()), "grad_norm", 20, 23), "loss", 21, 23)
     (finding,) = judge(run, RULE)

@@ -24,7 +24,7 @@ class NonFiniteGradient(Rule):
     What it sees:
         The first trained step whose gradient norm is no finite number, while the loss of that step and of the window
         before it is finite, followed within a window by a loss that is not finite, by weights that are not, or by the
-        end of the run. Of several modules the one nearest to the loss is named: a backward pass carries NaN on to
+        end of the run: by its failure, or by two more such rows, in which no loss moves on. Of several modules the one nearest to the loss is named: a backward pass carries NaN on to
         everything before it, so the last module in the model's order is where it began. Steps that the gradient scaler
         skipped do not count. Where the loss was bad first, or on the same step, non-finite-loss tells the story.
 
@@ -48,6 +48,9 @@ class NonFiniteGradient(Rule):
     wants: ClassVar[tuple[str, ...]] = ("grad_norm/<module>", "loss", "amp/skipped|applied")
     causes: ClassVar[tuple[str, ...]] = ("non-finite-weights", "non-finite-loss", "crashed")
 
+    last_rows: int = 3  # at a log's end, where no loss speaks for them: a scaler skips one step, seldom two in a row
+    settled: int = 20  # steps, by when a scaler has found its scale; or, where steps are counted from the log's first,
+    started: float = 0.05  # epochs
     before_rows: int = 20  # a window: a bad loss so shortly before is the cause, so shortly after the effect
     recovered_rows: int = 20  # finite rows after which it is over
 
@@ -142,9 +145,11 @@ class NonFiniteGradient(Rule):
 
     def finish(self, run: Run, rest: Chunk) -> Findings:  # noqa: ARG002
         """A run that died of it at once; and a loss that was bad on another rank, whose gradient all ranks share."""
-        if self._found is None and self._pending is not None and (run.end or {}).get("status") == "failed":
-            if self._rows - 1 == self._last_bad:
+        if self._found is None and self._pending is not None and self._rows - 1 == self._last_bad:
+            if (run.end or {}).get("status") == "failed":
                 yield replace(self._pending, message=f"{self._pending.message}, and the run failed there.")
+            elif self._unlit(Chunk("train", run.train, max(0, self._rows - self.last_rows), self._rows)):
+                yield replace(self._pending, message=f"{self._pending.message}, and has been so to the last row.")
         elif self._found is not None:
             told = self._told()
             for rank, other in sorted(run.ranks.items()):
@@ -155,6 +160,14 @@ class NonFiniteGradient(Rule):
                     )
                     yield replace(told, severity="info", message=message)
                     return
+
+
+    def _unlit(self, last: Chunk) -> bool:
+        """Whether the gradient of each of the last rows is bad, and no loss moves on and says that weights are well."""
+        early = last.step[0] <= self.settled and not np.nanmax(last["epoch"], initial=0.0) > self.started
+        bad = last.broken(_is_gradient) & last.trained()
+        moves = np.isfinite(last["loss"][1:]) & (np.diff(last["loss"]) != 0.0) & (last["loss"][1:] != 0.0)
+        return bool(len(last) == self.last_rows and bad.all() and not early and not moves.any())
 
 
 def _is_gradient(channel: str) -> bool:
