@@ -24,9 +24,11 @@ class NonFiniteGradient(Rule):
     What it sees:
         The first trained step whose gradient norm is no finite number, while the loss of that step and of the window
         before it is finite, followed within a window by a loss that is not finite, by weights that are not, or by the
-        end of the run: by its failure, or by two more such rows, in which no loss moves on. Of several modules the one nearest to the loss is named: a backward pass carries NaN on to
-        everything before it, so the last module in the model's order is where it began. Steps that the gradient scaler
-        skipped do not count. Where the loss was bad first, or on the same step, non-finite-loss tells the story.
+        end of the run: by its failure, or by two more such rows, in which no loss moves on.
+
+        Of several modules the one nearest to the loss is named: a backward pass carries NaN on to everything before it,
+        so the last module in the model's order is where it began. Steps that the gradient scaler skipped do not count.
+        Where the loss was bad first, or on the same step, non-finite-loss tells the story.
 
     Why it matters:
         One optimiser step with such a gradient makes every weight it reaches NaN. The loss shows it a step too late,
@@ -160,7 +162,6 @@ class NonFiniteGradient(Rule):
                     )
                     yield replace(told, severity="info", message=message)
                     return
-
 
     def _unlit(self, last: Chunk) -> bool:
         """Whether the gradient of each of the last rows is bad, and no loss moves on and says that weights are well."""
