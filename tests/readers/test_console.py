@@ -9,6 +9,7 @@ import pytest
 
 from trainwatch.foreign.printed import scan
 from trainwatch.readers import ReadError, open_run, read, read_all
+from trainwatch.table import Chunk
 
 nan = math.nan
 FAMILIES = {
@@ -741,6 +742,15 @@ def test_a_bar_above_which_the_cursor_goes(tmp_path):
     run = of_text(tmp_path, "".join(line.format(e) for e in range(3)))[0]
     assert run.train["loss"].tolist() == [1.5, 1.5, 1.5]
     assert run.eval["loss"].tolist() == [2.5, 2.5, 2.5]
+
+
+def test_an_evaluation_whose_epoch_is_glued_to_its_number(tmp_path):
+    """``TEST in epoch1, loss = 2.0`` among ``TRAIN in epoch 1 , step 0, loss = 2.5``."""
+    epoch = "TRAIN in epoch {0} , step 0, loss = 2.5\nTRAIN in epoch {0} , step 50, loss = 1.5\nTEST in epoch{0}, loss = 2.0\n"
+    run = of_text(tmp_path, "".join(epoch.format(e) for e in range(3)))[0]
+    assert run.train["loss"].tolist() == [2.5, 1.5] * 3
+    assert run.eval["loss"].tolist() == [2.0] * 3
+    assert Chunk("eval", run.eval, 0, 3).text(0, "split") == "test"
 
 
 def test_chinese_of_windows(tmp_path):

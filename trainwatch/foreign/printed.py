@@ -59,6 +59,7 @@ WORDED = (  # lines whose names stand elsewhere than before their numbers, or in
         r"step \1; batch loss: \2; loss: \3; lr: \4;",
     ),  # of Darknet
     (re.compile(r"(?i)^(train|test|val|valid) (\d+)(?=, *(?:[a-z]+ )?loss\b)"), r"\1: epoch \2"),  # of DGCNN
+    (re.compile(r"(?i)^(train|test|val|valid|validation) in epoch ?(\d+)\b"), r"\1: epoch \2"),
     (re.compile(r"^s:(\d+) (?=trl:|tel:|eval:)"), r"step \1; "),  # of llm.c
     (re.compile(r"(?<=; )trl:"), "train loss: "),
     (re.compile(r"(?<=; )tel:"), "val loss: "),
