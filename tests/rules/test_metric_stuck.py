@@ -46,3 +46,21 @@ def test_while_it_runs_it_is_an_info(make_run, judge, monkeypatch):
     monkeypatch.setattr("trainwatch.run.Run.status", lambda *_: "running")
     (one,) = found(make_run, judge, chance(43), end=None)
     assert one.severity == "info"
+
+
+@pytest.mark.parametrize("name", ["mean_dice", "val_acc", "mIoU", "mAP50"])
+def test_a_merit_of_nothing_beside_a_loss_that_falls(make_run, judge, name):
+    """A class index that is off by one: what the loss learns the figure never sees."""
+
+    def judged(values, falls=True):
+        evals = [{"step": 10 * i, "split": "validation", f"metric/{name}": v} for i, v in enumerate(values, 1)]
+        loss = np.linspace(2, 0.5 if falls else 1.9, 10 * len(values))
+        return judge(make_run({"loss": loss}, evals=evals, end="finished"), RULE)
+
+    nothing = [0, 0, 0.003, 0, 0.0005, 0, 0.001, 0, 0]
+    (one,) = judged(nothing)
+    assert (one.severity, one.subject) == ("warning", "split:validation")
+    assert judged(nothing, falls=False) == []  # nothing is learned: another story
+    assert judged(nothing[:7]) == []  # a beginning
+    assert judged([*nothing, 0.004]) == []  # it rises
+    assert judged([*nothing, 0.5]) == []

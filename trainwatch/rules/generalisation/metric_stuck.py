@@ -17,24 +17,30 @@ from trainwatch.views.evaluations import Course, Evaluations
 
 SUCCESS = re.compile(r"(^|[/_.-])(success\w*|solved|win_?rate|goal_?rate)($|[/_.-])", re.IGNORECASE)
 """Shares of episodes that reached their goal."""
+MERIT = re.compile(r"(^|[/_.-])(\w*acc|accuracy\w*|\w*dice|m?iou\w*|m?ap\d*|f1\w*)($|[/_.-])", re.IGNORECASE)
+"""Shares of what is told or found rightly; exact answers are none: a sequence may long be wrong in one place."""
 
 
 @dataclass
 class MetricStuck(Rule):
-    """A success rate has never risen from where it began.
+    """A success rate, or a figure of merit, has never risen from where it began.
 
     What it sees:
         A share of successes in thirty evaluations and more: below a fifth all along, and in the last third no higher
-        than in the first by more than three standard errors. A warning once the run is over, an info while it runs:
-        rewards that are rare are found late.
+        than in the first by more than three standard errors. Or an accuracy, an overlap (Dice, IoU), an F1 or mAP in
+        eight evaluations and more: below a hundredth all along, and best before the last third, while the training loss
+        has fallen by a third. A warning once the run is over, an info while it runs: rare rewards are found late.
 
     Why it matters:
         Success at the rate of chance means that nothing was learned, whatever the losses of actor and critic do: they
-        measure how well each follows the other.
+        measure how well each follows the other. A merit of nothing beside a loss that falls is measured wrongly, or of
+        something that is not trained.
 
     What to do:
         Look at a few episodes. Usual causes: a reward or goal that is never reached by exploring, observations that are
-        not normalised, actions clipped to nothing, a replay buffer that is never read, a rate far too low.
+        not normalised, actions clipped to nothing, a replay buffer that is never read, a rate far too low. Of a merit:
+        look at a few outputs beside their labels as the evaluation sees them: thresholds, class indices, resizing, the
+        weights that it loads; and evaluate a piece of the training set.
 
     When it is wrong:
         A task so hard that thirty evaluations are its beginning.
@@ -50,6 +56,9 @@ class MetricStuck(Rule):
     evaluations: int = 30  # fewer are a beginning
     low: float = 0.2  # of the episodes: above it something was learned, or the task is easy
     errors: float = 3.0  # standard errors between the means of the first and the last third
+    nothing: float = 0.01  # of 1; of some 400 public logs none that is well stays there for six evaluations
+    fewer: int = 8  # evaluations of a merit, more than a beginning
+    fallen: float = 0.7  # of the training loss, before the first evaluation and the last: something is learned
 
     _evaluations: Evaluations = field(default_factory=Evaluations, init=False)
 
@@ -62,7 +71,9 @@ class MetricStuck(Rule):
         """One finding a split: the same successes often stand under several names."""
         said: set[str] = set()
         for course in self._evaluations.courses():
-            if SUCCESS.search(course.name) and course.split not in said and self._stuck(course):
+            success, merit = SUCCESS.search(course.name), MERIT.search(course.name)
+            stuck = (success and self._stuck(course)) or (merit and self._at_nothing(course))
+            if stuck and course.split not in said:
                 said.add(course.split)
                 yield self._finding(course, over=run.status() not in ("running", "stalled"))
 
@@ -73,6 +84,13 @@ class MetricStuck(Rule):
         first, last = value[:third], value[-third:]
         error = float(np.hypot(first.std(), last.std())) / third**0.5
         return bool(last.mean() - first.mean() <= self.errors * error)
+
+    def _at_nothing(self, course: Course) -> bool:
+        """Whether a merit is none all along, and training goes well by its loss."""
+        value, train, late = course.value, course.train[np.isfinite(course.train)], 2 * len(course.value) // 3
+        if len(value) < self.fewer or value.min() < 0 or value.max() >= self.nothing or len(train) < self.fewer:
+            return False
+        return bool(value[late:].max() <= value[:late].max() and 0 < train[-1] < self.fallen * train[0])
 
     def _finding(self, course: Course, *, over: bool) -> Finding:
         third = len(course.value) // 3
@@ -86,6 +104,9 @@ class MetricStuck(Rule):
             f"{last:.3g} in the last.",
             evidence={"first": first, "last": last, "most": float(course.value.max())},
             advice="Look at a few episodes: whether the goal is ever reached, and whether actions and observations are "
-            "what the agent was made for.",
+            "what the agent was made for."
+            if SUCCESS.search(course.name)
+            else "Look at a few outputs beside their labels as the evaluation sees them, and evaluate a piece of the "
+            "training set.",
             confidence=0.7,
         )
