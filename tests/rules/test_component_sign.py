@@ -167,3 +167,17 @@ def test_a_players_loss_that_both_sides_push_up(channel, own, severity, make_run
     raw = 0.7 + ROW / 1500
     run = make_run(columns("adversarial", raw, np.full(N, -0.03)) | {channel: own, "weight/d": np.zeros(N)})
     assert [found.severity for found in judge(run, RULE) if "adversarial" in found.subject] == [severity]
+
+
+@pytest.mark.parametrize(("turns", "valid", "told"), [(1, 1, "warning"), (-1, 1, "info"), (1, -1, "info")])
+@pytest.mark.parametrize("seed", range(3))
+def test_what_rises_with_all_other_tasks_is_no_score(turns, valid, told, seed, make_run, judge):
+    """From below 0, so that it has no times; a score rises as errors fall, or while validation gets better."""
+    away = 1 + 0.5 * turns * ROW / N
+    run = make_run(
+        columns("ratio", 1.0, -0.2, seed) | {"loss/a": away, "loss/ratio": -9 + 30 * ROW / N, "loss/b": np.full(N, 2.0)},
+        header={"components": {name: {"role": "task"} for name in ("a", "b", "ratio")}},
+        evals=[{"step": step, "split": "valid", "loss": 5 + valid * step / N} for step in range(10, N, 20)],
+    )
+    (finding,) = judge(run, RULE)
+    assert (finding.severity, finding.subject, finding.first_step) == (told, "component:ratio", 1)
