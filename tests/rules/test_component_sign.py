@@ -181,3 +181,15 @@ def test_what_rises_with_all_other_tasks_is_no_score(turns, valid, told, seed, m
     )
     (finding,) = judge(run, RULE)
     assert (finding.severity, finding.subject, finding.first_step) == (told, "component:ratio", 1)
+
+
+@pytest.mark.parametrize(("within", "told"), [(0.3, "info"), (0.0, "info"), (-0.3, "warning")])
+def test_a_score_comes_down_as_data_gets_harder(within, told, make_run, judge):
+    """From stage to stage; within one it rises, or stands. What the others learn away falls within it, too."""
+    stage = ROW // 67
+    raw = (12 - 4 * stage) * (1 + within * (ROW % 67) / 67)
+    plan = {"name": "harder", "stages": [{"start": 67 * number, "name": str(number)} for number in range(3)]}
+    header = {"components": {name: {"role": "task"} for name in ("a", "ratio")}, "curriculum": plan}
+    run = make_run(columns("ratio", raw, np.full(N, -0.2)) | {"stage": stage}, header=header)
+    (finding,) = judge(run, RULE)
+    assert (finding.severity, finding.subject) == (told, "component:ratio")

@@ -147,7 +147,7 @@ class ComponentSign(OfCourse):
         suffers = self._suffers(name, course, times, raw[there]) and counts
         turned = self._turned(name, course, there) if not (runaway or grows or suffers) else ""
         unopposed = self._unopposed(name, run)
-        falls, alone = self._falls(name, course, there), self._alone(name, course, run)
+        falls, alone = self._falls(name, course, there, run), self._alone(name, course, run)
         sick = runaway or (grows and not self._meant(name, course)) or suffers or falls or alone
         sick = sick or bool(turned or unopposed)
         undoes = f", and its gradient undoes that of {turned}" if turned else ""
@@ -191,14 +191,20 @@ class ComponentSign(OfCourse):
         return error and times >= self.worse and fall(-raw) > 0
 
     @staticmethod
-    def _falls(name: str, course: Course, there: Bools) -> bool:
+    def _falls(name: str, course: Course, there: Bools, run: Run) -> bool:
         """Whether it is declared a task, and comes down although it is maximised: so the others want it smaller.
 
-        A score that is sought rises, or is known by its name; what an opponent learns is, too.
+        A score that is sought rises, or is known by its name; what an opponent learns is, too. One that comes down from
+        stage to stage, as the data gets harder, does not do so within a stage.
         """
         raw = course[f"loss/{name}"]
         always = bool(there.any()) and bool(there[np.isfinite(raw)].all()) and bool((raw[there] > 0).all())
-        return always and course.roles.said.get(name) == "task" and not _sought(name) and course.learned(name)
+        if not always or course.roles.said.get(name) != "task" or _sought(name) or not course.learned(name):
+            return False
+        starts = [stage.start for stage in run.header.plan.stages[1:]] if run.header.plan else []
+        stages = np.split(raw, np.searchsorted(course.columns["step"], starts, "right"))
+        within = [fall(stage) for stage in stages]
+        return any(by > 0 for by in within) and not any(by < 0 for by in within)
 
     def _alone(self, name: str, course: Course, run: Run) -> bool:
         """Whether it is declared a task and has risen, no other task has come down, one of them has risen, too, and so
