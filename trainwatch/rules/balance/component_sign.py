@@ -49,10 +49,10 @@ class ComponentSign(OfCourse):
         a bound keeps from rising: a declared task that stays where it began, while its gradient runs against that of a
         task which is learned (a cosine below -0.5 in the mean; turned round, both would agree): a warning. Or one that
         comes down although it is maximised: what the others learn makes it smaller; or that rises while no other task
-        comes down, one of them rises by a fifth, and validation, too: a score rises as errors fall. Or a player's, that rises as the
-        opponent's own loss falls (a correlation below -0.7, both above 0): then both want it larger. Or, at any weight,
-        a contribution that has fallen far below 0, a hundred times beyond where it began and ten times the others, and
-        is still falling, or a thousand times, whatever its role.
+        comes down, one of them rises by a fifth, and validation, too: a score rises as errors fall. Or a player's, that
+        rises as the opponent's own loss falls (a correlation below -0.7, both above 0): then both want it larger. Or,
+        at any weight, a contribution that has fallen far below 0, a hundred times beyond where it began and ten times
+        the others, and is still falling, or a thousand times, whatever its role.
         A negative weight that does neither, or is meant (an entropy bonus, a reward), is an info; a penalty by its name
         (a divergence, a decay) never is, and no regulariser is meant to rise a thousandfold.
 

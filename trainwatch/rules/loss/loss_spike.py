@@ -63,8 +63,8 @@ class LossSpike(Rule):
         loss has not found back to its level after two hundred rows, nor is on its way, or if such jumps of several rows
         come again and again; or if it jumped to more than twenty times its level and ten times its first value from one
         row to the next, and was not back within forty rows and a twentieth of the run, or it was, but validation, which
-        had just come down, was never as good again. What made validation a tenth worse is data-break. At the start of a stage, at a warm restart or a change of weights nothing is
-        expected of the loss.
+        had just come down, was never as good again. What training made good and validation did not is data-break. At
+        the start of a stage, at a warm restart or a change of weights nothing is expected of the loss.
 
     Why it matters:
         A spike is a step too large for where the weights were, or a broken batch. Most heal; each costs the steps until
