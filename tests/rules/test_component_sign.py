@@ -175,8 +175,7 @@ def test_what_rises_with_all_other_tasks_is_no_score(turns, valid, told, seed, m
     """From below 0, so that it has no times; a score rises as errors fall, or while validation gets better."""
     away = 1 + 0.5 * turns * ROW / N
     run = make_run(
-        columns("ratio", 1.0, -0.2, seed)
-        | {"loss/a": away, "loss/ratio": -9 + 30 * ROW / N, "loss/b": np.full(N, 2.0)},
+        columns("ratio", 1.0, -0.2, seed) | {"loss/a": away, "loss/ratio": -9 + 30 * ROW / N, "loss/b": 2 + 0 * ROW},
         header={"components": {name: {"role": "task"} for name in ("a", "b", "ratio")}},
         evals=[{"step": step, "split": "valid", "loss": 5 + valid * step / N} for step in range(10, N, 20)],
     )

@@ -74,7 +74,7 @@ class ComponentSign(OfCourse):
     kinds: ClassVar[tuple[str, ...]] = ("loss/", "weight/", "grad_cosine/", "param_cosine/")
     needs: ClassVar[tuple[str, ...]] = ("loss/<component>",)
     wants: ClassVar[tuple[str, ...]] = (
-        *("weight/<component>", "run:components"),
+        *("weight/<component>", "run:components", "eval:loss"),
         "grad_cosine/<a>~<b>|param_cosine/<a>~<b>",
     )
     causes: ClassVar[tuple[str, ...]] = (
