@@ -167,3 +167,29 @@ def test_a_players_loss_that_both_sides_push_up(channel, own, severity, make_run
     raw = 0.7 + ROW / 1500
     run = make_run(columns("adversarial", raw, np.full(N, -0.03)) | {channel: own, "weight/d": np.zeros(N)})
     assert [found.severity for found in judge(run, RULE) if "adversarial" in found.subject] == [severity]
+
+
+@pytest.mark.parametrize(("turns", "valid", "told"), [(1, 1, "warning"), (-1, 1, "info"), (1, -1, "info")])
+@pytest.mark.parametrize("seed", range(3))
+def test_what_rises_with_all_other_tasks_is_no_score(turns, valid, told, seed, make_run, judge):
+    """From below 0, so that it has no times; a score rises as errors fall, or while validation gets better."""
+    away = 1 + 0.5 * turns * ROW / N
+    run = make_run(
+        columns("ratio", 1.0, -0.2, seed) | {"loss/a": away, "loss/ratio": -9 + 30 * ROW / N, "loss/b": 2 + 0 * ROW},
+        header={"components": {name: {"role": "task"} for name in ("a", "b", "ratio")}},
+        evals=[{"step": step, "split": "valid", "loss": 5 + valid * step / N} for step in range(10, N, 20)],
+    )
+    (finding,) = judge(run, RULE)
+    assert (finding.severity, finding.subject, finding.first_step) == (told, "component:ratio", 1)
+
+
+@pytest.mark.parametrize(("within", "told"), [(0.3, "info"), (0.0, "info"), (-0.3, "warning")])
+def test_a_score_comes_down_as_data_gets_harder(within, told, make_run, judge):
+    """From stage to stage; within one it rises, or stands. What the others learn away falls within it, too."""
+    stage = ROW // 67
+    raw = (12 - 4 * stage) * (1 + within * (ROW % 67) / 67)
+    plan = {"name": "harder", "stages": [{"start": 67 * number, "name": str(number)} for number in range(3)]}
+    header = {"components": {name: {"role": "task"} for name in ("a", "ratio")}, "curriculum": plan}
+    run = make_run(columns("ratio", raw, np.full(N, -0.2)) | {"stage": stage}, header=header)
+    (finding,) = judge(run, RULE)
+    assert (finding.severity, finding.subject) == (told, "component:ratio")

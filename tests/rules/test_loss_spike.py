@@ -71,6 +71,20 @@ def test_a_blow_that_takes_long_to_heal(make_run, judge, rows):
     assert (found[-1].severity, found[-1].first_step) == ("info" if rows == 10 else "warning", 201)
 
 
+@pytest.mark.parametrize(("gains", "turns", "told"), [(0.0, 0, "warning"), (0.2, 0, "info"), (0.0, 1, "info")])
+def test_a_blow_after_which_validation_gains_nothing(make_run, judge, gains, turns, told):
+    """Training is back at once, but validation never is; where it goes on, or a stage changes what is asked, it is."""
+    row = np.arange(300)
+    loss = quiet(300)
+    loss[65] = 400.0
+    valid = [3 - at / 60 if at < 66 else 2.01 + 0.01 * np.sin(at) - gains * at / 300 for at in range(20, 300, 20)]
+    run = make_run(
+        {"loss": loss, "stage": turns * (row > 150)},
+        evals=[{"step": 20 * number, "split": "valid", "loss": one} for number, one in enumerate(valid, 1)],
+    )
+    assert [(found.severity, found.first_step) for found in judge(run, RULE)][-1] == (told, 66)
+
+
 def test_a_gradient_of_exactly_zero_before_is_no_measure(make_run, judge):
     """Nor is a level of 0; the rule goes by the loss then, and does not break."""
     loss, norm = quiet(400), np.where(np.arange(400) < 200, 0.0, 1.0)

@@ -41,8 +41,9 @@ def test_counted_answers_that_differ_are_no_noise_by_nature(moves, severity, mak
     assert [found.severity for found in judge(make_run({"loss": np.ones(600)}, evals=records), RULE)] == [severity]
 
 
-def test_exact_matches_are_counted(make_run, judge):
-    """A caption is right or wrong, word by word."""
-    records = [{**one, "metric/exact": 0.9 + 0.02 * one["repeat"]} for one in evals(0.01)]
+@pytest.mark.parametrize("name", ["exact", "concordance", "c_index"])
+def test_exact_matches_and_pairs_in_order_are_counted(make_run, judge, name):
+    """A caption is right or wrong, word by word; two patients are in the right order or not."""
+    records = [{**one, f"metric/{name}": 0.9 + 0.02 * one["repeat"]} for one in evals(0.01)]
     (found,) = judge(make_run({"loss": np.ones(600)}, evals=records), RULE)
     assert found.severity == "warning"

@@ -78,3 +78,23 @@ def test_a_count_of_something_else_is_taken_back(make_run):
     make_run({"step": np.arange(61, 201)}, end=None, onto=run)
     engine.feed(run)
     assert [found.rule for found in engine.findings(run) if found.rule == "total-steps-mismatch"] == []
+
+
+@pytest.mark.parametrize(
+    ("steps", "losses", "told"),
+    [
+        (120, [3.0, 2.0, 1.0], "warning"),
+        (120, [], "warning"),
+        (120, [3.0, 1.0, 2.0], "info"),  # what waits for validation has stopped it
+        (110, [3.0, 2.0, 1.0], "info"),
+    ],
+)
+def test_micro_batches_that_nothing_else_was_counted_by(make_run, judge, steps, losses, told):
+    """The plan is the accumulation times what it took, and nothing stopped it while it went on learning."""
+    run = make_run(
+        {"step": np.arange(1, steps + 1), "loss": np.ones(steps)},
+        header={"total_steps": 240, "config": {"accumulation": 2}},
+        evals=[{"step": 20 * number, "split": "valid", "loss": loss} for number, loss in enumerate(losses, 1)],
+        end="finished",
+    )
+    assert [found.severity for found in judge(run, "total-steps-mismatch")] == [told]

@@ -16,6 +16,7 @@ from trainwatch.schema import Finding
 from trainwatch.stats import Bools, Floats, fall, noise
 from trainwatch.table import Chunk
 from trainwatch.views.components import Course
+from trainwatch.views.evaluations import held_out
 from trainwatch.views.games import opponent
 
 MEANT = re.compile(
@@ -47,10 +48,11 @@ class ComponentSign(OfCourse):
         a task in nat) that rises by a fifth, with a tenth of the others' contribution. Or one whose raw value
         a bound keeps from rising: a declared task that stays where it began, while its gradient runs against that of a
         task which is learned (a cosine below -0.5 in the mean; turned round, both would agree): a warning. Or one that
-        comes down although it is maximised: what the others learn makes it smaller. Or a player's, that rises as the
-        opponent's own loss falls (a correlation below -0.7, both above 0): then both want it larger. Or, at any weight,
-        a contribution that has fallen far below 0, a hundred times beyond where it began and ten times the others, and
-        is still falling, or a thousand times, whatever its role.
+        comes down although it is maximised: what the others learn makes it smaller; or that rises while no other task
+        comes down, one of them rises by a fifth, and validation, too: a score rises as errors fall. Or a player's, that
+        rises as the opponent's own loss falls (a correlation below -0.7, both above 0): then both want it larger. Or,
+        at any weight, a contribution that has fallen far below 0, a hundred times beyond where it began and ten times
+        the others, and is still falling, or a thousand times, whatever its role.
         A negative weight that does neither, or is meant (an entropy bonus, a reward), is an info; a penalty by its name
         (a divergence, a decay) never is, and no regulariser is meant to rise a thousandfold.
 
@@ -72,18 +74,19 @@ class ComponentSign(OfCourse):
     kinds: ClassVar[tuple[str, ...]] = ("loss/", "weight/", "grad_cosine/", "param_cosine/")
     needs: ClassVar[tuple[str, ...]] = ("loss/<component>",)
     wants: ClassVar[tuple[str, ...]] = (
-        *("weight/<component>", "run:components"),
+        *("weight/<component>", "run:components", "eval:loss"),
         "grad_cosine/<a>~<b>|param_cosine/<a>~<b>",
     )
     causes: ClassVar[tuple[str, ...]] = (
         *("component-divergence", "loss-divergence", "gradient-explosion", "weight-growth", "loss-scale-imbalance"),
         *("gradient-dominance", "non-finite-loss", "clipping-saturated", "curriculum-weight-drift", "loss-spike"),
         *("aggressive-ramp", "gradient-spike", "non-finite-gradient", "non-finite-weights", "gradient-conflict"),
-        *("mode-collapse", "repetitive-outputs", "length-collapse", "invalid-outputs"),
+        *("mode-collapse", "repetitive-outputs", "length-collapse", "invalid-outputs", "overfitting"),
     )
 
     growth: float = 3.0  # x the first level: rewards and similarities in health come to a bound before
     worse: float = 1.2  # x the first level of an error: untrained outputs are as bad as those of a network that is idle
+    rise: float = 1 / 6  # of its last level: an error that is a fifth worse than untrained
     grave: float = 100.0  # x the first level: what it stands for is lost
     runaway: float = 1000.0  # x the first level: beyond any bound, whatever it is meant for
     bonus: float = 0.1  # of the others together: less is a term meant to be small
@@ -109,7 +112,7 @@ class ComponentSign(OfCourse):
             return
         for name in course.names:
             if name in negative:
-                yield self._maximised(name, course, negative[name], self._unopposed(name, run))
+                yield self._maximised(name, course, negative[name], run)
             else:
                 yield from self._endless(name, course)
 
@@ -128,7 +131,7 @@ class ComponentSign(OfCourse):
         held = VALUE.search(name.lower()) or PENALTY.search(name.lower())
         return _sought(name) or (course.roles.regulates(name) and not held)
 
-    def _maximised(self, name: str, course: Course, first: int, unopposed: str) -> Finding:
+    def _maximised(self, name: str, course: Course, first: int, run: Run) -> Finding:
         """A negative weight: how far has it brought its component?"""
         raw, weight = course[f"loss/{name}"], course.weight(name)
         there = np.isfinite(raw) & (weight < 0)
@@ -143,10 +146,13 @@ class ComponentSign(OfCourse):
         grows = times >= self.growth and (rises or times >= self.grave) and leads
         suffers = self._suffers(name, course, times, raw[there]) and counts
         turned = self._turned(name, course, there) if not (runaway or grows or suffers) else ""
-        falls = self._falls(name, course, there)
-        sick = runaway or (grows and not self._meant(name, course)) or suffers or falls or bool(turned or unopposed)
+        unopposed = self._unopposed(name, run)
+        falls, alone = self._falls(name, course, there, run), self._alone(name, course, run)
+        sick = runaway or (grows and not self._meant(name, course)) or suffers or falls or alone
+        sick = sick or bool(turned or unopposed)
         undoes = f", and its gradient undoes that of {turned}" if turned else ""
         undoes = ", against its own gradient: what the others learn brings it down" if falls else undoes
+        undoes = ", and no other task is learned: the sum falls by it alone" if alone else undoes
         undoes = f", while {unopposed} falls: the opponent wants it larger, too" if unopposed else undoes
         told = f"The {name} loss has the weight {weight[there][-1] if there.any() else -1.0:,.4g}, so it is maximised"
         return self.finding(
@@ -185,14 +191,33 @@ class ComponentSign(OfCourse):
         return error and times >= self.worse and fall(-raw) > 0
 
     @staticmethod
-    def _falls(name: str, course: Course, there: Bools) -> bool:
+    def _falls(name: str, course: Course, there: Bools, run: Run) -> bool:
         """Whether it is declared a task, and comes down although it is maximised: so the others want it smaller.
 
-        A score that is sought rises, or is known by its name; what an opponent learns is, too.
+        A score that is sought rises, or is known by its name; what an opponent learns is, too. One that comes down from
+        stage to stage, as the data gets harder, does not do so within a stage.
         """
         raw = course[f"loss/{name}"]
         always = bool(there.any()) and bool(there[np.isfinite(raw)].all()) and bool((raw[there] > 0).all())
-        return always and course.roles.said.get(name) == "task" and not _sought(name) and course.learned(name)
+        if not always or course.roles.said.get(name) != "task" or _sought(name) or not course.learned(name):
+            return False
+        starts = [stage.start for stage in run.header.plan.stages[1:]] if run.header.plan else []
+        stages = np.split(raw, np.searchsorted(course.columns["step"], starts, "right"))
+        within = [fall(stage) for stage in stages]
+        return any(by > 0 for by in within) and not any(by < 0 for by in within)
+
+    def _alone(self, name: str, course: Course, run: Run) -> bool:
+        """Whether it is declared a task and has risen, no other task has come down, one of them has risen, too, and so
+        has validation.
+
+        Tasks are learned together: a score rises as the errors fall, and what rises with them is an error itself. What
+        a gain or a value does beside errors that rise, as data gets harder or rewards larger, is no worse validation.
+        """
+        declared = [other for other in course.names if course.roles.said.get(other) == "task"]
+        if name not in declared or _sought(name) or not fall(-course[f"loss/{name}"]) > 0:
+            return False
+        risen = [fall(-course[f"loss/{other}"]) for other in declared if other != name]
+        return bool(risen and min(risen) >= 0 and max(risen) > self.rise and fall(-held_out(run)[1]) > 0)
 
     def _turned(self, name: str, course: Course, there: Bools) -> str:
         """The learned task that a declared task of negative weight, which is not learned, runs against."""

@@ -16,10 +16,13 @@ from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
 from trainwatch.schema import Finding
 from trainwatch.table import Chunk
-from trainwatch.views.evaluations import flattened
+from trainwatch.views.evaluations import flattened, held_out
 
 ACCUMULATION = re.compile(r"(.*[._])?(grad\w*_)?accum\w*")
 """Settings that say of how many micro-batches a step is made; whatever else is so called is no small number."""
+
+EVALUATIONS = 3
+"""Of so many at least the last is the best: of two it would be by half a chance."""
 
 
 @dataclass
@@ -31,7 +34,8 @@ class TotalStepsMismatch(Rule):
         batches and either rounding of an incomplete group is right; before the first step. And the applied steps (those
         that the optimiser took, not those that the scaler skipped) once they pass the planned ones. It names the factor
         that explains the difference. Of a run that finished: the plan is to the step the accumulation times what it
-        took, and another schedule ends just there.
+        took, and another schedule ends just there, or nothing had stopped it: its last evaluation is its best, or it
+        has none.
 
     Why it matters:
         Warm-up, annealing and curriculum are shares of that number. If micro-batches or every process's batches are
@@ -132,8 +136,8 @@ class TotalStepsMismatch(Rule):
         size = run.train.size
         last = np.nanmax([run.last_step or 0, *run.train.column("applied", max(size - 1, 0), size)])
         if 0 < last < (1 - self.tolerance) * self._total and not run.end.get("reason"):
-            counted = self._micro_batches(run.header, float(last))
-            why = "; another schedule was made for just that many, and the plan is the count of micro-batches"
+            counted = self._micro_batches(run, float(last))
+            why = ", and the plan is the count of micro-batches"
             yield self.finding(
                 "warning" if counted else "info",
                 "run",
@@ -146,15 +150,24 @@ class TotalStepsMismatch(Rule):
                 confidence=0.8 if counted else 0.6,
             )
 
-    def _micro_batches(self, header: Header, last: float) -> bool:
+    def _micro_batches(self, run: Run, last: float) -> bool:
         """Whether the plan is to the step the accumulation times what the run took, and a schedule of the same header
-        was made for what it took. Either may be chance in a run that was ended early; both are two counts of one thing.
+        was made for what it took, or validation had no reason to stop it. Either may be chance in a run that was ended
+        early; both are two counts of one thing.
         """
+        header = run.header
         groups = {number(value) for path, value in flattened(header.config) if ACCUMULATION.fullmatch(path)}
         groups |= {number(mapping(header.raw.get("horizon")).get("accumulation"))}
         lengths = [number(form.get("over_steps")) for form in header.schedules.values()]
         fits = any(abs(length - last) <= 1 for length in lengths if length is not None)
-        return fits and any(group > 1 and abs(group * last - self._total) < group for group in groups if group)
+        counted = any(group > 1 and abs(group * last - self._total) < group for group in groups if group)
+        return counted and (fits or _improving(run))
+
+
+def _improving(run: Run) -> bool:
+    """Whether its last evaluation is its best, so that nothing stops it early who looks at those; or it has none."""
+    loss = held_out(run)[1]
+    return not run.eval.size or (len(loss) >= EVALUATIONS and int(loss.argmin()) == len(loss) - 1)
 
 
 def _planned(horizon: dict[str, object]) -> tuple[int, int, list[tuple[str, float, bool]]] | None:

@@ -16,11 +16,17 @@ from trainwatch.run import Run
 from trainwatch.schema import Finding, Severity
 from trainwatch.stats import Baseline, carried, in_blocks, medians, spreads
 from trainwatch.table import Chunk
+from trainwatch.views.evaluations import held_out, scatter
 from trainwatch.views.games import plays
 from trainwatch.views.regimes import Regimes
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+
+EVALUATIONS = 5
+"""After a blow: until then a run that is well has found back."""
+CLEAR = 3.0
+"""Standard deviations of one evaluation."""
 
 
 @dataclass
@@ -56,9 +62,9 @@ class LossSpike(Rule):
         level above. One that passes is an info, if it is more than 5 % of the loss at the start. It is a warning if the
         loss has not found back to its level after two hundred rows, nor is on its way, or if such jumps of several rows
         come again and again; or if it jumped to more than twenty times its level and ten times its first value from one
-        row to the next, and was not back within forty rows and a twentieth of the run. What training made good and
-        validation did not is data-break. At the start of a stage, at a warm restart or a change of weights nothing is
-        expected of the loss.
+        row to the next, and was not back within forty rows and a twentieth of the run, or it was, but validation, which
+        had just come down, was never as good again. What training made good and validation did not is data-break. At
+        the start of a stage, at a warm restart or a change of weights nothing is expected of the loss.
 
     Why it matters:
         A spike is a step too large for where the weights were, or a broken batch. Most heal; each costs the steps until
@@ -78,7 +84,7 @@ class LossSpike(Rule):
 
     block: ClassVar[int] = 20
     needs: ClassVar[tuple[str, ...]] = ("loss",)
-    wants: ClassVar[tuple[str, ...]] = ("grad_norm", "stage")
+    wants: ClassVar[tuple[str, ...]] = ("grad_norm", "stage", "eval:loss")
     causes: ClassVar[tuple[str, ...]] = (
         "loss-divergence",
         "data-break",
@@ -110,6 +116,7 @@ class LossSpike(Rule):
     _last: Spike | None = field(default=None, init=False)
     _scar: Spike | None = field(default=None, init=False)  # the first that did not pass
     _blow: Spike | None = field(default=None, init=False)  # the longest that struck at once and hurt for long
+    _first_blow: Spike | None = field(default=None, init=False)  # the first that struck at once
     _blocks: int = field(default=0, init=False)
     _long: list[int] = field(default_factory=list, init=False)  # first steps of those of several rows
 
@@ -152,7 +159,7 @@ class LossSpike(Rule):
         if trial._first is not None:
             yield trial._passing()
         if not plays([*run.train.channels, *run.eval.channels]):
-            yield from trial._grave()
+            yield from trial._grave(run)
 
     def _looked(self, hot: Bools) -> Iterator[int]:
         """The blocks in which rows stand out, and those after them until the loss is back."""
@@ -187,6 +194,7 @@ class LossSpike(Rule):
             self._long = [*self._long, spike.first_step][: self.many]
         if spike.blocks == 1 and len(hot):
             spike.blow = float(loss[hot[0]]) > self.blow * max(spike.level, self._start / 2) > 0
+        self._first_blow = self._first_blow or (spike if spike.blow else None)
         if spike.blow and spike.blocks > self.wound and spike.blocks > (self._blow.blocks if self._blow else 0):
             self._blow = spike
         tail = slice(int(hot[-1]) + 1 if len(hot) else 0, None)
@@ -218,7 +226,7 @@ class LossSpike(Rule):
         more = f"; and {often} at step {last.first_step:,}" if self._count > 1 else ""
         return self._finding("info", first.first_step, last, f"The loss jumped {first}{more}.")
 
-    def _grave(self) -> Iterator[Finding]:
+    def _grave(self, run: Run) -> Iterator[Finding]:
         """The warnings: a mark that stays, or spikes again and again."""
         blow = self._blow
         if blow is not None and blow.blocks > max(self.wound, self.wound_share * self._blocks):
@@ -230,6 +238,9 @@ class LossSpike(Rule):
         elif len(self._long) >= self.many and self._last is not None:
             how = f"The loss jumped again and again, {self._count:,} times; the last time {self._last}."
             yield self._finding("warning", self._long[0], self._last, how)
+        elif self._first_blow is not None and _lamed(run, self._first_blow.first_step):
+            how = f"The loss jumped {self._first_blow}; but validation was never again as good as before."
+            yield self._finding("warning", self._first_blow.first_step, self._first_blow, how)
 
     def _finding(self, severity: Severity, first: int, spike: Spike, message: str) -> Finding:
         known = {"level": spike.level, "peak": spike.peak, "spikes": self._count}
@@ -244,6 +255,20 @@ class LossSpike(Rule):
             "lower the learning rate.",
             confidence=0.8,
         )
+
+
+def _lamed(run: Run, struck: int) -> bool:
+    """Whether the held-out loss, which was at its best and clearly coming down before a blow, never was as low again in
+    that stage: an optimiser that remembers the largest gradients takes next to no steps for a thousand steps.
+    """
+    stage, rows = run.train["stage"], run.train.step[: run.train.size]
+    since = stage[(rows >= struck) & np.isfinite(stage)]
+    steps, values = held_out(run)
+    before, after = values[steps < struck], values[steps >= struck]
+    if len(before) < 2 or len(after) < EVALUATIONS or (len(since) and np.ptp(since) > 0):
+        return False
+    gained = before[:-1].min() - before[-1]
+    return bool(gained > CLEAR * scatter(after) and after.min() > before[-1])
 
 
 def _longest(rows: NDArray[np.int64]) -> int:
