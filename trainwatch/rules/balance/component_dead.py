@@ -17,6 +17,7 @@ from trainwatch.schema import Finding
 from trainwatch.stats import Streak, median
 from trainwatch.table import Chunk
 from trainwatch.views.components import BLOCK, Roles, components, gradients, small_by_design, together
+from trainwatch.views.evaluations import held_out
 from trainwatch.views.games import plays
 
 Floats = NDArray[np.float64]
@@ -82,10 +83,12 @@ class ComponentDead(Rule):
     worsened: float = 0.5  # of its first value, in training and validation: what two healthy tasks trade is a fifth
     evaluations: int = 5  # none of which was better than the first
     same: float = 0.02  # relative: the parts are of three digits, and cancel
+    beyond: float = 2.0  # x a bound, at least, in every evaluation: a gap of generalisation comes to less at first
     moves: float = 0.75  # of the rows change the total: a log of two or three digits repeats itself
 
     _roles: Roles = field(default_factory=Roles, init=False)
     _frozen: bool = field(default=False, init=False)  # a part of the model
+    _planned: int = field(default=0, init=False)  # steps
     _seen: int = field(default=0, init=False)  # rows
     _streaks: dict[str, Streak] = field(default_factory=dict, init=False)
     _range: dict[str, tuple[float, float]] = field(default_factory=dict, init=False)  # of a value without a gradient
@@ -95,7 +98,7 @@ class ComponentDead(Rule):
 
     def start(self, header: Header) -> Findings:
         """Which components are no tasks."""
-        self._roles = Roles.of(header)
+        self._roles, self._planned = Roles.of(header), header.total_steps or 0
         self._frozen = any(module.trainable == 0 < module.parameters for module in header.modules)
         return ()
 
@@ -116,7 +119,7 @@ class ComponentDead(Rule):
         yield from trial.update(rest)
         yield from trial._constants(rest)
         whole = Chunk("train", run.train, 0, run.train.size)
-        for look in (trial._cut_off, trial._headless, trial._left_out, trial._untaught):
+        for look in (trial._cut_off, trial._headless, trial._left_out, trial._untaught, trial._capped):
             yield from look(run, whole)
 
     def _follow(self, name: str, chunk: Chunk, norms: dict[str, Floats]) -> Streak | None:
@@ -170,7 +173,7 @@ class ComponentDead(Rule):
         weighted = bool(np.isfinite(now["weight"]))  # else it may have none
         low, high = self._range[name]
         moves = high - low > self.moving * max(abs(low), abs(high)) and not self._frozen
-        meant = self._roles.aside(name) and not moves
+        meant = self._roles.aside(name) and not moves and not self._never(name, now["at"])
         return self.finding(
             "warning" if weighted and not streak.over and not meant and not beyond else "info",
             f"component:{name}",
@@ -182,6 +185,36 @@ class ComponentDead(Rule):
             "function that keeps a slope, or give it the weight 0.",
             confidence=0.95,
         )
+
+    def _never(self, name: str, now: float) -> bool:
+        """Whether it has had one value only for half of the planned run; a KL, an entropy may have by their nature."""
+        constant = name in self._first and name not in self._varied
+        due = constant and 2 * (now - self._first[name][1] + 1) >= self._planned > 0
+        return due and not self._frozen and not small_by_design(name, ())
+
+    def _capped(self, run: Run, whole: Chunk) -> Findings:
+        """Those whose highest value in training is one and the same in most rows, and far less than validation has."""
+        _, changes, rows = self._total
+        for name in components(whole) if changes >= self.moves * rows else ():
+            value = whole[f"loss/{name}"]
+            due = np.isfinite(value) & (whole[f"weight/{name}"] != 0)
+            most = np.max(value[due], initial=0.0)
+            at = np.flatnonzero(due & (value == most))
+            if not most or len(at) < max(self.constant_rows, due.sum() // 2):
+                continue
+            steps, held = held_out(run, f"loss/{name}")
+            held = held[steps >= whole.step[at[0]]]
+            if len(held) >= self.evaluations and held.min() > self.beyond * most and np.ptp(held) > 0:
+                yield self.finding(
+                    "warning",
+                    f"component:{name}",
+                    (int(whole.step[at[0]]), int(whole.step[at[-1]])),
+                    f"The {name} loss is exactly {most:,.6g} in {len(at):,} rows and never more, where validation has "
+                    f"{held.min():,.4g} to {held.max():,.4g}: a bound cuts it off, and it has no gradient there.",
+                    evidence={"value": float(most), "rows": len(at), "validation": float(held[-1])},
+                    advice=f"Bound {name} by a function that keeps its slope; free bits are a lower bound, no upper one.",
+                    confidence=0.9,
+                )
 
     def _cut_off(self, run: Run, whole: Chunk) -> Findings:
         """Tasks that the recorder found not to depend on the tensor at hand, and that nothing trains elsewhere."""

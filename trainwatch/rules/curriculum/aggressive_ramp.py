@@ -76,6 +76,8 @@ class AggressiveRamp(Rule):
     role_growth: float = 3.0  # x the loss just before, for a declared regulariser: healthy ones come to 0.7
     role_share: float = 0.8  # of the gradient, four times what it is to regulate: healthy ones come to 0.6
 
+    worse: float = 1.5  # x, of all other losses, some 20 rows later: what a healthy entry costs them is a fifth
+
     _span: int = field(default=20, init=False)  # steps of the window
     _blocks: Blocks | None = field(default=None, init=False)
     _window: Rows = field(default_factory=dict, init=False)
@@ -165,6 +167,7 @@ class AggressiveRamp(Rule):
         grown = new - np.nan_to_num(old)
         growth, limit = grown / total, self.growth if known else self.lone_growth
         beyond = grown > limit * rows["peak"][before] and (known or not self._resumed)
+        regulates |= not known and self._drowns(name, rows, before, now)
         if not (beyond or growth > (self.role_growth if regulates else self.grave_growth)):
             return None
         told = self._open.get(name)
@@ -187,6 +190,19 @@ class AggressiveRamp(Rule):
             evidence=evidence,
             advice=f"Let the {name} weight rise over a longer stretch, from a smaller value, or bound the loss first.",
             confidence=0.9 if known else 0.7,
+        )
+
+    def _drowns(self, name: str, rows: Rows, before: int, now: int) -> bool:
+        """Whether a declared regulariser is most of the sum, and at the window's end all else, under the weights that
+        it had, is still worse by half: what had been learned gives way to it.
+        """
+        size, total = rows[f"size/{name}"], rows["total"]
+        weights = [rows[channel] for channel in rows if channel.startswith("weight/") and channel[7:] != name]
+        same = all(weight[before] == weight[now] for weight in weights)
+        rest = total - np.nan_to_num(size)
+        ended = now - before == WINDOW and self._roles.said.get(name) == "regulariser"
+        return bool(
+            ended and same and size[now] > self.role_share * total[now] and rest[now] > self.worse * rest[before] > 0
         )
 
     @staticmethod

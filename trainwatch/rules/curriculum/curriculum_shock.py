@@ -16,8 +16,8 @@ from trainwatch.schema import Finding
 from trainwatch.stats import noise, spreads
 from trainwatch.table import Chunk, Table
 from trainwatch.views.components import Roles
-from trainwatch.views.evaluations import held_out
-from trainwatch.views.harm import at_its_best
+from trainwatch.views.evaluations import held_out, scatter
+from trainwatch.views.harm import CLEAR, EVALUATIONS, at_its_best
 
 Floats = NDArray[np.float64]
 MOST = 64  # components: more of them is a log to be distrusted
@@ -88,6 +88,7 @@ class CurriculumShock(Rule):
     _first: int = field(default=-1, init=False)  # row of this process
     _since: int = field(default=0, init=False)  # row of the newest mark
     _boundary: int = field(default=0, init=False)  # step of the newest boundary
+    _halved: list[tuple[int, int]] = field(default_factory=list, init=False)  # stages half done, and where they began
     _levels: dict[str, Level] = field(default_factory=dict, init=False)
     _open: dict[str, tuple[Finding, Level]] = field(default_factory=dict, init=False)
 
@@ -119,6 +120,7 @@ class CurriculumShock(Rule):
         since = {finding.key: level.told for finding, level in self._open.values()}
         told = {finding.key: finding for finding, _ in self._open.values()}
         told |= {finding.key: finding for finding in self.ahead(rest)}
+        yield from self._set_back(run) if not told else ()
         for finding in told.values():
             active = finding.state == "active"
             unhurt = active and self._unhurt(run, finding, since.get(finding.key, finding.last_step))
@@ -139,6 +141,40 @@ class CurriculumShock(Rule):
         if step[-1] < told and run.end is None and finding.last_step == told:
             return True
         return bool(len(since) and since[-1] - before[-1] < self.back * (before[0] - before[-1]))
+
+    def _set_back(self, run: Run) -> Iterator[Finding]:
+        """Stages since which validation has lost most of what it had learned, and never was near its best again.
+
+        It still asks for what it did, if it rose by less than half as far as training.
+        """
+        at, held = held_out(run)
+        values = run.train.column("loss", 0, run.train.size)
+        steps = run.train.step[: len(values)]
+        for stage, boundary in self._halved:
+            then, since = held[at <= boundary], held[at > boundary]
+            old, new = (values[side & np.isfinite(values)] for side in (steps <= boundary, steps > boundary))
+            if min(len(then), len(since)) < EVALUATIONS - 1 or min(len(old), len(new)) < self.fewest:
+                continue
+            old, new = old[-self.window :], new[-self.window :]
+            rise, learned = float(np.median(new) - np.median(old)), float(then[0] - then.min())
+            lost = float(since.min() - then.min())
+            clear = learned > CLEAR * scatter(then) and rise > self.sigmas * noise(old)
+            if clear and self.given_back * learned < lost < rise / 2 and not at_its_best(run, boundary, boundary):
+                yield self._worse(run, stage, boundary, (float(then.min()), float(since.min()), learned))
+
+    def _worse(self, run: Run, stage: int, boundary: int, told: tuple[float, float, float]) -> Finding:
+        assert self._plan is not None
+        before, now, learned = told
+        return self.finding(
+            "warning",
+            "run",
+            (boundary, run.last_step or boundary),
+            f"With stage {self._plan.stages[stage].name!r} at step {boundary:,} the validation loss rose from "
+            f"{before:.4g} to {now:.4g} at the least, {(now - before) / learned:.0%} of its progress so far.",
+            evidence={"before": before, "now": now, "stage": stage},
+            advice="Put a stage in between, ramp what changes here, or keep some of the old data.",
+            confidence=0.8,
+        )
 
     def _of_its_own(self, run: Run, finding: Finding) -> bool:
         """Whether validation is of each stage's own data, as high as training on both sides, and the weights are no
@@ -167,6 +203,7 @@ class CurriculumShock(Rule):
             if not self._levels.keys() - {"grad_norm"} and self._alike(stage):
                 self._levels |= self._known(table, row, ["loss"])
         else:
+            self._halved += [(stage, self._boundary)] if quarter == 2 and self._alike(stage) else []
             yield from self._compare(table, row, stage, quarter)
 
     def _weights(self, stage: int) -> tuple[dict[str, float], dict[str, float]]:
