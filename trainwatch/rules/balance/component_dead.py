@@ -35,7 +35,8 @@ class ComponentDead(Rule):
         down in a hundred rows; so for an auxiliary, if a whole module has never had a gradient. Or the module of its
         own name never had one, and its value has not come down while another's has. Or it has no gradient over the
         parameters, and the others' add up to the whole gradient's norm in every sample; what is no task has to have
-        risen besides, so that it does depend on what is trained. Where no gradients are
+        risen besides, so that it does depend on what is trained. Or it stands at its highest value in most rows, while
+        validation has more than twice as much of it in every evaluation: a bound cuts it off. Where no gradients are
         recorded: its value is one and the same from the first row on, while the total changes; or a declared task was
         never better than at first, in training and in validation, and ends worse by half in both, which is more than
         the others together have gained, of which one is learned: a step along its gradient would have lowered it.
@@ -50,11 +51,12 @@ class ComponentDead(Rule):
 
     When it is wrong:
         A loss that is logged beside the others, and meant to teach nothing, has the weight 0: record it. Without
-        recorded weights this is an info; so it is when the component has woken (see late-activation), for what is no
-        task if its value stands at a limit (free bits) or a part of the model is frozen, and where its value comes down
-        while a module's gradient is exactly 0, or that of the first module is: then dead-module says what cuts it off.
-        A constant is a warning only where its role was declared as `task`; a zero gradient only where weights are
-        recorded. A value of 0 is no sickness here (a margin that is kept). Gradients are taken at one tensor: what does
+        recorded weights a gradient of 0 is an info; so it is when the component has woken (see late-activation), and
+        where its value comes down while a module's gradient is exactly 0, or that of the first module is: then
+        dead-module says what cuts it off. So it is for what is no task if its value stands at a limit (free bits) or a
+        part of the model is frozen, unless it has had that one value from the first row through half of the planned run
+        and its name is not that of a kind which may (KL, entropy). Where no gradients are recorded, a constant is a
+        warning only if its role was declared as `task`. A value of 0 is no sickness here (a margin that is kept). Gradients are taken at one tensor: what does
         not depend on it has no norm, and if it is learned elsewhere its value falls.
 
     References:
@@ -212,7 +214,7 @@ class ComponentDead(Rule):
                     f"The {name} loss is exactly {most:,.6g} in {len(at):,} rows and never more, where validation has "
                     f"{held.min():,.4g} to {held.max():,.4g}: a bound cuts it off, and it has no gradient there.",
                     evidence={"value": float(most), "rows": len(at), "validation": float(held[-1])},
-                    advice=f"Bound {name} by a function that keeps its slope; free bits are a lower bound, no upper one.",
+                    advice=f"Bound {name} by a function that keeps its slope; free bits are a lower bound.",
                     confidence=0.9,
                 )
 

@@ -65,7 +65,7 @@ class ComponentIgnored(OfCourse):
         for finding in super().finish(run, rest):
             name = finding.subject.replace("component:", "loss/")
             began = _level(run.train.column(name, 0, run.train.size), 0)
-            if not began - finding.evidence["now"] > (1 - LEARNED) * abs(began):
+            if not began - float(finding.evidence["now"]) > (1 - LEARNED) * abs(began):
                 yield replace(finding, severity="info") if unseen else finding
 
     def judge(self, course: Course) -> Iterator[Finding]:

@@ -32,7 +32,8 @@ class AggressiveRamp(Rule):
         (weight x raw value) grew by more than the whole loss had ever been, and its share of the gradient went from
         less than half to more than nine tenths. Where no gradients are recorded, by more than three times the loss.
         A declared regulariser is held to less: three times the loss as it stood just before, and four fifths of the
-        gradient. Medians over blocks of rows, before against after. It is over when the component no longer leads.
+        gradient; or, where no gradients are recorded, four fifths of the sum, if at the window's end all other losses
+        together, under the weights that they had, are still worse by half. Medians over blocks of rows, before against after. It is over when the component no longer leads.
 
     Why it matters:
         The optimiser's state (momentum, second moments, learning rate) fits the loss that it was following. A term that
