@@ -56,8 +56,9 @@ class ComponentDead(Rule):
         dead-module says what cuts it off. So it is for what is no task if its value stands at a limit (free bits) or a
         part of the model is frozen, unless it has had that one value from the first row through half of the planned run
         and its name is not that of a kind which may (KL, entropy). Where no gradients are recorded, a constant is a
-        warning only if its role was declared as `task`. A value of 0 is no sickness here (a margin that is kept). Gradients are taken at one tensor: what does
-        not depend on it has no norm, and if it is learned elsewhere its value falls.
+        warning only if its role was declared as `task`. A value of 0 is no sickness here (a margin that is kept).
+        Gradients are taken at one tensor: what does not depend on it has no norm, and if it is learned elsewhere its
+        value falls.
 
     References:
         A mass loss clamped at 100 ppm: the first answers are tens of thousands of ppm away.

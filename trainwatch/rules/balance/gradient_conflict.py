@@ -31,8 +31,9 @@ class GradientConflict(OfCourse):
         learned at all while something else comes down to half. Where a pair has no cosine, its losses tell, if both are
         declared tasks: one has been learned, the other has risen by a fifth and eight times its noise, and from row to
         row one falls as the other rises (a rank correlation of their changes below -0.75, early and late, for half of
-        the planned steps). Regularisers pull by design, and are left out. Without a loser it is an info where the
-        cosine is below -0.3 and the total has stopped falling.
+        the planned steps). Regularisers pull by design, and are left out; unless one comes down to half, against a
+        declared task (a cosine below -0.5 for half of the run) that had begun to be learned, went back, and is not.
+        Without a loser it is an info where the cosine is below -0.3 and the total has stopped falling.
 
     Why it matters:
         What one step gives to a task the same step takes from the other. The sum of both stands, and both are worse

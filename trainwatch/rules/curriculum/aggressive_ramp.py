@@ -30,10 +30,11 @@ class AggressiveRamp(Rule):
     What it sees:
         A component's weight rose above all it had before, and within 2 % of the run (20 to 2,000 rows) its contribution
         (weight x raw value) grew by more than the whole loss had ever been, and its share of the gradient went from
-        less than half to more than nine tenths. Where no gradients are recorded, by more than three times the loss.
-        A declared regulariser is held to less: three times the loss as it stood just before, and four fifths of the
+        less than half to more than nine tenths. Where no gradients are recorded, by more than three times the loss. A
+        declared regulariser is held to less: three times the loss as it stood just before, and four fifths of the
         gradient; or, where no gradients are recorded, four fifths of the sum, if at the window's end all other losses
-        together, under the weights that they had, are still worse by half. Medians over blocks of rows, before against after. It is over when the component no longer leads.
+        together, under the weights that they had, are still worse by half. Medians over blocks of rows, before against
+        after. It is over when the component no longer leads.
 
     Why it matters:
         The optimiser's state (momentum, second moments, learning rate) fits the loss that it was following. A term that

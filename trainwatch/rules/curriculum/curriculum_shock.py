@@ -44,12 +44,13 @@ class CurriculumShock(Rule):
         quarters of the stage, each as a median of up to 20 rows. A shock gave back more than half of all that the run
         had learned by then, far beyond the noise of a row, and kept it; or half as much again as was learned, beyond
         the noise of the medians; or it left a norm ten times as large. A loss that is coming back at half, and stands
-        lower than where the run began, is given another quarter. Or validation has lost most of what it had learned, and
-        never came near its best again, while the total rose more than twice as far. Where a validation loss that had come down has not
-        given back a quarter of that since the boundary, what was learned is still there: it is an info, as it is until
-        that loss is measured again, up to the next quarter. So it is where a figure of merit that had told what was
-        learned is better than ever; and where validation is of each stage's own data, as high as training on both sides
-        of the boundary, and the weights are no worse at the new data than those of before were: these are harder.
+        lower than where the run began, is given another quarter. Or validation has lost most of what it had learned,
+        and never came near its best again, while the total rose more than twice as far. Where a validation loss that
+        had come down has not given back a quarter of that since the boundary, what was learned is still there: it is an
+        info, as it is until that loss is measured again, up to the next quarter. So it is where a figure of merit that
+        had told what was learned is better than ever; and where validation is of each stage's own data, as high as
+        training on both sides of the boundary, and the weights are no worse at the new data than those of before were:
+        these are harder.
 
     Why it matters:
         A stage that is too hard at once undoes the stages before it: the steps spent on them are lost, and so is the
