@@ -198,7 +198,8 @@ class ComponentDead(Rule):
     def _capped(self, run: Run, whole: Chunk) -> Findings:
         """Those whose highest value in training is one and the same in most rows, and far less than validation has."""
         _, changes, rows = self._total
-        for name in components(whole) if changes >= self.moves * rows else ():
+        validated = [name for name in components(whole) if f"loss/{name}" in run.eval]
+        for name in validated if changes >= self.moves * rows else ():
             value = whole[f"loss/{name}"]
             due = np.isfinite(value) & (whole[f"weight/{name}"] != 0)
             most = np.max(value[due], initial=0.0)

@@ -149,20 +149,26 @@ class CurriculumShock(Rule):
 
         It still asks for what it did, if it rose by less than half as far as training.
         """
-        at, held = held_out(run)
-        values = run.train.column("loss", 0, run.train.size)
-        steps = run.train.step[: len(values)]
+        at, held = held_out(run) if self._halved else (np.empty(0), np.empty(0))
         for stage, boundary in self._halved:
             then, since = held[at <= boundary], held[at > boundary]
-            old, new = (values[side & np.isfinite(values)] for side in (steps <= boundary, steps > boundary))
-            if min(len(then), len(since)) < EVALUATIONS - 1 or min(len(old), len(new)) < self.fewest:
+            if min(len(then), len(since)) < EVALUATIONS - 1:
                 continue
-            old, new = old[-self.window :], new[-self.window :]
-            rise, learned = float(np.median(new) - np.median(old)), float(then[0] - then.min())
-            lost = float(since.min() - then.min())
-            clear = learned > CLEAR * scatter(then) and rise > self.sigmas * noise(old)
-            if clear and self.given_back * learned < lost < rise / 2 and not at_its_best(run, boundary, boundary):
+            learned, lost = float(then[0] - then.min()), float(since.min() - then.min())
+            if learned < CLEAR * scatter(then) or lost < self.given_back * learned:
+                continue
+            if lost < self._rise(run, boundary) / 2 and not at_its_best(run, boundary, boundary):
                 yield self._worse(run, stage, boundary, (float(then.min()), float(since.min()), learned))
+
+    def _rise(self, run: Run, boundary: int) -> float:
+        """Of the total, from before a boundary to now; 0 if it is within the noise."""
+        values, step = run.train.column("loss", 0, run.train.size), run.train.step
+        sides = (step <= boundary, step > boundary)
+        old, new = (values[side & np.isfinite(values)][-self.window :] for side in sides)
+        if min(len(old), len(new)) < self.fewest:
+            return 0.0
+        rise = float(np.median(new) - np.median(old))
+        return rise if rise > self.sigmas * noise(old) else 0.0
 
     def _worse(self, run: Run, stage: int, boundary: int, told: tuple[float, float, float]) -> Finding:
         assert self._plan is not None
