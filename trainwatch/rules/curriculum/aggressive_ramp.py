@@ -32,9 +32,9 @@ class AggressiveRamp(Rule):
         (weight x raw value) grew by more than the whole loss had ever been, and its share of the gradient went from
         less than half to more than nine tenths. Where no gradients are recorded, by more than three times the loss. A
         declared regulariser is held to less: three times the loss as it stood just before, and four fifths of the
-        gradient; or, where no gradients are recorded, four fifths of the sum, if at the window's end all other losses
-        together, under the weights that they had, are still worse by half. Medians over blocks of rows, before against
-        after. It is over when the component no longer leads.
+        gradient; or, where none is recorded, all other losses together, under the weights that they had, are still
+        worse by half at the window's end. Medians over blocks of rows, before against after. It is over when the
+        component no longer leads.
 
     Why it matters:
         The optimiser's state (momentum, second moments, learning rate) fits the loss that it was following. A term that
@@ -195,17 +195,15 @@ class AggressiveRamp(Rule):
         )
 
     def _drowns(self, name: str, rows: Rows, before: int, now: int) -> bool:
-        """Whether a declared regulariser is most of the sum, and at the window's end all else, under the weights that
-        it had, is still worse by half: what had been learned gives way to it.
+        """Whether it is a declared regulariser, and at the window's end all else, under the weights that it had, is
+        still worse by half: what had been learned gives way to it.
         """
-        size, total = rows[f"size/{name}"], rows["total"]
+        if now - before < WINDOW or self._roles.said.get(name) != "regulariser":
+            return False
         weights = [rows[channel] for channel in rows if channel.startswith("weight/") and channel[7:] != name]
+        rest = rows["total"] - np.nan_to_num(rows[f"size/{name}"])
         same = all(weight[before] == weight[now] for weight in weights)
-        rest = total - np.nan_to_num(size)
-        ended = now - before == WINDOW and self._roles.said.get(name) == "regulariser"
-        return bool(
-            ended and same and size[now] > self.role_share * total[now] and rest[now] > self.worse * rest[before] > 0
-        )
+        return bool(same and rest[now] > self.worse * rest[before] > 0)
 
     @staticmethod
     def _ordinary(name: str, rows: Rows, now: int) -> bool:
