@@ -136,6 +136,7 @@ def test_validation_on_the_data_of_its_stage(aside, grows, severity, make_run, j
         ((0.50, 0.50), 1),
         ((0.46, 0.46), 0),  # a third of what was learned
         ((0.50, 0.44), 0),  # it comes back
+        ((0.56, 0.50), 0),  # it is on its way
         ((0.70, 0.75), 0),  # of the stage's own data
     ],
 )

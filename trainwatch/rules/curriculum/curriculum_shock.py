@@ -45,12 +45,12 @@ class CurriculumShock(Rule):
         had learned by then, far beyond the noise of a row, and kept it; or half as much again as was learned, beyond
         the noise of the medians; or it left a norm ten times as large. A loss that is coming back at half, and stands
         lower than where the run began, is given another quarter. Or validation has lost most of what it had learned,
-        and never came near its best again, while the total rose more than twice as far. Where a validation loss that
-        had come down has not given back a quarter of that since the boundary, what was learned is still there: it is an
-        info, as it is until that loss is measured again, up to the next quarter. So it is where a figure of merit that
-        had told what was learned is better than ever; and where validation is of each stage's own data, as high as
-        training on both sides of the boundary, and the weights are no worse at the new data than those of before were:
-        these are harder.
+        and does not come back, while the total rose more than twice as far. Where a validation loss that had come down
+        has not given back a quarter of that since the boundary, what was learned is still there: it is an info, as it
+        is until that loss is measured again, up to the next quarter. So it is where a figure of merit that had told
+        what was learned is better than ever; and where validation is of each stage's own data, as high as training on
+        both sides of the boundary, and the weights are no worse at the new data than those of before were: these are
+        harder.
 
     Why it matters:
         A stage that is too hard at once undoes the stages before it: the steps spent on them are lost, and so is the
@@ -145,7 +145,7 @@ class CurriculumShock(Rule):
         return bool(len(since) and since[-1] - before[-1] < self.back * (before[0] - before[-1]))
 
     def _set_back(self, run: Run) -> Iterator[Finding]:
-        """Stages since which validation has lost most of what it had learned, and never was near its best again.
+        """Stages since which validation has lost most of what it had learned, and it does not come back.
 
         It still asks for what it did, if it rose by less than half as far as training.
         """
@@ -155,7 +155,8 @@ class CurriculumShock(Rule):
             if min(len(then), len(since)) < EVALUATIONS - 1:
                 continue
             learned, lost = float(then[0] - then.min()), float(since.min() - then.min())
-            if learned < CLEAR * scatter(then) or lost < self.given_back * learned:
+            mends = since[-1] - then.min() < self.mending * (since.max() - then.min())
+            if learned < CLEAR * scatter(then) or lost < self.given_back * learned or mends:
                 continue
             if lost < self._rise(run, boundary) / 2 and not at_its_best(run, boundary, boundary):
                 yield self._worse(run, stage, boundary, (float(then.min()), float(since.min()), learned))
