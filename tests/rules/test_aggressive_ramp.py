@@ -1,6 +1,7 @@
 """aggressive-ramp: a weight that brings in more than everything before, at the step it rises."""
 
 import numpy as np
+import pytest
 
 RULE = "aggressive-ramp"
 N = 300
@@ -132,3 +133,20 @@ def test_a_log_with_a_row_in_fifty(make_run, judge):
     sharp = columns(np.where(STEP >= 80, 0.2, 0.0), 80_000.0)
     (finding,) = judge(make_run(sharp | {"step": 50 * STEP}, header={"total_steps": 20_000}), RULE)
     assert (finding.first_step, finding.severity) == (4000, "critical")
+
+
+@pytest.mark.parametrize(
+    ("role", "cost", "growth", "count"),
+    [
+        ("regulariser", 2.0, 10.0, 1),
+        ("regulariser", 1.2, 10.0, 0),
+        ("regulariser", 2.0, 2.0, 0),
+        ("auxiliary", 2.0, 10.0, 0),
+    ],
+)
+def test_a_regulariser_that_drowns_what_was_learned(role, cost, growth, count, make_run, judge):
+    """Where no gradients are recorded: it is most of the sum, and all else stays worse by half."""
+    learned = (0.5 + 9.5 * np.exp(-STEP / 20)) * np.where(STEP >= 150, cost, 1.0)
+    table = columns(np.where(STEP >= 150, growth, 0.01), 0.5) | {"loss/ce": learned}
+    found = judge(make_run(table, header={"components": {"mass": {"role": role}}}), RULE)
+    assert [(one.severity, one.first_step) for one in found] == count * [("warning", 150)]

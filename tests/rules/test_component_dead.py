@@ -184,3 +184,31 @@ def test_a_regulariser_that_rises_without_a_gradient(course, count, make_run, ju
     told |= {"loss/a": FALL * NOISE, "loss/b": course * NOISE, "weight/a": np.ones(N), "weight/b": np.ones(N)}
     found = judge(make_run(told, header={"components": {"b": {"role": "regulariser"}}}), RULE)
     assert [finding.subject for finding in found if finding.rank] == count * ["component:b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "severity"), [("diversity", N, "warning"), ("kl", N, "info"), ("d", 3 * N, "info")]
+)
+def test_a_penalty_that_has_one_value_only(name, steps, severity, make_run, judge):
+    """For half of the planned run: it regulates nothing. A KL may be at its free bits, and others at first."""
+    table = {channel.replace("/b", f"/{name}"): values for channel, values in columns(np.zeros(N), np.ones(N)).items()}
+    header = {"components": {name: {"role": "regulariser"}}, "total_steps": steps}
+    assert [finding.severity for finding in judge(make_run(table, header=header), RULE)] == [severity]
+
+
+CAPPED = np.minimum(1.0, 0.2 + ROW / 10)
+
+
+@pytest.mark.parametrize(
+    ("value", "held", "count"),
+    [(CAPPED, 5.0, 1), (CAPPED, 1.2, 0), (2 - CAPPED, 5.0, 0), (CAPPED + 0.001 * ROW, 5.0, 0), (CAPPED, None, 0)],
+    ids=["a bound from above", "validation is near", "free bits", "it rises yet", "not validated"],
+)
+def test_validation_tells_what_a_bound_cuts_off(value, held, count, make_run, judge):
+    """The training loss never passes a value at which it mostly stands; validation of the same weights does."""
+    table = {"loss": FALL * NOISE + value, "loss/a": FALL * NOISE, "loss/kl": value, "weight/kl": np.ones(N)}
+    evals = [{"step": at, "loss/kl": held + 0.01 * at} for at in range(10, N + 1, 10)] if held else []
+    found = judge(make_run(table, header={"components": {"kl": {"role": "regulariser"}}}, evals=evals), RULE)
+    assert [(one.severity, one.subject, one.first_step) for one in found if one.rank] == count * [
+        ("warning", "component:kl", 9)
+    ]

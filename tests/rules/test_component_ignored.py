@@ -57,3 +57,19 @@ def test_loss_scale_imbalance_has_precedence(make_run, judge):
 def test_a_share_over_the_parameters_counts_where_there_is_no_other(make_run, judge):
     """A fifth of the gradient: it is trained."""
     assert judge(make_run(columns(0) | {"param_share/c": np.full(N, 0.2)}, header=TASKS), RULE) == []
+
+
+@pytest.mark.parametrize(("before", "severities"), [(np.full(100, 0.7), ["warning"]), (np.geomspace(9, 0.7, 100), [])])
+def test_what_was_learned_before_a_resume_counts(before, severities, make_run, judge):
+    """A component that stands still because it is solved is well."""
+    early = {name: values[:100] for name, values in columns(1).items()} | {"loss/c": before}
+    run = make_run(early, header=TASKS | {"total_steps": 400}, end=None)
+    late = columns(0) | {"step": 100 + np.arange(1, N + 1)}
+    run = make_run(late, header=TASKS | {"total_steps": 400, "resumed_from": 100}, onto=run)
+    assert [finding.severity for finding in judge(run, RULE)] == severities
+
+
+def test_a_log_that_begins_with_a_resume_does_not_tell_what_was_learned(make_run, judge):
+    """Nobody knows whether it is solved."""
+    found = judge(make_run(columns(0), header=TASKS | {"resumed_from": 0}), RULE)
+    assert [finding.severity for finding in found] == ["info"]

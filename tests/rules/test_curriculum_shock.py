@@ -128,3 +128,25 @@ def test_validation_on_the_data_of_its_stage(aside, grows, severity, make_run, j
     evals = [{"step": int(s), "loss": float(loss[s - 1]) + aside} for s in range(50, 801, 50)]
     run = make_run({"loss": loss + noise, "loss/a": loss + noise}, header=head(), evals=evals)
     assert [found.severity for found in judge(run, "curriculum-shock")] == [severity]
+
+
+@pytest.mark.parametrize(
+    ("held", "count"),
+    [
+        ((0.50, 0.50), 1),
+        ((0.46, 0.46), 0),  # a third of what was learned
+        ((0.50, 0.44), 0),  # it comes back
+        ((0.56, 0.50), 0),  # it is on its way
+        ((0.70, 0.75), 0),  # of the stage's own data
+    ],
+)
+def test_validation_that_is_set_back_for_good(held, count, make_run, judge):
+    """What training had come down from is not to be seen in so short a stage."""
+    step = np.arange(1, 121)
+    loss = np.where(step > 60, 0.75, 0.38 + 0.3 * np.exp(-step / 4)) + 0.01 * np.cos(step**2)
+    plan = head()
+    plan["total_steps"], plan["curriculum"]["stages"][1]["start"] = 120, 60
+    values = [*np.linspace(0.5, 0.43, 6), *np.linspace(*held, 6)]
+    evals = [{"step": 10 * i, "loss": value} for i, value in enumerate(values, 1)]
+    found = judge(make_run({"loss": loss}, header=plan, evals=evals), "curriculum-shock")
+    assert [(one.severity, one.first_step) for one in found] == count * [("warning", 60)]

@@ -123,3 +123,24 @@ def test_one_that_rises_at_first_and_comes_back_has_learned_nothing(make_run, ju
     columns |= {"loss": columns["loss/a"] + columns["loss/b"], "grad_cosine/a~b": np.full(n, -0.8)}
     columns |= {"grad_share/a": np.full(n, 0.5), "grad_share/b": np.full(n, 0.5)}
     assert [one.severity for one in judge(make_run(columns), RULE) if one.rank] == ["warning"]
+
+
+@pytest.mark.parametrize(
+    ("task", "penalty", "roles", "count"),
+    [
+        ((2.6, 2.0, 2.5), (3.0, 0.5), ("task", "regulariser"), 1),
+        ((2.6, 2.0, 1.5), (3.0, 0.5), ("task", "regulariser"), 0),  # learned in the end
+        ((2.6, 2.6, 2.6), (3.0, 0.5), ("task", "regulariser"), 0),  # never began to be learned: fine-tuned, pruned
+        ((2.6, 2.0, 2.5), (0.5, 3.0), ("task", "regulariser"), 0),  # it pays for the task
+        ((2.6, 2.0, 2.5), (3.0, 0.5), ("regulariser", "regulariser"), 0),
+    ],
+)
+def test_a_penalty_that_overrules_its_task(task, penalty, roles, count, make_run, judge):
+    """It is met, and the task it should serve goes back to where it began."""
+    noise = np.exp(0.02 * np.cos(ROW**2))
+    a, b = np.interp(ROW, [0, 25, 120], task) * noise, np.interp(ROW, [0, 60], penalty) * noise
+    table = {"loss": a + b, "loss/a": a, "loss/b": b, "grad_cosine/a~b": np.full(N, -0.6)}
+    table |= {name: np.full(N, 0.5) for name in ("grad_share/a", "grad_share/b")}
+    header = {"components": {name: {"role": role} for name, role in zip("ab", roles, strict=True)}}
+    found = [one for one in judge(make_run(table, header=header), RULE) if one.rank]
+    assert [one.subject for one in found] == count * ["component:a~b"]

@@ -17,6 +17,7 @@ from trainwatch.schema import Finding
 from trainwatch.stats import Streak, median
 from trainwatch.table import Chunk
 from trainwatch.views.components import BLOCK, Roles, components, gradients, small_by_design, together
+from trainwatch.views.evaluations import held_out
 from trainwatch.views.games import plays
 
 Floats = NDArray[np.float64]
@@ -34,7 +35,8 @@ class ComponentDead(Rule):
         down in a hundred rows; so for an auxiliary, if a whole module has never had a gradient. Or the module of its
         own name never had one, and its value has not come down while another's has. Or it has no gradient over the
         parameters, and the others' add up to the whole gradient's norm in every sample; what is no task has to have
-        risen besides, so that it does depend on what is trained. Where no gradients are
+        risen besides, so that it does depend on what is trained. Or it stands at its highest value in most rows, while
+        validation has more than twice as much of it in every evaluation: a bound cuts it off. Where no gradients are
         recorded: its value is one and the same from the first row on, while the total changes; or a declared task was
         never better than at first, in training and in validation, and ends worse by half in both, which is more than
         the others together have gained, of which one is learned: a step along its gradient would have lowered it.
@@ -49,12 +51,14 @@ class ComponentDead(Rule):
 
     When it is wrong:
         A loss that is logged beside the others, and meant to teach nothing, has the weight 0: record it. Without
-        recorded weights this is an info; so it is when the component has woken (see late-activation), for what is no
-        task if its value stands at a limit (free bits) or a part of the model is frozen, and where its value comes down
-        while a module's gradient is exactly 0, or that of the first module is: then dead-module says what cuts it off.
-        A constant is a warning only where its role was declared as `task`; a zero gradient only where weights are
-        recorded. A value of 0 is no sickness here (a margin that is kept). Gradients are taken at one tensor: what does
-        not depend on it has no norm, and if it is learned elsewhere its value falls.
+        recorded weights a gradient of 0 is an info; so it is when the component has woken (see late-activation), and
+        where its value comes down while a module's gradient is exactly 0, or that of the first module is: then
+        dead-module says what cuts it off. So it is for what is no task if its value stands at a limit (free bits) or a
+        part of the model is frozen, unless it has had that one value from the first row through half of the planned run
+        and its name is not that of a kind which may (KL, entropy). Where no gradients are recorded, a constant is a
+        warning only if its role was declared as `task`. A value of 0 is no sickness here (a margin that is kept).
+        Gradients are taken at one tensor: what does not depend on it has no norm, and if it is learned elsewhere its
+        value falls.
 
     References:
         A mass loss clamped at 100 ppm: the first answers are tens of thousands of ppm away.
@@ -82,10 +86,12 @@ class ComponentDead(Rule):
     worsened: float = 0.5  # of its first value, in training and validation: what two healthy tasks trade is a fifth
     evaluations: int = 5  # none of which was better than the first
     same: float = 0.02  # relative: the parts are of three digits, and cancel
+    beyond: float = 2.0  # x a bound, at least, in every evaluation: a gap of generalisation comes to less at first
     moves: float = 0.75  # of the rows change the total: a log of two or three digits repeats itself
 
     _roles: Roles = field(default_factory=Roles, init=False)
     _frozen: bool = field(default=False, init=False)  # a part of the model
+    _planned: int = field(default=0, init=False)  # steps
     _seen: int = field(default=0, init=False)  # rows
     _streaks: dict[str, Streak] = field(default_factory=dict, init=False)
     _range: dict[str, tuple[float, float]] = field(default_factory=dict, init=False)  # of a value without a gradient
@@ -95,7 +101,7 @@ class ComponentDead(Rule):
 
     def start(self, header: Header) -> Findings:
         """Which components are no tasks."""
-        self._roles = Roles.of(header)
+        self._roles, self._planned = Roles.of(header), header.total_steps or 0
         self._frozen = any(module.trainable == 0 < module.parameters for module in header.modules)
         return ()
 
@@ -116,7 +122,7 @@ class ComponentDead(Rule):
         yield from trial.update(rest)
         yield from trial._constants(rest)
         whole = Chunk("train", run.train, 0, run.train.size)
-        for look in (trial._cut_off, trial._headless, trial._left_out, trial._untaught):
+        for look in (trial._cut_off, trial._headless, trial._left_out, trial._untaught, trial._capped):
             yield from look(run, whole)
 
     def _follow(self, name: str, chunk: Chunk, norms: dict[str, Floats]) -> Streak | None:
@@ -170,7 +176,7 @@ class ComponentDead(Rule):
         weighted = bool(np.isfinite(now["weight"]))  # else it may have none
         low, high = self._range[name]
         moves = high - low > self.moving * max(abs(low), abs(high)) and not self._frozen
-        meant = self._roles.aside(name) and not moves
+        meant = self._roles.aside(name) and not moves and not self._never(name, now["at"])
         return self.finding(
             "warning" if weighted and not streak.over and not meant and not beyond else "info",
             f"component:{name}",
@@ -182,6 +188,37 @@ class ComponentDead(Rule):
             "function that keeps a slope, or give it the weight 0.",
             confidence=0.95,
         )
+
+    def _never(self, name: str, now: float) -> bool:
+        """Whether it has had one value only for half of the planned run; a KL, an entropy may have by their nature."""
+        constant = name in self._first and name not in self._varied
+        due = constant and 2 * (now - self._first[name][1] + 1) >= self._planned > 0
+        return due and not self._frozen and not small_by_design(name, ())
+
+    def _capped(self, run: Run, whole: Chunk) -> Findings:
+        """Those whose highest value in training is one and the same in most rows, and far less than validation has."""
+        _, changes, rows = self._total
+        validated = [name for name in components(whole) if f"loss/{name}" in run.eval]
+        for name in validated if changes >= self.moves * rows else ():
+            value = whole[f"loss/{name}"]
+            due = np.isfinite(value) & (whole[f"weight/{name}"] != 0)
+            most = np.max(value[due], initial=0.0)
+            at = np.flatnonzero(due & (value == most))
+            if not most or len(at) < max(self.constant_rows, due.sum() // 2):
+                continue
+            steps, held = held_out(run, f"loss/{name}")
+            held = held[steps >= whole.step[at[0]]]
+            if len(held) >= self.evaluations and held.min() > self.beyond * most and np.ptp(held) > 0:
+                yield self.finding(
+                    "warning",
+                    f"component:{name}",
+                    (int(whole.step[at[0]]), int(whole.step[at[-1]])),
+                    f"The {name} loss is exactly {most:,.6g} in {len(at):,} rows and never more, where validation has "
+                    f"{held.min():,.4g} to {held.max():,.4g}: a bound cuts it off, and it has no gradient there.",
+                    evidence={"value": float(most), "rows": len(at), "validation": float(held[-1])},
+                    advice=f"Bound {name} by a function that keeps its slope; free bits are a lower bound.",
+                    confidence=0.9,
+                )
 
     def _cut_off(self, run: Run, whole: Chunk) -> Findings:
         """Tasks that the recorder found not to depend on the tensor at hand, and that nothing trains elsewhere."""

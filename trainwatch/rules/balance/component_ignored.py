@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainwatch.bases.course import OfCourse
+from trainwatch.run import Run
 from trainwatch.schema import Finding
 from trainwatch.stats import noise
-from trainwatch.views.components import Course
+from trainwatch.table import Chunk
+from trainwatch.views.components import LEARNED, Course
 
 Floats = NDArray[np.float64]
 
@@ -24,7 +26,8 @@ class ComponentIgnored(OfCourse):
     What it sees:
         For half of the run a component's contribution (weight x raw value) is less than a thousandth of all of them
         together, its own value has not fallen, and the total has, by a tenth and more than its noise. A warning where
-        its role was declared as `task`; else an info, for most terms that small are meant to be.
+        its role was declared as `task`; else an info, for most terms that small are meant to be. What a component had
+        learned before a resume counts; where the log holds nothing from before, it is an info.
 
     Why it matters:
         Its gradient drowns in the noise of the others': it is computed in every step, and trained in none.
@@ -55,6 +58,15 @@ class ComponentIgnored(OfCourse):
     half: float = 0.5  # of the run: every component is small for a while
     owned: float = 0.01  # of the gradient: with more than that it is trained, whatever its value
     outweighed: float = 10.0  # x all others: loss-scale-imbalance's beginning
+
+    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
+        """A course begins with the newest process: what is small and still because it was learned before is well."""
+        unseen = any(header.resumed_from is not None for header in run.headers[:1])  # the file begins in the middle
+        for finding in super().finish(run, rest):
+            name = finding.subject.replace("component:", "loss/")
+            began = _level(run.train.column(name, 0, run.train.size), 0)
+            if not began - float(finding.evidence["now"]) > (1 - LEARNED) * abs(began):
+                yield replace(finding, severity="info") if unseen else finding
 
     def judge(self, course: Course) -> Iterator[Finding]:
         """The run as it stands."""

@@ -14,7 +14,7 @@ from trainwatch.header import Header
 from trainwatch.rule import Findings
 from trainwatch.schema import Finding, Severity
 from trainwatch.stats import median, noise
-from trainwatch.views.components import LEARNED, Course, Relapse, longest, relapse
+from trainwatch.views.components import LEARNED, Course, Relapse, longest, relapse, small_by_design
 from trainwatch.views.games import opponent
 
 Floats = NDArray[np.float64]
@@ -31,8 +31,9 @@ class GradientConflict(OfCourse):
         learned at all while something else comes down to half. Where a pair has no cosine, its losses tell, if both are
         declared tasks: one has been learned, the other has risen by a fifth and eight times its noise, and from row to
         row one falls as the other rises (a rank correlation of their changes below -0.75, early and late, for half of
-        the planned steps). Regularisers pull by design, and are left out. Without a loser it is an info where the
-        cosine is below -0.3 and the total has stopped falling.
+        the planned steps). Regularisers pull by design, and are left out; unless one comes down to half, against a
+        declared task (a cosine below -0.5 for half of the run) that had begun to be learned, went back, and is not.
+        Without a loser it is an info where the cosine is below -0.3 and the total has stopped falling.
 
     Why it matters:
         What one step gives to a task the same step takes from the other. The sum of both stands, and both are worse
@@ -76,6 +77,8 @@ class GradientConflict(OfCourse):
     fraction: float = 0.2  # of the run
     rise: float = 0.2  # of the best value of the one that loses: a healthy trade between two tasks comes to a tenth
     sigmas: float = 8.0  # of the noise of one row or bin, of which the levels are medians of five
+    stopped: float = 0.1  # of the best value of a task that a regulariser holds down: it stands where it had not yet
+    stops: float = 3.0  # of the noise of one row, or bin; the cosine and what was not learned say the rest
     halved: float = 0.55  # of its first value: at a floor, which falls a little yet, no component comes down so far
     stalled: float = 0.01  # of the total, over the stretch
     mirrored: float = -0.75  # rank correlation of changes: what batches share and trades between tasks come to -0.3
@@ -109,7 +112,9 @@ class GradientConflict(OfCourse):
             kind, _, pair = channel.partition("/")
             a, _, b = pair.partition("~")
             doubled = kind == "param_cosine" and f"grad_cosine/{pair}" in course.columns
-            if kind.endswith("_cosine") and a in tasks and b in tasks and not doubled:
+            overruled = {course.roles.said.get(a), course.roles.said.get(b)} == {"task", "regulariser"}
+            overruled &= not any(small_by_design(name, ()) for name in (a, b))  # a policy's loss is no measure
+            if kind.endswith("_cosine") and (overruled or (a in tasks and b in tasks)) and not doubled:
                 yield channel, a, b
 
     def _mirrored(self, course: Course) -> Findings:
@@ -160,6 +165,9 @@ class GradientConflict(OfCourse):
         sizes = [median(course.share(name)[begin:end]) for name in (a, b)]
         if mean + self.errors * error >= self.cosine or (min(sizes) > 0 and max(sizes) > self.norms * min(sizes)):
             return None
+        if course.roles.regulates(a) or course.roles.regulates(b):
+            task, penalty = (b, a) if course.roles.regulates(a) else (a, b)
+            return self._overruled(task, penalty, course, (begin, end), mean)
         for loser, other in ((a, b), (b, a)):
             stage = course.regime_begin(end)
             found = relapse(course[f"loss/{loser}"], stage, end, self.rise, self.sigmas)
@@ -175,6 +183,19 @@ class GradientConflict(OfCourse):
         if mean < self.strong and fell < self.stalled * abs(median(total[:half])):
             return self._finding(a, b, course, (begin, end), mean, None)
         return None
+
+    def _overruled(
+        self, task: str, penalty: str, course: Course, stretch: tuple[int, int], mean: float
+    ) -> Finding | None:
+        """A regulariser that comes down to half, and a task that had begun to be learned and is not: in health it is
+        the regulariser that rises, and pays for the task.
+        """
+        begin, end = stretch
+        found = relapse(course[f"loss/{task}"], course.regime_begin(end), end, self.stopped, self.stops)
+        if found is None or mean >= self.opposite or 2 * (end - begin) < len(course) or _gained(task, course):
+            return None
+        mine = self._plainly(penalty, course) and self._same_weights(course, task, penalty, found.at, end)
+        return self._finding(task, penalty, course, stretch, mean, found) if mine else None
 
     def _plainly(self, name: str, course: Course) -> bool:
         """Whether a component is learned beyond what a few batches of a run at its floor can look like."""

@@ -30,9 +30,11 @@ class AggressiveRamp(Rule):
     What it sees:
         A component's weight rose above all it had before, and within 2 % of the run (20 to 2,000 rows) its contribution
         (weight x raw value) grew by more than the whole loss had ever been, and its share of the gradient went from
-        less than half to more than nine tenths. Where no gradients are recorded, by more than three times the loss.
-        A declared regulariser is held to less: three times the loss as it stood just before, and four fifths of the
-        gradient. Medians over blocks of rows, before against after. It is over when the component no longer leads.
+        less than half to more than nine tenths. Where no gradients are recorded, by more than three times the loss. A
+        declared regulariser is held to less: three times the loss as it stood just before, and four fifths of the
+        gradient; or, where none is recorded, all other losses together, under the weights that they had, are still
+        worse by half at the window's end. Medians over blocks of rows, before against after. It is over when the
+        component no longer leads.
 
     Why it matters:
         The optimiser's state (momentum, second moments, learning rate) fits the loss that it was following. A term that
@@ -75,6 +77,8 @@ class AggressiveRamp(Rule):
     share_after: float = 0.9  # of the gradient: nine times what all others have left
     role_growth: float = 3.0  # x the loss just before, for a declared regulariser: healthy ones come to 0.7
     role_share: float = 0.8  # of the gradient, four times what it is to regulate: healthy ones come to 0.6
+
+    worse: float = 1.5  # x, of all other losses, some 20 rows later: what a healthy entry costs them is a fifth
 
     _span: int = field(default=20, init=False)  # steps of the window
     _blocks: Blocks | None = field(default=None, init=False)
@@ -165,6 +169,7 @@ class AggressiveRamp(Rule):
         grown = new - np.nan_to_num(old)
         growth, limit = grown / total, self.growth if known else self.lone_growth
         beyond = grown > limit * rows["peak"][before] and (known or not self._resumed)
+        regulates |= not known and self._drowns(name, rows, before, now)
         if not (beyond or growth > (self.role_growth if regulates else self.grave_growth)):
             return None
         told = self._open.get(name)
@@ -188,6 +193,17 @@ class AggressiveRamp(Rule):
             advice=f"Let the {name} weight rise over a longer stretch, from a smaller value, or bound the loss first.",
             confidence=0.9 if known else 0.7,
         )
+
+    def _drowns(self, name: str, rows: Rows, before: int, now: int) -> bool:
+        """Whether it is a declared regulariser, and at the window's end all else, under the weights that it had, is
+        still worse by half: what had been learned gives way to it.
+        """
+        if now - before < WINDOW or self._roles.said.get(name) != "regulariser":
+            return False
+        weights = [rows[channel] for channel in rows if channel.startswith("weight/") and channel[7:] != name]
+        rest = rows["total"] - np.nan_to_num(rows[f"size/{name}"])
+        same = all(weight[before] == weight[now] for weight in weights)
+        return bool(same and rest[now] > self.worse * rest[before] > 0)
 
     @staticmethod
     def _ordinary(name: str, rows: Rows, now: int) -> bool:

@@ -16,8 +16,8 @@ from trainwatch.schema import Finding
 from trainwatch.stats import noise, spreads
 from trainwatch.table import Chunk, Table
 from trainwatch.views.components import Roles
-from trainwatch.views.evaluations import held_out
-from trainwatch.views.harm import at_its_best
+from trainwatch.views.evaluations import held_out, scatter
+from trainwatch.views.harm import CLEAR, EVALUATIONS, at_its_best
 
 Floats = NDArray[np.float64]
 MOST = 64  # components: more of them is a log to be distrusted
@@ -44,11 +44,13 @@ class CurriculumShock(Rule):
         quarters of the stage, each as a median of up to 20 rows. A shock gave back more than half of all that the run
         had learned by then, far beyond the noise of a row, and kept it; or half as much again as was learned, beyond
         the noise of the medians; or it left a norm ten times as large. A loss that is coming back at half, and stands
-        lower than where the run began, is given another quarter. Where a validation loss that had come down has not
-        given back a quarter of that since the boundary, what was learned is still there: it is an info, as it is until
-        that loss is measured again, up to the next quarter. So it is where a figure of merit that had told what was
-        learned is better than ever; and where validation is of each stage's own data, as high as training on both sides
-        of the boundary, and the weights are no worse at the new data than those of before were: these are harder.
+        lower than where the run began, is given another quarter. Or validation has lost most of what it had learned,
+        and does not come back, while the total rose more than twice as far. Where a validation loss that had come down
+        has not given back a quarter of that since the boundary, what was learned is still there: it is an info, as it
+        is until that loss is measured again, up to the next quarter. So it is where a figure of merit that had told
+        what was learned is better than ever; and where validation is of each stage's own data, as high as training on
+        both sides of the boundary, and the weights are no worse at the new data than those of before were: these are
+        harder.
 
     Why it matters:
         A stage that is too hard at once undoes the stages before it: the steps spent on them are lost, and so is the
@@ -88,6 +90,7 @@ class CurriculumShock(Rule):
     _first: int = field(default=-1, init=False)  # row of this process
     _since: int = field(default=0, init=False)  # row of the newest mark
     _boundary: int = field(default=0, init=False)  # step of the newest boundary
+    _halved: list[tuple[int, int]] = field(default_factory=list, init=False)  # stages half done, and where they began
     _levels: dict[str, Level] = field(default_factory=dict, init=False)
     _open: dict[str, tuple[Finding, Level]] = field(default_factory=dict, init=False)
 
@@ -119,6 +122,7 @@ class CurriculumShock(Rule):
         since = {finding.key: level.told for finding, level in self._open.values()}
         told = {finding.key: finding for finding, _ in self._open.values()}
         told |= {finding.key: finding for finding in self.ahead(rest)}
+        yield from self._set_back(run) if not told else ()
         for finding in told.values():
             active = finding.state == "active"
             unhurt = active and self._unhurt(run, finding, since.get(finding.key, finding.last_step))
@@ -139,6 +143,47 @@ class CurriculumShock(Rule):
         if step[-1] < told and run.end is None and finding.last_step == told:
             return True
         return bool(len(since) and since[-1] - before[-1] < self.back * (before[0] - before[-1]))
+
+    def _set_back(self, run: Run) -> Iterator[Finding]:
+        """Stages since which validation has lost most of what it had learned, and it does not come back.
+
+        It still asks for what it did, if it rose by less than half as far as training.
+        """
+        at, held = held_out(run) if self._halved else (np.empty(0), np.empty(0))
+        for stage, boundary in self._halved:
+            then, since = held[at <= boundary], held[at > boundary]
+            if min(len(then), len(since)) < EVALUATIONS - 1:
+                continue
+            learned, lost = float(then[0] - then.min()), float(since.min() - then.min())
+            mends = since[-1] - then.min() < self.mending * (since.max() - then.min())
+            if learned < CLEAR * scatter(then) or lost < self.given_back * learned or mends:
+                continue
+            if lost < self._rise(run, boundary) / 2 and not at_its_best(run, boundary, boundary):
+                yield self._worse(run, stage, boundary, (float(then.min()), float(since.min()), learned))
+
+    def _rise(self, run: Run, boundary: int) -> float:
+        """Of the total, from before a boundary to now; 0 if it is within the noise."""
+        values, step = run.train.column("loss", 0, run.train.size), run.train.step
+        sides = (step <= boundary, step > boundary)
+        old, new = (values[side & np.isfinite(values)][-self.window :] for side in sides)
+        if min(len(old), len(new)) < self.fewest:
+            return 0.0
+        rise = float(np.median(new) - np.median(old))
+        return rise if rise > self.sigmas * noise(old) else 0.0
+
+    def _worse(self, run: Run, stage: int, boundary: int, told: tuple[float, float, float]) -> Finding:
+        assert self._plan is not None
+        before, now, learned = told
+        return self.finding(
+            "warning",
+            "run",
+            (boundary, run.last_step or boundary),
+            f"With stage {self._plan.stages[stage].name!r} at step {boundary:,} the validation loss rose from "
+            f"{before:.4g} to {now:.4g} at the least, {(now - before) / learned:.0%} of its progress so far.",
+            evidence={"before": before, "now": now, "stage": stage},
+            advice="Put a stage in between, ramp what changes here, or keep some of the old data.",
+            confidence=0.8,
+        )
 
     def _of_its_own(self, run: Run, finding: Finding) -> bool:
         """Whether validation is of each stage's own data, as high as training on both sides, and the weights are no
@@ -167,6 +212,7 @@ class CurriculumShock(Rule):
             if not self._levels.keys() - {"grad_norm"} and self._alike(stage):
                 self._levels |= self._known(table, row, ["loss"])
         else:
+            self._halved += [(stage, self._boundary)] if quarter == 2 and self._alike(stage) else []
             yield from self._compare(table, row, stage, quarter)
 
     def _weights(self, stage: int) -> tuple[dict[str, float], dict[str, float]]:
