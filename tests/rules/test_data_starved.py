@@ -48,7 +48,7 @@ def test_on_a_cpu_the_bar_is_higher(make_run, judge, wait, severity):
 
 @pytest.mark.parametrize("rows", [120, 1000])
 def test_neighbours_stretch_the_work_and_not_the_wait(make_run, judge, rows):
-    """A disk of 40 ms is more than the 30 ms of work that the quickest steps tell of; work in the loop grows as well."""
+    """A disk of 40 ms is more than the quickest steps' 30 ms of work; work in the loop's own thread grows as well."""
     busy = 1 + np.random.default_rng(3).exponential(0.6, rows)
     for wait, severities in ((np.full(rows, 0.04), ["warning"]), (0.02 * busy, ["info"])):
         values = {"time/step": wait + 0.03 * busy, "time/data": wait}

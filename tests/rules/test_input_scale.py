@@ -155,7 +155,11 @@ def test_a_burst_is_what_breaks_a_run(make_run):
     """Bytes among fractions in one batch throw the weights off for good: it is the input, and not labels."""
     random, after = np.random.default_rng(0), np.arange(200) >= 120
     loss = 0.02 * random.standard_normal(200) + np.where(after, 8.0, 2 + 3 * np.exp(-np.arange(200) / 20))
-    seen = columns(0.0, 0.3, 0.8) | {"loss": loss, "data/input_absmax": np.where(np.arange(200) == 120, 200.0, 0.8)}
+    seen = columns(0.0, 0.3, 0.8) | {
+        "loss": loss,
+        "loss/a": loss,
+        "data/input_absmax": np.where(np.arange(200) == 120, 200.0, 0.8),
+    }
     evals = [{"step": step, "split": "valid", "loss": loss[step - 1]} for step in range(10, 201, 10)]
     found = diagnose(make_run(seen, evals=evals))
     assert found.root_cause.rule == RULE

@@ -27,10 +27,10 @@ class InputScale(Rule):
 
     What it sees:
         `data/input_mean`, `data/input_std` and `data/input_absmax`, block by block: inputs without any spread, or next
-        to nothing (a spread below 0.003, beside which the biases are all that speaks); inputs a hundred times larger than the unit scale that initialisations are made for
-        (where only the largest is recorded, half of it stands for them), and single values beyond a million. And a
-        batch whose largest value is a hundred times the largest of all before.
-        `watch.inputs(x)` records them; call it on what the first layer reads.
+        to nothing (a spread below 0.003, beside which the biases are all that speaks); inputs a hundred times larger
+        than the unit scale that initialisations are made for (where only the largest is recorded, half of it stands for
+        them), and single values beyond a million. And a batch whose largest value is a hundred times the largest of all
+        before. `watch.inputs(x)` records them; call it on what the first layer reads.
 
     Why it matters:
         A first layer that is fed 120 where it expects 1 saturates what follows and scales its own gradient by 120: the
@@ -44,9 +44,10 @@ class InputScale(Rule):
         A model may normalise inside (a BatchNorm first, Fourier features). A run whose loss has halved is reported as
         info, unless its first gradients were as large as its inputs, or a tenth of that and a hundred times the later
         ones: then nothing normalises them, and the loss came down from where they had thrown it. Of inputs that are
-        next to nothing a quarter of the loss may be left: biases alone answer half of many. Inputs beyond ten thousand are no matter of taste, and the loss of a game
-        (rewards, adversaries) proves no learning: there it stays an alarm. Inputs within a factor of a hundred are an
-        info, too; so are those of which only the largest value is known, if the first gradients were no larger.
+        next to nothing a quarter of the loss may be left: biases alone answer half of many. Inputs beyond ten thousand
+        are no matter of taste, and the loss of a game (rewards, adversaries) proves no learning: there it stays an
+        alarm. Inputs within a factor of a hundred are an info, too; so are those of which only the largest value is
+        known, if the first gradients were no larger.
 
     References:
         LeCun et al., "Efficient BackProp" (1998), section 4.3; Umlaut (input not in -1 to 1); SageMaker Debugger,
