@@ -70,8 +70,7 @@ class ThroughputDrop(Rule):
     clear: float = 6.0  # standard deviations of one block: a busy machine makes any order now and then
     both: float = 0.4  # the same within each half: a drop that stays has none there
     leapt: float = 3.0  # x: what grows little by little in the second half alone
-    climbing: float = 0.9  # rank correlation, there; a busy machine goes up and down
-    strictly: float = 0.95  # the same, after a third: neighbours that came one by one made 0.93 of it
+    climbing: float = 0.95  # rank correlation, there; neighbours on a busy machine that came one by one made 0.93 of it
     fine: int = 5  # rows of a piece, there: so that short runs have enough of them
     pieces: int = 10  # blocks that show it
     burst: float = 0.3  # s: a neighbour's turn on the processor; a healthy run of short steps lost a tenth of it
@@ -161,15 +160,15 @@ class ThroughputDrop(Rule):
         pieces = self._pieces.series()
         known = np.isfinite(pieces.get("seconds", np.empty(0)))
         values, steps = (pieces.get(name, np.empty(0))[known][1:] for name in ("seconds", "step"))
-        for parts, climbing in ((2, self.climbing), (3, self.strictly)):
-            cut = len(values) // parts
+        for parts in (2, 3):
+            cut = -(-len(values) // parts)
             first, late = values[:cut], values[cut:]
             third = len(late) // 3
             if len(late) < self.pieces:
                 continue
             middle, end = median(late[third:-third]), median(late[-third:])
             clear = end > max(self.leapt * float(first.max()), middle + self.clear * noise(first))
-            if clear and _order(late) > climbing and self._alone(course):
+            if clear and _order(late) > self.climbing and self._alone(course):
                 return float(steps[cut])
         return None
 
