@@ -161,7 +161,7 @@ class ThroughputDrop(Rule):
         known = np.isfinite(pieces.get("seconds", np.empty(0)))
         values, steps = (pieces.get(name, np.empty(0))[known][1:] for name in ("seconds", "step"))
         for parts in (2, 3):
-            cut = -(-len(values) // parts)
+            cut = len(values) // parts
             first, late = values[:cut], values[cut:]
             third = len(late) // 3
             if len(late) < self.pieces:
