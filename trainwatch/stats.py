@@ -7,7 +7,6 @@ counted from the first one, is whole, and a block is judged as one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -69,7 +68,14 @@ def medians(blocks: Floats) -> Floats:
 def median(values: Floats) -> float:
     """Median of the finite values; NaN if there is none."""
     known = values[np.isfinite(values)]
-    return float(np.median(known)) if len(known) else np.nan
+    return middle(known) if len(known) else np.nan
+
+
+def middle(values: Floats) -> float:
+    """Median of values that are all finite, one at least: what numpy gives, in a fifth of its time for a few."""
+    low, high = (len(values) - 1) // 2, len(values) // 2
+    ordered = np.partition(values, (low, high))
+    return float(ordered[low] + ordered[high]) / 2 if low < high else float(ordered[low])
 
 
 def running_medians(values: Floats, width: int) -> Floats:
@@ -95,7 +101,7 @@ def noise(values: Floats) -> float:
     Zero for fewer than three finite values.
     """
     steps = np.diff(values[np.isfinite(values)])
-    return float(SIGMA * np.median(np.abs(steps - np.median(steps))) / 2**0.5) if len(steps) > 1 else 0.0
+    return SIGMA * middle(np.abs(steps - middle(steps))) / 2**0.5 if len(steps) > 1 else 0.0
 
 
 def carried(previous: float, values: Floats) -> Floats:
@@ -279,20 +285,22 @@ class History:
             return self.whole().series(rest)
         rest = rest or {}
         rows = len(next(iter(rest.values()), ()))
-        found = {}
-        for name in dict.fromkeys([*self._bins, *rest]):
-            tail = [self._held.get(name, np.full(self._rows, np.nan)), rest.get(name, np.full(rows, np.nan))]
-            bins = self._bins.get(name, np.full(self._count, np.nan))
-            found[name] = np.concatenate([bins, medians(in_blocks(np.concatenate(tail), self.width))])
-        return found
+        names = list(dict.fromkeys([*self._bins, *rest]))
+        if not names:
+            return {}
+        tails = np.full((len(names), -(-(self._rows + rows) // self.width) * self.width), np.nan)
+        for tail, name in zip(tails, names, strict=True):
+            tail[: self._rows] = self._held.get(name, np.nan)
+            tail[self._rows : self._rows + rows] = rest.get(name, np.nan)
+        late = medians(tails.reshape(-1, self.width)).reshape(len(names), -1)  # numpy costs the same for one as for all
+        early = [self._bins.get(name, np.full(self._count, np.nan)) for name in names]
+        return {name: np.concatenate(parts) for name, *parts in zip(names, early, late, strict=True)}
 
     def whole(self) -> History:
-        """The same with nothing waiting: this one, or a copy."""
-        if not self._waiting:
-            return self
-        other = deepcopy(self)
-        other._fold()
-        return other
+        """The same with nothing waiting; when that is added changes nothing but what the next pushes cost."""
+        if self._waiting:
+            self._fold()
+        return self
 
 
 def _joined(parts: Sequence[Mapping[str, Floats]]) -> Mapping[str, Floats]:

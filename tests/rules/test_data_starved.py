@@ -46,6 +46,15 @@ def test_on_a_cpu_the_bar_is_higher(make_run, judge, wait, severity):
     assert found.severity == severity
 
 
+@pytest.mark.parametrize("rows", [120, 1000])
+def test_neighbours_stretch_the_work_and_not_the_wait(make_run, judge, rows):
+    """A disk of 40 ms is more than the quickest steps' 30 ms of work; work in the loop's own thread grows as well."""
+    busy = 1 + np.random.default_rng(3).exponential(0.6, rows)
+    for wait, severities in ((np.full(rows, 0.04), ["warning"]), (0.02 * busy, ["info"])):
+        values = {"time/step": wait + 0.03 * busy, "time/data": wait}
+        assert [one.severity for one in judge(make_run(values, header=CPU), RULE)] == severities
+
+
 @pytest.mark.parametrize("rows", [15, 60, 130])
 def test_short_logs_are_judged_as_a_whole(make_run, judge, rows):
     """Also those of a block or two; the first row, in which workers start, does not count."""

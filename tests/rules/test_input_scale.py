@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from trainwatch.diagnosis import diagnose
+
 RULE = "input-scale"
 
 
@@ -85,6 +87,26 @@ def test_a_loss_that_fell_from_where_the_inputs_had_thrown_it(norm, severity, ma
     assert [one.severity for one in judge(make_run(columns(500.0, 300.0, 2000.0) | fall), RULE)] == [severity]
 
 
+@pytest.mark.parametrize(("later", "severity"), [(1.0, "warning"), (20.0, "info")])
+def test_first_gradients_of_a_tenth_of_the_inputs(later, severity, make_run, judge):
+    """The net masks what it hears, 16-bit integers: loss and gradient come down a thousandfold from there, or not."""
+    away = np.exp(-np.arange(200) / 20)
+    fall = {"loss": 1 + 1600 * away, "grad_norm": later + 1700 * away}
+    (found,) = judge(make_run(columns(-20.0, 3100.0, 16000.0) | fall), RULE)
+    assert found.severity == severity
+
+
+@pytest.mark.parametrize(
+    ("left", "most", "severities"), [(0.3, 0.003, ["warning"]), (0.05, 0.003, ["info"]), (0.3, 0.05, [])]
+)
+def test_pixels_that_are_divided_twice(left, most, severities, make_run, judge):
+    """Biases alone may answer most of the loss; values of a twentieth here and there are something."""
+    loss = left + (1 - left) * np.exp(-np.arange(200) / 8)
+    loss /= np.median(loss[:20])
+    found = judge(make_run(columns(-0.0015, 0.0009, most, loss=np.maximum(loss, left))), RULE)
+    assert [one.severity for one in found] == severities
+
+
 def test_a_negative_spread_is_none(make_run, judge):
     """A mistake of the log, not of the inputs."""
     assert judge(make_run(columns(0.1, -1.0, 3.0)), RULE) == []
@@ -127,3 +149,18 @@ def test_only_the_largest_value_is_known(make_run, judge, norm, absmax, severiti
     told = {"data/input_absmax": np.full(200, absmax), "loss": np.geomspace(5e3, 20.0, 200)}
     found = judge(make_run(told | {"grad_norm/generator": np.full(200, norm)}), RULE)
     assert [one.severity for one in found] == severities
+
+
+def test_a_burst_is_what_breaks_a_run(make_run):
+    """Bytes among fractions in one batch throw the weights off for good: it is the input, and not labels."""
+    random, after = np.random.default_rng(0), np.arange(200) >= 120
+    loss = 0.02 * random.standard_normal(200) + np.where(after, 8.0, 2 + 3 * np.exp(-np.arange(200) / 20))
+    seen = columns(0.0, 0.3, 0.8) | {
+        "loss": loss,
+        "loss/a": loss,
+        "data/input_absmax": np.where(np.arange(200) == 120, 200.0, 0.8),
+    }
+    evals = [{"step": step, "split": "valid", "loss": loss[step - 1]} for step in range(10, 201, 10)]
+    found = diagnose(make_run(seen, evals=evals))
+    assert found.root_cause.rule == RULE
+    assert "data-break" in {key[0] for key in found.explained}

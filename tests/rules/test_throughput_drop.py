@@ -103,6 +103,20 @@ def test_what_grows_in_the_second_half_of_a_short_run(make_run, judge):
     assert abs(found.first_step - 81) <= 10
 
 
+def test_what_grows_after_a_third_of_a_short_run(make_run, judge):
+    """From 20 ms to 100; not where every stage that is declared takes longer, nor by as much in jumps."""
+    times = np.random.default_rng(0).uniform(0.015, 0.027, 120)
+    grows = times + 0.001 * np.maximum(np.arange(120) - 40, 0)
+    (found,) = judge(make_run({"time/step": grows}), RULE)
+    assert found.severity == "warning"
+    assert abs(found.first_step - 41) <= 5
+    stages = {"time/step": times * np.repeat([1.0, 2.0, 3.0], 40), "stage": np.repeat([0, 1, 2], 40)}
+    assert judge(make_run(stages), RULE) == []
+    for seed in range(20):
+        jumps = times * np.repeat([1, *np.random.default_rng(seed).uniform(1, 5, 5)], 20)
+        assert judge(make_run({"time/step": jumps}), RULE) == []
+
+
 def creeping(seconds, rows=300):
     """Half as long again at the end, and more and more so."""
     return seconds * (1 + np.linspace(0, 1, rows) ** 2) * step_times(np.random.default_rng(1), rows, 1.0, 0.02)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,7 +91,8 @@ class Curve:
     def points(self, rest: Chunk) -> Points:
         """The whole curve, on through ``rest``; remembers nothing of it."""
         history = self._history.whole()
-        columns = history.series(deepcopy(self)._columns(rest) if len(rest) else {})
+        trial = replace(self, _regimes=deepcopy(self._regimes))
+        columns = history.series(trial._columns(rest) if len(rest) else {})
         if not columns:
             nothing = np.empty(0)
             return Points(nothing, nothing, nothing, nothing, 1)

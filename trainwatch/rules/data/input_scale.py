@@ -26,11 +26,11 @@ class InputScale(Rule):
     """What the model reads is constant, or far from zero mean and unit spread.
 
     What it sees:
-        `data/input_mean`, `data/input_std` and `data/input_absmax`, block by block: inputs without any spread, or all
-        below a ten-thousandth; inputs a hundred times larger than the unit scale that initialisations are made for
-        (where only the largest is recorded, half of it stands for them), and single values beyond a million. And a
-        batch whose largest value is a hundred times the largest of all before.
-        `watch.inputs(x)` records them; call it on what the first layer reads.
+        `data/input_mean`, `data/input_std` and `data/input_absmax`, block by block: inputs without any spread, or next
+        to nothing (a spread below 0.003, beside which the biases are all that speaks); inputs a hundred times larger
+        than the unit scale that initialisations are made for (where only the largest is recorded, half of it stands for
+        them), and single values beyond a million. And a batch whose largest value is a hundred times the largest of all
+        before. `watch.inputs(x)` records them; call it on what the first layer reads.
 
     Why it matters:
         A first layer that is fed 120 where it expects 1 saturates what follows and scales its own gradient by 120: the
@@ -42,10 +42,12 @@ class InputScale(Rule):
 
     When it is wrong:
         A model may normalise inside (a BatchNorm first, Fourier features). A run whose loss has halved is reported as
-        info, unless its first gradients were as large as its inputs: then nothing normalises them, and the loss came
-        down from where they had thrown it. Inputs beyond ten thousand are no matter of taste, and the loss of a game
-        (rewards, adversaries) proves no learning: there it stays an alarm. Inputs within a factor of a hundred are an
-        info, too; so are those of which only the largest value is known, if the first gradients were no larger.
+        info, unless its first gradients were as large as its inputs, or a tenth of that and a hundred times the later
+        ones: then nothing normalises them, and the loss came down from where they had thrown it. Of inputs that are
+        next to nothing a quarter of the loss may be left: biases alone answer half of many. Inputs beyond ten thousand
+        are no matter of taste, and the loss of a game (rewards, adversaries) proves no learning: there it stays an
+        alarm. Inputs within a factor of a hundred are an info, too; so are those of which only the largest value is
+        known, if the first gradients were no larger.
 
     References:
         LeCun et al., "Efficient BackProp" (1998), section 4.3; Umlaut (input not in -1 to 1); SageMaker Debugger,
@@ -59,7 +61,7 @@ class InputScale(Rule):
         *("gradient-explosion", "gradient-vanishing", "gradient-spike", "clipping-saturated", "overflow-risk"),
         *("loss-divergence", "loss-stuck", "loss-oscillation", "slow-convergence", "non-finite-loss", "loss-plateau"),
         *("overfitting", "generalisation-gap", "dead-module", "lr-too-high", "component-divergence", "mode-collapse"),
-        *("loss-scale-imbalance", "gradient-dominance", "loss-spike", "overtraining"),
+        *("loss-scale-imbalance", "gradient-dominance", "loss-spike", "overtraining", "data-break"),
     )
 
     far: float = 10.0  # mean or spread: worth knowing; standardised data, pixels in 0 to 1 and audio are below 3
@@ -68,12 +70,16 @@ class InputScale(Rule):
     burst: float = 100.0  # x the largest value of all rows before: heavy tails come to ten
     known: int = 10  # rows before, that say what is usual
     outlier: float = 1e6  # a single value: 999,999 and 1e9 stand for "missing", and dwarf whatever is beside them
-    tiny: float = 1e-4  # mean, spread, and a hundred times that each value: beside biases of 0.1 it is nothing
+    tiny: float = 3e-3  # mean and spread: a variance below the epsilon of a normalisation, which brings it back no more
+    least: float = 0.01  # every value, then: beside biases of 0.1 it is nothing
     vanished: float = 1e-6  # of the loss is left: it measures the inputs themselves, and has nothing more to tell
     flat: float = 1e-6  # spread over magnitude: below it float32 holds no signal
     blocks: int = 2  # of 20 rows, in a row: a single blank batch is no scale
     first_rows: int = 5  # of the gradient's norm: later ones tell of what the first steps did to the weights
-    learnt: float = 0.5  # of the loss is gone: whatever the inputs are, the model copes with them
+    learnt: float = 0.5  # of the loss is left: whatever the inputs are, the model copes with them
+    answered: float = 0.25  # the same, of tiny inputs: biases alone answer the targets' mean
+    thrown: float = 0.1  # x the inputs: first gradients; and they were
+    settled: float = 100.0  # x the later ones: the inputs, which have not changed, had thrown the loss
     evaluations: int = 4  # the last ones; if they are no lower than so much of where training began,
     hardly: float = 0.9  # the training set is known by heart, and nothing copes
 
@@ -138,12 +144,13 @@ class InputScale(Rule):
         std = np.where(std < 0, np.nan, std)  # no spread is negative: that is a mistake of the log
         steps = in_blocks(chunk.step.astype(np.float64), self.block)
         columns = {"mean": mean, "std": std, "absmax": most, "loss": medians(in_blocks(chunk["loss"], self.block))}
+        columns |= {"norm": medians(in_blocks(_gradient(chunk), self.block))}
         columns |= {"step": steps[:, 0], "last": np.nanmax(steps, axis=1)}
         size = self._size(columns)
         constant = (std <= self.flat * np.fmax(np.abs(mean), most)) & np.isfinite(std)
         kinds = {
             "constant": constant,
-            "tiny": (size < self.tiny) & ~(most > 100 * self.tiny) & np.isfinite(std) & ~constant,
+            "tiny": (size < self.tiny) & ~(most > self.least) & np.isfinite(std) & ~constant,
             "far": (size > self.far) & ~constant,
             "outlier": (most > self.outlier) & ~(size > self.very_far),
         }
@@ -158,10 +165,15 @@ class InputScale(Rule):
         size = np.fmax(np.abs(seen["mean"]), seen["std"])
         return np.asarray(np.where(np.isnan(size), half, size))
 
+    def _thrown(self, size: float, norm: float) -> bool:
+        """Whether the first gradients were those of inputs that nothing normalises, and what they threw came down."""
+        return self._norm > size or (self._norm > self.thrown * size and self._norm > self.settled * norm)
+
     def _finding(self, kind: str, streak: Streak, *, by_heart: bool = False) -> Finding:
         onset, now = streak.onset or streak.latest, streak.latest
         size = float(self._size(now))
-        learns = 0 < now["loss"] < self.learnt * onset["loss"] and not self._norm > size
+        share = self.answered if kind == "tiny" else self.learnt
+        learns = 0 < now["loss"] < share * onset["loss"] and not self._thrown(size, now["norm"])
         learns &= not by_heart and not (self._game and kind == "far") and not size > self.absurd
         learns &= kind != "tiny" or now["loss"] > self.vanished * onset["loss"]
         bare = np.isnan(now["mean"]) and np.isnan(now["std"])  # one value of many may be far out

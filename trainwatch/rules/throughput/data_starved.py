@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +40,8 @@ class DataStarved(Rule):
 
     When it is wrong:
         On a CPU the loader and the model share the same cores, and a wait is work done in the loop's own thread: the
-        bar is higher there, and waits of a millisecond or two never count as a warning.
+        bar is higher there, and waits of a millisecond or two never count as a warning. Neighbours on the machine make
+        the work longer and the share smaller: it is also taken from the quickest tenth of the steps.
 
     References:
         Mohan et al., "Analyzing and Mitigating Data Stalls in DNN Training" (2021): stalls of 10 to 70 % are common;
@@ -54,6 +55,7 @@ class DataStarved(Rule):
     info_share: float = 0.1  # of the time: what others call input-bound; worth knowing, hardly worth a change
     warning_share: float = 0.2  # of the time: a fifth of the bill
     cpu_share: float = 0.5  # of the time, on a CPU: there the wait is work, which more workers would not take away
+    crowded: float = 0.3  # of the time, if it is above the bar by the quickest rows: neighbours stretch work, not waits
     least_wait: float = 0.002  # s a step: less than that is the price of any loader, and of a busy machine
     info_wait: float = 0.005  # s a step: worth knowing, where it is no fifth of the bill
     stall: float = 20.0  # steps' work: no single wait counts for more, so that one stall of an hour is not a rhythm
@@ -76,9 +78,9 @@ class DataStarved(Rule):
         self._mild, self._grave = self._mild or Streak(self.blocks), self._grave or Streak(self.blocks)
         fresh = self._columns(chunk)
         if not self._before:
-            fresh["share"][0] = np.nan  # workers start, kernels are compiled
+            fresh["share"][0] = fresh["quiet"][0] = np.nan  # workers start, kernels are compiled
         smooth = self._smooth(fresh)
-        severe = (smooth["wait"] >= self.least_wait) & (smooth["share"] > self._bar())
+        severe = self._severe(smooth)
         self._grave.push(severe, smooth)
         if self._mild.push(severe | ((smooth["wait"] >= self.info_wait) & (smooth["share"] > self.info_share)), smooth):
             onset = (self._mild.onset or self._mild.latest)["since"]
@@ -95,10 +97,16 @@ class DataStarved(Rule):
         share = share[np.isfinite(share)]
         if blocks > self.enough + self.blocks or len(share) < self.fewest or (self._mild and self._mild.onset):
             return
+        least, quick = (float(_quick(part[1:][None])[0]) for part in (wait, rows["time/step"] - wait))
         middle = {"share": min(float(np.median(share)), 1.0), "wait": float(np.nanmedian(wait)), "last": rows.step[-1]}
-        grave = middle["share"] > self._bar() and middle["wait"] >= self.least_wait
+        grave = bool(self._severe(middle | {"quiet": least / (least + max(quick, 0.0))}))
         if grave or (middle["share"] > self.info_share and middle["wait"] >= self.info_wait):
             yield self._finding("warning" if grave else "info", float(rows.step[0]), middle, over=False)
+
+    def _severe(self, seen: Mapping[str, Any]) -> Any:
+        """Whether too much of the time is wait: as it is, or as it would be without neighbours on the machine."""
+        much = np.greater(seen["share"], self.crowded) & np.greater(seen["quiet"], self._bar())
+        return (seen["wait"] >= self.least_wait) & ((seen["share"] > self._bar()) | much)
 
     def _bar(self) -> float:
         return self.cpu_share if self._device == "cpu" else self.warning_share
@@ -110,9 +118,11 @@ class DataStarved(Rule):
         wait = np.where(np.isfinite(work), np.minimum(wait, self.stall * medians(work)[:, None]), np.nan)
         count, waits, works = np.isfinite(work).sum(axis=1), np.nansum(wait, axis=1), np.nansum(work, axis=1)
         share = np.where(4 * count >= self.block, waits / (waits + works), np.nan)
+        least, quick = _quick(wait), _quick(work)
         steps = chunk.step.astype(np.float64)
         return {
             "share": share,
+            "quiet": np.where(np.isfinite(share), least / (least + quick), np.nan),
             "wait": waits / count,
             "step": steps[:: self.block],
             "last": steps[self.block - 1 :: self.block],
@@ -127,7 +137,7 @@ class DataStarved(Rule):
     def _smooth(self, fresh: Columns) -> Columns:
         """Means over the last ten blocks, and the first step of the oldest of them that is above the bar by itself."""
         smooth = {"last": fresh["last"], "since": fresh["step"]}
-        for name in ("share", "wait"):
+        for name in ("share", "quiet", "wait"):
             lags = [self._lag(fresh, name, lag) for lag in range(LAGS)]
             count = sum(np.isfinite(values).astype(float) for values in lags)
             total = sum(np.where(np.isfinite(values), values, 0.0) for values in lags)
@@ -148,3 +158,8 @@ class DataStarved(Rule):
             advice="Raise num_workers and prefetch_factor, keep workers alive over epochs, or do less work per sample.",
             confidence=0.9,
         )
+
+
+def _quick(blocks: Floats) -> Floats:
+    """The time of the quickest tenth of each block's rows, which is what it takes while neighbours sleep."""
+    return np.asarray(np.sort(blocks, axis=1)[:, blocks.shape[1] // 10])

@@ -35,7 +35,7 @@ class ThroughputDrop(Rule):
         after the first, anew at each stage of the curriculum and at each resume. Where `tokens` or `samples` are
         recorded, the time for one of them must have grown as well: longer sequences and larger batches are slower by
         plan. And steps that have become half as long again little by little, in both halves of the stage, or three
-        times as long in its second half: that is no neighbour, and a warning however little is lost by now.
+        times as long after its first half, or third: that is no neighbour, and a warning however little is lost by now.
 
     Why it matters:
         The run will end later than planned, and something outside the model has changed: a neighbour on the machine, a
@@ -70,7 +70,7 @@ class ThroughputDrop(Rule):
     clear: float = 6.0  # standard deviations of one block: a busy machine makes any order now and then
     both: float = 0.4  # the same within each half: a drop that stays has none there
     leapt: float = 3.0  # x: what grows little by little in the second half alone
-    climbing: float = 0.9  # rank correlation, there; a busy machine goes up and down
+    climbing: float = 0.95  # rank correlation, there; neighbours on a busy machine that came one by one made 0.93 of it
     fine: int = 5  # rows of a piece, there: so that short runs have enough of them
     pieces: int = 10  # blocks that show it
     burst: float = 0.3  # s: a neighbour's turn on the processor; a healthy run of short steps lost a tenth of it
@@ -116,9 +116,8 @@ class ThroughputDrop(Rule):
         if not grave and self._costly(course) and not plays([*run.train.channels, *run.eval.channels]):
             if self._creeps(course):
                 drop = self._creeping(course, float(course["step"][0]))
-            elif self._climbs(course):
-                pieces = self._pieces.series()
-                drop = self._creeping(course, float(pieces["step"][len(pieces["step"]) // 2]))
+            elif (since := self._climbs(course)) is not None:
+                drop = self._creeping(course, since)
         yield from [drop] if drop else []
 
     def _drop(self) -> Finding | None:
@@ -156,16 +155,22 @@ class ThroughputDrop(Rule):
                 return False
         return "seconds" in course
 
-    def _climbs(self, course: Columns) -> bool:
-        """Whether steps were alike in the first half, and since then cost more and more."""
-        values = self._pieces.series().get("seconds", np.empty(0))[1:]
-        first, late = np.array_split(values[np.isfinite(values)], 2)
-        if len(late) < self.pieces:
-            return False
-        third = len(late) // 3
-        middle, end = median(late[third:-third]), median(late[-third:])
-        clear = end > max(self.leapt * float(first.max()), middle + self.clear * noise(first))
-        return clear and _order(late) > self.climbing and self._alone(course)
+    def _climbs(self, course: Columns) -> float | None:
+        """The step up to which steps were alike and after which they cost more and more: half of them, or a third."""
+        pieces = self._pieces.series()
+        known = np.isfinite(pieces.get("seconds", np.empty(0)))
+        values, steps = (pieces.get(name, np.empty(0))[known][1:] for name in ("seconds", "step"))
+        for parts in (2, 3):
+            cut = len(values) // parts
+            first, late = values[:cut], values[cut:]
+            third = len(late) // 3
+            if len(late) < self.pieces:
+                continue
+            middle, end = median(late[third:-third]), median(late[-third:])
+            clear = end > max(self.leapt * float(first.max()), middle + self.clear * noise(first))
+            if clear and _order(late) > self.climbing and self._alone(course):
+                return float(steps[cut])
+        return None
 
     def _alone(self, course: Columns) -> bool:
         """Whether what is known of the work did not grow as well."""
