@@ -56,6 +56,16 @@ def harder(run: Run, since: float) -> bool:
     return bool(gained and late.max() < before.min() and np.median(late) < np.median(early))
 
 
+def keeps_its_best(run: Run, stage: Points, since: float) -> bool:
+    """Whether the last held-out loss of a stage, from after a step, is as good as the best one before it: of a training
+    loss that rises from where it began, which is all that it tells (a helping hand that is withdrawn, harder data).
+    """
+    steps, values = held_out(run)
+    here = (steps >= stage.step[0]) & (steps <= stage.step[-1])
+    steps, values = steps[here], values[here]
+    return bool(len(values) > 1 and steps[-1] >= since and values[-1] <= values[:-1].min() + scatter(values))
+
+
 def less_merit(run: Run, since: float) -> bool:
     """Whether a figure of merit was never again, from that step on, as good as at its best before."""
     for name in run.eval.channels:
