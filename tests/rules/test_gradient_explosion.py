@@ -106,3 +106,15 @@ def test_who_learns_all_the_same_copes_with_it(make_run, judge):
     columns["grad_norm"] *= 40
     columns["weight_norm/all"] = np.full(N, 390.0)
     assert [one.severity for one in judge(make_run(columns), RULE)] == ["info"]
+
+
+@pytest.mark.parametrize(("end", "severity"), [(0.107, "warning"), (0.4, "info")])
+def test_a_loss_that_only_undoes_its_own_start(end, severity, make_run, judge):
+    """From 7e7 down to a hundredth, as steep as ever: a figure of merit tells whether anything was learned by it."""
+    columns = healthy(2)
+    fall = np.exp(-np.arange(N) * 5 / N) * 7e7
+    columns["loss"] *= fall
+    columns["grad_norm"] *= 40 * fall
+    columns["weight_norm/all"] = np.full(N, 390.0)
+    evals = [{"step": N * n // 8, "split": "validation", "metric/csi": 0.1 + (end - 0.1) * n / 8} for n in range(1, 9)]
+    assert [one.severity for one in judge(make_run(columns, evals=evals), RULE)] == [severity]

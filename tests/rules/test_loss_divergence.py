@@ -236,3 +236,27 @@ def test_a_few_low_rows_of_a_wild_loss_are_no_best(make_run, judge, seed):
     for n in (30, 60, 120):
         loss = random.choice([0.05, 0.9], n) + 0.05 * random.standard_normal(n)
         assert [one for one in judge(make_run({"loss": loss}), RULE) if one.rank] == []
+
+
+def rising(seed=0, n=240):
+    """A loss that never falls, and doubles in the middle of the run."""
+    level = 0.1 * (1.0 + 1.2 * np.clip((np.arange(n) - n / 4) / (n / 4), 0.0, 1.0))
+    return level * (1 + 0.05 * np.random.default_rng(seed).standard_normal(n))
+
+
+@pytest.mark.parametrize(("last", "alarms"), [(0.22, 0), (0.36, 1)])
+@pytest.mark.parametrize("stop", [150, 240])
+def test_a_helping_hand_that_is_withdrawn(last, alarms, stop, make_run, judge):
+    """The true frames that are given are fewer and fewer: validation, which never had them, tells what it is."""
+    values = np.linspace(0.32, last, 10)
+    evals = [{"step": 24 * (n + 1), "split": "validation", "loss": float(values[n])} for n in range(stop // 24)]
+    run = make_run({"loss": rising()[:stop]}, evals=evals, end="finished" if stop == 240 else None)
+    assert len([found for found in judge(run, RULE) if found.severity != "info"]) == alarms
+
+
+@pytest.mark.parametrize(("end", "alarms"), [(0.0, 0), (1.0, 1)])
+def test_nothing_is_evaluated_and_a_schedule_moves(end, alarms, make_run, judge):
+    """A teacher that lets go, as it is scheduled; one that stays explains nothing."""
+    columns = {"loss": rising(), "schedule/teacher": np.linspace(1.0, end, 240)}
+    header = {"components": {"words": {"unit": "nat", "role": "task"}}}
+    assert len([found for found in judge(make_run(columns, header=header), RULE) if found.severity != "info"]) == alarms

@@ -101,3 +101,23 @@ def test_a_jump_on_the_floor_of_what_is_learned_is_not_told(make_run, judge):
     loss[800:804] *= 500
     (found,) = judge(make_run({"loss": loss}), RULE)
     assert (found.severity, found.first_step, found.evidence["spikes"]) == ("info", 801, 1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_tiny_batches_whose_losses_spread_over_powers_of_ten(make_run, judge, seed):
+    """Episodes of a few samples: nearly all are answered rightly, and one costs a hundred times the others."""
+    random = np.random.default_rng(seed)
+    loss = np.exp(random.normal(-2.5, 1.8, 240)).clip(max=4.0)
+    assert all(found.severity == "info" for found in judge(make_run({"loss": loss}), RULE))
+
+
+def test_what_has_been_there_before_is_no_blow(make_run, judge):
+    """Twenty times the level, and forty of the first rows', but not ten of the highest row so far."""
+    random = np.random.default_rng(0)
+    loss = 0.1 * np.exp(random.normal(0.0, 0.2, 200))
+    loss[[30, 45]] = 1.5
+    loss[105:170] = 0.3
+    loss[105] = 4.0
+    assert all(found.severity == "info" for found in judge(make_run({"loss": loss}), RULE))
+    loss[[30, 45]] = 0.1
+    assert [found.severity for found in judge(make_run({"loss": loss}), RULE)] == ["warning"]

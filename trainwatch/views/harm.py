@@ -12,6 +12,7 @@ from trainwatch.views.evaluations import direction, held_out, scatter
 Floats = NDArray[np.float64]
 
 EVALUATIONS = 4  # since the best point of the training loss, that tell whether the weights got worse
+TWO = 2  # since a rise, that must be as good as any before: an average of the weights is late by one
 CLEAR = 4.0  # standard deviations of one evaluation that they must gain, as the training loss must
 HARM = 0.25  # of a rise that validation may share, if a figure of merit says that nothing was lost; and
 HARMLESS = 0.1  # where there is none: smoothed labels alone cost validation a tenth of the rise
@@ -54,6 +55,16 @@ def harder(run: Run, since: float) -> bool:
     early, late = np.array_split(after, 2)
     gained = before.min() - np.median(late) > CLEAR * scatter(values)
     return bool(gained and late.max() < before.min() and np.median(late) < np.median(early))
+
+
+def keeps_its_best(run: Run, stage: Points, since: float) -> bool:
+    """Whether the last held-out loss of a stage, the second since a step at least, is as good as the best before it: of
+    a training loss that rises from where it began (a helping hand that is withdrawn, harder data).
+    """
+    steps, values = held_out(run)
+    here = (steps >= stage.step[0]) & (steps <= stage.step[-1])
+    steps, values = steps[here], values[here]
+    return bool((steps >= since).sum() >= TWO and values[-1] <= values[:-1].min() + scatter(values))
 
 
 def less_merit(run: Run, since: float) -> bool:

@@ -18,7 +18,7 @@ from trainwatch.stats import noise
 from trainwatch.table import Chunk
 from trainwatch.views.curve import MEDIAN, Leap, Points, leap, rise_at_once, running_median, wanders
 from trainwatch.views.evaluations import held_out
-from trainwatch.views.harm import at_its_best, harder, other_answers, unharmed
+from trainwatch.views.harm import TWO, at_its_best, harder, keeps_its_best, other_answers, unharmed
 
 Floats = NDArray[np.float64]
 SUPERVISED = ("metric/acc", "metric/accuracy", "metric/top1", "metric/perplexity", "metric/ppl")
@@ -62,13 +62,15 @@ class LossDivergence(CurveRule):
         quarter of the rows and of the plan. Of a rise that came at once and has stood for a quarter of the run, 20 %
         are enough, or 10 % if the loss has doubled. A loss that never clearly fell cannot give back: it is an alarm
         only if it doubles and stays there, clearly above where it began, in a run that is plainly supervised; or if it
-        rises at once by half of its level, far beyond its noise, and both it and the validation loss stay there. What
-        training made good, and validation did not, is data-break. A rise that recorded weights explain is none, nor is
-        one during which the held-out loss gets better and better, nor one after which what validation had learned has
-        hardly been lost, and no figure of merit is worse: training is asked for more (augmentation, smoothed labels,
-        harder data); nor one since which a figure of merit is better than ever (a teacher that sharpens); after a rise
-        from one row to the next the next evaluation is waited for. Nor one that training made good while the outputs
-        became much shorter: length-collapse tells of that.
+        rises at once by half of its level, far beyond its noise, and both it and the validation loss stay there; it is
+        none if the second evaluation since, or a later one, is as good as any before it, and two are waited for; nor,
+        where nothing is evaluated, while something other than a rate is scheduled to change (a teacher that lets go).
+        What training made good, and validation did not, is data-break. A rise that recorded weights explain is none,
+        nor is one during which the held-out loss gets better and better, nor one after which what validation had
+        learned has hardly been lost, and no figure of merit is worse: training is asked for more (augmentation,
+        smoothed labels, harder data); nor one since which a figure of merit is better than ever (a teacher that
+        sharpens); after a rise from one row to the next the next evaluation is waited for. Nor one that training made
+        good while the outputs became much shorter: length-collapse tells of that.
 
     Why it matters:
         The weights have left the region in which they worked. What is trained from here on starts from worse than the
@@ -88,7 +90,7 @@ class LossDivergence(CurveRule):
         large-scale Transformer training instabilities" (2023).
     """
 
-    wants: ClassVar[tuple[str, ...]] = ("lr/<group>", "weight/<component>", "stage")
+    wants: ClassVar[tuple[str, ...]] = ("lr/<group>", "weight/<component>", "schedule/<name>", "stage")
     causes: ClassVar[tuple[str, ...]] = (
         *("overtraining", "loss-plateau", "mode-collapse", "repetitive-outputs", "non-finite-loss"),
         *("non-finite-gradient", "hidden-nan", "length-collapse", "invalid-outputs"),
@@ -156,11 +158,14 @@ class LossDivergence(CurveRule):
         """Whether something else than worse weights makes the loss rise: what it counts, or what it is asked."""
         if self._weighted_up(run, rest, fall, stage) or harder(run, fall.best_step):
             return True
-        first, rise = self._onset(run, rest, fall, stage.step[-1]), fall.now - fall.best
-        steps = held_out(run)[0]
-        waits = broke is not None and run.end is None and fall.now < fall.start and not (steps >= first).any()
+        first, rise, fell = self._onset(run, rest, fall, stage.step[-1]), fall.now - fall.best, self._fell(fall)
+        steps, turns = held_out(run)[0], not fell or (broke is not None and fall.now < fall.start)
+        if not fell and (keeps_its_best(run, stage, first) if len(steps) else self._scheduled(run, rest, fall)):
+            return True
+        wanted = 1 if fell else TWO
+        waits = turns and run.end is None and (steps >= first).sum() < wanted
         if waits and len(steps) > 1:  # the data may be others: whether the weights are worse is told by validation
-            return bool(stage.step[-1] - first < 2 * np.median(np.diff(steps)))
+            return bool(stage.step[-1] - first < (wanted + 1) * np.median(np.diff(steps)))
         return unharmed(run, stage, first, rise) or at_its_best(run, fall.best_step, first)
 
     def _stepped(self, run: Run, fall: Fall, stage: Points) -> bool:
@@ -184,6 +189,13 @@ class LossDivergence(CurveRule):
             grown = np.median(weight[now] - weight[then]) * np.median(raw[now]) if len(weight) else np.nan
             explained += float(np.nan_to_num(grown, posinf=0.0, neginf=0.0))
         return explained > 0.5 * (fall.now - fall.best)
+
+    def _scheduled(self, run: Run, rest: Chunk, fall: Fall) -> bool:
+        """Whether something that is scheduled, and is no rate, moved since the best point: a helping hand withdrawn."""
+        after = self._curve.raw_steps(run, rest) >= fall.best_step
+        names = [name for name in run.train.channels if name.startswith("schedule/")]
+        columns = [self._curve.raw(run, name, rest)[after] for name in names]
+        return any(len(np.unique(column[np.isfinite(column)])) > 1 for column in columns)
 
     def _finding(self, run: Run, rest: Chunk, fall: Fall, stage: Points, *, over: bool) -> Finding:
         first, fell = self._onset(run, rest, fall, stage.step[-1]), self._fell(fall)

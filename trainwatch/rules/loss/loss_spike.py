@@ -36,6 +36,7 @@ class Spike:
     first_step: int
     level: float
     spread: float
+    highest: float  # of the rows of the run before it
     force: float  # x its level: what the gradient's norm rose to; the loss, where none is recorded
     peak: float = -np.inf
     now: float = np.nan
@@ -61,10 +62,10 @@ class LossSpike(Rule):
         Each row's total loss against the median and the spread of the rows before it: eight spreads and half of the
         level above. One that passes is an info, if it is more than 5 % of the loss at the start. It is a warning if the
         loss has not found back to its level after two hundred rows, nor is on its way, or if such jumps of several rows
-        come again and again; or if it jumped to more than twenty times its level and ten times its first value from one
-        row to the next, and was not back within forty rows and a twentieth of the run, or it was, but validation, which
-        had just come down, was never as good again. What training made good and validation did not is data-break. At
-        the start of a stage, at a warm restart or a change of weights nothing is expected of the loss.
+        come again and again; or if it jumped to more than twenty times its level, and ten times the highest row so far,
+        from one row to the next, and was not back within forty rows and a twentieth of the run, or it was, but
+        validation, which had just come down, was never as good again. What training made good and validation did not is
+        data-break. At the start of a stage, at a warm restart or a change of weights nothing is expected of the loss.
 
     Why it matters:
         A spike is a step too large for where the weights were, or a broken batch. Most heal; each costs the steps until
@@ -100,7 +101,7 @@ class LossSpike(Rule):
     patience: int = 10  # blocks without return: 200 rows are more than any moment of the optimiser remembers
     worth: float = 0.05  # of the loss at the start: lesser ones are on the floor of what is learned
     near: float = 0.2  # of the level: back again
-    blow: float = 20.0  # x the level, and half of that x the first one: no data is so hard; the step was a blow
+    blow: float = 20.0  # x the level, and half of that x the highest row: no data is so hard; the step was a blow
     wound: int = 2  # blocks that a blow takes to heal, at the least: fewer are what a moving average forgets in
     wound_share: float = 0.05  # of the rows so far: in a long run a longer illness costs little
     violent: float = 3.0  # x the level, of the gradient's norm or else of the loss: a change of data is gentler
@@ -110,6 +111,7 @@ class LossSpike(Rule):
     _began: float = field(default=0.0, init=False)  # whether a regime began in the last block
     _start: float = field(default=np.nan, init=False)  # the first block's level
     _level: float = field(default=np.nan, init=False)  # the last block's
+    _highest: float = field(default=np.nan, init=False)  # row
     _count: int = field(default=0, init=False)
     _first: Spike | None = field(default=None, init=False)
     _latest: Spike | None = field(default=None, init=False)  # of those that are worth a word, as is the first
@@ -135,6 +137,8 @@ class LossSpike(Rule):
         drift = np.abs(level - carried(self._level, level))  # a loss that wanders is quiet within a block
         here = {"level": level, "spread": spreads(loss, level), "drift": drift, "norm": medians(norm)}
         before = self._before.push(here, np.logical_or(new, after))
+        highest = np.fmax.accumulate(np.concatenate([[self._highest], np.fmax.reduce(loss, axis=1)]))
+        before["highest"], self._highest = highest[:-1], float(highest[-1])
         before["spread"] = np.where(before["spread"] > 0, np.fmax(before["spread"], before["drift"]), np.nan)
         if len(new):
             self._began = float(new[-1])
@@ -176,7 +180,7 @@ class LossSpike(Rule):
     def _begin(self, hot: Bools, step: Floats, norm: Floats, before: dict[str, float]) -> None:
         usual = before["norm"]  # 0 is no measure
         force = float(np.nan_to_num(norm, nan=-1.0).max()) / usual if usual > 0 else np.nan
-        self._last = Spike(int(step[np.argmax(hot)]), before["level"], before["spread"], force)
+        self._last = Spike(int(step[np.argmax(hot)]), before["level"], before["spread"], before["highest"], force)
 
     def _follow(self, loss: Floats, step: Floats, *, broken: bool) -> None:
         """One block of the last spike: it goes on, or is over; a new regime ends it."""
@@ -193,7 +197,7 @@ class LossSpike(Rule):
         if spike.longest >= self.several and spike.first_step not in self._long and self._violent(spike):
             self._long = [*self._long, spike.first_step][: self.many]
         if spike.blocks == 1 and len(hot):
-            spike.blow = float(loss[hot[0]]) > self.blow * max(spike.level, self._start / 2) > 0
+            spike.blow = float(loss[hot[0]]) > self.blow * max(spike.level, spike.highest / 2) > 0
         self._first_blow = self._first_blow or (spike if spike.blow else None)
         if spike.blow and spike.blocks > self.wound and spike.blocks > (self._blow.blocks if self._blow else 0):
             self._blow = spike
