@@ -273,7 +273,7 @@ def storms_later(parts: Parts) -> Parts:
 
 def epochs(parts: Parts) -> Parts:
     """A row at the end of each epoch of ten large batches."""
-    parts = sized(replace(parts, every=10, records=frozenset({"components", "epochs"})), TRAINING // 10)
+    parts = sized(replace(parts, every=10, records=frozenset({"components", "epochs", "checkpoints"})), TRAINING // 10)
     return planned(replace(parts, steps=120))
 
 
