@@ -156,7 +156,7 @@ class CurriculumShock(Rule):
                 continue
             learned, lost = float(then[0] - then.min()), float(since.min() - then.min())
             mends = since[-1] - then.min() < self.mending * (since.max() - then.min())
-            if learned < CLEAR * scatter(then) or lost < self.given_back * learned or mends:
+            if not learned > CLEAR * scatter(then) or lost < self.given_back * learned or mends:
                 continue
             if lost < self._rise(run, boundary) / 2 and not at_its_best(run, boundary, boundary):
                 yield self._worse(run, stage, boundary, (float(then.min()), float(since.min()), learned))

@@ -17,7 +17,10 @@ from trainwatch.views.evaluations import Course, Evaluations
 
 SUCCESS = re.compile(r"(^|[/_.-])(success\w*|solved|win_?rate|goal_?rate)($|[/_.-])", re.IGNORECASE)
 """Shares of episodes that reached their goal."""
-MERIT = re.compile(r"(^|[/_.-])(\w*acc|accuracy\w*|\w*dice|m?iou\w*|m?ap\d*|f1\w*)($|[/_.-])", re.IGNORECASE)
+MERIT = re.compile(
+    r"^(?!.*(?:sequence|sentence|exact)).*?(^|[/_.-])(\w*acc|accuracy\w*|\w*dice|m?iou\w*|m?ap\d*|f1\w*)($|[/_.-])",
+    re.IGNORECASE,
+)
 """Shares of what is told or found rightly; exact answers are none: a sequence may long be wrong in one place."""
 
 
@@ -52,6 +55,7 @@ class MetricStuck(Rule):
 
     reads: ClassVar[tuple[TableName, ...]] = ("train", "eval")
     needs: ClassVar[tuple[str, ...]] = ("eval:metric/<name>",)
+    outcome: ClassVar[bool] = True
 
     evaluations: int = 30  # fewer are a beginning
     low: float = 0.2  # of the episodes: above it something was learned, or the task is easy
