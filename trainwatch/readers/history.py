@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from trainwatch.foreign.assembly import Assembler
-from trainwatch.foreign.history import document_in, is_history, rows_of
+from trainwatch.foreign.history import document_in, is_history, left_out, rows_of
 from trainwatch.foreign.rewritten import Rewritten
 from trainwatch.readers import ReadError
 from trainwatch.run import Run
@@ -29,10 +29,13 @@ class History(Rewritten):
         """The training that it holds. Raises ReadError."""
         assembler = Assembler(self.path, NAME)
         try:
-            assembler.add(rows_of(document_in(self.path)))
+            document = document_in(self.path)
         except ValueError as error:
             raise ReadError(str(error)) from None
+        assembler.add(rows_of(document))
         assembler.close()
+        for said in left_out(document) if assembler.runs else ():
+            assembler.note(said)
         return assembler.runs
 
 
