@@ -118,3 +118,20 @@ def test_json_lines_with_lists_of_losses_stay_json_lines(tmp_path):
     path = tmp_path / "log.json"
     path.write_text("".join(f'{{"parts_loss": [1, 2], "step": {i}, "loss": {9 - i}}}\n' for i in range(5)))
     assert read(path).format == "JSON lines"
+
+
+def test_a_long_history_is_read_in_parts(tmp_path):
+    """Losses of 45,000 steps, an evaluation every 1,000."""
+    losses = [1.0 + 1.0 / (1 + i) for i in range(45_000)]
+    run = of_document(tmp_path, {"train_losses": losses, "val_losses": [float(i) for i in range(45)]})
+    assert run.train["loss"].tolist() == losses
+    assert run.eval.step.tolist() == list(range(999, 45_000, 1000))
+
+
+def test_an_evaluation_before_the_first_epoch(tmp_path):
+    """The epochs count the losses."""
+    run = of_document(
+        tmp_path, {"epoch": [1, 2, 3], "train_loss": [3.0, 2.0, 1.0], "val_acc": [0.125, 0.25, 0.5, 0.75]}
+    )
+    assert (run.train.step.tolist(), run.train["loss"].tolist()) == ([1, 2, 3], [3.0, 2.0, 1.0])
+    assert run.eval.step.tolist() == [0, 1, 2, 3]

@@ -121,7 +121,7 @@ def left_out(document: Any) -> Iterator[str]:
     lists, length = ({}, 0) if _records(document) else _listed(document)
     for name, numbers in lists.items():
         if (_tells(name) or recognise(name).split) and _place(name, numbers, length) is None:
-            yield f"{name} is left out: nothing tells which of the {length:,} rows its {len(numbers):,} numbers are of"
+            yield f"{name} (length {len(numbers):,}) is left out: nothing tells which of the {length:,} rows it is of"
 
 
 def _listed(document: Any) -> tuple[dict[str, list[Any]], int]:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
 from trainwatch.foreign.assembly import Assembler
@@ -15,6 +16,8 @@ from trainwatch.readers import ReadError
 from trainwatch.run import Run
 
 NAME = "JSON history"
+
+AT_ONCE = 20_000  # rows; a million of them as objects take 1 GB
 
 
 def sniff(path: Path, head: bytes) -> bool:
@@ -32,7 +35,9 @@ class History(Rewritten):
             document = document_in(self.path)
         except ValueError as error:
             raise ReadError(str(error)) from None
-        assembler.add(rows_of(document))
+        rows = rows_of(document)
+        while some := list(islice(rows, AT_ONCE)):
+            assembler.add(some)
         assembler.close()
         for said in left_out(document) if assembler.runs else ():
             assembler.note(said)
