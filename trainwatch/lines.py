@@ -100,23 +100,30 @@ class LineTail:
         self.restarts += 1
 
 
-def encoding(data: bytes) -> str:
-    """How text is encoded: UTF-8, or the Chinese of Windows, where it is no UTF-8 and reads as words in that."""
-    for line in data.splitlines() if not data.isascii() else ():
-        try:
-            line.decode()
-        except UnicodeDecodeError:
-            try:
-                return "gb18030" if CHINESE.search(line.decode("gb18030")) else "utf-8"
-            except UnicodeDecodeError:
-                return "utf-8"
-    return "utf-8"
+def text_of(line: bytes) -> str:
+    """A line as text: UTF-8, or the Chinese of Windows, where most of it is no UTF-8 and it reads as words in that.
+
+    Each line is judged by itself: a character that was torn spoils no other line, and no reading depends on where a
+    block ended.
+    """
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        text = line.decode(errors="replace")
+    torn = text.count("\ufffd")
+    if torn * 2 <= sum(not sign.isascii() for sign in text):
+        return text
+    try:
+        chinese = line.decode("gb18030")
+    except UnicodeDecodeError:
+        return text
+    return chinese if CHINESE.search(chinese) else text
 
 
 @dataclass
 class TextTail:
     """The same as text: UTF-8, or UTF-16 where the file begins with its mark (PowerShell's ``>`` writes that), or the
-    Chinese of Windows (:func:`encoding`, by the first lines that are no UTF-8).
+    Chinese of Windows (:func:`text_of`).
 
     ``number`` and ``restarts`` are those of :class:`LineTail`. A byte that is no UTF-8 becomes a replacement sign.
     """
@@ -126,7 +133,6 @@ class TextTail:
     _tail: LineTail = field(init=False)
     _wide: int = 0  # lines of a UTF-16 file that were handed out
     _wide_rest: str = ""
-    _encoding: str = "utf-8"
 
     def __post_init__(self) -> None:
         self._tail = LineTail(self.path)
@@ -143,11 +149,9 @@ class TextTail:
             return
         for block in self._tail.poll():
             self.restarts = self._tail.restarts
-            if self._encoding == "utf-8":
-                self._encoding = encoding(b"\n".join(block))
-            yield [line.decode(self._encoding, errors="replace").removeprefix("\ufeff") for line in block]
+            yield [text_of(line).removeprefix("\ufeff") for line in block]
 
     def rest(self) -> str:
         """What stands after the last newline, once nothing more will be written."""
         rest, self._tail.remainder = self._tail.remainder, b""
-        return rest.decode(self._encoding, errors="replace") or self._wide_rest
+        return text_of(rest) or self._wide_rest

@@ -156,3 +156,12 @@ def test_a_header_that_is_parted_otherwise_than_its_rows(tmp_path):
     run = read(path)
     assert run.train.step.tolist() == [16, 32, 48]
     assert run.train["loss"].tolist() == [7.5, 7.25, 7.0]
+
+
+@pytest.mark.parametrize("name", ["val_loss.csv", "test_losses.txt"])
+def test_a_file_of_evaluations_without_names_is_no_training(tmp_path, name):
+    """What its name says of the numbers holds."""
+    path = tmp_path / name
+    path.write_text("0.75\n0.5\n0.25\n0.5\n")
+    run = read(path)
+    assert (run.train.size, run.eval["loss"].tolist()) == (0, [0.75, 0.5, 0.25, 0.5])

@@ -760,6 +760,27 @@ def test_chinese_of_windows(tmp_path):
         assert of_text(tmp_path, text, encoding)[0].train["loss"].tolist() == [5.5, 4.5, 3.5]
 
 
+def test_a_torn_character_spoils_no_other_line(tmp_path):
+    """A bar that lost a byte is no Chinese of Windows; read whole and line by line, the log is the same."""
+    bars = [f"Epoch {e}/20 |{chr(0x2588) * (e // 2 + 1)}| loss={20 - e}.5|acc=0.5\n".encode() for e in range(1, 21)]
+    bars[9] = bars[9].replace(b"\xe2\x96\x88", b"\xe2\x96", 1)
+    path = tmp_path / "train.log"
+    path.write_bytes(b"".join(bars[:4]))
+    source = open_run(path)
+    for bar in (b"", *bars[4:]):
+        with path.open("ab") as file:
+            file.write(bar)
+        source.poll()
+    source.close()
+    losses = [20 - e + 0.5 for e in range(1, 21)]
+    assert read_all(path)[0].train["loss"].tolist() == source.runs[0].train["loss"].tolist() == losses
+
+
+def test_settings_of_ppo_are_no_evaluation():
+    """``v_clip`` beside ``clip`` makes no validation loss of ``v_loss``."""
+    assert "v_loss" in scan("step: 100 loss: 2 clip: 0.1 v_clip: 0.2 v_loss: 1.0").values
+
+
 PRINTED = {
     "TRAIN in epoch 3 , step 50, loss = 2.5": {"epoch": 3, "step": 50, "loss": 2.5},
     "1013: 6.5, 7.5 avg loss, 0.001000 rate, 1.9 seconds, 6078 images": {"step": 1013, "loss": 7.5, "lr": 0.001},

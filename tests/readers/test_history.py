@@ -50,11 +50,88 @@ def test_a_shorter_list_has_a_number_for_each_part(tmp_path):
         {"first": {"loss": [2.5, 2.0]}, "second": {"loss": [3.5, 3.0]}},  # two trainings: which is meant?
         [{"question": 1, "accuracy": 0.5}, {"question": 2, "accuracy": 0.75}],
         {"shape": [3, 224, 224], "name": "resnet"},
+        [{"lr": 0.1, "loss": 0.5, "acc": 0.75}, {"lr": 0.01, "loss": 0.25, "acc": 0.5}],
+        {"predictions": [{"id": 1, "loss": 0.5}, {"id": 2, "loss": 0.25}]},
+        {"betas": [0.9, 0.99], "acc": [1, 2], "milestones": [30, 60, 90], "rewards": [1, 2]},
     ],
 )
 def test_what_is_no_history(tmp_path, document):
-    """Several trainings in one document, results of a test, settings."""
+    """Several trainings in one document, results of a test or of a search, settings."""
     path = tmp_path / "results.json"
     path.write_text(json.dumps(document))
     with pytest.raises(ReadError):
         read(path)
+
+
+def of_document(tmp_path, document):
+    """The training that one document holds."""
+    path = tmp_path / "history.json"
+    path.write_text(json.dumps(document))
+    return read(path)
+
+
+@pytest.mark.parametrize(("evaluations", "steps"), [(11, [0, *range(10)]), (10, range(10)), (9, range(9))])
+def test_an_evaluation_before_training_and_an_interruption(tmp_path, evaluations, steps):
+    """One more than there are rows, as many, one less: the losses of training stay whole."""
+    losses = [float(10 - i) for i in range(10)]
+    run = of_document(tmp_path, {"loss": losses, "val_loss": [11.0 - i for i in range(evaluations)]})
+    assert run.train["loss"].tolist() == losses
+    assert run.eval["loss"].tolist() == [11.0 - i for i in range(evaluations)]
+    assert run.eval.step.tolist() == list(steps)
+    assert not run.notes
+
+
+def test_a_list_that_fits_no_rows_is_named(tmp_path):
+    """Two evaluations beside five rows: nothing tells of which."""
+    run = of_document(tmp_path, {"loss": [5.0, 4.0, 3.0, 2.0, 1.0], "val_loss": [2.5, 2.0]})
+    assert run.train["loss"].tolist() == [5.0, 4.0, 3.0, 2.0, 1.0]
+    assert [note for note in run.notes if "val_loss" in note]
+
+
+def test_one_epoch(tmp_path):
+    """A history of a single epoch has one row."""
+    run = of_document(tmp_path, {"loss": [3.0], "val_loss": [2.5]})
+    assert (run.train["loss"].tolist(), run.eval["loss"].tolist()) == ([3.0], [2.5])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"loss":[3,2,1],"caf\xe9":[1,2,3]}',
+        b'{"loss":[1,2,' + b"9" * 5000 + b"]}",
+        b'{"loss":[1,2,3],"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"loss":[3,2,1',
+        b'{"loss":[' + b"1.5," * (3 << 20) + b"1]}",
+    ],
+    ids=["Latin-1", "a long number", "deep", "cut off", "large"],
+)
+def test_a_history_that_cannot_be_read_says_why(tmp_path, text):
+    """It begins with a list of losses, so it is not said to be without a loss."""
+    path = tmp_path / "history.json"
+    path.write_bytes(text)
+    with pytest.raises(ReadError, match=r"cut off or no JSON|larger than"):
+        read(path)
+
+
+def test_json_lines_with_lists_of_losses_stay_json_lines(tmp_path):
+    """Several objects are no document, however they end."""
+    path = tmp_path / "log.json"
+    path.write_text("".join(f'{{"parts_loss": [1, 2], "step": {i}, "loss": {9 - i}}}\n' for i in range(5)))
+    assert read(path).format == "JSON lines"
+
+
+def test_a_long_history_is_read_in_parts(tmp_path):
+    """Losses of 45,000 steps, an evaluation every 1,000."""
+    losses = [1.0 + 1.0 / (1 + i) for i in range(45_000)]
+    run = of_document(tmp_path, {"train_losses": losses, "val_losses": [float(i) for i in range(45)]})
+    assert run.train["loss"].tolist() == losses
+    assert run.eval.step.tolist() == list(range(999, 45_000, 1000))
+
+
+def test_an_evaluation_before_the_first_epoch(tmp_path):
+    """The epochs count the losses."""
+    run = of_document(
+        tmp_path, {"epoch": [1, 2, 3], "train_loss": [3.0, 2.0, 1.0], "val_acc": [0.125, 0.25, 0.5, 0.75]}
+    )
+    assert (run.train.step.tolist(), run.train["loss"].tolist()) == ([1, 2, 3], [3.0, 2.0, 1.0])
+    assert run.eval.step.tolist() == [0, 1, 2, 3]

@@ -5,62 +5,131 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from trainwatch.foreign.channels import SPLITS, TRAIN, recognise
 from trainwatch.foreign.counters import Row
 from trainwatch.foreign.layout import dvclive
 from trainwatch.foreign.numbers import as_number, flattened
 
-LARGEST = 64 << 20  # bytes; a million numbers take 20 MB
+LARGEST = 8 << 20  # bytes; a thousand epochs with fifty lists take 1 MB
 SHOWING = 200  # rows that are looked at for a loss: the first one may tell of the model
 DEEPEST = 4  # levels of nesting in which lists are looked for
+SEVERAL = 10  # rewards that are no setting
 BEGINS = re.compile(rb"(?:\xef\xbb\xbf)?\s*[\[{]")
 LISTED = re.compile(rb"\"[^\"]{1,200}\"\s*:\s*\[\s*[-\dNI]|[\[,:]\s*\{\s*\"")
+LOSSES = re.compile(rb"\"[^\"]{0,200}loss(?:es)?\"\s*:\s*\[\s*[-\dNI]", re.IGNORECASE)
 SIDES = TRAIN | SPLITS.keys() - {"metrics"}
-SAID = SIDES | {"history", "training_history", "metrics", "logs"}
+WHOLE = {"history", "training_history", "metrics", "logs"}
+SAID = SIDES | WHOLE
 """Keys of an object that holds lists: the splits, and what says nothing of what is in it."""
 FIGURES = {"accuracy", "acc", "reward", "rewards", "f1", "auc", "mse", "mae", "rmse"}
+REWARDS = {"reward", "rewards"}
 
 
 def is_history(path: Path, head: bytes) -> bool:
-    """One JSON document that holds lists of numbers, among them a loss or a counter."""
+    """One JSON document that holds lists of numbers, among them a loss or a counter; also one that cannot be read, if
+    it begins with a list of losses.
+    """
     if path.suffix.lower() != ".json" or not BEGINS.match(head) or not LISTED.search(head):
         return False
     if dvclive(path) or b'"log_history"' in head or b'"best_model_checkpoint"' in head:
         return False
     try:
-        document = document_in(path)
-    except (ValueError, OSError):
+        stat = path.stat()
+        return _is_history(path, stat.st_mtime_ns, stat.st_size)
+    except OSError:
         return False
-    names = {name for row in rows_of(document)[:SHOWING] for name in row.values}
+    except ValueError:
+        return bool(LOSSES.search(head)) and not _several(head)
+
+
+@lru_cache(maxsize=64)
+def _is_history(path: Path, modified: int, size: int) -> bool:  # noqa: ARG001  (of this state of the file)
+    """Raises ValueError for what is no JSON document."""
+    document = document_in(path)
+    rows = list(islice(rows_of(document), SHOWING))
+    names = {name for row in rows for name in row.values}
     roles = {recognise(name).role for name in names}
-    listed = isinstance(document, Mapping) and not _records(document)
-    return "loss" in roles or (any(map(_tells, names)) and (listed or not roles.isdisjoint(("step", "epoch"))))
+    counts = not roles.isdisjoint(("step", "epoch"))
+    if counts:
+        return any(map(_tells, names))
+    if _records(document):
+        return "loss" in roles and (_whole(document) or ("rate" not in roles and _both_sides(names)))
+    return "loss" in roles or (len(rows) >= SEVERAL and any(_words(name) & REWARDS for name in names))
+
+
+def _several(head: bytes) -> bool:
+    """Whether an object ends in the head, and more follows: the file is no single document."""
+    text = head.decode("utf-8-sig", errors="replace").lstrip()
+    try:
+        _, end = json.JSONDecoder().raw_decode(text)
+    except (ValueError, RecursionError):
+        return False
+    return bool(text[end:].strip())
+
+
+def _whole(document: Any) -> bool:
+    """Whether the key of the records says that they are one training."""
+    return isinstance(document, Mapping) and any(
+        key.lower() in WHOLE for key, value in document.items() if isinstance(value, list) and _objects(value)
+    )
+
+
+def _both_sides(names: set[str]) -> bool:
+    """Whether a loss of training stands beside one of an evaluation."""
+    sides = {bool(recognise(name).split) for name in names if recognise(name).role == "loss"}
+    return len(sides) > 1
+
+
+def _words(name: str) -> set[str]:
+    return set(re.split(r"[\W_]+", name.lower()))
 
 
 def _tells(name: str) -> bool:
-    return recognise(name).role == "loss" or bool(FIGURES.intersection(re.split(r"[\W_]+", name.lower())))
+    return recognise(name).role == "loss" or bool(FIGURES & _words(name))
 
 
 def document_in(path: Path) -> Any:
+    """The document at ``path``. Raises ValueError, and OSError."""
     if path.stat().st_size > LARGEST:
-        raise ValueError(f"{path}: is larger than a history of epochs is.")
+        raise ValueError(f"{path}: is larger than a history of epochs is; write one number for each epoch.")
     try:
         return json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: is cut off or no JSON ({error}); write it anew.") from None
 
 
-def rows_of(document: Any) -> list[Row]:
+def rows_of(document: Any) -> Iterator[Row]:
     """The rows of a document: of its list of objects, or of its lists of numbers."""
     records = _records(document)
     if records:
-        return [Row(dict(flattened(record))) for record in records]
+        yield from (Row(dict(flattened(record))) for record in records)
+        return
+    lists, length = _listed(document)
+    placed = {name: place for name, numbers in lists.items() if (place := _place(name, numbers, length))}
+    for index in range(-1, length):
+        if (row := _row(placed, index)).values:
+            yield row
+
+
+def left_out(document: Any) -> Iterator[str]:
+    """What is to be known of lists that tell of the training and fit none of its rows."""
+    lists, length = ({}, 0) if _records(document) else _listed(document)
+    for name, numbers in lists.items():
+        if (_tells(name) or recognise(name).split) and _place(name, numbers, length) is None:
+            yield f"{name} (length {len(numbers):,}) is left out: nothing tells which of the {length:,} rows it is of"
+
+
+def _listed(document: Any) -> tuple[dict[str, list[Any]], int]:
+    """The lists of numbers, and how many rows they make: the training's losses say that, where there are any."""
     lists = dict(_lists(document)) if isinstance(document, Mapping) else {}
-    length = max((len(values) for name, values in lists.items() if _tells(name)), default=0)
-    return [row for index in range(length) if (row := _row(lists, index, length)).values]
+    told = [name for name in lists if _tells(name)]
+    losses = [name for name in told if recognise(name).role == "loss" and not recognise(name).split]
+    return lists, max((len(lists[name]) for name in losses or told), default=0)
 
 
 def _records(document: Any) -> list[Mapping[str, Any]]:
@@ -95,11 +164,30 @@ def _nested(document: Mapping[str, Any], depth: int) -> Iterator[tuple[str, Mapp
         yield from ((key, value) for key, value in document.items() if isinstance(value, Mapping))
 
 
-def _row(lists: Mapping[str, list[Any]], index: int, length: int) -> Row:
-    """The numbers of one row. A shorter list that parts the rows evenly has a number for each part's end."""
+class _Placed(NamedTuple):
+    """A list among the rows: each number stands on the last of ``part`` rows, from row ``begin`` on."""
+
+    numbers: list[Any]
+    begin: int = 0
+    part: int = 1
+
+
+def _place(name: str, numbers: list[Any], length: int) -> _Placed | None:
+    """An evaluation more than there are rows was made before training, one less is that of a training that was
+    interrupted; a shorter list that parts the rows evenly has a number for each part's end.
+    """
+    count = len(numbers)
+    if count == length + 1:
+        return _Placed(numbers, begin=-1 if recognise(name).split else 0)
+    if count == length or 1 < count == length - 1:
+        return _Placed(numbers)
+    return _Placed(numbers, part=length // count) if count > 1 and length and length % count == 0 else None
+
+
+def _row(placed: Mapping[str, _Placed], index: int) -> Row:
     values = {}
-    for name, numbers in lists.items():
-        part = length // len(numbers) if length % len(numbers) == 0 and len(numbers) > 1 else 0
-        if part and (index + 1) % part == 0 and (number := as_number(numbers[index // part])) is not None:
+    for name, (numbers, begin, part) in placed.items():
+        position, between = divmod(index - begin + 1, part)
+        if not between and 0 < position <= len(numbers) and (number := as_number(numbers[position - 1])) is not None:
             values[name] = number
     return Row(values)

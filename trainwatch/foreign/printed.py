@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from trainwatch.foreign.channels import Role, by_role, recognise
+from trainwatch.foreign.channels import FIGURES, Role, by_role, recognise
 
 LONGEST = 4000  # characters of a line that are looked at: a printed model or a world of addresses is no measurement
 
@@ -142,13 +142,13 @@ def scan(line: str) -> Printed:
 
 
 TWIN = re.compile(r"v_(\w+)")
-"""``v_loss`` beside ``loss``, ``v_recons`` beside ``recons``: one pair may be a value function's, more are not."""
+"""``v_loss`` beside ``loss``, ``v_kl`` beside ``kl``: one such pair may be a value function's, more are not."""
 
 
 def _place(found: Printed) -> None:
     """What two counters of a line say of each other, and what a counter's split says of the line."""
     twins = {name for name in found.values if (twin := TWIN.fullmatch(name)) and twin[1] in found.values}
-    if len(twins) > 1:
+    if sum(_judges(name[2:]) for name in twins) > 1:
         found.values = {f"val_{name[2:]}" if name in twins else name: value for name, value in found.values.items()}
     known = by_role(tuple(found.values))
     outer, *inner = known.get("step", [""])
@@ -157,6 +157,11 @@ def _place(found: Printed) -> None:
     counters = [name for role in ("epoch", "batch") for name in known.get(role, ())]
     if not found.split and not any(TRAINING.search(name) for name in found.values):
         found.split = next((split for name in counters if (split := recognise(name).split)), "")
+
+
+def _judges(name: str) -> bool:
+    """Whether a name is a loss or a figure of merit."""
+    return recognise(name).role == "loss" or name.lower() in FIGURES
 
 
 def _said(line: str) -> Said:

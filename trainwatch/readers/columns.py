@@ -60,6 +60,8 @@ class Table:
             lines = lines[self.layout.headers :]
             downloaded = self.tag and self.layout.names == DOWNLOADED
             self.columns = ["", "Step", self.tag] if downloaded else _own_names(self.layout.names)
+            if not self.layout.headers and recognise(self.tag).split:
+                self.columns = [self.tag if name == "loss" else name for name in self.columns]
             if lossy and not any(recognise(name).role == "loss" for name in self.columns):
                 self.columns = [f"{name} loss" if name.lower() in SHORT else name for name in self.columns]
             if self.columns[:3] == EPISODES:

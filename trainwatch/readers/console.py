@@ -23,7 +23,7 @@ from trainwatch.foreign.headed import Headed
 from trainwatch.foreign.lastwords import TRACEBACK, LastWords
 from trainwatch.foreign.layout import Layout, is_json
 from trainwatch.foreign.printed import ALONE, COLOUR, LONGEST, Printed, scan
-from trainwatch.lines import encoding
+from trainwatch.lines import text_of
 from trainwatch.run import Event
 from trainwatch.schema import RECORD
 
@@ -84,17 +84,20 @@ def sniff(path: Path, head: bytes) -> bool:
         return False
     if path.suffix.lower() in OTHERS or _structured(head):
         return False
-    text = _decoded(path) if path.suffix.lower() in LOGS else head.decode(errors="replace")
+    text = _peek(path) if path.suffix.lower() in LOGS else head.decode(errors="replace").split("\n")
     lines = Console()
-    found = (item for item in lines.items(text.split("\n")) if isinstance(item, Row))
+    found = (item for item in lines.items(text) if isinstance(item, Row))
     return any(_measured(row) for row in found) or lines.last_words.exception is not None
 
 
-def _decoded(path: Path) -> str:
+def _peek(path: Path) -> list[str]:
+    """The first lines of a log; the last of them may end anywhere where the log goes on, and is left out then."""
     with path.open("rb") as file:
         block = file.read(PEEK)
-    wide = block.startswith((b"\xff\xfe", b"\xfe\xff"))
-    return block.decode("utf-16" if wide else encoding(block), errors="replace")
+    if block.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return block.decode("utf-16", errors="replace").split("\n")
+    whole = block.rpartition(b"\n")[0] if len(block) == PEEK else b""
+    return [text_of(line) for line in (whole or block).split(b"\n")]
 
 
 def _structured(head: bytes) -> bool:

@@ -6,15 +6,18 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
 from trainwatch.foreign.assembly import Assembler
-from trainwatch.foreign.history import document_in, is_history, rows_of
+from trainwatch.foreign.history import document_in, is_history, left_out, rows_of
 from trainwatch.foreign.rewritten import Rewritten
 from trainwatch.readers import ReadError
 from trainwatch.run import Run
 
 NAME = "JSON history"
+
+AT_ONCE = 20_000  # rows; a million of them as objects take 1 GB
 
 
 def sniff(path: Path, head: bytes) -> bool:
@@ -29,10 +32,15 @@ class History(Rewritten):
         """The training that it holds. Raises ReadError."""
         assembler = Assembler(self.path, NAME)
         try:
-            assembler.add(rows_of(document_in(self.path)))
+            document = document_in(self.path)
         except ValueError as error:
             raise ReadError(str(error)) from None
+        rows = rows_of(document)
+        while some := list(islice(rows, AT_ONCE)):
+            assembler.add(some)
         assembler.close()
+        for said in left_out(document) if assembler.runs else ():
+            assembler.note(said)
         return assembler.runs
 
 
