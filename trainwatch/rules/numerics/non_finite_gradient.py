@@ -52,9 +52,7 @@ class NonFiniteGradient(Rule):
     causes: ClassVar[tuple[str, ...]] = ("non-finite-weights", "non-finite-loss", "crashed")
 
     last_rows: int = 3  # at a log's end, where no loss speaks for them: a scaler skips one step, seldom two in a row
-    settled: int = (
-        20  # steps of the process, by when a scaler has found its scale; or, where a log counts from its own,
-    )
+    settled: int = 20  # steps of a process, by when a scaler has found its scale; or, where a log counts from its own,
     started: float = 0.05  # epochs
     before_rows: int = 20  # a window: a bad loss so shortly before is the cause, so shortly after the effect
     recovered_rows: int = 20  # finite rows after which it is over
@@ -123,7 +121,7 @@ class NonFiniteGradient(Rule):
         step, loss = int(chunk.step[row]), float(chunk["loss"][row])
         where = f"The gradient of {module}" if alone else "The gradient"
         others = f", and with it that of {len(bad) - 1} module{'s' * (len(bad) > 2)} before it" if len(bad) > 1 else ""
-        while_ = f" while the loss was still {loss:.4g}" if np.isfinite(loss) else ""
+        while_ = f" while the loss was still {loss:.4g}" if np.isfinite(loss) and loss != 0 else ""
         return self.finding(
             "critical",
             f"module:{module}" if alone else "run",
@@ -173,7 +171,7 @@ class NonFiniteGradient(Rule):
         late = last.step[0] > (began or 0) + self.settled
         late |= began is None and np.nanmax(last["epoch"], initial=0.0) > self.started
         loss = run.train["loss"][: run.train.size - self._rows + self._at]  # of the rows before
-        fell = bool((last["loss"][1:] == 0.0).all()) and not (loss == 0.0).any()
+        fell = bool((last["loss"][1:] == 0.0).all() and np.isfinite(loss).any() and not (loss == 0.0).any())
         mute = self._at > 0 and not np.isfinite(run.train["loss"]).any()
         if len(last) == self.last_rows and bad.all() and late and (fell or mute):
             message = f"{pending.message}, and has been so to the last row."
