@@ -150,3 +150,15 @@ def test_a_regulariser_that_drowns_what_was_learned(role, cost, growth, count, m
     table = columns(np.where(STEP >= 150, growth, 0.01), 0.5) | {"loss/ce": learned}
     found = judge(make_run(table, header={"components": {"mass": {"role": role}}}), RULE)
     assert [(one.severity, one.first_step) for one in found] == count * [("warning", 150)]
+
+
+@pytest.mark.parametrize(("back", "verdict"), [(1.1, ("info", "over")), (2.0, ("warning", "active"))])
+def test_what_was_drowned_finds_back(back, verdict, make_run, judge):
+    """The regulariser is soon satisfied; all else is as good again, or it is not."""
+    cost = np.interp(STEP, [149, 150, 180, 220], [1.0, 3.0, 3.0, back])
+    table = columns(np.where(STEP >= 150, 10.0, 0.01), np.interp(STEP, [150, 200, 220], [0.5, 0.5, 0.01]))
+    learned = (0.5 + 9.5 * np.exp(-STEP / 20)) * cost
+    (found,) = judge(
+        make_run(table | {"loss/ce": learned}, header={"components": {"mass": {"role": "regulariser"}}}), RULE
+    )
+    assert (found.severity, found.state) == verdict

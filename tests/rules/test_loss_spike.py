@@ -71,13 +71,25 @@ def test_a_blow_that_takes_long_to_heal(make_run, judge, rows):
     assert (found[-1].severity, found[-1].first_step) == ("info" if rows == 10 else "warning", 201)
 
 
-@pytest.mark.parametrize(("gains", "turns", "told"), [(0.0, 0, "warning"), (0.2, 0, "info"), (0.0, 1, "info")])
-def test_a_blow_after_which_validation_gains_nothing(make_run, judge, gains, turns, told):
-    """Training is back at once, but validation never is; where it goes on, or a stage changes what is asked, it is."""
+@pytest.mark.parametrize(
+    ("hurt", "gains", "turns", "told"),
+    [
+        (0.3, 0.1, 0, "warning"),
+        (0.3, 0.5, 0, "info"),  # as good again
+        (0.3, 0.1, 1, "info"),  # a stage changes what is asked
+        (0.03, -0.3, 0, "info"),  # it overfits from then on
+        (0.0, 0.0, 0, "info"),  # it had converged
+    ],
+)
+def test_a_blow_after_which_validation_gains_nothing(make_run, judge, hurt, gains, turns, told):
+    """Training is back at once, but validation jumped and never is."""
     row = np.arange(300)
     loss = quiet(300)
     loss[65] = 400.0
-    valid = [3 - at / 60 if at < 66 else 2.01 + 0.01 * np.sin(at) - gains * at / 300 for at in range(20, 300, 20)]
+    valid = [
+        3 - at / 60 if at < 66 else 2.0 + hurt + 0.001 * np.sin(at) - gains * (at - 66) / 234
+        for at in range(20, 300, 20)
+    ]
     run = make_run(
         {"loss": loss, "stage": turns * (row > 150)},
         evals=[{"step": 20 * number, "split": "valid", "loss": one} for number, one in enumerate(valid, 1)],
@@ -120,4 +132,13 @@ def test_what_has_been_there_before_is_no_blow(make_run, judge):
     loss[105] = 4.0
     assert all(found.severity == "info" for found in judge(make_run({"loss": loss}), RULE))
     loss[[30, 45]] = 0.1
+    assert [found.severity for found in judge(make_run({"loss": loss}), RULE)] == ["warning"]
+
+
+@pytest.mark.parametrize("first", [1.0, 200.0])
+def test_a_first_batch_that_is_far_off_hides_no_blow(make_run, judge, first):
+    """One row of the first twenty."""
+    loss = quiet(2000)
+    loss[0] *= first
+    loss[900:1100] = 30.0
     assert [found.severity for found in judge(make_run({"loss": loss}), RULE)] == ["warning"]

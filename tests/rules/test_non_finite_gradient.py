@@ -79,7 +79,17 @@ def test_a_log_that_ends_in_it_and_tells_no_loss(make_run, judge):
     assert judge(bad(make_run({"grad_norm": np.ones(8)}), "grad_norm", 1, 8), RULE) == []
     standing = np.where(np.arange(N) < N - 3, np.linspace(2, 1, N), 0.0)
     assert len(judge(bad(make_run(columns(loss=standing)), "grad_norm", N - 2), RULE)) == 1
-    assert judge(bad(make_run(columns(loss=np.linspace(2, 1, N))), "grad_norm", N - 2), RULE) == []
+    for loss in (np.linspace(2, 1, N), np.ones(N), np.where(np.arange(N) % 10 == 0, 1.0, np.nan), np.zeros(N)):
+        assert judge(bad(make_run(columns(loss=loss)), "grad_norm", N - 2), RULE) == []
+
+
+def test_a_log_that_tells_no_loss_and_goes_on(make_run, judge):
+    """A scaler may yet find back; one that is new after a resume, or at the log's first row, only begins to search."""
+    run = bad(make_run({"grad_norm": np.ones(N)}, end=None), "grad_norm", N - 2)
+    assert [finding.severity for finding in judge(run, RULE)] == ["info"]
+    late = {"step": np.arange(5001, 5006), "grad_norm": np.ones(5)}
+    assert judge(bad(make_run(late), "grad_norm", 1, 5), RULE) == []
+    assert judge(bad(make_run(late, header={"resumed_from": 5000}), "grad_norm", 2, 5), RULE) == []
 
 
 def test_it_is_over_when_weights_were_brought_back(make_run, judge):

@@ -33,8 +33,8 @@ class AggressiveRamp(Rule):
         less than half to more than nine tenths. Where no gradients are recorded, by more than three times the loss. A
         declared regulariser is held to less: three times the loss as it stood just before, and four fifths of the
         gradient; or, where none is recorded, all other losses together, under the weights that they had, are still
-        worse by half at the window's end. Medians over blocks of rows, before against after. It is over when the
-        component no longer leads.
+        worse by half at the window's end; once they have found back, that is an info. Medians over blocks of rows,
+        before against after. It is over when the component no longer leads.
 
     Why it matters:
         The optimiser's state (momentum, second moments, learning rate) fits the loss that it was following. A term that
@@ -78,7 +78,7 @@ class AggressiveRamp(Rule):
     role_growth: float = 3.0  # x the loss just before, for a declared regulariser: healthy ones come to 0.7
     role_share: float = 0.8  # of the gradient, four times what it is to regulate: healthy ones come to 0.6
 
-    worse: float = 1.5  # x, of all other losses, some 20 rows later: what a healthy entry costs them is a fifth
+    worse: float = 1.5  # x, of all other losses, at the window's end: what a healthy entry costs them is a fifth
 
     _span: int = field(default=20, init=False)  # steps of the window
     _blocks: Blocks | None = field(default=None, init=False)
@@ -155,7 +155,9 @@ class AggressiveRamp(Rule):
                 self._open[name] = found
                 yield found
             elif name in self._open and self._recovered(name, rows, now):
-                yield replace(self._open.pop(name), state="over")
+                told = self._open.pop(name)
+                mild = "others_before" in told.evidence
+                yield replace(told, state="over", severity="info" if mild else told.severity)
 
     def _compare(self, name: str, rows: Rows, before: int, now: int, rise: int) -> Finding | None:
         old, new, total = rows[f"size/{name}"][before], rows[f"size/{name}"][now], rows["total"][before]
@@ -169,12 +171,14 @@ class AggressiveRamp(Rule):
         grown = new - np.nan_to_num(old)
         growth, limit = grown / total, self.growth if known else self.lone_growth
         beyond = grown > limit * rows["peak"][before] and (known or not self._resumed)
-        regulates |= not known and self._drowns(name, rows, before, now)
-        if not (beyond or growth > (self.role_growth if regulates else self.grave_growth)):
+        drowns = not known and self._drowns(name, rows, before, now)
+        if not (beyond or growth > (self.role_growth if regulates or drowns else self.grave_growth)):
             return None
         told = self._open.get(name)
         first = told.first_step if told else int(rows[f"rise/{name}"][rise])
         evidence = {"contribution": new, "total_before": total, "growth": growth}
+        if drowns and not beyond and growth <= self.grave_growth:  # held for nothing but what it costs
+            evidence["others_before"] = total - np.nan_to_num(old)
         message = f"The {name} weight rose at step {first:,}: its contribution is now {new:,.4g}"
         message += f", where the whole loss was {total:,.4g} before"
         if known:
@@ -212,8 +216,13 @@ class AggressiveRamp(Rule):
         return bool(rows[f"weight/{name}"][now] <= max(np.nan_to_num(others), default=0.0))
 
     def _recovered(self, name: str, rows: Rows, now: int) -> bool:
-        """It no longer leads the gradient; or, where none is recorded, weighs less than the loss before it entered."""
+        """It no longer leads the gradient; or, where none is recorded, weighs less than the loss before it entered, and
+        what it had drowned is back.
+        """
         share, told = rows[f"share/{name}"][now], self._open[name]
+        rest = rows["total"][now] - np.nan_to_num(rows[f"size/{name}"][now])
+        if rest > self.worse * float(told.evidence.get("others_before", np.inf)):
+            return False
         if np.isfinite(share) or "gradient_share" in told.evidence:
             return bool(share < self.share_before)
         return bool(rows[f"size/{name}"][now] < float(told.evidence["total_before"]))

@@ -18,7 +18,6 @@ from trainwatch.run import Run
 from trainwatch.schema import Finding
 from trainwatch.stats import Streak, carried, in_blocks, medians, spreads
 from trainwatch.table import Chunk
-from trainwatch.views.evaluations import held_out
 from trainwatch.views.games import plays
 from trainwatch.views.regimes import Regimes
 
@@ -37,9 +36,8 @@ class GradientExplosion(Rule):
         until a value is not finite. A single row is enough at a hundred times, where the next one is not finite. Else
         it is worth knowing, if it lasts. And a norm that was far too large from the first rows on, in a run that does
         not clip: above ten, and so large beside weights and loss that a four-thousandth of the weights is worth the
-        whole loss; as long as a quarter of that is left, or the norm is as large beside what is left and no figure of
-        merit has moved. A new stage, weight or warm restart begins a new baseline; steps that the gradient scaler skips
-        do not count.
+        whole loss; as long as a quarter of that is left. A new stage, weight or warm restart begins a new baseline;
+        steps that the gradient scaler skips do not count.
 
     Why it matters:
         Steps of that size undo what was learned; without a limit on the norm the weights themselves soon overflow.
@@ -75,8 +73,6 @@ class GradientExplosion(Rule):
     steep: float = 4000.0  # norm x weights / loss, without a unit; of 90 healthy programs none begins above 350
     large: float = 10.0  # norm at the start; a small loss makes anything look steep beside it
     mended: float = 0.25  # of the first loss: who has come so far copes with it
-    moved: float = 0.2  # of a figure of merit: who has learned that much copes as well; of at least so many
-    evaluations: int = 5
 
     _regimes: Regimes = field(default_factory=Regimes, init=False)
     _grown: Streak = field(default_factory=lambda: Streak(5), init=False)
@@ -107,9 +103,6 @@ class GradientExplosion(Rule):
         self._clips |= bool((chunk["clip"] > 0).any())
         if not self._lowest:
             self._steep = self._beginning(chunk)
-        if self._steep:
-            limit = np.maximum(self.large, self.steep * loss / self._steep["weights"])
-            self._steep["still"] = float(np.median((norm > limit)[-self.block :]))
         begins = self._regimes.begins(chunk) & (np.arange(len(norm)) >= (0 if self._lowest else self.rows))
         fresh = in_blocks(begins.astype(np.float64), self.block).max(axis=1, initial=0.0) > 0  # a warm-up is no restart
         base = {name: np.repeat(values, self.block)[: len(norm)] for name, values in self._before(chunk, fresh).items()}
@@ -137,7 +130,7 @@ class GradientExplosion(Rule):
         trial = deepcopy(self)
         if len(rest) >= self.rows:
             yield from trial.update(rest)
-        yield from trial._steeply(run, plays(run.train.channels))
+        yield from trial._steeply(plays(run.train.channels))
 
     def _beginning(self, chunk: Chunk) -> dict[str, float]:
         """Norm, weights and loss of the first rows, where the one is too large for the others."""
@@ -153,13 +146,12 @@ class GradientExplosion(Rule):
         found["loss"] = float(np.median(loss[: self.rows]))
         return found if found["norm"] > self.large and steep > self.steep else {}
 
-    def _steeply(self, run: Run, chasing: bool) -> Findings:
+    def _steeply(self, chasing: bool) -> Findings:
         """A run that began with a gradient beyond measure, as it stands."""
         begun = self._steep
         if not begun or self._clips:
             return
-        still = begun["still"] == 1 and self._last_loss > 0 and self._unmoved(run)
-        sick = (still or self._last_loss > self.mended * begun["loss"]) and not chasing
+        sick = self._last_loss > self.mended * begun["loss"] and not chasing
         yield self.finding(
             "warning" if sick else "info",
             "run",
@@ -171,12 +163,6 @@ class GradientExplosion(Rule):
             advice="Begin with smaller weights (orthogonal ones in a recurrence), and clip the norm.",
             confidence=0.7,
         )
-
-    def _unmoved(self, run: Run) -> bool:
-        """Whether figures of merit stand where they began: what the loss came down by was only its own making."""
-        figures = [held_out(run, name)[1] for name in run.eval.channels if name.startswith("metric/")]
-        known = [values for values in figures if len(values) >= self.evaluations]
-        return bool(known) and all(np.ptp(values) < self.moved * abs(np.median(values)) for values in known)
 
     def _burst_ends(self, held: Floats, bad: Bools, columns: dict[str, Floats]) -> None:
         """Where rows that hurt lead straight to the first value that is not finite, however few they are."""

@@ -36,7 +36,7 @@ class Spike:
     first_step: int
     level: float
     spread: float
-    highest: float  # of the rows of the run before it
+    highest: float  # of the rows of the run before it; a first batch that is far off hides no blow
     force: float  # x its level: what the gradient's norm rose to; the loss, where none is recorded
     peak: float = -np.inf
     now: float = np.nan
@@ -62,10 +62,11 @@ class LossSpike(Rule):
         Each row's total loss against the median and the spread of the rows before it: eight spreads and half of the
         level above. One that passes is an info, if it is more than 5 % of the loss at the start. It is a warning if the
         loss has not found back to its level after two hundred rows, nor is on its way, or if such jumps of several rows
-        come again and again; or if it jumped to more than twenty times its level, and ten times the highest row so far,
-        from one row to the next, and was not back within forty rows and a twentieth of the run, or it was, but
-        validation, which had just come down, was never as good again. What training made good and validation did not is
-        data-break. At the start of a stage, at a warm restart or a change of weights nothing is expected of the loss.
+        come again and again; or if it jumped to more than twenty times its level, and ten times the highest row so far
+        (of the first twenty, their median), from one row to the next, and was not back within forty rows and a
+        twentieth of the run, or it was, but validation, which had just come down, jumped along, and has healed since,
+        but never was as good again. What training made good and validation did not is data-break. At the start of a
+        stage, at a warm restart or a change of weights nothing is expected of the loss.
 
     Why it matters:
         A spike is a step too large for where the weights were, or a broken batch. Most heal; each costs the steps until
@@ -137,7 +138,9 @@ class LossSpike(Rule):
         drift = np.abs(level - carried(self._level, level))  # a loss that wanders is quiet within a block
         here = {"level": level, "spread": spreads(loss, level), "drift": drift, "norm": medians(norm)}
         before = self._before.push(here, np.logical_or(new, after))
-        highest = np.fmax.accumulate(np.concatenate([[self._highest], np.fmax.reduce(loss, axis=1)]))
+        tops = np.fmax.reduce(loss, axis=1)
+        tops[:1] = tops[:1] if self._blocks else level[:1]
+        highest = np.fmax.accumulate(np.concatenate([[self._highest], tops]))
         before["highest"], self._highest = highest[:-1], float(highest[-1])
         before["spread"] = np.where(before["spread"] > 0, np.fmax(before["spread"], before["drift"]), np.nan)
         if len(new):
@@ -262,8 +265,9 @@ class LossSpike(Rule):
 
 
 def _lamed(run: Run, struck: int) -> bool:
-    """Whether the held-out loss, which was at its best and clearly coming down before a blow, never was as low again in
-    that stage: an optimiser that remembers the largest gradients takes next to no steps for a thousand steps.
+    """Whether the held-out loss, which was at its best and clearly coming down before a blow, was worst right after it
+    and never as low again in that stage: an optimiser that remembers the largest gradients takes next to no steps for a
+    thousand steps. Who overfits from then on goes up instead, and who has converged stays where it was.
     """
     stage, rows = run.train["stage"], run.train.step[: run.train.size]
     since = stage[(rows >= struck) & np.isfinite(stage)]
@@ -271,8 +275,8 @@ def _lamed(run: Run, struck: int) -> bool:
     before, after = values[steps < struck], values[steps >= struck]
     if len(before) < 2 or len(after) < EVALUATIONS or (len(since) and np.ptp(since) > 0):
         return False
-    gained = before[:-1].min() - before[-1]
-    return bool(gained > CLEAR * scatter(after) and after.min() > before[-1])
+    gained, healed, lost = before[:-1].min() - before[-1], after[:2].max() - after[-1], after.min() - before[-1]
+    return bool(min(gained, healed, lost) > CLEAR * scatter(after))
 
 
 def _longest(rows: NDArray[np.int64]) -> int:

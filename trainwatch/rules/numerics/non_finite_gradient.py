@@ -24,7 +24,8 @@ class NonFiniteGradient(Rule):
     What it sees:
         The first trained step whose gradient norm is no finite number, while the loss of that step and of the window
         before it is finite, followed within a window by a loss that is not finite, by weights that are not, or by the
-        end of the run: by its failure, or by two more such rows, in which no loss moves on.
+        end of the run: by its failure, or by two more such rows, in which the loss is 0 as it never was before (so some
+        trainers print what is no number), or whose run tells no loss at all; while that one goes on it is an info.
 
         Of several modules the one nearest to the loss is named: a backward pass carries NaN on to everything before it,
         so the last module in the model's order is where it began. Steps that the gradient scaler skipped do not count.
@@ -51,7 +52,7 @@ class NonFiniteGradient(Rule):
     causes: ClassVar[tuple[str, ...]] = ("non-finite-weights", "non-finite-loss", "crashed")
 
     last_rows: int = 3  # at a log's end, where no loss speaks for them: a scaler skips one step, seldom two in a row
-    settled: int = 20  # steps, by when a scaler has found its scale; or, where steps are counted from the log's first,
+    settled: int = 20  # steps of a process, by when a scaler has found its scale; or, where a log counts from its own,
     started: float = 0.05  # epochs
     before_rows: int = 20  # a window: a bad loss so shortly before is the cause, so shortly after the effect
     recovered_rows: int = 20  # finite rows after which it is over
@@ -120,7 +121,7 @@ class NonFiniteGradient(Rule):
         step, loss = int(chunk.step[row]), float(chunk["loss"][row])
         where = f"The gradient of {module}" if alone else "The gradient"
         others = f", and with it that of {len(bad) - 1} module{'s' * (len(bad) > 2)} before it" if len(bad) > 1 else ""
-        while_ = f" while the loss was still {loss:.4g}" if np.isfinite(loss) else ""
+        while_ = f" while the loss was still {loss:.4g}" if np.isfinite(loss) and loss != 0 else ""
         return self.finding(
             "critical",
             f"module:{module}" if alone else "run",
@@ -150,8 +151,8 @@ class NonFiniteGradient(Rule):
         if self._found is None and self._pending is not None and self._rows - 1 == self._last_bad:
             if (run.end or {}).get("status") == "failed":
                 yield replace(self._pending, message=f"{self._pending.message}, and the run failed there.")
-            elif self._unlit(Chunk("train", run.train, max(0, self._rows - self.last_rows), self._rows)):
-                yield replace(self._pending, message=f"{self._pending.message}, and has been so to the last row.")
+            else:
+                yield from self._unlit(run, self._pending)
         elif self._found is not None:
             told = self._told()
             for rank, other in sorted(run.ranks.items()):
@@ -163,12 +164,18 @@ class NonFiniteGradient(Rule):
                     yield replace(told, severity="info", message=message)
                     return
 
-    def _unlit(self, last: Chunk) -> bool:
-        """Whether the gradient of each of the last rows is bad, and no loss moves on and says that weights are well."""
-        early = last.step[0] <= self.settled and not np.nanmax(last["epoch"], initial=0.0) > self.started
-        bad = last.broken(_is_gradient) & last.trained()
-        moves = np.isfinite(last["loss"][1:]) & (np.diff(last["loss"]) != 0.0) & (last["loss"][1:] != 0.0)
-        return bool(len(last) == self.last_rows and bad.all() and not early and not moves.any())
+    def _unlit(self, run: Run, pending: Finding) -> Findings:
+        """The gradient of each of the last rows is bad, and no loss says that the weights are well."""
+        last = Chunk("train", run.train, max(0, run.train.size - self.last_rows), run.train.size)
+        bad, began = last.broken(_is_gradient) & last.trained(), run.header.resumed_from
+        late = last.step[0] > (began or 0) + self.settled
+        late |= began is None and np.nanmax(last["epoch"], initial=0.0) > self.started
+        loss = run.train["loss"][: run.train.size - self._rows + self._at]  # of the rows before
+        fell = bool((last["loss"][1:] == 0.0).all() and np.isfinite(loss).any() and not (loss == 0.0).any())
+        mute = self._at > 0 and not np.isfinite(run.train["loss"]).any()
+        if len(last) == self.last_rows and bad.all() and late and (fell or mute):
+            message = f"{pending.message}, and has been so to the last row."
+            yield replace(pending, message=message, severity="critical" if fell or run.end else "info")
 
 
 def _is_gradient(channel: str) -> bool:
