@@ -44,3 +44,9 @@ def test_small_gradients_of_a_solved_task_and_rounded_logs_are_healthy(seed, mak
     level = {"grad_norm": 0.3 * noise, "loss": flat(seed)}
     for columns in (fell, solved, rounded, level):
         assert judge(make_run(columns), RULE) == []
+
+
+def test_a_norm_that_goes_and_comes_is_no_onset(make_run, judge):
+    """Rows of nothing in the first half only, beside bins whose medians say otherwise."""
+    norm = np.where(ROW % 2, np.where(ROW < 40, 0.0, np.nan), np.where(ROW < 40, np.nan, -1.0))
+    judge(make_run({"grad_norm": norm, "loss": flat()}), RULE)
