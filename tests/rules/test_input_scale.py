@@ -103,8 +103,9 @@ def test_pixels_that_are_divided_twice(left, most, severities, make_run, judge):
     """Nothing is learned; or it is a unit, with which the model copes; a twentieth here and there is something."""
     loss = left + (1 - left) * np.exp(-np.arange(200) / 8)
     loss /= np.median(loss[:20])
-    found = judge(make_run(columns(-0.0015, 0.0009, most, loss=np.maximum(loss, left))), RULE)
-    assert [one.severity for one in found] == severities
+    seen = columns(-0.0015, 0.0009, most, loss=np.maximum(loss, left))
+    for more in ({}, {"grad_norm": 0.5 + 0.5 * loss}):
+        assert [one.severity for one in judge(make_run(seen | more), RULE)] == severities
 
 
 def test_pixels_behind_a_normalisation_whose_run_has_converged(make_run, judge):

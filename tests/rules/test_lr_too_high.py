@@ -167,10 +167,10 @@ def test_a_loss_that_is_weighed_up_is_not_lost(weighed, count, make_run, judge):
     assert len(judge(make_run(run_of(0.4, raw * up) | more), RULE)) == count
 
 
-@pytest.mark.parametrize("level", [0.0, 1.0])
-def test_weights_that_leap_from_nothing_or_where_no_loss_was_logged(level, make_run, judge):
-    """Norms of 0, of which no growth is one, and rows without a loss between two samples."""
-    norm = np.where(SAMPLED, np.where(ROW < 60, level, 50.0), np.nan)
+@pytest.mark.parametrize("before", [-1.0, 1.0])
+def test_weights_that_leap_where_no_loss_was_logged(before, make_run, judge):
+    """It is said without the loss; and norms below 0, which are a mistake of the log, have no growth."""
+    norm = np.where(SAMPLED, np.where(ROW < 60, before, 1e4), np.nan)
     loss = np.where((ROW >= 40) & (ROW <= 110), np.nan, flat())
-    found = judge(make_run(run_of(1.5, loss, weight_norm__main=norm)), RULE)
-    assert all("nan" not in finding.message for finding in found)
+    found = judge(make_run(run_of(1e-9, loss, weight_norm__main=norm)), RULE)
+    assert [("grew" in one.message, "loss" in one.message) for one in found] == [(True, False)] * (before > 0)

@@ -176,10 +176,9 @@ class InputScale(Rule):
     def _finding(self, kind: str, streak: Streak, *, by_heart: bool = False) -> Finding:
         onset, now = streak.onset or streak.latest, streak.latest
         size = float(self._size(now))
-        share = self.learnt
-        if kind == "tiny":
-            share = self.answered if size < self.nothing else self.hardly
-        learns = 0 < now["loss"] < share * onset["loss"] and not self._thrown(size, now["norm"])
+        unit = kind == "tiny" and size >= self.nothing  # beside which any gradient is large
+        share = self.hardly if unit else self.answered if kind == "tiny" else self.learnt
+        learns = 0 < now["loss"] < share * onset["loss"] and (unit or not self._thrown(size, now["norm"]))
         learns &= not by_heart and not (self._game and kind == "far") and not size > self.absurd
         learns &= kind != "tiny" or now["loss"] > self.vanished * onset["loss"]
         bare = np.isnan(now["mean"]) and np.isnan(now["std"])  # one value of many may be far out
