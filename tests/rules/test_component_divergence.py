@@ -75,3 +75,9 @@ def test_what_is_maximised_is_meant_to_rise(weight, count, make_run, judge):
     weights = {"weight/digit": np.full(N, weight), "weight/other": np.ones(N)}
     a, b = unlearned(1)
     assert len(judge(make_run(columns(a, b, "digit") | weights), RULE)) == count
+
+
+def test_a_total_that_is_logged_no_more_proves_nothing(make_run, judge):
+    """The component rises again where the total is unknown."""
+    a, b = unlearned(0)
+    assert judge(make_run(columns(a, b) | {"loss": np.where(ROW < 80, a + b, np.nan)}), RULE) == []

@@ -52,7 +52,9 @@ def test_neighbours_stretch_the_work_and_not_the_wait(make_run, judge, rows):
     busy = 1 + np.random.default_rng(3).exponential(0.6, rows)
     for wait, severities in ((np.full(rows, 0.04), ["warning"]), (0.02 * busy, ["info"])):
         values = {"time/step": wait + 0.03 * busy, "time/data": wait}
-        assert [one.severity for one in judge(make_run(values, header=CPU), RULE)] == severities
+        found = judge(make_run(values, header=CPU), RULE)
+        assert [one.severity for one in found] == severities
+        assert ["in the quickest steps" in one.message for one in found] == [severities == ["warning"]]
 
 
 @pytest.mark.parametrize("rows", [15, 60, 130])
@@ -89,3 +91,20 @@ def test_two_milliseconds_are_worth_no_word_unless_they_are_a_fifth(make_run, ju
     assert judge(make_run(columns(0.003, rows=60, work=0.02), header=GPU), RULE) == []
     (found,) = judge(make_run(columns(0.003, work=0.008), header=GPU), RULE)
     assert found.severity == "warning"
+
+
+@pytest.mark.parametrize("work", [0.0, 0.02])
+def test_waits_of_nothing_are_healthy(make_run, judge, work):
+    """The quickest rows, or all of them, take no time at all."""
+    half = np.where(np.arange(30) % 2, 0.0, work)
+    assert judge(make_run({"time/step": half, "time/data": np.zeros(30)}), RULE) == []
+    whole = {"time/step": np.full(30, 0.01), "time/data": np.where(np.arange(30) % 3, 0.0, 0.01)}
+    assert judge(make_run(whole), RULE) == []
+
+
+def test_cheap_steps_among_dear_ones_are_no_quiet_neighbours(make_run, judge):
+    """A step in seven skips its work."""
+    random = np.random.default_rng(0)
+    wait = np.abs(0.03 * (1 + 0.3 * random.normal(size=2000)))
+    values = {"time/step": wait + np.where(random.random(2000) < 0.15, 0.005, 0.06), "time/data": wait}
+    assert [one.severity for one in judge(make_run(values, header=CPU), RULE)] == ["info"]

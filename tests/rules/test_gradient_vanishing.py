@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from trainwatch.engine import Engine
+
 RULE = "gradient-vanishing"
 N = 300
 ROW = np.arange(N)
@@ -44,3 +46,14 @@ def test_small_gradients_of_a_solved_task_and_rounded_logs_are_healthy(seed, mak
     level = {"grad_norm": 0.3 * noise, "loss": flat(seed)}
     for columns in (fell, solved, rounded, level):
         assert judge(make_run(columns), RULE) == []
+
+
+def test_a_norm_that_is_recorded_from_some_step_on(make_run):
+    """Zeros of a module until then; the whole norm itself is not small."""
+    run = make_run({"grad_norm/stem": np.zeros(130), "loss": flat()[:130]}, end=None)
+    engine = Engine()
+    engine.feed(run)
+    make_run({"step": [131], "grad_norm": [0.007], "loss": flat()[130:131]}, end=None, onto=run)
+    engine.feed(run)
+    assert [found for found in engine.findings(run) if found.rule == RULE] == []
+    assert engine.failed == {}

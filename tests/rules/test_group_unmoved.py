@@ -94,3 +94,10 @@ def test_a_group_that_begins_at_nothing_is_held_against_another(rate, first, tol
     }
     found = judge(make_run(columns, header={"total_steps": 120}), RULE)
     assert [one.severity for one in found if one.rank] == told
+
+
+def test_a_group_beside_one_without_weights(make_run, judge):
+    """The path of the one cannot be said in norms of the other, which are 0."""
+    norms = {"weight_norm__head": np.where(ROW == 0, 0.0, 1.0), "weight_norm__body": np.zeros(N)}
+    columns = run_of({"head": 1e-9, "body": 1e-3}, **norms) | {"lr/head": np.full(N, 1e-12)}
+    assert all(found.severity == "info" for found in judge(make_run(columns), RULE))

@@ -97,14 +97,23 @@ def test_first_gradients_of_a_tenth_of_the_inputs(later, severity, make_run, jud
 
 
 @pytest.mark.parametrize(
-    ("left", "most", "severities"), [(0.3, 0.003, ["warning"]), (0.05, 0.003, ["info"]), (0.3, 0.05, [])]
+    ("left", "most", "severities"), [(0.95, 0.003, ["warning"]), (0.3, 0.003, ["info"]), (0.3, 0.05, [])]
 )
 def test_pixels_that_are_divided_twice(left, most, severities, make_run, judge):
-    """Biases alone may answer most of the loss; values of a twentieth here and there are something."""
+    """Nothing is learned; or it is a unit, with which the model copes; a twentieth here and there is something."""
     loss = left + (1 - left) * np.exp(-np.arange(200) / 8)
     loss /= np.median(loss[:20])
-    found = judge(make_run(columns(-0.0015, 0.0009, most, loss=np.maximum(loss, left))), RULE)
-    assert [one.severity for one in found] == severities
+    seen = columns(-0.0015, 0.0009, most, loss=np.maximum(loss, left))
+    for more in ({}, {"grad_norm": 0.5 + 0.5 * loss}):
+        assert [one.severity for one in judge(make_run(seen | more), RULE)] == severities
+
+
+def test_pixels_behind_a_normalisation_whose_run_has_converged(make_run, judge):
+    """The loss comes down two-hundredfold, and the norm with it, from no more than 15."""
+    away = np.exp(-np.arange(2000) / 200)
+    fall = {"loss": 0.01 + 1.99 * away, "grad_norm": 0.05 + 15 * away}
+    (found,) = judge(make_run(columns(120.0, 60.0, 255.0, rows=2000) | fall), RULE)
+    assert found.severity == "info"
 
 
 def test_a_negative_spread_is_none(make_run, judge):
@@ -118,6 +127,8 @@ def test_a_batch_that_dwarfs_all_before(make_run, judge):
     burst = np.where(np.arange(200) == 140, 5000.0, 2.0)
     (found,) = judge(make_run(columns(0.0, 1.0, 1.0) | {"data/input_absmax": burst}), RULE)
     assert (found.severity, found.first_step, found.last_step) == ("warning", 141, 141)
+    (found,) = judge(make_run(columns(0.0, 1.0, 1.0) | {"data/input_absmax": burst / 1e200 ** (burst < 10)}), RULE)
+    assert "2.5e+203 times" in found.message
     early = np.where(np.arange(200) < 5, 0.001, 2.0)
     for healthy in (tails, early):
         assert judge(make_run(columns(0.0, 1.0, 1.0) | {"data/input_absmax": healthy}), RULE) == []

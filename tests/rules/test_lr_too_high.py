@@ -165,3 +165,12 @@ def test_a_loss_that_is_weighed_up_is_not_lost(weighed, count, make_run, judge):
     raw, up = 2 * np.exp(-ROW / 200), np.where(ROW < 200, 1.0, 60.0)
     more = {"loss/a": raw if weighed else raw * up, "weight/a": up if weighed else np.ones(N)}
     assert len(judge(make_run(run_of(0.4, raw * up) | more), RULE)) == count
+
+
+@pytest.mark.parametrize("before", [-1.0, 1.0])
+def test_weights_that_leap_where_no_loss_was_logged(before, make_run, judge):
+    """It is said without the loss; and norms below 0, which are a mistake of the log, have no growth."""
+    norm = np.where(SAMPLED, np.where(ROW < 60, before, 1e4), np.nan)
+    loss = np.where((ROW >= 40) & (ROW <= 110), np.nan, flat())
+    found = judge(make_run(run_of(1e-9, loss, weight_norm__main=norm)), RULE)
+    assert [("grew" in one.message, "loss" in one.message) for one in found] == [(True, False)] * (before > 0)

@@ -84,7 +84,7 @@ def test_a_count_of_something_else_is_taken_back(make_run):
     ("steps", "losses", "told"),
     [
         (120, [3.0, 2.0, 1.0], "warning"),
-        (120, [], "warning"),
+        (120, [], "info"),  # one of two planned epochs looks the same
         (120, [3.0, 1.0, 2.0], "info"),  # what waits for validation has stopped it
         (110, [3.0, 2.0, 1.0], "info"),
     ],

@@ -117,3 +117,10 @@ def test_weights_that_blew_up_before_the_second_sample(make_run, judge):
     """Sixty times in one sample, and then they stand: others name the leap."""
     leapt = short(np.where(SHORT == 0, 10.0, 600 + SHORT / 20), np.full(150, 1e-5))
     assert judge(make_run(leapt), RULE) == []
+
+
+def test_weights_that_are_all_off_at_last_hide_no_loss(make_run, judge):
+    """Then the total itself is looked at: it falls."""
+    falls, weight = 3 * np.exp(-ROW / 300), (ROW < 900).astype(float)
+    columns = run_of(10 * np.exp(ROW / 200), falls) | {"weight/a": weight, "loss/a": falls}
+    assert [found.severity for found in judge(make_run(columns), RULE)] == ["info"]

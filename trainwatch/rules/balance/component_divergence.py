@@ -103,7 +103,7 @@ class ComponentDivergence(OfCourse):
         """Since the component was best, or since the total rose with it; by more than its noise."""
         level = running_medians(total, 5)
         then, now = level[at], median(total[-max(5, len(total) // 20) :])
-        peak = np.nanmax(level[at:], initial=then)
+        peak = np.fmax.reduce(level[at:], initial=then)
         hidden = peak - now > max(self.given_back * (peak - then), self.clear * noise(total))
         return bool(then - now > max(self.total_falls * abs(then), noise(total)) or hidden)
 

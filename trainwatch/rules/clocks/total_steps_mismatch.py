@@ -34,8 +34,8 @@ class TotalStepsMismatch(Rule):
         batches and either rounding of an incomplete group is right; before the first step. And the applied steps (those
         that the optimiser took, not those that the scaler skipped) once they pass the planned ones. It names the factor
         that explains the difference. Of a run that finished: the plan is to the step the accumulation times what it
-        took, and another schedule ends just there, or nothing had stopped it: its last evaluation is its best, or it
-        has none.
+        took, and another schedule ends just there, or validation had no reason to stop it: its last evaluation is its
+        best.
 
     Why it matters:
         Warm-up, annealing and curriculum are shares of that number. If micro-batches or every process's batches are
@@ -137,7 +137,7 @@ class TotalStepsMismatch(Rule):
         last = np.nanmax([run.last_step or 0, *run.train.column("applied", max(size - 1, 0), size)])
         if 0 < last < (1 - self.tolerance) * self._total and not run.end.get("reason"):
             counted = self._micro_batches(run, float(last))
-            why = ", and the plan is the count of micro-batches"
+            why = ", and the plan looks like the count of micro-batches"
             yield self.finding(
                 "warning" if counted else "info",
                 "run",
@@ -165,9 +165,9 @@ class TotalStepsMismatch(Rule):
 
 
 def _improving(run: Run) -> bool:
-    """Whether its last evaluation is its best, so that nothing stops it early who looks at those; or it has none."""
+    """Whether its last evaluation is its best, so that nothing stops it early who looks at those."""
     loss = held_out(run)[1]
-    return not run.eval.size or (len(loss) >= EVALUATIONS and int(loss.argmin()) == len(loss) - 1)
+    return len(loss) >= EVALUATIONS and int(loss.argmin()) == len(loss) - 1
 
 
 def _planned(horizon: dict[str, object]) -> tuple[int, int, list[tuple[str, float, bool]]] | None:

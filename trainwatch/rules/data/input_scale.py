@@ -42,12 +42,13 @@ class InputScale(Rule):
 
     When it is wrong:
         A model may normalise inside (a BatchNorm first, Fourier features). A run whose loss has halved is reported as
-        info, unless its first gradients were as large as its inputs, or a tenth of that and a hundred times the later
-        ones: then nothing normalises them, and the loss came down from where they had thrown it. Of inputs that are
-        next to nothing a quarter of the loss may be left: biases alone answer half of many. Inputs beyond ten thousand
-        are no matter of taste, and the loss of a game (rewards, adversaries) proves no learning: there it stays an
-        alarm. Inputs within a factor of a hundred are an info, too; so are those of which only the largest value is
-        known, if the first gradients were no larger.
+        info, unless its first gradients were as large as its inputs, or (beyond a thousand) a tenth of that and a
+        hundred times the later ones: then nothing normalises them, and the loss came down from where they had thrown
+        it. Of inputs below a ten-thousandth a quarter of the loss may be left: biases alone answer half of many. Larger
+        ones are a unit (metres, volts) where the loss has come down by a tenth, and are an info. Inputs beyond ten
+        thousand are no matter of taste, and the loss of a game (rewards, adversaries) proves no learning: there it
+        stays an alarm. Inputs within a factor of a hundred are an info, too; so are those of which only the largest
+        value is known, if the first gradients were no larger.
 
     References:
         LeCun et al., "Efficient BackProp" (1998), section 4.3; Umlaut (input not in -1 to 1); SageMaker Debugger,
@@ -77,8 +78,10 @@ class InputScale(Rule):
     blocks: int = 2  # of 20 rows, in a row: a single blank batch is no scale
     first_rows: int = 5  # of the gradient's norm: later ones tell of what the first steps did to the weights
     learnt: float = 0.5  # of the loss is left: whatever the inputs are, the model copes with them
-    answered: float = 0.25  # the same, of tiny inputs: biases alone answer the targets' mean
+    nothing: float = 1e-4  # mean and spread: no unit makes inputs so small, and
+    answered: float = 0.25  # of the loss is left then: biases alone answer the targets' mean
     thrown: float = 0.1  # x the inputs: first gradients; and they were
+    shock: float = 1e3  # themselves (what a normalisation lets through comes to tens), and
     settled: float = 100.0  # x the later ones: the inputs, which have not changed, had thrown the loss
     evaluations: int = 4  # the last ones; if they are no lower than so much of where training began,
     hardly: float = 0.9  # the training set is known by heart, and nothing copes
@@ -128,7 +131,7 @@ class InputScale(Rule):
                 "warning",
                 "run",
                 (step, step),
-                f"The batch of step {step:,} reaches {values[row]:.3g}, {times:,.0f} times the largest value of all "
+                f"The batch of step {step:,} reaches {values[row]:.3g}, {times:,.3g} times the largest value of all "
                 f"batches before it ({before[row]:.3g}).",
                 evidence={"absmax": values[row], "before": before[row]},
                 advice="Look at that batch: a broken sample, a unit or a scaling that is missing. Clip or filter it; "
@@ -167,13 +170,15 @@ class InputScale(Rule):
 
     def _thrown(self, size: float, norm: float) -> bool:
         """Whether the first gradients were those of inputs that nothing normalises, and what they threw came down."""
-        return self._norm > size or (self._norm > self.thrown * size and self._norm > self.settled * norm)
+        thrown = self._norm > max(self.thrown * size, self.shock) and self._norm > self.settled * norm
+        return self._norm > size or thrown
 
     def _finding(self, kind: str, streak: Streak, *, by_heart: bool = False) -> Finding:
         onset, now = streak.onset or streak.latest, streak.latest
         size = float(self._size(now))
-        share = self.answered if kind == "tiny" else self.learnt
-        learns = 0 < now["loss"] < share * onset["loss"] and not self._thrown(size, now["norm"])
+        unit = kind == "tiny" and size >= self.nothing  # beside which any gradient is large
+        share = self.hardly if unit else self.answered if kind == "tiny" else self.learnt
+        learns = 0 < now["loss"] < share * onset["loss"] and (unit or not self._thrown(size, now["norm"]))
         learns &= not by_heart and not (self._game and kind == "far") and not size > self.absurd
         learns &= kind != "tiny" or now["loss"] > self.vanished * onset["loss"]
         bare = np.isnan(now["mean"]) and np.isnan(now["std"])  # one value of many may be far out

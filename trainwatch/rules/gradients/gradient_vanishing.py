@@ -88,17 +88,16 @@ class GradientVanishing(Rule):
         values = _norm(whole)
         low = np.isfinite(values) & (values <= bar)
         high = np.flatnonzero(np.isfinite(values) & (values > bar))
-        onset = (
-            np.flatnonzero(low)[0]
-            if len(high) < 3
-            else np.flatnonzero(low & (np.arange(len(low)) > high[len(high) // 2]))[0]
-        )
+        since = np.flatnonzero(low)
+        since = since if len(high) < 3 else since[since > high[len(high) // 2]]
+        if not len(since):
+            return []
         now = float(np.median(norm[-3:]))
         return [
             self.finding(
                 "critical",
                 "run",
-                (int(whole.step[onset]), int(whole.step[-1])),
+                (int(whole.step[since[0]]), int(whole.step[-1])),
                 f"The gradient norm is {now:.2g} (at first {first:.2g}) and the loss stands at "
                 f"{np.nanmedian(series['loss']):.4g}: nothing is learned.",
                 evidence={"norm": now, "first": first, "loss": float(np.nanmedian(series["loss"]))},

@@ -130,7 +130,7 @@ class GroupUnmoved(Rule):
             slow, short, path, whose = self.slow, self.path, largest * whole, "their"
             if self._begin.get(name) == 0:
                 slow, short, whose = self.slowest, self.reach, f"{other}'s"
-                path *= self._norm[name] / self._norm.get(other, np.nan)
+                path *= self._norm[name] / (self._norm.get(other) or np.nan)
             creeps = 0 < rate < slow * highest and 0 < path < short
             if creeps and ratio * whole > self.moves:
                 yield self.finding(

@@ -269,16 +269,17 @@ class LrTooHigh(Rule):
         return bool(len(known) > 1 and (known[1:] / known[:-1]).max() > self.leap**0.5)  # a bin may halve it
 
     def _swept(self, whole: Chunk, times: float, group: str, begin: int, end: int, first: float) -> Finding:
-        loss = whole["loss"][begin : end + 1]
+        highest = float(np.fmax.reduce(whole["loss"][begin : end + 1]))  # NaN where none was logged between
+        cost = "" if np.isnan(highest) else f", and the loss went from {first:.4g} to {highest:.4g} meanwhile"
         loud = self._loudest(whole, begin)
         blame = f"; the {loud} loss outweighed the others a hundredfold then, and may be the cause" if loud else ""
         return self.finding(
             "warning",
             f"group:{group}",
             (int(whole.step[begin]), int(whole.step[-1])),
-            f"The weights of {group} grew {times:,.3g}-fold from step {whole.step[begin]:,} to {whole.step[end]:,}, "
-            f"and the loss went from {first:.4g} to {np.nanmax(loss):.4g} meanwhile{blame}.",
-            evidence={"growth": times, "first_loss": first, "highest_loss": float(np.nanmax(loss))},
+            f"The weights of {group} grew {times:,.3g}-fold from step {whole.step[begin]:,} to {whole.step[end]:,}"
+            f"{cost}{blame}.",
+            evidence={"growth": times, "first_loss": first} | ({"highest_loss": highest} if cost else {}),
             advice=f"Lower the learning rate of {group} tenfold and more, or lengthen the warm-up; what was learned "
             "after such a step began from ruins.",
             confidence=0.6 if loud else 0.85,
@@ -296,8 +297,8 @@ class LrTooHigh(Rule):
             begin, end = int(weights.at[index]), int(weights.at[index + 1])
             norms = {group: weights.norm(group)[[begin, end]].tolist() for group in weights.groups}
             times = {group: now / was for group, (was, now) in norms.items() if was > 0}
-            worst = max(times, key=lambda group: times[group])
-            if not weights.swells(worst, self.swelling):
+            worst = max(times, key=lambda group: times[group], default="")
+            if worst and not weights.swells(worst, self.swelling):
                 return self._swept(whole, times[worst], worst, begin, end, first)
         return None
 

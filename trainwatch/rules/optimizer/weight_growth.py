@@ -175,5 +175,6 @@ def _at_one_weighting(series: Mapping[str, Floats]) -> Floats:
     weights = {name: series[f"weight/{name}"] for name in _weighted(series)}
     if not any(np.isfinite(values).all() and np.ptp(values) > 0 for values in weights.values()):
         return series["loss"]
-    counted = sum(values[-1] * series[f"loss/{name}"] for name, values in weights.items() if values[-1])
-    return np.asarray(counted) if np.isfinite(counted).all() else series["loss"]
+    parts = [values[-1] * series[f"loss/{name}"] for name, values in weights.items() if values[-1]]
+    counted = np.sum(parts, axis=0)
+    return counted if parts and np.isfinite(counted).all() else series["loss"]

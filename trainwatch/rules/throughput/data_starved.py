@@ -41,7 +41,8 @@ class DataStarved(Rule):
     When it is wrong:
         On a CPU the loader and the model share the same cores, and a wait is work done in the loop's own thread: the
         bar is higher there, and waits of a millisecond or two never count as a warning. Neighbours on the machine make
-        the work longer and the share smaller: it is also taken from the quickest tenth of the steps.
+        the work longer and the share smaller: it is also taken from the quickest tenth of the steps, unless those are
+        of another kind (a step that skips, beside a dear one).
 
     References:
         Mohan et al., "Analyzing and Mitigating Data Stalls in DNN Training" (2021): stalls of 10 to 70 % are common;
@@ -56,6 +57,7 @@ class DataStarved(Rule):
     warning_share: float = 0.2  # of the time: a fifth of the bill
     cpu_share: float = 0.5  # of the time, on a CPU: there the wait is work, which more workers would not take away
     crowded: float = 0.3  # of the time, if it is above the bar by the quickest rows: neighbours stretch work, not waits
+    alike: float = 0.5  # of the median work, in the quickest rows: steps of less are cheap ones among dear ones
     least_wait: float = 0.002  # s a step: less than that is the price of any loader, and of a busy machine
     info_wait: float = 0.005  # s a step: worth knowing, where it is no fifth of the bill
     stall: float = 20.0  # steps' work: no single wait counts for more, so that one stall of an hour is not a rhythm
@@ -97,9 +99,10 @@ class DataStarved(Rule):
         share = share[np.isfinite(share)]
         if blocks > self.enough + self.blocks or len(share) < self.fewest or (self._mild and self._mild.onset):
             return
-        least, quick = (float(_quick(part[1:][None])[0]) for part in (wait, rows["time/step"] - wait))
+        quiet = float(self._quiet(wait[1:][None], np.maximum(rows["time/step"] - wait, 0.0)[1:][None])[0])
         middle = {"share": min(float(np.median(share)), 1.0), "wait": float(np.nanmedian(wait)), "last": rows.step[-1]}
-        grave = bool(self._severe(middle | {"quiet": least / (least + max(quick, 0.0))}))
+        middle["quiet"] = quiet
+        grave = bool(self._severe(middle))
         if grave or (middle["share"] > self.info_share and middle["wait"] >= self.info_wait):
             yield self._finding("warning" if grave else "info", float(rows.step[0]), middle, over=False)
 
@@ -118,15 +121,23 @@ class DataStarved(Rule):
         wait = np.where(np.isfinite(work), np.minimum(wait, self.stall * medians(work)[:, None]), np.nan)
         count, waits, works = np.isfinite(work).sum(axis=1), np.nansum(wait, axis=1), np.nansum(work, axis=1)
         share = np.where(4 * count >= self.block, waits / (waits + works), np.nan)
-        least, quick = _quick(wait), _quick(work)
         steps = chunk.step.astype(np.float64)
         return {
             "share": share,
-            "quiet": np.where(np.isfinite(share), least / (least + quick), np.nan),
+            "quiet": np.where(np.isfinite(share), self._quiet(wait, work), np.nan),
             "wait": waits / count,
             "step": steps[:: self.block],
             "last": steps[self.block - 1 :: self.block],
         }
+
+    def _quiet(self, wait: Floats, work: Floats) -> Floats:
+        """The share that is wait in the quickest tenth of each block's rows, which is what it takes while neighbours
+        sleep; NaN where those rows are of another kind.
+        """
+        quickest = wait.shape[1] // 10
+        least, quick = (np.sort(part, axis=1)[:, quickest] for part in (wait, work))
+        alike = quick > self.alike * medians(work)
+        return np.asarray(np.where(alike, least / np.where(alike, least + quick, 1.0), np.nan))
 
     def _lag(self, fresh: Columns, name: str, lag: int) -> Floats:
         """A column as it was so many blocks before each block; NaN before the first. float64 [blocks]"""
@@ -148,18 +159,16 @@ class DataStarved(Rule):
         return smooth
 
     def _finding(self, severity: Severity, since: float, now: Mapping[str, float], *, over: bool) -> Finding:
+        crowded = severity == "warning" and not now["share"] > self._bar() and now["quiet"] > self._bar()
+        quick = f", and {now['quiet']:.0%} in the quickest steps" if crowded else ""
         return self.finding(
             severity,
             "run",
             (int(since), int(now["last"])),
-            f"{now['share']:.0%} of the time is spent waiting for data: {1000 * now['wait']:,.3g} ms of each step.",
+            f"{now['share']:.0%} of the time is spent waiting for data{quick}: {1000 * now['wait']:,.3g} ms of each "
+            "step.",
             over=over,
             evidence={"share": now["share"], "wait_seconds": now["wait"]},
             advice="Raise num_workers and prefetch_factor, keep workers alive over epochs, or do less work per sample.",
             confidence=0.9,
         )
-
-
-def _quick(blocks: Floats) -> Floats:
-    """The time of the quickest tenth of each block's rows, which is what it takes while neighbours sleep."""
-    return np.asarray(np.sort(blocks, axis=1)[:, blocks.shape[1] // 10])
