@@ -56,13 +56,17 @@ def test_what_poisons_nothing_is_no_sickness(make_run, judge):
     assert judge(bad(make_run(columns()), "grad_norm", 30, 30, code=2), RULE) == []
 
 
+def severities(findings):
+    return [finding.severity for finding in findings]
+
+
 def test_healthy_runs_with_unflagged_skips(make_run, judge):
     random = np.random.default_rng(0)
     for _ in range(100):
         run = make_run(columns(loss=np.exp(random.normal(0, 1, N))))
         for row in np.flatnonzero(random.random(N) < 0.1):
             run.train.mark(int(row), "grad_norm", int(random.integers(1, 4)))
-        assert judge(run, RULE) == []
+        assert set(severities(judge(run, RULE))) <= {"info"}
 
 
 def test_a_run_that_dies_of_it_at_once(make_run, judge):
@@ -76,20 +80,20 @@ def test_a_log_that_ends_in_it_and_tells_no_loss(make_run, judge):
     for first, found in ((N - 2, 1), (N - 1, 0)):
         run = bad(make_run({"grad_norm": np.ones(N)}), "grad_norm", first)
         assert [finding.first_step for finding in judge(run, RULE)] == [first] * found
-    assert judge(bad(make_run({"grad_norm": np.ones(8)}), "grad_norm", 1, 8), RULE) == []
+    assert severities(judge(bad(make_run({"grad_norm": np.ones(8)}), "grad_norm", 1, 8), RULE)) == ["info"]
     standing = np.where(np.arange(N) < N - 3, np.linspace(2, 1, N), 0.0)
     assert len(judge(bad(make_run(columns(loss=standing)), "grad_norm", N - 2), RULE)) == 1
     for loss in (np.linspace(2, 1, N), np.ones(N), np.where(np.arange(N) % 10 == 0, 1.0, np.nan), np.zeros(N)):
-        assert judge(bad(make_run(columns(loss=loss)), "grad_norm", N - 2), RULE) == []
+        assert severities(judge(bad(make_run(columns(loss=loss)), "grad_norm", N - 2), RULE)) == ["info"]
 
 
 def test_a_log_that_tells_no_loss_and_goes_on(make_run, judge):
     """A scaler may yet find back; one that is new after a resume, or at the log's first row, only begins to search."""
     run = bad(make_run({"grad_norm": np.ones(N)}, end=None), "grad_norm", N - 2)
-    assert [finding.severity for finding in judge(run, RULE)] == ["info"]
+    assert severities(judge(run, RULE)) == ["info"]
     late = {"step": np.arange(5001, 5006), "grad_norm": np.ones(5)}
-    assert judge(bad(make_run(late), "grad_norm", 1, 5), RULE) == []
-    assert judge(bad(make_run(late, header={"resumed_from": 5000}), "grad_norm", 2, 5), RULE) == []
+    assert severities(judge(bad(make_run(late), "grad_norm", 1, 5), RULE)) == ["info"]
+    assert severities(judge(bad(make_run(late, header={"resumed_from": 5000}), "grad_norm", 2, 5), RULE)) == ["info"]
 
 
 def test_it_is_over_when_weights_were_brought_back(make_run, judge):

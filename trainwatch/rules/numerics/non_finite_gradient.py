@@ -25,7 +25,8 @@ class NonFiniteGradient(Rule):
         The first trained step whose gradient norm is no finite number, while the loss of that step and of the window
         before it is finite, followed within a window by a loss that is not finite, by weights that are not, or by the
         end of the run: by its failure, or by two more such rows, in which the loss is 0 as it never was before (so some
-        trainers print what is no number), or whose run tells no loss at all; while that one goes on it is an info.
+        trainers print what is no number), or whose run tells no loss at all. Three such rows at the end of any other
+        log are an info: a scaler may be at work.
 
         Of several modules the one nearest to the loss is named: a backward pass carries NaN on to everything before it,
         so the last module in the model's order is where it began. Steps that the gradient scaler skipped do not count.
@@ -173,9 +174,10 @@ class NonFiniteGradient(Rule):
         loss = run.train["loss"][: run.train.size - self._rows + self._at]  # of the rows before
         fell = bool((last["loss"][1:] == 0.0).all() and np.isfinite(loss).any() and not (loss == 0.0).any())
         mute = self._at > 0 and not np.isfinite(run.train["loss"]).any()
-        if len(last) == self.last_rows and bad.all() and late and (fell or mute):
+        if len(last) == self.last_rows and bad.all():
             message = f"{pending.message}, and has been so to the last row."
-            yield replace(pending, message=message, severity="critical" if fell or run.end else "info")
+            grave = late and (fell or (mute and run.end is not None))
+            yield replace(pending, message=message, severity="critical" if grave else "info")
 
 
 def _is_gradient(channel: str) -> bool:
