@@ -196,8 +196,7 @@ class GradientConflict(OfCourse):
         found = relapse(course[f"loss/{task}"], course.regime_begin(end), end, self.stopped, self.stops)
         if found is None or mean >= self.opposite or 2 * (end - begin) < len(course):
             return None
-        back = found.now >= self.returned * found.start
-        if not back or not self._plainly(penalty, course):
+        if _gained(task, course, self.returned) or not self._plainly(penalty, course):
             return None
         if any(np.ptp(np.nan_to_num(course.weight(name))) > 0 for name in (task, penalty)):
             return None
@@ -251,10 +250,10 @@ class GradientConflict(OfCourse):
         )
 
 
-def _gained(name: str, course: Course) -> bool:
+def _gained(name: str, course: Course, bar: float = LEARNED) -> bool:
     """Whether it is better than untrained: one that rises at first, and comes back, has gained nothing."""
     known = course[f"loss/{name}"][np.isfinite(course[f"loss/{name}"])]
-    return bool(median(known[-max(5, len(known) // 10) :]) < LEARNED * median(known[:5]))
+    return bool(median(known[-max(5, len(known) // 10) :]) < bar * median(known[:5]))
 
 
 def _together(a: Floats, b: Floats) -> float:
