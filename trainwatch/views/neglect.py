@@ -53,9 +53,12 @@ def figures(courses: Sequence[Course], name: str) -> list[Course]:
 
 def only_the_largest(courses: Sequence[Course], share: float) -> bool:
     """Whether accuracy stands at the largest class's share, and no other figure of merit tells of anything better."""
-    others = [course for course in courses if course.name not in ACCURACY]
-    stands = any(_stands(course, share) for course in courses if course.name in ACCURACY)
-    return stands and not any(better(course) for course in others)
+    return any(_stands(course, share) for course in courses if course.name in ACCURACY) and not told_apart(courses)
+
+
+def told_apart(courses: Sequence[Course]) -> bool:
+    """Whether a figure of merit gets better that the large classes alone do not raise, as they do accuracy."""
+    return any(better(course) for course in courses if course.name not in ACCURACY)
 
 
 def dearer(courses: Sequence[Course]) -> str:

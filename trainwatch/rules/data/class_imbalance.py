@@ -16,7 +16,7 @@ from trainwatch.run import Run
 from trainwatch.schema import Finding
 from trainwatch.table import Chunk, TableName
 from trainwatch.views.evaluations import Evaluations
-from trainwatch.views.neglect import better, dearer, done, figures, never_right, only_the_largest
+from trainwatch.views.neglect import dearer, done, figures, never_right, only_the_largest, told_apart
 
 PREFIX = "data/class/"
 MOST = 1000  # classes that are counted: more of them are a vocabulary
@@ -37,9 +37,9 @@ class ClassImbalance(Rule):
         of the largest class and stays, and no other figure of merit gets better; or the batches hold not a tenth of
         what its declared count promises; or one class alone is short of samples (a fiftieth of the largest, a sixth of
         the next smallest one; under 20, or under 100 beside two others and more), and the lowest of all recalls stands
-        at 0, or a loss is half as high again in the last three evaluations as in training, no figure of merit gets
-        better and none of that class is above 0. That loss makes a warning, and so does any evaluation before the run
-        is over.
+        at 0, or a loss is half as high again in the last three evaluations as in training, no figure of merit but
+        accuracy gets better and none of that class is above 0. That loss makes a warning, and so does any evaluation
+        before the run is over.
 
     Why it matters:
         A model that always answers with the largest class is nearly right by the loss and by accuracy, and the rare
@@ -151,7 +151,7 @@ class ClassImbalance(Rule):
         if done(run, 0.5) and share > self.majority and only_the_largest(courses, share):
             return ", and accuracy stands at what the largest alone gives", done(run)
         known = any(course.value.any() for course in figures(courses, least))
-        return "" if known or not lost or any(map(better, courses)) else dearer(courses), False
+        return "" if known or not lost or told_apart(courses) else dearer(courses), False
 
     def _lost(self, counts: Mapping[str, float], least: str) -> bool:
         """Whether one class alone has too few samples to be learnt, as if it had got lost: no end of a tail."""
