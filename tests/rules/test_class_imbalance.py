@@ -29,7 +29,7 @@ def evaluated(figures, steps=300, header=None):
         ({"a": 5000, "b": 90}, "info"),
         (LOST, "info"),
         (TAIL, "info"),
-        ({"a": 500, "b": 0}, "info"),
+        ({"a": 500, "b": 0}, None),  # a name that is reserved
         ({"a": 900, "b": 100}, None),
         ({"a": 1000}, None),
         ({"a": 0, "b": 0}, None),
@@ -54,7 +54,16 @@ GROWING = np.linspace(0.5, 0.9, 10)
         (LOST, {"loss": 0.6}, "info"),
         (LOST, {"loss": 2.0}, "info"),  # another quantity from the first on
         (TAIL, GAP, "info"),  # learned by heart, as such graphs are
-        ({"a": 797, "b": 195, "c": 8}, GAP, "critical"),
+        ({"a": 797, "b": 195, "c": 8}, GAP, "warning"),
+        ({"a": 797, "b": 195, "c": 8}, GAP | {"metric/recall_c": GROWING}, "info"),
+        ({"a": 797, "b": 195, "c": 8}, GAP | {"metric/balanced_accuracy": GROWING}, "info"),
+        ({"a": 797, "b": 195, "c": 8}, {"metric/recall_c": GROWING, "metric/map_min": 0.0}, "info"),
+        ({"a": 797, "b": 195, "c": 8}, {"metric/min_acc_gap": 0.0}, "info"),
+        ({"0": 9000, "1": 60}, {"metric/recall_1": 0.0}, "critical"),
+        ({"0": 9000, "1": 60}, {"metric/precision/1_of_2": 0.0, "metric/recall_at_1": 0.0}, "info"),
+        ({"0": 9000, "1": 60}, {"metric/recall_1": 0.7, "metric/precision/0.5_1": 0.0}, "info"),
+        ({"a": 6000, "b": 3500, "c": 500}, {"metric/accuracy": np.linspace(0.6, 0.609, 10)}, "info"),
+        ({"a": 6000, "b": 3500, "c": 500}, {"metric/accuracy": np.r_[0.3, np.full(8, 0.6), 0.601]}, "warning"),
         ({"a": 5000, "b": 90}, GAP, "info"),  # two classes are no tail, and ninety samples not few
         (LOST, {"metric/lowest_recall": 0.0}, "warning"),
         (TAIL, {"metric/lowest_recall": 0.0}, "info"),
@@ -77,6 +86,20 @@ def test_rare_classes_are_learned_late(make_run, judge):
     case = evaluated({"metric/recall/rare": 0.0}, header={"classes": LOST, "total_steps": 1000})
     (found,) = judge(make_run(case.pop("columns"), end=None, **case), RULE)
     assert found.severity == "info"
+
+
+@pytest.mark.parametrize(("steps", "severity"), [(300, "critical"), (600, "warning")])
+def test_until_the_plan_is_done_it_is_a_warning(make_run, judge, steps, severity):
+    """What stands at 0 may rise yet."""
+    case = evaluated({"metric/iou/b": 0.0}, header={"classes": {"a": 5000, "b": 90}, "total_steps": steps})
+    (found,) = judge(make_run(case.pop("columns"), end=None, **case), RULE)
+    assert found.severity == severity
+
+
+def test_a_name_without_samples_is_no_class(make_run, judge):
+    """An id that is reserved: nothing is neglected."""
+    case = evaluated(GAP, header={"classes": {"unused": 0, "a": 3000, "b": 3000, "c": 2500}})
+    assert judge(make_run(case.pop("columns"), **case), RULE) == []
 
 
 def test_the_sentence(make_run, judge):

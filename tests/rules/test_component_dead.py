@@ -200,14 +200,22 @@ CAPPED = np.minimum(1.0, 0.2 + ROW / 10)
 
 
 @pytest.mark.parametrize(
-    ("value", "held", "count"),
-    [(CAPPED, 5.0, 1), (CAPPED, 1.2, 0), (2 - CAPPED, 5.0, 0), (CAPPED + 0.001 * ROW, 5.0, 0), (CAPPED, None, 0)],
-    ids=["a bound from above", "validation is near", "free bits", "it rises yet", "not validated"],
+    ("value", "held", "growth", "count"),
+    [
+        (CAPPED, 5.0, 0.03, 1),
+        (CAPPED, 1.2, 0.01, 0),
+        (2 - CAPPED, 5.0, 0.03, 0),
+        (CAPPED + 0.001 * ROW, 5.0, 0.03, 0),
+        (CAPPED, None, 0.0, 0),
+        (CAPPED, 2.4, 0.001, 0),
+        (np.where(ROW % 10 < 6, 0.01, 0.0), 0.021, 0.0002, 0),
+    ],
+    ids=["a bound", "validation is near", "free bits", "it rises yet", "not validated", "another scale", "two digits"],
 )
-def test_validation_tells_what_a_bound_cuts_off(value, held, count, make_run, judge):
+def test_validation_tells_what_a_bound_cuts_off(value, held, growth, count, make_run, judge):
     """The training loss never passes a value at which it mostly stands; validation of the same weights does."""
     table = {"loss": FALL * NOISE + value, "loss/a": FALL * NOISE, "loss/kl": value, "weight/kl": np.ones(N)}
-    evals = [{"step": at, "loss/kl": held + 0.01 * at} for at in range(10, N + 1, 10)] if held else []
+    evals = [{"step": at, "loss/kl": held + growth * at} for at in range(10, N + 1, 10)] if held else []
     found = judge(make_run(table, header={"components": {"kl": {"role": "regulariser"}}}, evals=evals), RULE)
     assert [(one.severity, one.subject, one.first_step) for one in found if one.rank] == count * [
         ("warning", "component:kl", 9)

@@ -129,6 +129,7 @@ def test_one_that_rises_at_first_and_comes_back_has_learned_nothing(make_run, ju
     ("task", "penalty", "roles", "count"),
     [
         ((2.6, 2.0, 2.5), (3.0, 0.5), ("task", "regulariser"), 1),
+        ((2.6, 2.0, 2.3), (3.0, 0.5), ("task", "regulariser"), 0),  # planned sparsity: a part of the gain is its price
         ((2.6, 2.0, 1.5), (3.0, 0.5), ("task", "regulariser"), 0),  # learned in the end
         ((2.6, 2.6, 2.6), (3.0, 0.5), ("task", "regulariser"), 0),  # never began to be learned: fine-tuned, pruned
         ((2.6, 2.0, 2.5), (0.5, 3.0), ("task", "regulariser"), 0),  # it pays for the task
@@ -144,3 +145,6 @@ def test_a_penalty_that_overrules_its_task(task, penalty, roles, count, make_run
     header = {"components": {name: {"role": role} for name, role in zip("ab", roles, strict=True)}}
     found = [one for one in judge(make_run(table, header=header), RULE) if one.rank]
     assert [one.subject for one in found] == count * ["component:a~b"]
+    assert all("The penalty b overrules the task a" in one.message for one in found)
+    scheduled = table | {"weight/a": np.ones(N), "weight/b": np.linspace(0.9, 1.0, N)}
+    assert not any(one.rank for one in judge(make_run(scheduled, header=header), RULE))

@@ -60,7 +60,22 @@ def test_a_merit_of_nothing_beside_a_loss_that_falls(make_run, judge, name):
     nothing = [0, 0, 0.003, 0, 0.0005, 0, 0.001, 0, 0]
     (one,) = judged(nothing)
     assert (one.severity, one.subject) == ("warning", "split:validation")
+    assert "while the training loss fell from 1.9" in one.message
     assert judged(nothing, falls=False) == []  # nothing is learned: another story
     assert judged(nothing[:7]) == []  # a beginning
     assert judged([*nothing, 0.004]) == []  # it rises
     assert judged([*nothing, 0.5]) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "beside"),
+    [("f1_rare", {}), ("mAP_95", {}), ("accuracy_gap", {}), ("adv_acc", {}), ("mAP", {"accuracy": 0.04})],
+)
+def test_a_share_that_is_nothing_in_health(make_run, judge, name, beside):
+    """Of one class, of a strict threshold, a spread, under attack; or another figure of that split rises."""
+    evals = [
+        {"step": 10 * i, "split": "test", f"metric/{name}": 0.004 - 0.0001 * i}
+        | {f"metric/{other}": 0.4 + slope * i for other, slope in beside.items()}
+        for i in range(1, 11)
+    ]
+    assert judge(make_run({"loss": np.linspace(2, 0.5, 100)}, evals=evals, end="finished"), RULE) == []

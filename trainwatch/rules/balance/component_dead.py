@@ -35,11 +35,12 @@ class ComponentDead(Rule):
         down in a hundred rows; so for an auxiliary, if a whole module has never had a gradient. Or the module of its
         own name never had one, and its value has not come down while another's has. Or it has no gradient over the
         parameters, and the others' add up to the whole gradient's norm in every sample; what is no task has to have
-        risen besides, so that it does depend on what is trained. Or it stands at its highest value in most rows, while
-        validation has more than twice as much of it in every evaluation: a bound cuts it off. Where no gradients are
-        recorded: its value is one and the same from the first row on, while the total changes; or a declared task was
-        never better than at first, in training and in validation, and ends worse by half in both, which is more than
-        the others together have gained, of which one is learned: a step along its gradient would have lowered it.
+        risen besides, so that it does depend on what is trained. Or it stands at its highest value in most rows, and
+        had five others at least, while validation has more than twice as much of it in every evaluation, and half as
+        much again at one time as at another: a bound cuts it off. Where no gradients are recorded: its value is one and
+        the same from the first row on, while the total changes; or a declared task was never better than at first, in
+        training and in validation, and ends worse by half in both, which is more than the others together have gained,
+        of which one is learned: a step along its gradient would have lowered it.
 
     Why it matters:
         It stands in the sum and in the plots, and teaches nothing: it is clamped (a bounded error that no answer comes
@@ -87,6 +88,8 @@ class ComponentDead(Rule):
     evaluations: int = 5  # none of which was better than the first
     same: float = 0.02  # relative: the parts are of three digits, and cancel
     beyond: float = 2.0  # x a bound, at least, in every evaluation: a gap of generalisation comes to less at first
+    values: int = 6  # different ones: fewer are a log of two digits
+    varies: float = 1.5  # x, from the least to the most of validation: by a scale of its own alone it would stand still
     moves: float = 0.75  # of the rows change the total: a log of two or three digits repeats itself
 
     _roles: Roles = field(default_factory=Roles, init=False)
@@ -204,11 +207,12 @@ class ComponentDead(Rule):
             due = np.isfinite(value) & (whole[f"weight/{name}"] != 0)
             most = np.max(value[due], initial=0.0)
             at = np.flatnonzero(due & (value == most))
-            if not most or len(at) < max(self.constant_rows, due.sum() // 2):
+            coarse = len(np.unique(value[due])) < self.values
+            if not most or coarse or len(at) < max(self.constant_rows, due.sum() // 2):
                 continue
             steps, held = held_out(run, f"loss/{name}")
             held = held[steps >= whole.step[at[0]]]
-            if len(held) >= self.evaluations and held.min() > self.beyond * most and np.ptp(held) > 0:
+            if len(held) >= self.evaluations and self.beyond * most < held.min() < held.max() / self.varies:
                 yield self.finding(
                     "warning",
                     f"component:{name}",

@@ -32,7 +32,8 @@ class GradientConflict(OfCourse):
         declared tasks: one has been learned, the other has risen by a fifth and eight times its noise, and from row to
         row one falls as the other rises (a rank correlation of their changes below -0.75, early and late, for half of
         the planned steps). Regularisers pull by design, and are left out; unless one comes down to half, against a
-        declared task (a cosine below -0.5 for half of the run) that had begun to be learned, went back, and is not.
+        declared task (a cosine below -0.5 for half of the run) that had begun to be learned, and went back to within
+        5 % of where it began, at weights that no schedule changes.
         Without a loser it is an info where the cosine is below -0.3 and the total has stopped falling.
 
     Why it matters:
@@ -79,6 +80,7 @@ class GradientConflict(OfCourse):
     sigmas: float = 8.0  # of the noise of one row or bin, of which the levels are medians of five
     stopped: float = 0.1  # of the best value of a task that a regulariser holds down: it stands where it had not yet
     stops: float = 3.0  # of the noise of one row, or bin; the cosine and what was not learned say the rest
+    returned: float = 0.95  # of its first value: a penalty by plan, sparsity or pruning, costs a task part of its gain
     halved: float = 0.55  # of its first value: at a floor, which falls a little yet, no component comes down so far
     stalled: float = 0.01  # of the total, over the stretch
     mirrored: float = -0.75  # rank correlation of changes: what batches share and trades between tasks come to -0.3
@@ -187,15 +189,28 @@ class GradientConflict(OfCourse):
     def _overruled(
         self, task: str, penalty: str, course: Course, stretch: tuple[int, int], mean: float
     ) -> Finding | None:
-        """A regulariser that comes down to half, and a task that had begun to be learned and is not: in health it is
-        the regulariser that rises, and pays for the task.
+        """A regulariser that comes down to half, and a task that had begun to be learned and is back where it began: in
+        health it is the regulariser that rises, and pays for the task.
         """
         begin, end = stretch
         found = relapse(course[f"loss/{task}"], course.regime_begin(end), end, self.stopped, self.stops)
-        if found is None or mean >= self.opposite or 2 * (end - begin) < len(course) or _gained(task, course):
+        if found is None or mean >= self.opposite or 2 * (end - begin) < len(course):
             return None
-        mine = self._plainly(penalty, course) and self._same_weights(course, task, penalty, found.at, end)
-        return self._finding(task, penalty, course, stretch, mean, found) if mine else None
+        if _gained(task, course, self.returned) or not self._plainly(penalty, course):
+            return None
+        if any(np.ptp(np.nan_to_num(course.weight(name))) > 0 for name in (task, penalty)):
+            return None
+        return self.finding(
+            "warning",
+            f"component:{task}~{penalty}",
+            course.steps(begin, end - 1),
+            f"The penalty {penalty} overrules the task {task}: their gradients pull against each other (mean cosine "
+            f"{mean:.2f}), {penalty} has come down, and {task} is back at {found.now:,.4g} from {found.best:,.4g}.",
+            over=len(course) - end >= course.lasting(self.fraction),
+            evidence={"cosine": mean, "best": found.best, "now": found.now},
+            advice=f"Lower the weight of {penalty}, or see whether it asks for what {task} cannot give.",
+            confidence=0.8,
+        )
 
     def _plainly(self, name: str, course: Course) -> bool:
         """Whether a component is learned beyond what a few batches of a run at its floor can look like."""
@@ -235,10 +250,10 @@ class GradientConflict(OfCourse):
         )
 
 
-def _gained(name: str, course: Course) -> bool:
+def _gained(name: str, course: Course, bar: float = LEARNED) -> bool:
     """Whether it is better than untrained: one that rises at first, and comes back, has gained nothing."""
     known = course[f"loss/{name}"][np.isfinite(course[f"loss/{name}"])]
-    return bool(median(known[-max(5, len(known) // 10) :]) < LEARNED * median(known[:5]))
+    return bool(median(known[-max(5, len(known) // 10) :]) < bar * median(known[:5]))
 
 
 def _together(a: Floats, b: Floats) -> float:

@@ -16,7 +16,7 @@ from trainwatch.run import Run
 from trainwatch.schema import Finding
 from trainwatch.table import Chunk, TableName
 from trainwatch.views.evaluations import Evaluations
-from trainwatch.views.neglect import dearer, halfway, never_right, only_the_largest
+from trainwatch.views.neglect import dearer, done, figures, never_right, only_the_largest, told_apart
 
 PREFIX = "data/class/"
 MOST = 1000  # classes that are counted: more of them are a vocabulary
@@ -32,12 +32,14 @@ class ClassImbalance(Rule):
     What it sees:
         The header's `classes` {name: count}, and, where `data/class/<name>` tells how many samples of a class were in a
         step's batch, what training really saw. Any ratio above ten is an info. Counts are no more than that, however
-        far apart they are; an alarm needs a proof that the smallest class is neglected. A figure of its own (its recall
-        or the like, named after it) stands at 0 in the last five evaluations; or
-        accuracy stands at the share of the largest class, and no other figure of merit gets better; or the batches hold
-        not a tenth of what its declared count promises; or one class alone is short of samples (a fiftieth of the
-        largest, a sixth of the next smallest one; under 20, or under 100 beside two others and more), and a loss is
-        half as high again in the last three evaluations as in training, or the lowest of all recalls stands at 0.
+        far apart they are; an alarm needs a proof that the smallest class is neglected. The figures of its own (its
+        recall or the like, named after it) stand at 0 in the last five evaluations; or accuracy has come to the share
+        of the largest class and stays, and no other figure of merit gets better; or the batches hold not a tenth of
+        what its declared count promises; or one class alone is short of samples (a fiftieth of the largest, a sixth of
+        the next smallest one; under 20, or under 100 beside two others and more), and the lowest of all recalls stands
+        at 0, or a loss is half as high again in the last three evaluations as in training, no figure of merit but
+        accuracy gets better and none of that class is above 0. That loss makes a warning, and so does any evaluation
+        before the run is over.
 
     Why it matters:
         A model that always answers with the largest class is nearly right by the loss and by accuracy, and the rare
@@ -85,7 +87,7 @@ class ClassImbalance(Rule):
     def start(self, header: Header) -> Findings:
         """What the header declares."""
         counts = {name: number(count) for name, count in mapping(header.raw.get("classes")).items()}
-        self._declared = {name: count for name, count in counts.items() if count is not None and count >= 0}
+        self._declared = {name: count for name, count in counts.items() if count is not None and count > 0}
         self._evened = _evened(header.config)
         return ()
 
@@ -102,7 +104,9 @@ class ClassImbalance(Rule):
         whole = {**dict.fromkeys(self._declared, 0.0), **seen}
         samples = sum(seen.values())
         if samples >= self.enough or (run.train.size >= self.rows and samples >= self.each * len(whole) > 0):
-            said = list(self._judge(whole, "were drawn", run, self._proof(whole, run) or self._left_out(whole, run)))
+            proof = self._proof(whole, run)
+            proof = proof if proof[0] else (self._left_out(whole, run), True)
+            said = list(self._judge(whole, "were drawn", run, proof))
             yield from said or self._drawn_evenly(seen, run)
         else:
             yield from self._judge(self._declared, "are declared", run, self._proof(self._declared, run))
@@ -111,8 +115,10 @@ class ClassImbalance(Rule):
         names = [name.removeprefix(PREFIX) for name in chunk.channels if name.startswith(PREFIX)][:MOST]
         return {name: _added(self._seen.get(name, 0.0), chunk[PREFIX + name]) for name in names}
 
-    def _judge(self, counts: Mapping[str, float], how: str, run: Run, proof: str = "") -> Iterator[Finding]:
-        total = sum(counts.values())
+    def _judge(
+        self, counts: Mapping[str, float], how: str, run: Run, because: tuple[str, bool] = ("", False)
+    ) -> Iterator[Finding]:
+        total, (proof, sure) = sum(counts.values()), because
         if len(counts) < 2 or not 0 < total < np.inf:
             return
         most, least = max(counts, key=lambda name: counts[name]), min(counts, key=lambda name: counts[name])
@@ -120,7 +126,7 @@ class ClassImbalance(Rule):
         if not self.ratio < ratio < np.inf:
             return
         answered = len(counts) > self.long_tail or bool(self._evened)
-        grave = ratio > self.grave_ratio and share > self.majority
+        grave = sure and ratio > self.grave_ratio and share > self.majority
         yield self.finding(
             "info" if answered or not proof else "critical" if grave else "warning",
             "run",
@@ -132,17 +138,20 @@ class ClassImbalance(Rule):
             confidence=0.9,
         )
 
-    def _proof(self, counts: Mapping[str, float], run: Run) -> str:
-        """What shows that the smallest class is neglected, if anything does; counts alone do not."""
+    def _proof(self, counts: Mapping[str, float], run: Run) -> tuple[str, bool]:
+        """What shows that the smallest class is neglected, if anything does; counts alone do not. And whether it is
+        sure: what is learned by heart costs more too, and what stands at 0 may rise while the run goes on.
+        """
         if len(counts) < 2 or not 0 < sum(counts.values()) < np.inf:
-            return ""
+            return "", False
         least, share = min(counts, key=lambda name: counts[name]), max(counts.values()) / sum(counts.values())
         courses, lost = list(self._evaluations.courses()), self._lost(counts, least)
-        if halfway(run) and (figure := never_right(courses, least, lowest=lost)):
-            return f", and {figure} has been 0 in the last evaluations"
-        if halfway(run) and share > self.majority and only_the_largest(courses, share):
-            return ", and accuracy stands at what the largest alone gives"
-        return dearer(courses) if lost else ""
+        if done(run, 0.5) and (figure := never_right(courses, least, lowest=lost)):
+            return f", and {figure} has been 0 in the last evaluations", done(run)
+        if done(run, 0.5) and share > self.majority and only_the_largest(courses, share):
+            return ", and accuracy stands at what the largest alone gives", done(run)
+        known = any(course.value.any() for course in figures(courses, least))
+        return "" if known or not lost or told_apart(courses) else dearer(courses), False
 
     def _lost(self, counts: Mapping[str, float], least: str) -> bool:
         """Whether one class alone has too few samples to be learnt, as if it had got lost: no end of a tail."""

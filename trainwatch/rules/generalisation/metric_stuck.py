@@ -14,14 +14,17 @@ from trainwatch.run import Run
 from trainwatch.schema import Finding
 from trainwatch.table import Chunk, TableName
 from trainwatch.views.evaluations import Course, Evaluations
+from trainwatch.views.neglect import better
 
 SUCCESS = re.compile(r"(^|[/_.-])(success\w*|solved|win_?rate|goal_?rate)($|[/_.-])", re.IGNORECASE)
 """Shares of episodes that reached their goal."""
 MERIT = re.compile(
-    r"^(?!.*(?:sequence|sentence|exact)).*?(^|[/_.-])(\w*acc|accuracy\w*|\w*dice|m?iou\w*|m?ap\d*|f1\w*)($|[/_.-])",
+    r"metric/((val|valid|validation|test|eval|mean|avg|macro|micro|weighted|balanced|pixel|token|top\d)[/_.-]?)*"
+    r"(acc|accuracy|dice|m?iou|m?ap|f1)([/_.-]?(score|50|50[-_]95))?",
     re.IGNORECASE,
 )
-"""Shares of what is told or found rightly; exact answers are none: a sequence may long be wrong in one place."""
+"""Whole names of shares of what is told or found rightly. Of one class, of small objects, of an attack's victims such
+a share may be 0 in health; of exact answers too: a sequence may long be wrong in one place."""
 
 
 @dataclass
@@ -32,7 +35,8 @@ class MetricStuck(Rule):
         A share of successes in thirty evaluations and more: below a fifth all along, and in the last third no higher
         than in the first by more than three standard errors. Or an accuracy, an overlap (Dice, IoU), an F1 or mAP in
         eight evaluations and more: below a hundredth all along, and best before the last third, while the training loss
-        has fallen by a third. A warning once the run is over, an info while it runs: rare rewards are found late.
+        has fallen by a third, and no other figure of merit of that split gets better. A warning once the run is over,
+        an info while it runs: rare rewards are found late.
 
     Why it matters:
         Success at the rate of chance means that nothing was learned, whatever the losses of actor and critic do: they
@@ -74,9 +78,12 @@ class MetricStuck(Rule):
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
         """One finding a split: the same successes often stand under several names."""
         said: set[str] = set()
-        for course in self._evaluations.courses():
-            success, merit = SUCCESS.search(course.name), MERIT.search(course.name)
-            stuck = (success and self._stuck(course)) or (merit and self._at_nothing(course))
+        courses = list(self._evaluations.courses())
+        risen = {course.split for course in courses if course.value.max(initial=0.0) >= self.nothing and better(course)}
+        for course in courses:
+            success, merit = SUCCESS.search(course.name), MERIT.fullmatch(course.name)
+            stuck = success and self._stuck(course)
+            stuck = stuck or (merit and course.split not in risen and self._at_nothing(course))
             if stuck and course.split not in said:
                 said.add(course.split)
                 yield self._finding(course, over=run.status() not in ("running", "stalled"))
@@ -99,17 +106,19 @@ class MetricStuck(Rule):
     def _finding(self, course: Course, *, over: bool) -> Finding:
         third = len(course.value) // 3
         first, last = float(course.value[:third].mean()), float(course.value[-third:].mean())
-        name = course.name.removeprefix("metric/")
+        name, known = course.name.removeprefix("metric/"), course.train[np.isfinite(course.train)]
+        success = bool(SUCCESS.search(course.name))
+        beside = "" if success else f", while the training loss fell from {known[0]:.3g} to {known[-1]:.3g}"
         return self.finding(
             "warning" if over else "info",
             course.subject,
             (int(course.step[0]), int(course.step[-1])),
             f"The {course.split} {name} never rose in {len(course.value)} evaluations: {first:.3g} in the first third, "
-            f"{last:.3g} in the last.",
+            f"{last:.3g} in the last{beside}.",
             evidence={"first": first, "last": last, "most": float(course.value.max())},
             advice="Look at a few episodes: whether the goal is ever reached, and whether actions and observations are "
             "what the agent was made for."
-            if SUCCESS.search(course.name)
+            if success
             else "Look at a few outputs beside their labels as the evaluation sees them, and evaluate a piece of the "
             "training set.",
             confidence=0.7,
