@@ -200,7 +200,7 @@ class LossSpike(Rule):
         if spike.longest >= self.several and spike.first_step not in self._long and self._violent(spike):
             self._long = [*self._long, spike.first_step][: self.many]
         if spike.blocks == 1 and len(hot):
-            spike.blow = float(loss[hot[0]]) > self.blow * max(spike.level, spike.highest / 2) > 0
+            spike.blow = spike.level > 0 and float(loss[hot[0]]) > self.blow * max(spike.level, spike.highest / 2)
         self._first_blow = self._first_blow or (spike if spike.blow else None)
         if spike.blow and spike.blocks > self.wound and spike.blocks > (self._blow.blocks if self._blow else 0):
             self._blow = spike
