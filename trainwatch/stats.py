@@ -7,6 +7,7 @@ counted from the first one, is whole, and a block is judged as one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -297,10 +298,12 @@ class History:
         return {name: np.concatenate(parts) for name, *parts in zip(names, early, late, strict=True)}
 
     def whole(self) -> History:
-        """The same with nothing waiting; when that is added changes nothing but what the next pushes cost."""
-        if self._waiting:
-            self._fold()
-        return self
+        """The same with nothing waiting: this one, or a copy."""
+        if not self._waiting:
+            return self
+        other = deepcopy(self)
+        other._fold()
+        return other
 
 
 def _joined(parts: Sequence[Mapping[str, Floats]]) -> Mapping[str, Floats]:
