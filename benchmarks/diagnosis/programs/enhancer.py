@@ -346,17 +346,10 @@ def unscaled_input(parts: Parts, loud: float = 3000.0) -> int:
     return 1
 
 
-def scheduler_per_batch(parts: Parts) -> int:
-    """The scheduler's call slipped into the loop over batches."""
-    parts.ticks = lambda step: 1  # noqa: ARG005
-    return 2
-
-
 OWN: dict[str, mistakes.Mistake] = {
     "wrong-curriculum": wrong_curriculum,
     "stage-shock": stage_shock,
     "slow-loader": partial(mistakes.slow_loader, seconds=0.04),
-    "scheduler-per-batch": scheduler_per_batch,
     "root-of-zero": root_of_zero,
     "unscaled-input": unscaled_input,
     "component-sign": partial(mistakes.component_sign, name="si_sdr", weight=-0.2),  # negated twice

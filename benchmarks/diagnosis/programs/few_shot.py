@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.diagnosis import mistakes
-from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Loop, Parts, Resume, declared, planned
+from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, declared, planned
 
 HELD_OUT = True
 STEPS, EPOCH = 120, 20  # episodes, and how many of them make an epoch
@@ -312,17 +312,6 @@ def train_set_as_validation(parts: Parts) -> int:
     return 10
 
 
-def resume_weights_only(parts: Parts) -> int:
-    """The file holds the model alone: Adam's moments begin at zero, in the middle of the run."""
-
-    def restores(loop: Loop, saved: dict[int, dict[str, Any]]) -> None:
-        loop.restore(saved[STEPS // 2])
-        loop.parts.optimizer.state.clear()
-
-    parts.resume = Resume(STEPS // 2, restores=restores)
-    return STEPS // 2 + 1
-
-
 def loud_entry(parts: Parts) -> int:
     """The stage's new loss divides distances by a key next to the temperature: by epsilon."""
     parts.losses = partial(three, temperature=parts.header["config"]["eps"])
@@ -362,7 +351,6 @@ def scheduler_per_batch(parts: Parts) -> int:
 OWN: dict[str, mistakes.Mistake] = {
     "train-set-as-validation": train_set_as_validation,
     "slowing-down": partial(mistakes.slowing_down, share=0.3),
-    "resume-weights-only": resume_weights_only,
     "loud-entry": loud_entry,
     "wrong-curriculum": wrong_curriculum,
     "opposed-components": opposed_components,
@@ -370,7 +358,7 @@ OWN: dict[str, mistakes.Mistake] = {
     "scheduler-per-batch": scheduler_per_batch,
 }
 HEALTHY = ("plain", *VARIANTS)
-SICK = (*OWN, "steps-miscounted", "discarded-update", "same-seed-workers")
+SICK = (*OWN, "resume-weights-only", "steps-miscounted", "discarded-update", "same-seed-workers")
 
 
 def train(path: Path, seed: int, case: str) -> int:

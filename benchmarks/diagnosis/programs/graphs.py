@@ -390,12 +390,6 @@ def deep_sigmoids(parts: Parts) -> int:
     return 1
 
 
-def scheduler_per_batch(parts: Parts) -> int:
-    """The scheduler's call slipped into the loop over batches."""
-    parts.ticks = lambda step: 1  # noqa: ARG005
-    return 2
-
-
 def rare_class(parts: Parts) -> int:
     """Of the hubs nearly all failed to parse."""
     hubs = drawn()["y"][:TRAINING] == 3
@@ -430,7 +424,6 @@ def all_masked(parts: Parts) -> int:
 
 OWN: dict[str, mistakes.Mistake] = {
     "deep-sigmoids": deep_sigmoids,
-    "scheduler-per-batch": scheduler_per_batch,
     "rare-class": rare_class,
     "log-of-zero": log_of_zero,
     "all-masked": all_masked,
