@@ -22,7 +22,7 @@ from benchmarks.diagnosis import mistakes
 from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, declared, planned
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 120
 TRAINING, HELD, BATCH = 192, 64, 8
 SAMPLES, RATE_IN_HERTZ, WINDOW, HOP = 2048, 8000, 128, 64

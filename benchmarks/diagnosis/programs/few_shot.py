@@ -21,7 +21,7 @@ from torch.nn import functional
 from benchmarks.diagnosis import mistakes
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, declared, planned
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS, EPOCH = 120, 20  # episodes, and how many of them make an epoch
 ALPHABETS, LETTERS, IMAGES, SIDE = 24, 5, 20, 14
 TRAINED = 18 * LETTERS  # the first glyphs; those of the other alphabets are for validation

@@ -24,7 +24,7 @@ from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, declared
 from benchmarks.diagnosis.loop import planned as planned_by
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 90
 FOUNDERS, GENERATIONS, TOWNS, HELD = 40, 3, 12, 400  # couples, what follows them, places, and triples not trained on
 BATCH, NEGATIVES, TEMPERATURE = 512, 128, 0.2

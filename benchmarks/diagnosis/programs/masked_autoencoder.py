@@ -23,7 +23,7 @@ from benchmarks.diagnosis.data import digits, shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, declared, linear
 from benchmarks.diagnosis.loop import planned as planned_by
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 120
 TRAINING, BATCH = 1400, 64
 SIDE, PATCH = 8, 2

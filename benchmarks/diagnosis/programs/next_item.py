@@ -23,7 +23,7 @@ from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, declared
 from benchmarks.diagnosis.loop import planned as planned_by
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 110
 USERS, HELD, ITEMS, TASTES, LONGEST, BATCH = 3200, 300, 160, 6, 16, 64
 WIDTH, RATE, WARMUP, CLIP = 32, 2e-2, 16, 2.0

@@ -25,7 +25,7 @@ from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, declared, linear
 from benchmarks.diagnosis.loop import planned as planned_by
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 120
 GRID, PAST, AHEAD, THRESHOLD = 24, 4, 4, math.log1p(1.0)  # pixels, frames, frames, and what 1 mm/h is
 TRAINING, HELD, BATCH = 480, 96, 16

@@ -22,7 +22,7 @@ from benchmarks.diagnosis import mistakes
 from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, declared, planned
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 110
 TRAINING, HELD, BATCH = 1800, 600, 60
 MEASURED, INTERVALS, YEARS = 16, 10, 5.0  # of follow-up, which end the hazard's last interval

@@ -23,7 +23,7 @@ from benchmarks.diagnosis import mistakes
 from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, declared, linear, planned
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 120
 TRAINING, HELD, BATCH, LENGTH = 512, 96, 16, 12
 SIDE, PIXELS, LATENT, CONTEXT = 8, 64, 8, 5
