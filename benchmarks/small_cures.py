@@ -103,7 +103,8 @@ def levels(run: trainwatch.Run, ended: bool = True) -> tuple[float, float]:
     values = np.nan_to_num(np.asarray(table.curve(name)[1], dtype=float), nan=np.inf) * (-1 if figure else 1)
     last = LAST if table is run.eval else max(len(values) // 10, 1)
     broken = not ended or not values.size or not np.isfinite(run.train["loss"][-1])
-    start = values[0] if figure else np.nanmedian(run.train["loss"][:LAST])
+    first = np.asarray(run.train["loss"][:LAST], dtype=float)
+    start = values[0] if figure else np.median(first[np.isfinite(first)]) if np.isfinite(first).any() else np.nan
     return float(start), float("inf") if broken else float(np.median(values[-last:]))
 
 

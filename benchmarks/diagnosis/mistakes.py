@@ -71,6 +71,7 @@ def growing_weights(parts: Parts, by: float = -0.01) -> int:
 
 def unmoved_group(parts: Parts, by: float = 1e-6) -> int:
     """The first group gets a rate of nearly nothing."""
+    assert len(parts.optimizer.param_groups) > 1
     parts.optimizer.param_groups[0]["lr"] *= by
     forms = [name for name in parts.header.get("schedules", {}) if name.startswith("lr/")]
     for name in forms[:1]:
@@ -88,22 +89,28 @@ def warmup_ignored(parts: Parts) -> int:
 
 
 def scheduler_per_micro_batch(parts: Parts) -> int:
+    assert parts.factor is not None
+    assert parts.accumulation > 1
     parts.ticks = lambda step: parts.accumulation  # noqa: ARG005
     return 2
 
 
 def scheduler_per_batch(parts: Parts) -> int:
     """The scheduler counts epochs, and its call slipped into the loop over batches."""
+    assert parts.factor is not None
+    assert parts.ticks(1) + parts.ticks(2) < 2
     parts.ticks = lambda step: 1  # noqa: ARG005
     return 2
 
 
 def scheduler_twice(parts: Parts) -> int:
+    assert parts.factor is not None
     parts.ticks = lambda step: 2  # noqa: ARG005
     return 2
 
 
 def scheduler_per_epoch(parts: Parts) -> int:
+    assert parts.factor is not None
     each = max(parts.batches_per_epoch // parts.accumulation, 2)
     parts.ticks = lambda step: int(step % each == 0)
     return 2
@@ -160,6 +167,7 @@ def exploding_weights(parts: Parts, by: float = 3.0) -> int:
 
 def exploding_recurrence(parts: Parts, by: float = 40.0) -> int:
     """Recurrent weights begin far too large, and nothing clips."""
+    assert any("weight_hh" in name for name, _ in parts.model.named_parameters())
     with torch.no_grad():
         for name, weights in parts.model.named_parameters():
             if "weight_hh" in name:
@@ -183,12 +191,14 @@ def stuck_counter(parts: Parts) -> int:
 
 
 def _replace_clock(parts: Parts, reading: Callable[[int], float]) -> None:
+    assert parts.scheduled
     for clock in {clock for clock, _ in parts.scheduled.values()}:
         parts.clocks[clock] = reading
 
 
 def absolute_anneal(parts: Parts, by: int = 40) -> int:
     """Everything that is annealed is annealed over so many times the run; so it is declared, too."""
+    assert parts.scheduled
     for name, (clock, value) in list(parts.scheduled.items()):
         parts.scheduled[name] = (clock, lambda reading, value=value: value(reading / by))
         form = parts.header["schedules"][name]
@@ -198,6 +208,7 @@ def absolute_anneal(parts: Parts, by: int = 40) -> int:
 
 def steps_miscounted(parts: Parts) -> int:
     """Steps are planned in micro-batches, and the schedule with them."""
+    assert parts.accumulation > 1
     by, factor = parts.accumulation, parts.factor
     parts.header["total_steps"] = parts.steps * by
     if factor is not None:
@@ -356,6 +367,7 @@ def precision_off(parts: Parts) -> int:
 
 
 def skips_counted(parts: Parts) -> int:
+    assert parts.scaler is not None
     parts.ticks_when_skipped = True
     return 2
 
@@ -370,6 +382,7 @@ def tiny_clip(parts: Parts, by: float = 1e-3) -> int:
 
 
 def norm_after_clip(parts: Parts) -> int:
+    assert parts.max_norm is not None
     parts.norm_after_clip = True
     parts.records = parts.records - {"norms"}
     return 1
@@ -379,6 +392,7 @@ def norm_after_clip(parts: Parts) -> int:
 
 
 def _change(parts: Parts, name: str, change: Callable[[Tensor], Tensor]) -> None:
+    assert parts.weights is None or name in parts.weights(0)
     plain = parts.losses
     parts.losses = lambda model, batch: {
         each: change(value) if each == name else value for each, value in plain(model, batch).items()
@@ -419,6 +433,7 @@ def _total_with_hidden(parts: Parts) -> None:
 
 
 def divided_twice(parts: Parts) -> int:
+    assert parts.accumulation > 1
     parts.divisor = float(parts.accumulation**2)
     _total_with_hidden(parts)
     return 1
