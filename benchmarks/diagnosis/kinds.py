@@ -24,7 +24,7 @@ class Kind:
 
 WORSE = ("loss-divergence", "loss-oscillation", "loss-spike", "loss-plateau", "loss-stuck", "slow-convergence")
 """What the curve of the loss does when training goes badly, whatever the cause."""
-SLOW = ("loss-plateau", "loss-stuck", "slow-convergence")
+SLOW = ("loss-plateau", "loss-stuck", "slow-convergence", "evaluation-unchanged")
 GRADIENTS = ("gradient-explosion", "gradient-spike", "clipping-saturated")
 NUMERICS = ("non-finite-loss", "non-finite-gradient", "non-finite-weights", "hidden-nan", "overflow-risk", "crashed")
 LOUD = (
@@ -131,14 +131,14 @@ _ALL = (
     Kind(
         "stale-optimiser",
         "the optimiser was built before the model was re-made: the weights that it moves are nobody's",
-        ("frozen-weights",),
+        ("frozen-weights", "evaluation-unchanged"),
         (*SLOW, "group-unmoved", "lr-zero", "lr-too-low", "dead-module", "gradients-accumulate", "gradient-explosion"),
         "build the optimiser after the model is final",
     ),
     Kind(
         "discarded-update",
         "the update is computed and written to a copy: gradients are there, weights never move",
-        ("frozen-weights",),
+        ("frozen-weights", "evaluation-unchanged"),
         (*SLOW, "group-unmoved", "lr-zero", "lr-too-low"),
         "write updates in place",
     ),

@@ -49,7 +49,9 @@ class DeadModule(Rule):
     block: ClassVar[int] = 20
     needs: ClassVar[tuple[str, ...]] = ("grad_norm/<module>",)
     wants: ClassVar[tuple[str, ...]] = ("weight/<component>", "loss/<component>")
-    causes: ClassVar[tuple[str, ...]] = ("group-unmoved", "loss-stuck", "loss-plateau", "lr-too-low")
+    causes: ClassVar[tuple[str, ...]] = (
+        *("group-unmoved", "loss-stuck", "loss-plateau", "lr-too-low", "evaluation-unchanged"),
+    )
 
     rows: int = 20  # in a row: gates that begin at 0 open within two, and turns of two optimisers are shorter
     same: float = 1e-4  # relative range of a loss that is one number: what batches make of it is a hundred times that

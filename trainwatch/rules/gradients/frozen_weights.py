@@ -59,7 +59,9 @@ class FrozenWeights(Rule):
         "grad_norm|grad_norm/<module>|grad_norm_at_step",
     )
     wants: ClassVar[tuple[str, ...]] = ("param_hash", "amp/skipped", "run:modules")
-    causes: ClassVar[tuple[str, ...]] = ("loss-stuck", "lr-too-low", "group-unmoved", "loss-plateau")
+    causes: ClassVar[tuple[str, ...]] = (
+        *("loss-stuck", "lr-too-low", "group-unmoved", "loss-plateau", "evaluation-unchanged"),
+    )
 
     samples: int = 2  # of the update ratio: 0 is exact, and one may be a skipped step that was not told
     hashes: int = 20  # rows

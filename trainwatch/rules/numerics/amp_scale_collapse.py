@@ -47,6 +47,7 @@ class AmpScaleCollapse(Rule):
     wants: ClassVar[tuple[str, ...]] = ("amp/scale", "amp/skipped", "grad_norm")
     causes: ClassVar[tuple[str, ...]] = (
         *("loss-stuck", "slow-convergence", "loss-plateau", "gradient-vanishing", "dead-module"),
+        "evaluation-unchanged",
     )
 
     in_a_row: int = 10  # halvings: a gradient a thousand times larger than at the scale that was found

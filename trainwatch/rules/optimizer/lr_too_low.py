@@ -48,7 +48,7 @@ class LrTooLow(Rule):
 
     block: ClassVar[int] = 20
     needs: ClassVar[tuple[str, ...]] = ("update_ratio/<group>", "loss", "lr/<group>")
-    causes: ClassVar[tuple[str, ...]] = ("loss-stuck", "slow-convergence", "loss-plateau")
+    causes: ClassVar[tuple[str, ...]] = ("loss-stuck", "slow-convergence", "loss-plateau", "evaluation-unchanged")
 
     ratio: float = 1e-5  # norm of the update over that of the weights; Adam at 1e-6 on weights of 0.02 makes 5e-5
     path: float = 1e-3  # of the weights' norm, all steps laid end to end: rounding to bfloat16, which no model minds

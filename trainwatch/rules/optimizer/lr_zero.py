@@ -48,6 +48,7 @@ class LrZero(Rule):
     wants: ClassVar[tuple[str, ...]] = ("loss", "update_ratio/<group>")
     causes: ClassVar[tuple[str, ...]] = (
         *("loss-stuck", "loss-plateau", "slow-convergence", "frozen-weights", "mode-collapse", "component-divergence"),
+        "evaluation-unchanged",
     )
 
     most: float = 0.5  # of the rows: more than half of the run is wasted

@@ -1,0 +1,138 @@
+"""See the rule's docstring: it is the page that `trainwatch rules evaluation-unchanged` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from trainwatch.rule import Rule
+from trainwatch.run import Run
+from trainwatch.schema import Finding
+from trainwatch.stats import Floats, noise
+from trainwatch.table import Chunk, TableName
+from trainwatch.views.evaluations import losses
+
+UNUSED = 0x1FFF
+"""Bits of a float32 that are 0 in every number that float16 or bfloat16 can hold."""
+
+
+@dataclass
+class EvaluationUnchanged(Rule):
+    """Every evaluation gives the same loss to the last digit, though steps were taken in between.
+
+    What it sees:
+        Evaluations of one split at different steps whose losses and metrics all are equal to those of the evaluation
+        before: four and more, a third of all, and the last ones. The loss must be known to five digits and more, and
+        to more than half precision can hold, for weights that move leave none of them. In a log that repeats the last
+        evaluation in every row only those count in which the training loss stands as well. Rows at the end of a
+        schedule, whose rate is a thousandth of the highest or less, are left alone; so is a split beside another one
+        that changes. Eight and more are critical.
+
+    Why it matters:
+        If the training loss stands too, no weight moves, and nothing is learned in the hours that are paid for. If it
+        falls, what is evaluated is not what is trained: the best checkpoint, and when to stop, are chosen by a number
+        that says nothing.
+
+    What to do:
+        Compare a weight of the model that is evaluated before and after a step. Usual causes: an optimiser that holds
+        the parameters of another copy, a rate of 0, frozen parameters, dead units that answer everything alike;
+        evaluation of a copy (an average of weights that
+        is never updated, a model that was wrapped, compiled or loaded before training), or of outputs in a cache.
+
+    When it is wrong:
+        A baseline that is evaluated for comparison as the only split.
+
+    References:
+        accelerate #2665, on an optimiser that holds other tensors than the model.
+    """
+
+    reads: ClassVar[tuple[TableName, ...]] = ("eval",)
+    needs: ClassVar[tuple[str, ...]] = ("eval:loss|eval:loss/<component>",)
+    wants: ClassVar[tuple[str, ...]] = ("loss", "lr/<group>")
+    causes: ClassVar[tuple[str, ...]] = ("loss-stuck", "loss-plateau", "slow-convergence")
+
+    fewest: int = 4  # evaluations that are equal to the one before: three of five digits may meet at the floor
+    sure: int = 8  # are no accident, and as much of a run as somebody looks at
+    share: float = 1 / 3  # of all evaluations of the split
+    digits: int = 5  # of the loss: a learning model does not keep them
+    alive: float = 1e-3  # of the highest rate: below it rounding hides a healthy step
+    fell: float = 0.05  # of the training loss, and
+    clear: float = 4.0  # standard errors: so much is learned
+
+    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
+        """All splits as they stand now."""
+        stretches = [self._equal(*series) for series in _series(run)]
+        since = max((first for first, _ in stretches), default=np.inf)
+        count = min((equal for _, equal in stretches), default=0)
+        if count < self.fewest or not self._moves(run, since):
+            return
+        fell, dense = self._fell(run, since), count >= (run.train.step[run.train.live] > since).sum()
+        if fell and dense:
+            return  # the last evaluation stands in every row until there is another
+        steps = run.eval.step[run.eval.live]
+        first = int(since) if (steps < since).any() else run.first_step or int(since)
+        means = "what is evaluated is not what is trained" if fell else "no weight moves"
+        yield self.finding(
+            "critical" if count >= self.sure else "warning",
+            "run",
+            (first, run.last_step or first),
+            f"{count + 1} evaluations since step {int(since):,} are equal to the last digit: {means}.",
+            evidence={"evaluations": count + 1},
+            advice="Compare a weight of the model that is evaluated before and after a step; build the optimizer from "
+            "that model's parameters.",
+            confidence=0.8,
+        )
+
+    def _equal(self, steps: Floats, figures: Mapping[str, Floats]) -> tuple[float, int]:
+        """Step since which nothing changes, and how many evaluations since then are equal to the one before."""
+        table = np.array(list(figures.values()))
+        same = (table[:, 1:] == table[:, :-1]) | np.isnan(table[:, 1:]) | np.isnan(table[:, :-1])
+        changed = np.flatnonzero(~same.all(axis=0))
+        begin = int(changed[-1]) + 1 if len(changed) else 0
+        count = len(steps) - 1 - begin
+        seldom = same.all(axis=0)[:begin].any()  # it was equal before, and then changed: evaluations are repeated
+        exact = any(self._exact(values[-1]) for name, values in figures.items() if name.startswith("loss"))
+        enough = exact and not seldom and count >= self.share * len(steps)
+        return float(steps[begin]), count if enough else 0
+
+    def _exact(self, value: float) -> bool:
+        """Whether a loss has so many digits that a step of training shows in it; half precision has three or four."""
+        half = np.float32(value).view(np.uint32) & UNUSED == 0
+        return bool(np.isfinite(value)) and float(f"{value:.{self.digits - 1}g}") != value and not half
+
+    def _moves(self, run: Run, since: float) -> bool:
+        """Whether a rate of more than nothing was logged since then; where none is logged, it is believed."""
+        rates = [run.train[name] for name in run.train.channels if name.startswith("lr/")]
+        if not rates:
+            return True
+        rate = np.fmax.reduce(rates)
+        highest, late = np.fmax.reduce(rate, initial=0.0), rate[run.train.step > since]
+        late = late[np.isfinite(late)]
+        return not highest or not len(late) or bool(np.median(late) > self.alive * highest)
+
+    def _fell(self, run: Run, since: float) -> bool:
+        """Whether the training loss came down since then."""
+        values = run.train["loss"][(run.train.step > since) & run.train.live]
+        values = values[np.isfinite(values)]
+        third = len(values) // 3
+        if not third:
+            return False
+        fall = float(np.median(values[:third]) - np.median(values[-third:]))
+        return fall > max(self.fell * abs(float(np.median(values[:third]))), self.clear * noise(values) / third**0.5)
+
+
+def _series(run: Run) -> Iterator[tuple[Floats, dict[str, Floats]]]:
+    """Of each split that has a loss: steps, and every loss and metric; one row for one state of the weights."""
+    rows = Chunk("eval", run.eval, 0, run.eval.size)
+    names = [*losses(rows), *(name for name in rows.channels if name.startswith("metric/"))]
+    splits = np.array([str(rows.text(row, "split") or "validation") for row in range(len(rows))], dtype=object)
+    for split in dict.fromkeys(splits):
+        mine = np.flatnonzero((splits == split) & run.eval.live & ~(rows["repeat"] > 0))
+        of = np.where(np.isfinite(rows["weights_step"][mine]), rows["weights_step"][mine], rows.step[mine])
+        mine = mine[np.append(np.diff(of) != 0, True)] if len(mine) else mine
+        figures = {name: rows[name][mine] for name in names if np.isfinite(rows[name][mine]).any()}
+        if len(mine) and any(name.startswith("loss") for name in figures):
+            yield rows.step[mine].astype(np.float64), figures
