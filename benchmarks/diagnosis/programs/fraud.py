@@ -245,13 +245,6 @@ def restored_first(parts: Parts) -> Parts:
     return parts
 
 
-def half(parts: Parts) -> Parts:
-    """The net computes in fp16, with a scaler; losses are taken in float32."""
-    parts.header["dtypes"] = {"declared": "float16"}
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
-    return replace(parts, scaler=scaler, autocast=torch.float16, records=MORE)
-
-
 VARIANTS: dict[str, Callable[[Parts], Parts]] = {
     "loss-only": lambda parts: replace(parts, records=frozenset(), header={"total_steps": STEPS}, evaluation=None),
     "resumed": lambda parts: replace(parts, resume=Resume(3 * SAVED)),
@@ -263,12 +256,9 @@ VARIANTS: dict[str, Callable[[Parts], Parts]] = {
     "batch-8": lambda parts: fed(continued(parts, 5e-6), 8),
     "per-epoch": per_epoch,
     "balanced": balanced,
-    "accumulated": lambda parts: replace(fed(parts, BATCH // 4), accumulation=4),
+    "accumulated": lambda parts: replace(fed(parts, BATCH // 4), accumulation=4, records=MORE),
     "restored-first": restored_first,
-    "half": half,
-    "watched": lambda parts: replace(parts, records=MORE),
-    "shares": lambda parts: replace(parts, records=RECORDS | {"shares"}),
-    "inputs": lambda parts: replace(parts, records=RECORDS | {"inputs", "fingerprint"}),
+    "watched": lambda parts: replace(parts, records=RECORDS | {"shares", "fingerprint"}),
 }
 
 
@@ -303,12 +293,12 @@ OWN: dict[str, mistakes.Mistake] = {
 HEALTHY = ("plain", *VARIANTS)
 SICK = (
     *(*OWN, "component-untracked", "divided-twice", "nan-filtered-log"),
-    *("failing-checkpoints", "warmup-ignored", "same-seed-workers", "precision-off"),
+    *("failing-checkpoints", "warmup-ignored", "same-seed-workers"),
 )
 TWINS = {
-    "component-detached": "shares", "same-seed-workers": "inputs", "divided-twice": "accumulated",
-    "precision-off": "half", "dead-relus": "watched", "warmup-ignored": "watched",
-}  # fmt: skip
+    **dict.fromkeys(("component-detached", "same-seed-workers"), "watched"),
+    **dict.fromkeys(("divided-twice", "dead-relus", "warmup-ignored"), "accumulated"),
+}
 
 
 def train(path: Path, seed: int, case: str) -> int:
