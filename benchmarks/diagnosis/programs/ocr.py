@@ -307,7 +307,7 @@ VARIANTS: dict[str, Callable[[Parts], Parts]] = {
     "hesitant": hesitant,
     "borrowed-eyes": borrowed_eyes,
     "watched": lambda parts: replace(parts, records=RECORDS | {"norms", "optimizer"}),
-    "inputs": lambda parts: replace(parts, records=RECORDS | {"inputs", "fingerprint"}),
+    "inputs": lambda parts: replace(parts, records=RECORDS | {"fingerprint", "inputs"}),
 }
 
 
@@ -355,12 +355,11 @@ OWN: dict[str, mistakes.Mistake] = {
 }
 HEALTHY = ("plain", *VARIANTS)
 SICK = (
-    *(*OWN, "exploding-recurrence", "frozen-body", "stuck-loader", "resume-restarts-schedule", "constant-input"),
+    *(*OWN, "exploding-recurrence", "frozen-body", "stuck-loader", "resume-restarts-schedule"),
     *("missing-zero-grad", "counter-reset"),
 )
 TWINS = {
-    "stage-stuck": "short-first", "stuck-loader": "inputs", "constant-input": "inputs",
-    "resume-restarts-schedule": "resumed",
+    "stage-stuck": "short-first", "stuck-loader": "inputs", "resume-restarts-schedule": "resumed",
     **dict.fromkeys(("exploding-recurrence", "frozen-body", "missing-zero-grad"), "watched"),
 }  # fmt: skip
 
