@@ -24,7 +24,7 @@ from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, P
 from benchmarks.diagnosis.loop import planned as planned_by
 
 HELD_OUT = True
-STEPS = 220
+STEPS, EVERY = 110, 2  # rows of the log, and optimiser steps in each
 TRAINING, HELD, BATCH = 1600, 160, 32
 HEIGHT, WIDTH, LONGEST = 8, 28, 5
 RATE, WARMUP, CLIP, SAVED = 1.5e-2, 20, 2.0, 44
@@ -163,7 +163,7 @@ def build(seed: int, variant: str) -> Parts:
         optimizer=torch.optim.AdamW(groups(model), weight_decay=1e-2),
         batches=shuffled(to_learn(), BATCH, seed),
         losses=losses,
-        steps=STEPS,
+        steps=EVERY * STEPS,
         seed=seed,
         batches_per_epoch=TRAINING // BATCH,
         max_norm=CLIP,
@@ -176,7 +176,7 @@ def build(seed: int, variant: str) -> Parts:
             "max_grad_norm": CLIP,
         },
         records=RECORDS,
-        every=2,
+        every=EVERY,
         body=lambda model: [each for part in ("eyes", "recurrent") for each in getattr(model, part).parameters()],
     )
     annealed(parts)
@@ -239,7 +239,7 @@ def staged(parts: Parts, name: str, start: int, early: dict[str, Any], late: dic
 
 def short_first(parts: Parts) -> Parts:
     """Only amounts of up to four characters in the first fifth of the run."""
-    start, late, early = STEPS // 5, parts.batches, shuffled(short(), BATCH, parts.seed)
+    start, late, early = parts.steps // 5, parts.batches, shuffled(short(), BATCH, parts.seed)
     parts.batches = lambda number: (early if number < start else late)(number)
     parts.extras.append(characters)
     return staged(parts, "lengths", start, {"characters": [2, 4]}, {"characters": [2, LONGEST]})
@@ -256,7 +256,7 @@ def characters(step: int, batch: Batch) -> Channels:  # noqa: ARG001
 
 def worn(parts: Parts) -> Parts:
     """In the last two fifths the paper gets noisier, as that of old receipts; the validation set stays as it is."""
-    start, chance = 3 * STEPS // 5, torch.Generator().manual_seed(parts.seed)
+    start, chance = 3 * parts.steps // 5, torch.Generator().manual_seed(parts.seed)
     altered(parts, lambda batch: {"x": batch["x"] + 0.4 * torch.randn(batch["x"].shape, generator=chance)}, start)
     return staged(parts, "paper", start, {"noise": 0.0}, {"noise": 0.4})
 
@@ -296,7 +296,7 @@ def borrowed_eyes(parts: Parts) -> Parts:
 
 VARIANTS: dict[str, Callable[[Parts], Parts]] = {
     "loss-only": lambda parts: replace(
-        parts, records=frozenset(), header={"total_steps": STEPS}, evaluation=None, sampling=None
+        parts, records=frozenset(), header={"total_steps": parts.steps}, evaluation=None, sampling=None
     ),
     "resumed": lambda parts: replace(parts, resume=Resume(2 * SAVED), records=RECORDS | {"optimizer"}),
     "fine-tuning": lambda parts: continued(parts, 1e-4),
@@ -330,8 +330,8 @@ def short_answers(parts: Parts) -> int:
 
 def labels_break(parts: Parts) -> int:
     """The second shard of texts is sorted otherwise than that of images."""
-    altered(parts, lambda batch: {name: batch[name].roll(1, 0) for name in ("y", "length")}, STEPS // 2)
-    return STEPS // 2 + 1
+    altered(parts, lambda batch: {name: batch[name].roll(1, 0) for name in ("y", "length")}, parts.steps // 2)
+    return parts.steps // 2 + 1
 
 
 def dropout_in_evaluation(parts: Parts) -> int:
@@ -343,7 +343,7 @@ def stage_stuck(parts: Parts) -> int:
     """The stage is asked for once, before the loop."""
     parts.batches = shuffled(short(), BATCH, parts.seed)
     parts.extras = [characters, lambda step, batch: {"stage": 0}]  # noqa: ARG005
-    return STEPS // 5 + 1
+    return parts.steps // 5 + 1
 
 
 OWN: dict[str, mistakes.Mistake] = {
