@@ -26,10 +26,10 @@ from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, P
 from benchmarks.diagnosis.schooling import school
 
 HELD_OUT = True
-STEPS, LOGGED, SAVED = 200, 2, 40
-SIDE, LENGTH, CONTEXT, ASKED = 6, 16, 8, 5.0  # cells, moves of an episode and those that are read, points asked for
+STEPS, SAVED = 120, 20
+SIDE, LENGTH, CONTEXT, ASKED = 6, 16, 6, 5.0  # cells, moves of an episode and those that are read, points asked for
 EPISODES, HELD, BATCH = 1280, 160, 32
-WIDTH, RATE, WARMUP, CLIP = 32, 4e-3, 20, 1.0
+WIDTH, RATE, WARMUP, CLIP = 32, 6e-3, 10, 1.0
 MOVES = np.array([[0, 1], [1, 0], [0, -1], [-1, 0]])
 WEIGHTS = {"action": 1.0, "return": 0.5, "state": 0.5}
 RECORDS = frozenset({"components", "checkpoints"})
@@ -191,14 +191,13 @@ def build(seed: int, variant: str) -> Parts:
         batches=shuffled(part(), BATCH, seed),
         losses=losses,
         steps=STEPS,
-        every=LOGGED,
         seed=seed,
         batches_per_epoch=len(part()["x"]) // BATCH,
         max_norm=CLIP,
         weights=lambda applied: dict(WEIGHTS),  # noqa: ARG005
-        evaluation=Evaluation(20, measured()),
+        evaluation=Evaluation(10, measured()),
         header={
-            "config": {"batch_size": BATCH, "clip": CLIP, "target_return": ASKED, "log_every": LOGGED},
+            "config": {"batch_size": BATCH, "clip": CLIP, "target_return": ASKED},
             "components": {
                 "action": {"unit": "nat", "role": "task"},
                 "return": {"unit": "point^2", "role": "auxiliary"},
@@ -232,8 +231,8 @@ def fed(parts: Parts, size: int, data: Batch | None = None) -> Parts:
     return parts
 
 
-def epoch_rows(parts: Parts, epochs: int = 14) -> Parts:
-    """Large batches, a row and an evaluation for each epoch."""
+def epoch_rows(parts: Parts, epochs: int = 12) -> Parts:
+    """Large batches, a row and an evaluation for each epoch, as the header says."""
     parts = fed(parts, 8 * BATCH)
     each = parts.batches_per_epoch
     parts.header["config"]["log_every"] = each
@@ -242,18 +241,18 @@ def epoch_rows(parts: Parts, epochs: int = 14) -> Parts:
     return annealed(replace(parts, steps=epochs * each, every=each, evaluation=replace(parts.evaluation, every=each)))
 
 
-def batch_of_four(parts: Parts, longer: int = 3) -> Parts:
-    """Four windows a step, three times as many steps, a row at every sixth."""
-    parts.header["config"]["log_every"] = longer * LOGGED
+def batch_of_four(parts: Parts, longer: int = 4) -> Parts:
+    """Four windows a step, four times as many steps, a row at every fourth."""
+    parts.header["config"]["log_every"] = longer
     parts.header["checkpoint_every"] = longer * SAVED
     assert parts.evaluation is not None
     evaluation = replace(parts.evaluation, every=longer * parts.evaluation.every)
-    small = replace(fed(parts, 4), steps=longer * STEPS, every=longer * LOGGED, evaluation=evaluation)
+    small = replace(fed(parts, 4), steps=longer * STEPS, every=longer, evaluation=evaluation)
     return annealed(small, RATE / 2)
 
 
 @cache
-def schooled(seed: int, steps: int = 500) -> dict[str, Tensor]:
+def schooled(seed: int, steps: int = 320) -> dict[str, Tensor]:
     """The weights of a courier that learned before the record begins."""
     torch.manual_seed(seed + 70)
     model, batches = Decider(), shuffled(part(), BATCH, seed + 70)
@@ -267,7 +266,7 @@ def schooled(seed: int, steps: int = 500) -> dict[str, Tensor]:
 def continued(parts: Parts, rate: float) -> Parts:
     """A schooled courier goes on at a small constant rate."""
     parts.model.load_state_dict(schooled(parts.seed))
-    parts.header["config"]["initialised_from"] = "pretrained/500.pt"
+    parts.header["config"]["initialised_from"] = "pretrained/320.pt"
     return annealed(parts, kind="constant", peak=rate, end=rate, warmup=0)
 
 
@@ -278,7 +277,7 @@ def new_heads(parts: Parts) -> Parts:
     for name, parameter in parts.model.named_parameters():
         parameter.requires_grad_(name.startswith("heads"))
     parts.optimizer = adamw(parts.model)
-    parts.header["config"] |= {"initialised_from": "pretrained/500.pt", "frozen": ["tokens", "trunk"]}
+    parts.header["config"] |= {"initialised_from": "pretrained/320.pt", "frozen": ["tokens", "trunk"]}
     return annealed(replace(parts, records=WATCHED))
 
 
@@ -308,7 +307,7 @@ def copied(parts: Parts, least: float = 2.0) -> Parts:
 
     parts.header["config"]["least_return"] = least
     return replace(
-        parts, losses=partial(losses, least=least), extras=[masked], evaluation=Evaluation(20, measured(least))
+        parts, losses=partial(losses, least=least), extras=[masked], evaluation=Evaluation(10, measured(least))
     )
 
 
@@ -363,7 +362,7 @@ def all_masked(parts: Parts) -> int:
 OWN: dict[str, mistakes.Mistake] = {
     "component-scale": partial(mistakes.component_scale, name="return", by=1e4),  # in hundredths of a point, squared
     "component-sign": partial(mistakes.component_sign, name="state", weight=-0.5),
-    "too-little-data": partial(mistakes.too_little_data, batches=4),
+    "too-little-data": partial(mistakes.too_little_data, batches=2),
     "rate-too-high": partial(mistakes.rate_too_high, by=250.0),
     "resume-old-weights": partial(mistakes.resume_old_weights, old=10),
     "bad-sample": bad_sample,
