@@ -223,32 +223,36 @@ def annealed(parts: Parts, peak: float = RATE, **form: Any) -> Parts:
     return planned(parts, declared("cosine", peak, 0.02 * peak, parts.steps, warmup=WARMUP) | form)
 
 
-def fed(parts: Parts, size: int, data: Batch | None = None) -> Parts:
-    """Batches of another size, or from other recordings."""
-    data = data or part()
+def fed(parts: Parts, size: int) -> Parts:
+    """Batches of another size."""
     parts.header["config"]["batch_size"] = size
-    parts.batches, parts.batches_per_epoch = shuffled(data, size, parts.seed), len(data["x"]) // size
+    parts.batches, parts.batches_per_epoch = shuffled(part(), size, parts.seed), len(part()["x"]) // size
     return parts
 
 
+def logged(parts: Parts, every: int = 2) -> Parts:
+    """A row at every so many steps, as the header says."""
+    parts.header["config"]["log_every"] = every
+    return replace(parts, every=every)
+
+
+def lasting(parts: Parts, steps: int, every: int, saved: int, peak: float = RATE) -> Parts:
+    """So many steps, with rows and checkpoints further apart."""
+    parts.header["checkpoint_every"] = saved
+    return annealed(replace(logged(parts, every), steps=steps), peak)
+
+
 def epoch_rows(parts: Parts, epochs: int = 12) -> Parts:
-    """Large batches, a row and an evaluation for each epoch, as the header says."""
+    """Large batches, a row and an evaluation for each epoch."""
     parts = fed(parts, 8 * BATCH)
     each = parts.batches_per_epoch
-    parts.header["config"]["log_every"] = each
-    parts.header["checkpoint_every"] = 2 * each
-    assert parts.evaluation is not None
-    return annealed(replace(parts, steps=epochs * each, every=each, evaluation=replace(parts.evaluation, every=each)))
+    return lasting(replace(parts, evaluation=Evaluation(each, measured())), epochs * each, each, 2 * each)
 
 
 def batch_of_four(parts: Parts, longer: int = 4) -> Parts:
     """Four windows a step, four times as many steps, a row at every fourth."""
-    parts.header["config"]["log_every"] = longer
-    parts.header["checkpoint_every"] = longer * SAVED
-    assert parts.evaluation is not None
-    evaluation = replace(parts.evaluation, every=longer * parts.evaluation.every)
-    small = replace(fed(parts, 4), steps=longer * STEPS, every=longer, evaluation=evaluation)
-    return annealed(small, RATE / 2)
+    parts = replace(fed(parts, 4), evaluation=Evaluation(10 * longer, measured()))
+    return lasting(parts, longer * STEPS, longer, longer * SAVED, RATE / 2)
 
 
 @cache
@@ -278,7 +282,7 @@ def new_heads(parts: Parts) -> Parts:
         parameter.requires_grad_(name.startswith("heads"))
     parts.optimizer = adamw(parts.model)
     parts.header["config"] |= {"initialised_from": "pretrained/320.pt", "frozen": ["tokens", "trunk"]}
-    return annealed(replace(parts, records=WATCHED))
+    return annealed(logged(replace(parts, records=WATCHED)))
 
 
 def all_couriers(parts: Parts, listens: bool = True) -> Parts:
@@ -300,41 +304,38 @@ def skills(batch: Batch) -> Channels:
 
 
 def copied(parts: Parts, least: float = 2.0) -> Parts:
-    """Only episodes that brought at least so many points are copied; all teach what moves lead to."""
+    """Only episodes that brought so many points are copied; all teach what moves lead to."""
 
     def masked(step: int, batch: Batch) -> Channels:  # noqa: ARG001
         return {"data/masked/action": round(1.0 - counted(batch, least).mean().item(), 3)}
 
     parts.header["config"]["least_return"] = least
-    return replace(
-        parts, losses=partial(losses, least=least), extras=[masked], evaluation=Evaluation(10, measured(least))
-    )
+    parts.losses, parts.extras = partial(losses, least=least), [masked]
+    parts.evaluation = Evaluation(10, measured(2.0))  # the better half of what is held out, whatever is copied
+    return logged(parts)
 
 
 def accumulated(parts: Parts, by: int = 4) -> Parts:
     """A step takes four micro-batches."""
     parts.header["config"]["accumulation"] = by
-    return replace(fed(parts, BATCH // by), accumulation=by)
+    return replace(logged(fed(parts, BATCH // by)), accumulation=by)
 
 
 VARIANTS: dict[str, Callable[[Parts], Parts]] = {
-    "watched": lambda parts: replace(parts, records=WATCHED),
+    "watched": lambda parts: logged(replace(parts, records=WATCHED)),
     "loss-only": lambda parts: replace(parts, records=frozenset(), header={}, evaluation=None),
     "resumed": lambda parts: replace(parts, resume=Resume(3 * SAVED, lost=10)),
-    "fine-tuning": lambda parts: continued(parts, RATE / 100),
+    "fine-tuning": lambda parts: logged(continued(parts, RATE / 100)),
     "batch-4": batch_of_four,
     "epoch-rows": epoch_rows,
     "new-heads": new_heads,
     "all-couriers": all_couriers,
     "copied": copied,
     "accumulated": accumulated,
-    "restarts": lambda parts: annealed(replace(parts, records=RECORDS | {"optimizer"}), restarts=2, warmup=0),
+    "restarts": lambda parts: annealed(logged(replace(parts, records=RECORDS | {"optimizer"})), restarts=2, warmup=0),
 }
 TWINS = {
-    "rate-too-high": "watched",
-    "scheduler-twice": "watched",
-    "discarded-update": "watched",
-    "bad-sample": "watched",
+    **dict.fromkeys(("rate-too-high", "scheduler-twice", "discarded-update", "bad-sample"), "watched"),
     "resume-old-weights": "resumed",
     "all-masked": "copied",
 }
@@ -354,8 +355,7 @@ def stage_stuck(parts: Parts) -> int:
 
 def all_masked(parts: Parts) -> int:
     """The limit is that of the long game, in which couriers get three times as many points."""
-    strict = copied(parts, least=6.0)
-    parts.losses, parts.extras = strict.losses, strict.extras
+    copied(parts, least=6.0)
     return 1
 
 
