@@ -262,14 +262,14 @@ def continued(parts: Parts, rate: float) -> Parts:
 
 
 def watched(parts: Parts) -> Parts:
-    """Rates, gradients and inputs are recorded."""
-    return logged(replace(parts, records=BARE | {"norms", "inputs"}))
+    """Rates, the gradient that the optimiser gets, and inputs are recorded."""
+    return logged(replace(parts, records=BARE | {"inputs"}))
 
 
 def shares(parts: Parts) -> Parts:
     """What each component asks of the features is recorded, and which batch it was."""
     parts.header["gradient_at"] = "features"
-    return replace(parts, records=RECORDS | {"shares", "fingerprint"})
+    return logged(replace(parts, records=RECORDS | {"shares", "fingerprint"}))
 
 
 def end_later(parts: Parts) -> Parts:
@@ -294,7 +294,7 @@ def finer(parts: Parts, unit: float = 2.5) -> Parts:
 def accumulated(parts: Parts, by: int = 4) -> Parts:
     """A step takes four micro-batches."""
     parts.header["config"]["accumulation"] = by
-    return replace(fed(parts, BATCH // by), accumulation=by, records=BARE - {"components"})
+    return replace(logged(fed(parts, BATCH // by)), accumulation=by, records=BARE - {"components"})
 
 
 def sampled(parts: Parts) -> Parts:
@@ -307,7 +307,7 @@ VARIANTS: dict[str, Callable[[Parts], Parts]] = {
     "watched": watched,
     "shares": shares,
     "loss-only": lambda parts: replace(parts, records=frozenset(), header={}, evaluation=None),
-    "resumed": lambda parts: replace(parts, resume=Resume(3 * SAVED), records=BARE - {"components"}),
+    "resumed": lambda parts: logged(replace(parts, resume=Resume(3 * SAVED), records=BARE - {"components"})),
     "fine-tuning": lambda parts: logged(continued(parts, RATE / 200)),
     "batch-4": batch_of_four,
     "epoch-rows": epoch_rows,

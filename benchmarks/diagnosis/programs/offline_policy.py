@@ -296,7 +296,7 @@ def all_couriers(parts: Parts, listens: bool = True) -> Parts:
     plain = parts.batches
     parts.batches = lambda number: plain(number) if listens and number >= change else first(number)
     parts.extras = [lambda step, batch: {"stage": int(listens and step > change)} | skills(batch)]
-    return parts
+    return logged(parts)
 
 
 def skills(batch: Batch) -> Channels:
@@ -324,7 +324,7 @@ def accumulated(parts: Parts, by: int = 4) -> Parts:
 VARIANTS: dict[str, Callable[[Parts], Parts]] = {
     "watched": lambda parts: logged(replace(parts, records=WATCHED)),
     "loss-only": lambda parts: replace(parts, records=frozenset(), header={}, evaluation=None),
-    "resumed": lambda parts: replace(parts, resume=Resume(3 * SAVED, lost=10)),
+    "resumed": lambda parts: logged(replace(parts, resume=Resume(3 * SAVED))),
     "fine-tuning": lambda parts: logged(continued(parts, RATE / 100)),
     "batch-4": batch_of_four,
     "epoch-rows": epoch_rows,
@@ -338,6 +338,7 @@ TWINS = {
     **dict.fromkeys(("rate-too-high", "scheduler-twice", "discarded-update", "bad-sample"), "watched"),
     "resume-old-weights": "resumed",
     "all-masked": "copied",
+    "stage-stuck": "all-couriers",
 }
 
 
