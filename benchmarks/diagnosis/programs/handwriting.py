@@ -45,8 +45,7 @@ WEIGHTS = {"offset": 1.0, "pen": 1.0, "end": 1.0}
 RECORDS = frozenset({"components", "checkpoints"})
 BARE = RECORDS | {"optimizer"}
 
-Density = Callable[[Tensor, Tensor], Tensor]
-"""The log-density of a point from the logarithms of the kernels' weights, and of their densities at it."""
+Density = Callable[[Tensor, Tensor], Tensor]  # of logarithms: of the kernels' weights, of their densities at a point
 
 
 @cache
@@ -325,8 +324,9 @@ TWINS = {
 
 
 def log_of_zero(parts: Parts) -> int:
-    """Densities are added as they are, in half precision: far from all kernels that is 0, and then its logarithm."""
-    parts.losses = partial(losses, density=lambda weights, each: (weights + each).half().exp().sum(-1).float().log())
+    """Densities, per square pixel, are added as they are in half precision: 0 far from all kernels, then its log."""
+    unit = 2.0 * math.log(30.0)
+    parts.losses = partial(losses, density=lambda w, each: (w + each - unit).half().exp().sum(-1).float().log() + unit)
     return mistakes.WHEN_BROKEN
 
 
