@@ -336,10 +336,9 @@ VARIANTS: dict[str, Callable[[Parts], Parts]] = {
 }
 TWINS = {
     **dict.fromkeys(("rate-too-high", "scheduler-twice", "discarded-update", "bad-sample"), "watched"),
-    "resume-old-weights": "resumed",
-    "all-masked": "copied",
-    "stage-stuck": "all-couriers",
-}
+    **dict.fromkeys(("labels-break", "failing-checkpoints"), "accumulated"),
+    "resume-old-weights": "resumed", "all-masked": "copied", "stage-stuck": "all-couriers",
+}  # fmt: skip
 
 
 def bad_sample(parts: Parts) -> int:
