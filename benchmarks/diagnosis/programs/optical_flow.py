@@ -227,21 +227,20 @@ def single(parts: Parts, loss: Callable[[nn.Module, Batch], Components], name: s
 @cache
 def schooled(seed: int, steps: int = 400) -> dict[str, Tensor]:
     """The weights of a net that learned before the record begins."""
-    parts = sharp(build(seed + 50, "plain"))
+    parts = build(seed + 50, "supervised")
 
     def loss(number: int) -> Tensor:
-        raw = parts.losses(parts.model, parts.batches(number))
-        return torch.stack([WEIGHTS[name] * value for name, value in raw.items()]).sum()
+        return supervised_loss(parts.model, parts.batches(number))["loss"]
 
     return school(parts.model, parts.optimizer, loss, steps=steps, peak=RATE, clip=CLIP)
 
 
 def continued(parts: Parts, rate: float = 2e-4, size: int = BATCH) -> Parts:
-    """A schooled net goes on at a small constant rate, with batches of this size."""
+    """A schooled net goes on at a small constant rate, with batches of this size; it is supervised."""
     parts.model.load_state_dict(schooled(parts.seed))
     parts.header["config"] |= {"initialised_from": "checkpoints/clouds.pt", "batch_size": size}
     parts.batches = shuffled(part(filmed()), size, parts.seed)
-    return annealed(sharp(parts), rate, kind="constant", end=rate, warmup=0)
+    return annealed(single(parts, supervised_loss, "endpoint"), rate, kind="constant", end=rate, warmup=0)
 
 
 def staged(parts: Parts, name: str, stages: list[dict[str, Any]]) -> Parts:
@@ -327,13 +326,6 @@ VARIANTS: dict[str, Callable[[Parts], Parts]] = {
 }
 
 
-def component_scale(parts: Parts, by: float = 255.0**2) -> int:
-    """Brightness is compared in counts of 0 to 255, and squared; its weight was found for frames of unit spread."""
-    mistakes.component_scale(parts, "photometric", by)
-    parts.evaluation = Evaluation(10, measured(parts.losses, WEIGHTS))
-    return 1
-
-
 def root_of_zero(parts: Parts, share: float = 0.4) -> int:
     """Nobody added an epsilon below the root, and clips with bars above and below come up: nothing differs there."""
     first, plain = int(share * parts.steps), parts.batches
@@ -361,7 +353,6 @@ def same_seed_workers(parts: Parts) -> int:
 
 
 OWN: dict[str, mistakes.Mistake] = {
-    "component-scale": component_scale,
     "component-sign": partial(mistakes.component_sign, name="smooth", weight=-0.5),
     "root-of-zero": root_of_zero,
     "stage-stuck": stage_stuck,
