@@ -68,3 +68,13 @@ def test_so_are_one_state_of_the_weights_a_baseline_and_the_end_of_a_schedule(ma
 def test_a_metric_that_changes_shows_that_the_weights_move(make_run, judge):
     moving = [{**one, "metric/error": 0.3 / (1 + i)} for i, one in enumerate(evals([2.30519] * 9))]
     assert judge(make_run({"loss": training()}, evals=moving), RULE) == []
+
+
+def test_metrics_alone_are_enough_where_training_stands_too(make_run, judge):
+    metrics = [{"step": one["step"], "split": "val", "metric/mrr": 0.01103} for one in evals([0.0] * 10)]
+    (found,) = judge(make_run({"loss": training()}, evals=metrics), RULE)
+    assert "no weight moves" in found.message
+    assert judge(make_run({"loss": training(falls=1.0)}, evals=metrics), RULE) == []
+    assert judge(make_run({"loss": training()}, evals=metrics[:6]), RULE) == []
+    rough = [{**one, "metric/mrr": 0.011} for one in metrics]
+    assert judge(make_run({"loss": training()}, evals=rough), RULE) == []

@@ -26,9 +26,10 @@ class EvaluationUnchanged(Rule):
     What it sees:
         Evaluations of one split at different steps whose losses and metrics all are equal to those of the evaluation
         before: four and more, a third of all, and the last ones. The loss must be known to five digits and more, and
-        to more than half precision can hold, for weights that move leave none of them. In a log that repeats the last
-        evaluation in every row only those count in which the training loss stands as well. Rows at the end of a
-        schedule, whose rate is a thousandth of the highest or less, are left alone; so is a split beside another one
+        to more than half precision can hold, for weights that move leave none of them. Of metrics alone four digits
+        are enough, in eight evaluations beside a training loss that stands: they may be counted. In a log that repeats
+        the last evaluation in every row only those count in which the training loss stands as well. Rows at the end of
+        a schedule, whose rate is a thousandth of the highest or less, are left alone; so is a split beside another one
         that changes. Eight and more are critical.
 
     Why it matters:
@@ -50,7 +51,7 @@ class EvaluationUnchanged(Rule):
     """
 
     reads: ClassVar[tuple[TableName, ...]] = ("eval",)
-    needs: ClassVar[tuple[str, ...]] = ("eval:loss|eval:loss/<component>",)
+    needs: ClassVar[tuple[str, ...]] = ("eval:loss|eval:loss/<component>|eval:metric/<name>",)
     wants: ClassVar[tuple[str, ...]] = ("loss", "lr/<group>")
     causes: ClassVar[tuple[str, ...]] = ("loss-stuck", "loss-plateau", "slow-convergence")
 
@@ -58,20 +59,23 @@ class EvaluationUnchanged(Rule):
     sure: int = 8  # are no accident, and as much of a run as somebody looks at
     share: float = 1 / 3  # of all evaluations of the split
     digits: int = 5  # of the loss: a learning model does not keep them
+    counted: int = 4  # of a metric: one of a thousand answers that changes shows in them
     alive: float = 1e-3  # of the highest rate: below it rounding hides a healthy step
     fell: float = 0.05  # of the training loss, and
     clear: float = 4.0  # standard errors: so much is learned
 
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
         """All splits as they stand now."""
-        stretches = [self._equal(*series) for series in _series(run)]
+        series = list(_series(run))
+        stretches = [self._equal(*one) for one in series]
         since = max((first for first, _ in stretches), default=np.inf)
         count = min((equal for _, equal in stretches), default=0)
         if count < self.fewest or not self._moves(run, since):
             return
         fell, dense = self._fell(run, since), count >= (run.train.step[run.train.live] > since).sum()
-        if fell and dense:
-            return  # the last evaluation stands in every row until there is another
+        measured = any(name.startswith("loss") for _, figures in series for name in figures)
+        if (fell and dense) or (not measured and (fell or count < self.sure)):
+            return  # the last evaluation stands in every row until there is another; or what was counted is the same
         steps = run.eval.step[run.eval.live]
         first = int(since) if (steps < since).any() else run.first_step or int(since)
         means = "what is evaluated is not what is trained" if fell else "no weight moves"
@@ -94,14 +98,11 @@ class EvaluationUnchanged(Rule):
         begin = int(changed[-1]) + 1 if len(changed) else 0
         count = len(steps) - 1 - begin
         seldom = same.all(axis=0)[:begin].any()  # it was equal before, and then changed: evaluations are repeated
-        exact = any(self._exact(values[-1]) for name, values in figures.items() if name.startswith("loss"))
+        losses_of = [values[-1] for name, values in figures.items() if name.startswith("loss")]
+        exact = any(_digits(value) >= self.digits for value in losses_of)
+        exact |= not losses_of and any(_digits(values[-1]) >= self.counted for values in figures.values())
         enough = exact and not seldom and count >= self.share * len(steps)
         return float(steps[begin]), count if enough else 0
-
-    def _exact(self, value: float) -> bool:
-        """Whether a loss has so many digits that a step of training shows in it; half precision has three or four."""
-        half = np.float32(value).view(np.uint32) & UNUSED == 0
-        return bool(np.isfinite(value)) and float(f"{value:.{self.digits - 1}g}") != value and not half
 
     def _moves(self, run: Run, since: float) -> bool:
         """Whether a rate of more than nothing was logged since then; where none is logged, it is believed."""
@@ -125,7 +126,7 @@ class EvaluationUnchanged(Rule):
 
 
 def _series(run: Run) -> Iterator[tuple[Floats, dict[str, Floats]]]:
-    """Of each split that has a loss: steps, and every loss and metric; one row for one state of the weights."""
+    """Of each split: steps, and every loss and metric; one row for one state of the weights."""
     rows = Chunk("eval", run.eval, 0, run.eval.size)
     names = [*losses(rows), *(name for name in rows.channels if name.startswith("metric/"))]
     splits = np.array([str(rows.text(row, "split") or "validation") for row in range(len(rows))], dtype=object)
@@ -134,5 +135,12 @@ def _series(run: Run) -> Iterator[tuple[Floats, dict[str, Floats]]]:
         of = np.where(np.isfinite(rows["weights_step"][mine]), rows["weights_step"][mine], rows.step[mine])
         mine = mine[np.append(np.diff(of) != 0, True)] if len(mine) else mine
         figures = {name: rows[name][mine] for name in names if np.isfinite(rows[name][mine]).any()}
-        if len(mine) and any(name.startswith("loss") for name in figures):
+        if len(mine) and figures:
             yield rows.step[mine].astype(np.float64), figures
+
+
+def _digits(value: float) -> int:
+    """How many digits a number was written with; those of half precision, which has three or four, are 0."""
+    if not np.isfinite(value) or np.float32(value).view(np.uint32) & UNUSED == 0:
+        return 0
+    return next((digits for digits in range(1, 17) if float(f"{value:.{digits - 1}e}") == value), 17)
