@@ -122,7 +122,7 @@ class EvaluationUnchanged(Rule):
         if not third:
             return False
         fall = float(np.median(values[:third]) - np.median(values[-third:]))
-        return fall > max(self.fell * abs(float(np.median(values[:third]))), self.clear * noise(values) / third**0.5)
+        return bool(fall > max(self.fell * abs(float(np.median(values[:third]))), self.clear * noise(values) / third**0.5))
 
 
 def _series(run: Run) -> Iterator[tuple[Floats, dict[str, Floats]]]:
