@@ -121,8 +121,8 @@ class EvaluationUnchanged(Rule):
         third = len(values) // 3
         if not third:
             return False
-        fall = float(np.median(values[:third]) - np.median(values[-third:]))
-        return bool(fall > max(self.fell * abs(float(np.median(values[:third]))), self.clear * noise(values) / third**0.5))
+        early, late = float(np.median(values[:third])), float(np.median(values[-third:]))
+        return bool(early - late > max(self.fell * abs(early), self.clear * noise(values) / third**0.5))
 
 
 def _series(run: Run) -> Iterator[tuple[Floats, dict[str, Floats]]]:
