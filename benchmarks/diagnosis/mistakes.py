@@ -84,6 +84,7 @@ def warmup_ignored(parts: Parts) -> int:
     factor = parts.factor
     assert factor is not None
     peak = next(tick for tick in range(parts.steps) if factor(tick + 1) <= factor(tick))
+    assert peak > 0
     parts.factor = lambda tick: factor(max(tick, peak))
     return 1
 
@@ -191,7 +192,7 @@ def stuck_counter(parts: Parts) -> int:
 
 
 def _replace_clock(parts: Parts, reading: Callable[[int], float]) -> None:
-    assert parts.scheduled
+    assert any(value(0) != value(parts.steps) for _, value in parts.scheduled.values())
     for clock in {clock for clock, _ in parts.scheduled.values()}:
         parts.clocks[clock] = reading
 
@@ -421,6 +422,7 @@ def component_detached(parts: Parts, name: str = "") -> int:
 
 def component_untracked(parts: Parts, by: float = 1e-2) -> int:
     """A penalty on the weights is part of the loss, and of no log."""
+    assert "components" in parts.records
     parts.hidden = lambda model, batch: by * sum((p**2).sum() for p in model.parameters())  # noqa: ARG005
     _total_with_hidden(parts)
     return 1
@@ -434,6 +436,7 @@ def _total_with_hidden(parts: Parts) -> None:
 
 def divided_twice(parts: Parts) -> int:
     assert parts.accumulation > 1
+    assert "components" in parts.records
     parts.divisor = float(parts.accumulation**2)
     _total_with_hidden(parts)
     return 1

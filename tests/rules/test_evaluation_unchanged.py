@@ -30,8 +30,17 @@ def test_while_training_falls_it_is_another_model_that_is_evaluated(make_run, ju
 
 def test_it_is_dated_where_the_last_change_was(make_run, judge):
     values = [2.30519, 2.10711, 1.98123, *[1.91237] * 6]
+    (found,) = judge(make_run({"loss": training(), "lr/0": np.full(ROWS, 1e-3)}, evals=evals(values)), RULE)
+    assert (found.severity, found.first_step) == ("warning", 80)
     (found,) = judge(make_run({"loss": training()}, evals=evals(values)), RULE)
-    assert found.first_step == 80
+    assert found.severity == "info"  # a rate that nobody logged may have come to its end
+
+
+def test_three_figures_of_four_digits_are_as_good_as_one_of_five(make_run, judge):
+    """But three metrics of a converged model may stay where they came to."""
+    four = [{**one, "loss": 2.305, "loss/a": 1.237, "metric/f1": 0.1234} for one in evals([0.0] * 9)]
+    assert len(judge(make_run({"loss": training()}, evals=four), RULE)) == 1
+    assert judge(make_run({"loss": training()}, evals=[{**four[0], "loss": 2.307}, *four[1:]]), RULE) == []
 
 
 @pytest.mark.parametrize(

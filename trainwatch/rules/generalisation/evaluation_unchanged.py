@@ -10,13 +10,15 @@ import numpy as np
 
 from trainwatch.rule import Rule
 from trainwatch.run import Run
-from trainwatch.schema import Finding
+from trainwatch.schema import Finding, Severity
 from trainwatch.stats import Floats, noise
 from trainwatch.table import Chunk, TableName
 from trainwatch.views.evaluations import losses
 
 UNUSED = 0x1FFF
 """Bits of a float32 that are 0 in every number that float16 or bfloat16 can hold."""
+MANY = 3
+"""Figures of four digits that are as good as one of five."""
 
 
 @dataclass
@@ -26,11 +28,12 @@ class EvaluationUnchanged(Rule):
     What it sees:
         Evaluations of one split at different steps whose losses and metrics all are equal to those of the evaluation
         before: four and more, a third of all, and the last ones. The loss must be known to five digits and more, and
-        to more than half precision can hold, for weights that move leave none of them. Of metrics alone four digits
-        are enough, in eight evaluations beside a training loss that stands: they may be counted. In a log that repeats
-        the last evaluation in every row only those count in which the training loss stands as well. Rows at the end of
-        a schedule, whose rate is a thousandth of the highest or less, are left alone; so is a split beside another one
-        that changes. Eight and more are critical.
+        to more than half precision can hold, for weights that move leave none of them; from the first evaluation on
+        three figures of four digits are as good. Of metrics alone four digits are enough, in eight evaluations beside a
+        training loss that stands: they may be counted. In a log that repeats the last evaluation in every row only
+        those count in which the training loss stands as well. Rows at the end of a schedule, whose rate is a thousandth
+        of the highest or less, are left alone; so is a split beside another one that changes. What begins later in a
+        log without rates is an info: the rate may have come to its end. Eight and more are critical.
 
     Why it matters:
         If the training loss stands too, no weight moves, and nothing is learned in the hours that are paid for. If it
@@ -40,8 +43,8 @@ class EvaluationUnchanged(Rule):
     What to do:
         Compare a weight of the model that is evaluated before and after a step. Usual causes: an optimiser that holds
         the parameters of another copy, a rate of 0, frozen parameters, dead units that answer everything alike;
-        evaluation of a copy (an average of weights that
-        is never updated, a model that was wrapped, compiled or loaded before training), or of outputs in a cache.
+        evaluation of a copy (an average of weights that is never updated, a model that was wrapped, compiled or loaded
+        before training), or of outputs in a cache.
 
     When it is wrong:
         A baseline that is evaluated for comparison as the only split.
@@ -60,6 +63,7 @@ class EvaluationUnchanged(Rule):
     share: float = 1 / 3  # of all evaluations of the split
     digits: int = 5  # of the loss: a learning model does not keep them
     counted: int = 4  # of a metric: one of a thousand answers that changes shows in them
+    little: float = 1e-3  # of a figure: what creeps in its last digits may stand for two evaluations
     alive: float = 1e-3  # of the highest rate: below it rounding hides a healthy step
     fell: float = 0.05  # of the training loss, and
     clear: float = 4.0  # standard errors: so much is learned
@@ -70,17 +74,20 @@ class EvaluationUnchanged(Rule):
         stretches = [self._equal(*one) for one in series]
         since = max((first for first, _ in stretches), default=np.inf)
         count = min((equal for _, equal in stretches), default=0)
-        if count < self.fewest or not self._moves(run, since):
+        rated = self._rated(run, since)
+        if count < self.fewest or rated is False:
             return
         fell, dense = self._fell(run, since), count >= (run.train.step[run.train.live] > since).sum()
         measured = any(name.startswith("loss") for _, figures in series for name in figures)
         if (fell and dense) or (not measured and (fell or count < self.sure)):
             return  # the last evaluation stands in every row until there is another; or what was counted is the same
-        steps = run.eval.step[run.eval.live]
-        first = int(since) if (steps < since).any() else run.first_step or int(since)
-        means = "what is evaluated is not what is trained" if fell else "no weight moves"
+        later = bool((run.eval.step[run.eval.live] < since).any())
+        first = int(since) if later else run.first_step or int(since)
+        stands = "the weights hardly move" if later else "no weight moves"
+        means = "what is evaluated is not what is trained" if fell else stands
+        severity: Severity = "critical" if count >= self.sure else "warning"
         yield self.finding(
-            "critical" if count >= self.sure else "warning",
+            "info" if later and rated is None else severity,  # a rate that nobody logs may have come to its end
             "run",
             (first, run.last_step or first),
             f"{count + 1} evaluations since step {int(since):,} are equal to the last digit: {means}.",
@@ -97,22 +104,29 @@ class EvaluationUnchanged(Rule):
         changed = np.flatnonzero(~same.all(axis=0))
         begin = int(changed[-1]) + 1 if len(changed) else 0
         count = len(steps) - 1 - begin
-        seldom = same.all(axis=0)[:begin].any()  # it was equal before, and then changed: evaluations are repeated
-        losses_of = [values[-1] for name, values in figures.items() if name.startswith("loss")]
-        exact = any(_digits(value) >= self.digits for value in losses_of)
-        exact |= not losses_of and any(_digits(values[-1]) >= self.counted for values in figures.values())
-        enough = exact and not seldom and count >= self.share * len(steps)
+        again = same.all(axis=0)[:begin].any()  # it was equal before, and then changed
+        changed_much = (np.ptp(table, axis=1) > self.little * np.abs(table[:, -1])).any()  # a log that repeats itself
+        enough = (
+            self._exact(figures, MANY if not begin else len(figures) + 1)
+            and not (again and changed_much)
+            and count >= self.share * len(steps)
+        )
         return float(steps[begin]), count if enough else 0
 
-    def _moves(self, run: Run, since: float) -> bool:
-        """Whether a rate of more than nothing was logged since then; where none is logged, it is believed."""
+    def _exact(self, figures: Mapping[str, Floats], many: int) -> bool:
+        """Whether the figures have so many digits that a step of training shows in one of them, or in so many."""
+        digits = {name: _digits(values[-1]) for name, values in figures.items()}
+        of_losses = [count for name, count in digits.items() if name.startswith("loss")]
+        several = sum(count >= self.counted for count in digits.values()) >= (many if of_losses else 1)
+        return several or max(of_losses, default=0) >= self.digits
+
+    def _rated(self, run: Run, since: float) -> bool | None:
+        """Whether the rate since then was more than nothing; None where none is logged. One that always was 0 is."""
         rates = [run.train[name] for name in run.train.channels if name.startswith("lr/")]
-        if not rates:
-            return True
-        rate = np.fmax.reduce(rates)
-        highest, late = np.fmax.reduce(rate, initial=0.0), rate[run.train.step > since]
-        late = late[np.isfinite(late)]
-        return not highest or not len(late) or bool(np.median(late) > self.alive * highest)
+        rate = np.fmax.reduce(rates) if rates else np.empty(0)
+        late = rate[run.train.step > since] if rates else rate
+        late, highest = late[np.isfinite(late)], np.fmax.reduce(rate, initial=0.0)
+        return (not highest or bool(np.median(late) > self.alive * highest)) if len(late) else None
 
     def _fell(self, run: Run, since: float) -> bool:
         """Whether the training loss came down since then."""
