@@ -17,8 +17,8 @@ from trainwatch.schema import Finding, Severity
 from trainwatch.stats import noise
 from trainwatch.table import Chunk
 from trainwatch.views.curve import MEDIAN, Leap, Points, leap, rise_at_once, running_median, wanders
-from trainwatch.views.evaluations import held_out
-from trainwatch.views.harm import TWO, at_its_best, harder, keeps_its_best, other_answers, unharmed
+from trainwatch.views.evaluations import held_out, scatter
+from trainwatch.views.harm import CLEAR, EVALUATIONS, TWO, at_its_best, harder, keeps_its_best, other_answers, unharmed
 
 Floats = NDArray[np.float64]
 SUPERVISED = ("metric/acc", "metric/accuracy", "metric/top1", "metric/perplexity", "metric/ppl")
@@ -110,6 +110,9 @@ class LossDivergence(CurveRule):
     step: float = 0.5  # of the level, if it rose by that from one row to the next, and validation with it
     plain: float = 4.0  # standard deviations of one point that such a step must exceed
     shared: float = 0.25  # of validation's best before; beside the few such steps of healthy runs it went on falling
+    exploded: float = 10.0  # x the first loss, and that before the rise: there is nothing left to interpret
+    beyond: float = 1000.0  # x the first loss, whatever the run may be, and
+    tall: float = 10.0  # in its own unit: what begins at 0 by construction, as a distance to a copy, stays small
     young: float = 0.25  # of the planned steps: a few rows may be a transient yet, however many of a short log they are
 
     _planned: int = field(default=0, init=False)  # steps
@@ -127,28 +130,54 @@ class LossDivergence(CurveRule):
             if len(stage) < (self.fewest if alone else self.enough):
                 continue
             fall, last = _fall(stage), bool(stage.step[-1] == points.step[-1])
-            sick = (self._fell(fall) or _plain(run)) and (self._back(fall) or self._stepped(run, fall, stage))
+            known = self._fell(fall) or _plain(run)
+            sick = known and (self._back(fall, _validated(run, stage)) or self._stepped(run, fall, stage))
+            sick = sick or self._beyond(fall)
             broke = None if wanders(run, points) else leap(stage.loss)
             sick = sick and not self._explained(run, rest, fall, stage, broke)
-            if sick and not wanders(run, points) and not (broke and other_answers(run, stage, broke)):
+            if wanders(run, points):
+                continue
+            if sick and not (broke and other_answers(run, stage, broke)):
                 yield self._finding(run, rest, fall, stage, over=not last)
+            elif alone and _plain(run) and self._late(run, stage) and self._thrown(run, rest, stage):
+                yield self._blown(run, rest, stage)
 
     def _fell(self, fall: Fall) -> bool:
         """Whether there was progress to lose."""
         held = fall.start - fall.held > fall.progress / 2  # of losses of two kinds, a few low ones may meet
         return held and fall.progress > max(self.clear * fall.sigma, self.gained * abs(fall.start))
 
-    def _back(self, fall: Fall) -> bool:
+    def _beyond(self, fall: Fall) -> bool:
+        """Whether it stands so far above its beginning that nobody need know what it measures."""
+        first = float(fall.levels[:2].max())
+        return first > 0 and float(fall.levels[-2:].min()) > max(self.beyond * first, self.tall)
+
+    def _late(self, run: Run, stage: Points) -> bool:
+        """Whether there was time enough to recover in."""
+        return run.end is not None or 2 * stage.step[-1] > self._planned > 0
+
+    def _thrown(self, run: Run, rest: Chunk, stage: Points) -> bool:
+        """Whether it was thrown to a multiple, and came back to where it began, and no further."""
+        quarter = max(1, len(stage) // 4)
+        now, high = float(np.median(stage.loss[-quarter:])), float(stage.smooth(5)[:-quarter].max(initial=0.0))
+        first = float(stage.loss[0])
+        weights = [self._curve.raw(run, name, rest) for name in run.train.channels if name.startswith("weight/")]
+        steady = all(np.nanmin(column) == np.nanmax(column) for column in weights if np.isfinite(column).any())
+        return steady and 0 < (1 - self.gained) * first < now and high > self.exploded * max(first, now)
+
+    def _back(self, fall: Fall, validated: bool) -> bool:
         """Whether it gave back what it had clearly gained; or never gained, and rose to a multiple."""
         if self._fell(fall):
-            kept = fall.least - fall.best < self.given_back * fall.progress
+            given_back = self.given_back / 2 if validated else self.given_back
+            kept = fall.least - fall.best < given_back * fall.progress
             progress = fall.start - fall.level
             broke = fall.height > min(self.broken * progress, max(fall.level, self.worth * progress))
             broke &= fall.flat or fall.height > self.given_back * progress  # a small jump may be learned away yet
             rose = fall.levels[-1] - fall.levels.min()  # a few low rows of a wild loss are no level
-            partly = rose > max(self.given_back * fall.progress, self.clear * fall.late) and not fall.mending
+            partly = rose > max(given_back * fall.progress, self.clear * fall.late) and not fall.mending
             gave = not kept and (fall.now >= fall.start or partly)
-            return (gave or broke) and fall.steady >= self.steady
+            lost = not kept and fall.now > self.exploded * max(fall.start, 0.0)
+            return lost or ((gave or broke) and fall.steady >= self.steady)
         levels, bar = fall.levels, self.clear * fall.error
         risen = min(levels[-2:]) > max(self.doubled * levels.min(), levels[0] + bar) and fall.now > fall.start
         stays = levels[-1] > levels[-2] - max(bar, self.clear * fall.late)
@@ -201,25 +230,42 @@ class LossDivergence(CurveRule):
         first, fell = self._onset(run, rest, fall, stage.step[-1]), self._fell(fall)
         back = (fall.now - fall.best) / fall.progress if fell else 0.0
         since = int((stage.step >= first).sum())
+        gone = max(fall.start, 0.0) < fall.now / self.exploded
         lasts, stays = since * stage.rows >= self.block, since >= self.late * len(stage)
         stays = stays and not (run.end is None and stage.step[-1] < self.young * self._planned)
-        level: Severity = "critical" if back >= self.lost and lasts else "warning" if lasts or stays else "info"
+        level: Severity = "critical" if (gone or back >= self.lost) and lasts else "warning" if lasts or stays else "info"
         went = (
             f"fell from {fall.start:.4g} to {fall.best:.4g} by step {fall.best_step:,.0f}, then rose"
             if fell
             else f"never clearly fell from its first value of {fall.start:.4g}, and rose"
         )
-        gone = f": {back:.0%} of the progress is gone" if fell else ""
+        lost = f": {back:.0%} of the progress is gone" if fell else ""
         return self.finding(
             level,
             "run",
             (first, int(stage.step[-1]) if over else self._curve.span(run, rest)[1]),
-            f"The loss {went} to {fall.now:.4g}{gone}.",
+            f"The loss {went} to {fall.now:.4g}{lost}.",
             over=over,
             evidence={"start": fall.start, "best": fall.best, "best_step": fall.best_step, "now": fall.now},
             advice=f"Go back to the last checkpoint before step {first:,}, with a lower learning rate, a longer "
             "warm-up or a limit on the gradient's norm.",
-            confidence=0.9 if fell else 0.6,
+            confidence=0.9 if fell or gone else 0.6,
+        )
+
+    def _blown(self, run: Run, rest: Chunk, stage: Points) -> Finding:
+        """What was thrown, and never learned."""
+        first, high, now = float(stage.loss[0]), float(stage.loss.max()), float(stage.loss[-1])
+        begin = int(stage.step[np.argmax(stage.loss > self.exploded * first)])
+        return self.finding(
+            "warning",
+            "run",
+            (begin, self._curve.span(run, rest)[1]),
+            f"The loss was thrown from {first:.4g} to {high:.4g}, and came back to where it began: {now:.4g}. Nothing "
+            "was learned since.",
+            evidence={"start": first, "highest": high, "now": now},
+            advice="Lower the learning rate tenfold, or lengthen the warm-up: what comes after such steps begins from "
+            "ruins.",
+            confidence=0.75,
         )
 
     def _onset(self, run: Run, rest: Chunk, fall: Fall, end: float) -> int:
@@ -233,8 +279,10 @@ class LossDivergence(CurveRule):
         height = max(3 * noise(loss[steps <= fall.best_step]), 0.05 * rise)
         after = steps >= fall.best_step
         if 2 * height > rise:
-            middle = (fall.now + (fall.level if fall.height else float(fall.levels.min()))) / 2
-            return int(steps[after][min(int(np.argmin(np.cumsum(loss[after] - middle))) + 1, int(after.sum()) - 1)])
+            level = fall.level if fall.height else float(fall.levels.min())
+            now = min(fall.now, level + max(4 * height, self.doubled * abs(level)))  # what explodes left it long ago
+            above = np.minimum(loss[after], now) - (now + level) / 2
+            return int(steps[after][min(int(np.argmin(np.cumsum(above))) + 1, int(after.sum()) - 1)])
         smooth = running_median(loss, 5)
         left = [np.flatnonzero(smooth <= fall.best + times * height) for times in (1, 2)]
         if not len(left[0]):
@@ -284,6 +332,16 @@ def _stands(smooth: Floats, best: int, start: float) -> bool:
     half = len(late) // 2
     falls = float(np.median(late[:half]) - np.median(late[half:])) if half else 0.0
     return len(late) >= 8 and level - smooth[best] > 0.9 * gained and falls < 0.05 * gained
+
+
+def _validated(run: Run, stage: Points) -> bool:
+    """Whether the held-out loss gave back what it had gained as well: then it is the weights that got worse."""
+    steps, values = held_out(run)
+    values = values[(steps >= stage.step[0]) & (steps <= stage.step[-1])]
+    if len(values) < EVALUATIONS:
+        return False
+    best, late = float(values.min()), values[-TWO:]
+    return bool(late.min() - best > (values[0] - best) / 2 > 0 and late.min() - best > CLEAR * scatter(values))
 
 
 def _plain(run: Run) -> bool:
