@@ -125,6 +125,7 @@ class LossDivergence(CurveRule):
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
         """Judge each stage by itself."""
         points = self._curve.points(rest)
+        yield from self._burst(run, rest, points)
         for stage in points.stages():
             alone = len(stage) == len(points) and not self._resumed
             if len(stage) < (self.fewest if alone else self.enough):
@@ -151,6 +152,25 @@ class LossDivergence(CurveRule):
         """Whether it stands so far above its beginning that nobody need know what it measures."""
         first = float(fall.levels[:2].max())
         return first > 0 and float(fall.levels[-2:].min()) > max(self.beyond * first, self.tall)
+
+    def _burst(self, run: Run, rest: Chunk, points: Points) -> Iterator[Finding]:
+        """A loss that left all bounds in a few rows, and was never finite again: too short for a curve."""
+        loss, steps = self._curve.raw(run, "loss", rest), self._curve.raw_steps(run, rest)
+        known = np.flatnonzero(np.isfinite(loss))
+        bar = max(self.beyond * float(loss[known[0]]), self.tall) if len(known) else 0.0
+        blown = known[np.flatnonzero(loss[known] <= bar)[-1] + 1 :] if len(known) else known
+        lost = len(known) < self.fewest and len(blown) > 1 and known[-1] + self.fewest < len(loss)
+        if lost and loss[known[0]] > 0 and not wanders(run, points):
+            first, high = float(loss[known[0]]), float(loss[blown].max())
+            yield self.finding(
+                "critical",
+                "run",
+                (int(steps[blown[0]]), int(steps[-1])),
+                f"The loss rose from {first:.4g} to {high:.4g} in {len(known):,} rows, and has not been finite since.",
+                evidence={"start": first, "highest": high},
+                advice="Lower the learning rate tenfold and more, or lengthen the warm-up.",
+                confidence=0.9,
+            )
 
     def _late(self, run: Run, stage: Points) -> bool:
         """Whether there was time enough to recover in."""

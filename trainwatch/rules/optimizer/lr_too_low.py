@@ -122,6 +122,7 @@ class LrTooLow(Rule):
 
 EVALUATIONS = 3
 STILL = 0.01  # of the held-out loss
+SLIGHT = 1e-3  # of the largest group's norm: what begins at 0 has a large ratio however little it moves
 
 
 def _stands(run: Run) -> bool:
@@ -131,9 +132,13 @@ def _stands(run: Run) -> bool:
 
 
 def _columns(chunk: Chunk) -> dict[str, Floats]:
-    """The largest ratio and rate of any group, and the loss."""
+    """The largest ratio of any group that has weights to speak of, the largest rate, and the loss."""
     found = {"step": chunk.step.astype(np.float64), "loss": chunk["loss"]}
-    for name, prefix in (("ratio", "update_ratio/"), ("rate", "lr/")):
-        values = [chunk[channel] for channel in chunk.channels if channel.startswith(prefix)]
-        found[name] = np.fmax.reduce(values) if values else np.full(len(chunk), np.nan)
+    nothing = np.full(len(chunk), np.nan)
+    groups = [name.partition("/")[2] for name in chunk.channels if name.startswith("update_ratio/")]
+    norms = {group: chunk[f"weight_norm/{group}"] for group in groups}
+    whole = np.fmax.reduce([nothing, *norms.values()])
+    ratios = [np.where(norms[group] < SLIGHT * whole, np.nan, chunk[f"update_ratio/{group}"]) for group in groups]
+    found["ratio"] = np.fmax.reduce([nothing, *ratios])
+    found["rate"] = np.fmax.reduce([nothing, *(chunk[name] for name in chunk.channels if name.startswith("lr/"))])
     return found
