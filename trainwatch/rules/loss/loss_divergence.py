@@ -127,7 +127,7 @@ class LossDivergence(CurveRule):
         points = self._curve.points(rest)
         yield from self._burst(run, rest, points)
         for stage in points.stages():
-            alone = len(stage) == len(points) and not self._resumed
+            alone = len(stage) > 0.9 * len(points) and not self._resumed  # the rate of a warm-up jumps in few rows
             if len(stage) < (self.fewest if alone else self.enough):
                 continue
             fall, last = _fall(stage), bool(stage.step[-1] == points.step[-1])
@@ -298,7 +298,7 @@ class LossDivergence(CurveRule):
         rise = min(fall.now - fall.best, max(fall.progress, fall.sigma))  # a loss that explodes may end anywhere
         height = max(3 * noise(loss[steps <= fall.best_step]), 0.05 * rise)
         after = steps >= fall.best_step
-        if 2 * height > rise:
+        if 2 * height > rise or fall.now > self.exploded * max(fall.start, 0.0):
             level = fall.level if fall.height else float(fall.levels.min())
             now = min(fall.now, level + max(4 * height, self.doubled * abs(level)))  # what explodes left it long ago
             above = np.minimum(loss[after], now) - (now + level) / 2
@@ -320,8 +320,8 @@ def _fall(stage: Points) -> Fall:
     down = smooth[: best + 1 : max(1, best // 12)]
     path = float(np.abs(np.diff(down)).sum())
     last, now = smooth[-tail:], float(np.median(smooth[-tail:]))
-    peak = float(smooth[best:].max())
-    risen = max(peak - float(smooth[best]), 1e-300)
+    peak = float(smooth[best:-tail].max())  # a rise that goes on has its highest point at the end
+    risen = max(float(smooth[best:].max()) - float(smooth[best]), 1e-300)
     level, height, flat = rise_at_once(stage.loss)
     sigma = noise(stage.loss[: max(best + 1, len(stage) // 4, 8)])
     return Fall(

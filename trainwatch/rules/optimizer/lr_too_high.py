@@ -289,7 +289,8 @@ class LrTooHigh(Rule):
         """All weights at once: by many steps that were too long, or by one that was longer than all of them."""
         whole, loss = weights.rows, weights.rows["loss"]
         steady = _steady(whole, loss)
-        fell = min(fall(steady), (first - median(steady[-max(3, len(steady) // 10) :])) / abs(first))  # not from a blow
+        left = median(steady[-max(3, len(steady) // 10) :])
+        fell = min(fall(steady), (first - left) / max(abs(first), abs(left), 1e-300))  # the blow itself is no height
         if not len(weights.grew) or not (self._staged or fell < self.back):
             return None
         level = np.minimum.accumulate(np.nan_to_num(running_medians(loss, self.rows), nan=np.inf))
