@@ -183,5 +183,8 @@ def test_a_blow_is_no_height_from_which_to_learn(make_run, judge):
     loss = np.where(rows < 1, 2.8, 2.0 + 1e8 * np.exp(-2.0 * rows)) + 0.05 * np.random.default_rng(0).random(120)
     ratio, norm = np.select([rows == 0, rows == 49], [4.4, 0.015], 0.001), np.where(rows < 1, 7.4, 30.0)
     columns = {"loss": loss, "lr/main": np.full(120, 0.1), "grad_norm": np.ones(120)}
-    columns |= {"update_ratio/main": np.where(sampled, ratio, np.nan), "weight_norm/main": np.where(sampled, norm, np.nan)}
+    columns |= {
+        "update_ratio/main": np.where(sampled, ratio, np.nan),
+        "weight_norm/main": np.where(sampled, norm, np.nan),
+    }
     assert [one.severity for one in judge(make_run(columns), "lr-too-high")] == ["warning"]

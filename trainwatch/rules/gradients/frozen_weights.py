@@ -181,7 +181,9 @@ class FrozenWeights(Rule):
     def _once(self, run: Run) -> Findings:
         """The only sample of the updates is exactly 0, in a run of which half is over, and the loss has not moved."""
         rows = Chunk("train", run.train, 0, run.train.size)
-        ratios, rates = ([rows[name] for name in rows.channels if name.startswith(kind)] for kind in ("update_r", "lr/"))
+        ratios, rates = (
+            [rows[name] for name in rows.channels if name.startswith(kind)] for kind in ("update_r", "lr/")
+        )
         if not ratios or not rates or not 2 * (run.last_step or 0) > (run.header.total_steps or np.inf):
             return
         ratio, rate = np.fmax.reduce(ratios), np.fmax.reduce(rates)

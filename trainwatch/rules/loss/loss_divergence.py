@@ -17,8 +17,8 @@ from trainwatch.schema import Finding, Severity
 from trainwatch.stats import noise
 from trainwatch.table import Chunk
 from trainwatch.views.curve import MEDIAN, Leap, Points, leap, rise_at_once, running_median, wanders
-from trainwatch.views.evaluations import held_out, scatter
-from trainwatch.views.harm import CLEAR, EVALUATIONS, TWO, at_its_best, harder, keeps_its_best, other_answers, unharmed
+from trainwatch.views.evaluations import held_out
+from trainwatch.views.harm import TWO, at_its_best, harder, keeps_its_best, other_answers, unharmed
 
 Floats = NDArray[np.float64]
 SUPERVISED = ("metric/acc", "metric/accuracy", "metric/top1", "metric/perplexity", "metric/ppl")
@@ -132,7 +132,7 @@ class LossDivergence(CurveRule):
                 continue
             fall, last = _fall(stage), bool(stage.step[-1] == points.step[-1])
             known = self._fell(fall) or _plain(run)
-            sick = known and (self._back(fall, _validated(run, stage)) or self._stepped(run, fall, stage))
+            sick = known and (self._back(fall) or self._stepped(run, fall, stage))
             sick = sick or self._beyond(fall)
             broke = None if wanders(run, points) else leap(stage.loss)
             sick = sick and not self._explained(run, rest, fall, stage, broke)
@@ -183,18 +183,18 @@ class LossDivergence(CurveRule):
         first = float(stage.loss[0])
         weights = [self._curve.raw(run, name, rest) for name in run.train.channels if name.startswith("weight/")]
         steady = all(np.nanmin(column) == np.nanmax(column) for column in weights if np.isfinite(column).any())
-        return steady and 0 < (1 - self.gained) * first < now and high > self.exploded * max(first, now)
+        back = (1 - self.gained) * first < now < self.doubled * first and noise(stage.loss[-quarter:]) < first / 2
+        return steady and back and high > self.exploded * max(first, now)
 
-    def _back(self, fall: Fall, validated: bool) -> bool:
+    def _back(self, fall: Fall) -> bool:
         """Whether it gave back what it had clearly gained; or never gained, and rose to a multiple."""
         if self._fell(fall):
-            given_back = self.given_back / 2 if validated else self.given_back
-            kept = fall.least - fall.best < given_back * fall.progress
+            kept = fall.least - fall.best < self.given_back * fall.progress
             progress = fall.start - fall.level
             broke = fall.height > min(self.broken * progress, max(fall.level, self.worth * progress))
             broke &= fall.flat or fall.height > self.given_back * progress  # a small jump may be learned away yet
             rose = fall.levels[-1] - fall.levels.min()  # a few low rows of a wild loss are no level
-            partly = rose > max(given_back * fall.progress, self.clear * fall.late) and not fall.mending
+            partly = rose > max(self.given_back * fall.progress, self.clear * fall.late) and not fall.mending
             gave = not kept and (fall.now >= fall.start or partly)
             lost = not kept and fall.now > self.exploded * max(fall.start, 0.0)
             return lost or ((gave or broke) and fall.steady >= self.steady)
@@ -253,7 +253,9 @@ class LossDivergence(CurveRule):
         gone = max(fall.start, 0.0) < fall.now / self.exploded
         lasts, stays = since * stage.rows >= self.block, since >= self.late * len(stage)
         stays = stays and not (run.end is None and stage.step[-1] < self.young * self._planned)
-        level: Severity = "critical" if (gone or back >= self.lost) and lasts else "warning" if lasts or stays else "info"
+        level: Severity = (
+            "critical" if (gone or back >= self.lost) and lasts else "warning" if lasts or stays else "info"
+        )
         went = (
             f"fell from {fall.start:.4g} to {fall.best:.4g} by step {fall.best_step:,.0f}, then rose"
             if fell
@@ -352,16 +354,6 @@ def _stands(smooth: Floats, best: int, start: float) -> bool:
     half = len(late) // 2
     falls = float(np.median(late[:half]) - np.median(late[half:])) if half else 0.0
     return len(late) >= 8 and level - smooth[best] > 0.9 * gained and falls < 0.05 * gained
-
-
-def _validated(run: Run, stage: Points) -> bool:
-    """Whether the held-out loss gave back what it had gained as well: then it is the weights that got worse."""
-    steps, values = held_out(run)
-    values = values[(steps >= stage.step[0]) & (steps <= stage.step[-1])]
-    if len(values) < EVALUATIONS:
-        return False
-    best, late = float(values.min()), values[-TWO:]
-    return bool(late.min() - best > (values[0] - best) / 2 > 0 and late.min() - best > CLEAR * scatter(values))
 
 
 def _plain(run: Run) -> bool:

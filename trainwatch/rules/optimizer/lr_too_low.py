@@ -14,7 +14,6 @@ from trainwatch.run import Run
 from trainwatch.schema import Finding, Severity
 from trainwatch.stats import Floats, History, fall
 from trainwatch.table import Chunk
-from trainwatch.views.evaluations import held_out
 from trainwatch.views.games import plays
 
 
@@ -26,10 +25,9 @@ class LrTooLow(Rule):
         Update ratios (norm of the update over norm of the weights), each brought to the rates of all steps, since an
         update is proportional to its rate, beside a loss that does not come down in a hundred steps, or half of those
         that are planned. It is an alarm if all planned steps together, laid end to end, cannot move the weights of any
-        group by a thousandth of their norm, whether the loss stands, or rises by what its weights or its data do; or by
-        a hundredth, where the held-out loss has not come down by 1 % either. Else it is an info, if the ratio is below
-        1e-5 in every group. Where the goal itself moves (rewards, adversaries) the loss says nothing, and only the
-        alarm is told.
+        group by a two-thousandth of their norm, whether the loss stands, or rises by what its weights or its data do.
+        Else it is an info, if the ratio is below 1e-5 in every group. Where the goal itself moves (rewards,
+        adversaries) the loss says nothing, and only the alarm is told.
 
     Why it matters:
         The run would need a hundred times its length. A flat loss is taken for a model that is too small.
@@ -53,9 +51,8 @@ class LrTooLow(Rule):
     causes: ClassVar[tuple[str, ...]] = ("loss-stuck", "slow-convergence", "loss-plateau")
 
     ratio: float = 1e-5  # norm of the update over that of the weights; Adam at 1e-6 on weights of 0.02 makes 5e-5
-    path: float = 1e-3  # of the weights' norm, all steps laid end to end: rounding to bfloat16, which no model minds
+    path: float = 5e-4  # of the weights' norm, all steps laid end to end: gentle fine-tunings come to twice that
     steps: int = 100  # or half of what is planned
-    stood: float = 1e-2  # of it, where validation stands as well; a fine-tuning of a thousand steps comes to a half
     settled: int = 10  # steps: with a momentum, the first are shorter
     learned: float = 0.02  # of the loss
     usual: float = 2e-2  # the ratio to aim for, where weights begin
@@ -91,15 +88,16 @@ class LrTooLow(Rule):
         if not moved.any() or not (game or fall(loss) < self.learned):
             return
         pace, height = float(np.median(ratio[moved] / rate[moved])), float(np.nanmax(rate))
-        short = self.path if game or not _stands(run) else self.stood
         known = bool(self._total) or run.end is not None or rows >= self.long
         known &= not rate[np.isfinite(rate)][-1] > 1.01 * np.nanmedian(rate)  # a warm-up that is not at its end
         whole = Chunk("train", rest.rows, rest.start - self._rows, rest.stop)
         seen = max(float(whole.step[-1] - whole.step[0] + 1), float(len(whole)))
         steps = max(seen, float(self._total))
-        path = pace * (height if self._total > 2 * seen else float(np.nanmean(rate))) * steps  # a warm-up has a low mean
+        path = (
+            pace * (height if self._total > 2 * seen else float(np.nanmean(rate))) * steps
+        )  # a warm-up has a low mean
         rises = fall(-loss) > self.learned and not (self._staged or game)
-        if known and 0 < path < short:
+        if known and 0 < path < self.path:
             yield self._finding("warning", whole, (pace * height, path, steps), loss)
         elif 0 < pace * height < self.ratio and not (game or rises):
             yield self._finding("info", whole, (pace * height, path, steps), loss)
@@ -120,15 +118,7 @@ class LrTooLow(Rule):
         )
 
 
-EVALUATIONS = 3
-STILL = 0.01  # of the held-out loss
 SLIGHT = 1e-3  # of the largest group's norm: what begins at 0 has a large ratio however little it moves
-
-
-def _stands(run: Run) -> bool:
-    """Whether the held-out loss is told, and has not come down either."""
-    _, values = held_out(run)
-    return len(values) >= EVALUATIONS and float(values[0] - values.min()) < STILL * abs(float(values[0]))
 
 
 def _columns(chunk: Chunk) -> dict[str, Floats]:

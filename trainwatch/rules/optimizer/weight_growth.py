@@ -58,7 +58,14 @@ class WeightGrowth(Rule):
     causes: ClassVar[tuple[str, ...]] = (
         *("overflow-risk", "non-finite-weights", "non-finite-loss", "amp-scale-collapse", "generalisation-gap"),
         *("loss-scale-imbalance", "non-finite-gradient", "dead-module", "component-dead"),
-        *("overtraining", "overfitting", "loss-divergence", "gradient-explosion", "gradient-spike", "clipping-saturated"),
+        *(
+            "overtraining",
+            "overfitting",
+            "loss-divergence",
+            "gradient-explosion",
+            "gradient-spike",
+            "clipping-saturated",
+        ),
     )
 
     growth: float = 10.0  # x the first samples; the healthy weights of the trainer grow by 3 %
