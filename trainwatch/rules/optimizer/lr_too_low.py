@@ -25,7 +25,7 @@ class LrTooLow(Rule):
         Update ratios (norm of the update over norm of the weights), each brought to the rates of all steps, since an
         update is proportional to its rate, beside a loss that does not come down in a hundred steps, or half of those
         that are planned. It is an alarm if all planned steps together, laid end to end, cannot move the weights of any
-        group by a two-thousandth of their norm, whether the loss stands, or rises by what its weights or its data do.
+        group by 0.07 % of their norm, whether the loss stands, or rises by what its weights or its data do.
         Else it is an info, if the ratio is below 1e-5 in every group. Where the goal itself moves (rewards,
         adversaries) the loss says nothing, and only the alarm is told.
 
@@ -51,7 +51,7 @@ class LrTooLow(Rule):
     causes: ClassVar[tuple[str, ...]] = ("loss-stuck", "slow-convergence", "loss-plateau")
 
     ratio: float = 1e-5  # norm of the update over that of the weights; Adam at 1e-6 on weights of 0.02 makes 5e-5
-    path: float = 5e-4  # of the weights' norm, all steps laid end to end: gentle fine-tunings come to twice that
+    path: float = 7e-4  # of the weights' norm, all steps laid end to end: the gentlest fine-tunings come to 1e-3
     steps: int = 100  # or half of what is planned
     settled: int = 10  # steps: with a momentum, the first are shorter
     learned: float = 0.02  # of the loss
