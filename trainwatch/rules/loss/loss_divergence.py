@@ -62,8 +62,9 @@ class LossDivergence(CurveRule):
         quarter of the rows and of the plan. Of a rise that came at once and has stood for a quarter of the run, 20 %
         are enough, or 10 % if the loss has doubled. A loss that never clearly fell cannot give back: it is an alarm
         only if it doubles and stays there, clearly above where it began, in a run that is plainly supervised; or if it
-        rises at once by half of its level, far beyond its noise, and both it and the validation loss stay there; it is
-        none if the second evaluation since, or a later one, is as good as any before it, and two are waited for; nor,
+        rises at once by half of its level, far beyond its noise, and both it and the validation loss stay there; or,
+        whatever the run is, at a thousand times where it began, or so in the last rows before it is not finite; or if
+        a supervised run was thrown to ten times its first loss, and came back to that and no further. It is none if the second evaluation since, or a later one, is as good as any before it, and two are waited for; nor,
         where nothing is evaluated, while something other than a rate is scheduled to change (a teacher that lets go).
         What training made good, and validation did not, is data-break. A rise that recorded weights explain is none,
         nor is one during which the held-out loss gets better and better, nor one after which what validation had
