@@ -63,15 +63,16 @@ class LossDivergence(CurveRule):
         are enough, or 10 % if the loss has doubled. A loss that never clearly fell cannot give back: it is an alarm
         only if it doubles and stays there, clearly above where it began, in a run that is plainly supervised; or if it
         rises at once by half of its level, far beyond its noise, and both it and the validation loss stay there; or,
-        whatever the run is, at a thousand times where it began, or so in the last rows before it is not finite; or if
-        a supervised run was thrown to ten times its first loss, and came back to that and no further. It is none if the second evaluation since, or a later one, is as good as any before it, and two are waited for; nor,
-        where nothing is evaluated, while something other than a rate is scheduled to change (a teacher that lets go).
-        What training made good, and validation did not, is data-break. A rise that recorded weights explain is none,
-        nor is one during which the held-out loss gets better and better, nor one after which what validation had
-        learned has hardly been lost, and no figure of merit is worse: training is asked for more (augmentation,
-        smoothed labels, harder data); nor one since which a figure of merit is better than ever (a teacher that
-        sharpens); after a rise from one row to the next the next evaluation is waited for. Nor one that training made
-        good while the outputs became much shorter: length-collapse tells of that.
+        whatever the run is, at a thousand times where it began, or so in the last rows before it is not finite; or if a
+        supervised run was thrown to ten times its first loss, and came back to that and no further. It is none if the
+        second evaluation since, or a later one, is as good as any before it, and two are waited for; nor, where nothing
+        is evaluated, while something other than a rate is scheduled to change (a teacher that lets go). What training
+        made good, and validation did not, is data-break. A rise that recorded weights explain is none, nor is one
+        during which the held-out loss gets better and better, nor one after which what validation had learned has
+        hardly been lost, and no figure of merit is worse: training is asked for more (augmentation, smoothed labels,
+        harder data); nor one since which a figure of merit is better than ever (a teacher that sharpens); after a rise
+        from one row to the next the next evaluation is waited for. Nor one that training made good while the outputs
+        became much shorter: length-collapse tells of that.
 
     Why it matters:
         The weights have left the region in which they worked. What is trained from here on starts from worse than the
