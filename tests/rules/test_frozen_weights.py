@@ -131,3 +131,13 @@ def test_one_of_several_optimisers_that_holds_other_tensors(make_run, judge, gra
     assert [one.subject for one in found] == count * ["group:critic"]
     late = told | {"applied/critic": np.where(SAMPLED, 7.0, 7.0)}
     assert judge(make_run(late), RULE) == []
+
+
+@pytest.mark.parametrize(("end", "count"), [(2.3, 1), (1.0, 0)])
+def test_the_only_sample_is_enough_where_nothing_is_learned(make_run, judge, end, count):
+    """The first step was one of rate 0; a loss that falls was moved by something."""
+    rate, rows = np.where(ROW[:90] == 0, 0.0, 1e-3), np.arange(90)
+    run = {name: values[:90] for name, values in columns(0.0).items()} | {"lr/main": rate}
+    noise = 0.02 * np.random.default_rng(0).standard_normal(90)
+    found = judge(make_run(run | {"loss": 2.3 + (end - 2.3) * rows / 90 + noise}, header={"total_steps": 90}), RULE)
+    assert [one.severity for one in found] == ["warning"] * count

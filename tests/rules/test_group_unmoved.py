@@ -101,3 +101,13 @@ def test_a_group_beside_one_without_weights(make_run, judge):
     norms = {"weight_norm__head": np.where(ROW == 0, 0.0, 1.0), "weight_norm__body": np.zeros(N)}
     columns = run_of({"head": 1e-9, "body": 1e-3}, **norms) | {"lr/head": np.full(N, 1e-12)}
     assert all(found.severity == "info" for found in judge(make_run(columns), RULE))
+
+
+def test_one_sample_of_a_short_log_is_enough(make_run, judge):
+    """The rates are told in every row, and what a step of them moves in one."""
+    step = np.arange(10, 121, 10)
+    sampled = {"update_ratio/trunk": 4e-8, "update_ratio/heads": 0.05}
+    columns = {name: np.where(step == 10, ratio, np.nan) for name, ratio in sampled.items()}
+    columns |= {"lr/trunk": np.full(12, 8e-9), "lr/heads": np.full(12, 8e-3)}
+    (finding,) = judge(make_run({"step": step} | columns, header={"total_steps": 120}), RULE)
+    assert (finding.severity, finding.subject) == ("warning", "group:trunk")

@@ -260,3 +260,40 @@ def test_nothing_is_evaluated_and_a_schedule_moves(end, alarms, make_run, judge)
     columns = {"loss": rising(), "schedule/teacher": np.linspace(1.0, end, 240)}
     header = {"components": {"words": {"unit": "nat", "role": "task"}}}
     assert len([found for found in judge(make_run(columns, header=header), RULE) if found.severity != "info"]) == alarms
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_explosion_is_dated_where_it_began(make_run, judge, seed):
+    """On whatever scale it goes on, and whatever the loss may be of: at a thousand times its beginning."""
+    random, rows = np.random.default_rng(seed), np.arange(120)
+    loss = 0.5 * np.exp(np.maximum(rows - 25, 0) / 4.5) * (1 + 0.1 * random.standard_normal(120))
+    (found,) = judge(make_run({"loss": loss}), RULE)
+    assert found.severity == "critical"
+    assert abs(found.first_step - 26) <= 12
+    assert judge(make_run({"loss": 1e-9 * loss}), RULE) == []  # a distance to a copy begins at 0
+
+
+@pytest.mark.parametrize("end", [1.0, 0.5])
+def test_thrown_to_a_hundred_times_and_back_to_where_it_began(make_run, judge, end):
+    """Nothing was learned; where it comes down further, the first steps were made good."""
+    rows = np.arange(110)
+    loss = np.where(rows < 2, 5.3, 500 * np.exp(-rows / 5) + 5.3 * end) + 0.1 * np.random.default_rng(0).random(110)
+    run = make_run({"loss": loss}, evals=[{"step": step, "loss": 5.3 * end} for step in range(20, 111, 10)])
+    found = judge(run, RULE)
+    assert [(one.severity, one.first_step) for one in found] == ([("warning", 3)] if end == 1.0 else [])
+
+
+def test_a_loss_that_leaves_all_bounds_in_a_few_rows(make_run, judge):
+    """And is not finite from there on: too short for a curve."""
+    loss = np.array([0.17, 0.14, 2e18, 5e22, 2e29, *[np.nan] * 100])
+    (found,) = judge(make_run({"loss": np.where(np.isnan(loss), np.inf, loss)}), RULE)
+    assert (found.severity, found.first_step) == ("critical", 3)
+    calm = np.array([0.17, 0.14, 0.12, 0.13, 0.12, *[np.inf] * 100])
+    assert judge(make_run({"loss": calm}), RULE) == []
+
+
+def test_a_rise_that_goes_on_is_not_mending(make_run, judge):
+    """Its highest point is the last one, in a log of twelve rows."""
+    loss = [1.45, 0.56, 0.25, 0.27, 0.14, 0.31, 0.27, 0.26, 0.77, 0.88, 1.6]
+    (found,) = judge(make_run({"loss": loss}), RULE)
+    assert found.severity == "warning"

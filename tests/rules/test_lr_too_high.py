@@ -174,3 +174,17 @@ def test_weights_that_leap_where_no_loss_was_logged(before, make_run, judge):
     loss = np.where((ROW >= 40) & (ROW <= 110), np.nan, flat())
     found = judge(make_run(run_of(1e-9, loss, weight_norm__main=norm)), RULE)
     assert [("grew" in one.message, "loss" in one.message) for one in found] == [(True, False)] * (before > 0)
+
+
+def test_a_blow_is_no_height_from_which_to_learn(make_run, judge):
+    """One step of four times all weights, a loss of 1e8 for some rows, and two thirds of the first one at the end."""
+    rows = np.arange(120)
+    sampled = (rows == 0) | ((rows + 1) % 50 == 0)
+    loss = np.where(rows < 1, 2.8, 2.0 + 1e8 * np.exp(-2.0 * rows)) + 0.05 * np.random.default_rng(0).random(120)
+    ratio, norm = np.select([rows == 0, rows == 49], [4.4, 0.015], 0.001), np.where(rows < 1, 7.4, 30.0)
+    columns = {"loss": loss, "lr/main": np.full(120, 0.1), "grad_norm": np.ones(120)}
+    columns |= {
+        "update_ratio/main": np.where(sampled, ratio, np.nan),
+        "weight_norm/main": np.where(sampled, norm, np.nan),
+    }
+    assert [one.severity for one in judge(make_run(columns), "lr-too-high")] == ["warning"]

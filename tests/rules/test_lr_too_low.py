@@ -75,3 +75,23 @@ def test_a_row_in_ten(make_run, judge):
     (finding,) = judge(make_run(few | {"step": np.arange(1, 31) * 10}), RULE)
     assert finding.severity == "warning"
     assert judge(make_run(few), RULE) == []
+
+
+def test_one_sample_of_a_short_log_is_enough(make_run, judge):
+    """Every tenth row of a run of 120 steps; not the sample of the first steps, which a momentum has not reached."""
+    step, loss = np.arange(10, 121, 10), 2.3 + 0.05 * np.random.default_rng(0).standard_normal(12)
+    for at, count in ((10, 1), (3, 0)):
+        steps = np.append(at, step[1:])
+        columns = {"step": steps, "loss": loss, "lr/main": np.full(12, 1e-8)}
+        run = make_run(
+            columns | {"update_ratio/main": np.where(steps == at, 1e-7, np.nan)}, header={"total_steps": 120}
+        )
+        assert len(judge(run, RULE)) == count
+
+
+def test_a_group_that_begins_at_0_moves_nothing(make_run, judge):
+    """Its ratio is large however small its rate."""
+    begins = {"update_ratio/scale": np.where(SAMPLED, 0.02, np.nan), "lr/scale": np.full(N, 1e-6)}
+    norms = {"weight_norm/main": np.where(SAMPLED, 20.0, np.nan), "weight_norm/scale": np.where(SAMPLED, 2e-4, np.nan)}
+    (finding,) = judge(make_run(run_of(1e-7, flat()) | begins | norms), RULE)
+    assert finding.severity == "warning"

@@ -14,8 +14,8 @@ def run_of(norm, loss=None):
 
 
 def test_growth_without_end_is_an_alarm_where_nothing_is_learned(make_run, judge):
-    """An info while the loss falls; an alarm at a thousand times, whatever the loss does."""
-    growing = 10 * np.exp(ROW / 200)
+    """An info while the loss falls; an alarm at a hundred times, whatever the loss does."""
+    growing = 10 * np.exp(ROW / 250)
     falls = 3 * np.exp(-ROW / 300)
     (finding,) = judge(make_run(run_of(growing)), RULE)
     assert (finding.severity, finding.subject) == ("warning", "group:main")
@@ -42,7 +42,7 @@ def test_healthy(case, make_run, judge):
 def test_a_loss_that_turned_when_the_weights_had_grown(make_run, judge):
     """It is judged since then, and dated before; weights that leapt once and stand are none."""
     turned = np.where(ROW < 300, 3 * np.exp(-ROW / 100), 0.15 + (ROW - 300) / 1000)
-    (finding,) = judge(make_run(run_of(10 * np.exp(ROW / 200), turned)), RULE)
+    (finding,) = judge(make_run(run_of(10 * np.exp(ROW / 250), turned)), RULE)
     assert (finding.severity, finding.first_step) == ("warning", 1)
     assert judge(make_run(run_of(np.where(ROW < 600, 10.0, 200.0))), RULE) == []
 
@@ -105,7 +105,7 @@ def test_the_very_same_factor_in_a_short_run(make_run, judge):
 
 def test_a_component_that_comes_in_late_says_nothing_of_the_weights(make_run, judge):
     """The total rises because one more thing is counted; at one weighting the loss falls all along."""
-    growing = 10 * np.exp(ROW / 200)
+    growing = 10 * np.exp(ROW / 250)
     main, extra, late = 3 * np.exp(-ROW / 300), 5 * np.exp(-ROW / 2000), np.clip((ROW - 600) / 100, 0, 1)
     columns = run_of(growing, main + late * extra)
     assert [found.severity for found in judge(make_run(columns), RULE)] == ["warning"]
@@ -122,5 +122,13 @@ def test_weights_that_blew_up_before_the_second_sample(make_run, judge):
 def test_weights_that_are_all_off_at_last_hide_no_loss(make_run, judge):
     """Then the total itself is looked at: it falls."""
     falls, weight = 3 * np.exp(-ROW / 300), (ROW < 900).astype(float)
-    columns = run_of(10 * np.exp(ROW / 200), falls) | {"weight/a": weight, "loss/a": falls}
+    columns = run_of(10 * np.exp(ROW / 250), falls) | {"weight/a": weight, "loss/a": falls}
     assert [found.severity for found in judge(make_run(columns), RULE)] == ["info"]
+
+
+@pytest.mark.parametrize(("validation", "severity"), [(1.0, "info"), (2.0, "warning")])
+def test_what_is_learned_by_heart_is_no_excuse(validation, severity, make_run, judge):
+    """The training loss falls, and the held-out loss has risen from its best: the growth is paid for."""
+    evals = [{"step": step, "loss": 0.5 * (validation if step > 500 else 1)} for step in range(50, N + 1, 50)]
+    (finding,) = judge(make_run(run_of(10 * np.exp(ROW / 250), 3 * np.exp(-ROW / 300)), evals=evals), RULE)
+    assert finding.severity == severity

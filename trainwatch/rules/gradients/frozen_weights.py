@@ -9,10 +9,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from trainwatch.rule import Rule
+from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
 from trainwatch.schema import Finding
-from trainwatch.stats import Floats, Probes, Streak, carried
+from trainwatch.stats import Floats, Probes, Streak, carried, fall
 from trainwatch.table import Chunk
 
 ASIDE = re.compile(r"teacher|target|ema|momentum|random|fourier|reservoir|prior")
@@ -25,7 +25,8 @@ class FrozenWeights(Rule):
     """Gradients arrive and the learning rate is not zero, but no weight moves.
 
     What it sees:
-        An update ratio of exactly 0 in every parameter group for two samples, a `param_hash` that is the same in twenty
+        An update ratio of exactly 0 in every parameter group for two samples (for the only one, where half of the run
+        is over and the loss has not come down), a `param_hash` that is the same in twenty
         rows, or weight norms equal to the last digit in five samples; in rows with a gradient above 0, a learning rate
         above a thousandth of the highest so far, and no step that the gradient scaler skipped. Modules that are frozen
         while a parameter group of the optimiser that has a name and a rate finds nothing to move; or a module with a
@@ -109,7 +110,8 @@ class FrozenWeights(Rule):
             yield from self.ahead(rest)
         yield from self._little_trained(run)
         still = any(streak.onset is not None for streak in self._streaks.values())  # it is said of all that was seen
-        yield from list(self._untrained(run)) or list(self._idle(run, rest)) or self._others(run, still)
+        known = list(self._untrained(run)) or list(self._idle(run, rest)) or list(self._others(run, still))
+        yield from known or self._once(run)
 
     def _untrained(self, run: Run) -> Iterator[Finding]:
         """Modules that are frozen with the weights they were initialised with: they pass on noise."""
@@ -177,6 +179,28 @@ class FrozenWeights(Rule):
                     advice="Build the optimiser from the parameters of the model that is trained, once it is whole.",
                     confidence=0.8,
                 )
+
+    def _once(self, run: Run) -> Findings:
+        """The only sample of the updates is exactly 0, in a run of which half is over, and the loss has not moved."""
+        rows = Chunk("train", run.train, 0, run.train.size)
+        ratios, rates = (
+            [rows[name] for name in rows.channels if name.startswith(kind)] for kind in ("update_r", "lr/")
+        )
+        if not ratios or not rates or not 2 * (run.last_step or 0) > (run.header.total_steps or np.inf):
+            return
+        ratio, rate = np.fmax.reduce(ratios), np.fmax.reduce(rates)
+        due = np.isfinite(ratio) & (rate > self.alive * np.fmax.reduce(rate)) & rows.trained() & (_gradient(rows) > 0)
+        if due.sum() == 1 and np.nanmax(ratio) == 0 and fall(rows["loss"]) <= 0:
+            yield self.finding(
+                "warning",
+                "run",
+                (int(rows.step[0]), int(rows.step[-1])),
+                f"Gradients arrive and the learning rate is {rate[due][0]:.3g}, but the only update that was sampled "
+                "is exactly 0, and the loss has not come down: no weight moves.",
+                evidence={"learning_rate": float(rate[due][0])},
+                advice="Build the optimizer from the parameters of the model that is trained, once it is wrapped.",
+                confidence=0.8,
+            )
 
     @staticmethod
     def _highest_of(run: Run, group: str) -> float:

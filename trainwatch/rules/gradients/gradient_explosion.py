@@ -35,7 +35,7 @@ class GradientExplosion(Rule):
         the loss is out of its noise in the same rows and gave back half of what it had come down, for twenty rows or
         until a value is not finite. A single row is enough at a hundred times, where the next one is not finite. Else
         it is worth knowing, if it lasts. And a norm that was far too large from the first rows on, in a run that does
-        not clip: above ten, and so large beside weights and loss that a four-thousandth of the weights is worth the
+        not clip: above ten, and so large beside weights and loss that a thousandth of the weights is worth the
         whole loss; as long as a quarter of that is left. A new stage, weight or warm restart begins a new baseline;
         steps that the gradient scaler skips do not count.
 
@@ -70,7 +70,7 @@ class GradientExplosion(Rule):
     hurt: float = 4.0  # spreads of the loss above its baseline
     given_back: float = 0.5  # of what the loss had come down: a norm that grows out of a small start costs nothing
     hurt_share: float = 0.1  # of the loss: less than that is no damage, however quiet the loss
-    steep: float = 4000.0  # norm x weights / loss, without a unit; of 90 healthy programs none begins above 350
+    steep: float = 1200.0  # norm x weights / loss, without a unit; of 90 healthy programs none begins above 350
     large: float = 10.0  # norm at the start; a small loss makes anything look steep beside it
     mended: float = 0.25  # of the first loss: who has come so far copes with it
 

@@ -62,15 +62,17 @@ class LossDivergence(CurveRule):
         quarter of the rows and of the plan. Of a rise that came at once and has stood for a quarter of the run, 20 %
         are enough, or 10 % if the loss has doubled. A loss that never clearly fell cannot give back: it is an alarm
         only if it doubles and stays there, clearly above where it began, in a run that is plainly supervised; or if it
-        rises at once by half of its level, far beyond its noise, and both it and the validation loss stay there; it is
-        none if the second evaluation since, or a later one, is as good as any before it, and two are waited for; nor,
-        where nothing is evaluated, while something other than a rate is scheduled to change (a teacher that lets go).
-        What training made good, and validation did not, is data-break. A rise that recorded weights explain is none,
-        nor is one during which the held-out loss gets better and better, nor one after which what validation had
-        learned has hardly been lost, and no figure of merit is worse: training is asked for more (augmentation,
-        smoothed labels, harder data); nor one since which a figure of merit is better than ever (a teacher that
-        sharpens); after a rise from one row to the next the next evaluation is waited for. Nor one that training made
-        good while the outputs became much shorter: length-collapse tells of that.
+        rises at once by half of its level, far beyond its noise, and both it and the validation loss stay there; or,
+        whatever the run is, at a thousand times where it began, or so in the last rows before it is not finite; or if a
+        supervised run was thrown to ten times its first loss, and came back to that and no further. It is none if the
+        second evaluation since, or a later one, is as good as any before it, and two are waited for; nor, where nothing
+        is evaluated, while something other than a rate is scheduled to change (a teacher that lets go). What training
+        made good, and validation did not, is data-break. A rise that recorded weights explain is none, nor is one
+        during which the held-out loss gets better and better, nor one after which what validation had learned has
+        hardly been lost, and no figure of merit is worse: training is asked for more (augmentation, smoothed labels,
+        harder data); nor one since which a figure of merit is better than ever (a teacher that sharpens); after a rise
+        from one row to the next the next evaluation is waited for. Nor one that training made good while the outputs
+        became much shorter: length-collapse tells of that.
 
     Why it matters:
         The weights have left the region in which they worked. What is trained from here on starts from worse than the
@@ -110,6 +112,9 @@ class LossDivergence(CurveRule):
     step: float = 0.5  # of the level, if it rose by that from one row to the next, and validation with it
     plain: float = 4.0  # standard deviations of one point that such a step must exceed
     shared: float = 0.25  # of validation's best before; beside the few such steps of healthy runs it went on falling
+    exploded: float = 10.0  # x the first loss, and that before the rise: there is nothing left to interpret
+    beyond: float = 1000.0  # x the first loss, whatever the run may be, and
+    tall: float = 10.0  # in its own unit: what begins at 0 by construction, as a distance to a copy, stays small
     young: float = 0.25  # of the planned steps: a few rows may be a transient yet, however many of a short log they are
 
     _planned: int = field(default=0, init=False)  # steps
@@ -122,21 +127,66 @@ class LossDivergence(CurveRule):
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
         """Judge each stage by itself."""
         points = self._curve.points(rest)
+        yield from self._burst(run, rest, points)
         for stage in points.stages():
-            alone = len(stage) == len(points) and not self._resumed
+            alone = len(stage) > 0.9 * len(points) and not self._resumed  # the rate of a warm-up jumps in few rows
             if len(stage) < (self.fewest if alone else self.enough):
                 continue
             fall, last = _fall(stage), bool(stage.step[-1] == points.step[-1])
-            sick = (self._fell(fall) or _plain(run)) and (self._back(fall) or self._stepped(run, fall, stage))
+            known = self._fell(fall) or _plain(run)
+            sick = known and (self._back(fall) or self._stepped(run, fall, stage))
+            sick = sick or self._beyond(fall)
             broke = None if wanders(run, points) else leap(stage.loss)
             sick = sick and not self._explained(run, rest, fall, stage, broke)
-            if sick and not wanders(run, points) and not (broke and other_answers(run, stage, broke)):
+            if wanders(run, points):
+                continue
+            if sick and not (broke and other_answers(run, stage, broke)):
                 yield self._finding(run, rest, fall, stage, over=not last)
+            elif alone and _plain(run) and self._late(run, stage) and self._thrown(run, rest, stage):
+                yield self._blown(run, rest, stage)
 
     def _fell(self, fall: Fall) -> bool:
         """Whether there was progress to lose."""
         held = fall.start - fall.held > fall.progress / 2  # of losses of two kinds, a few low ones may meet
         return held and fall.progress > max(self.clear * fall.sigma, self.gained * abs(fall.start))
+
+    def _beyond(self, fall: Fall) -> bool:
+        """Whether it stands so far above its beginning that nobody need know what it measures."""
+        first = float(fall.levels[:2].max())
+        return first > 0 and float(fall.levels[-2:].min()) > max(self.beyond * first, self.tall)
+
+    def _burst(self, run: Run, rest: Chunk, points: Points) -> Iterator[Finding]:
+        """A loss that left all bounds in a few rows, and was never finite again: too short for a curve."""
+        loss, steps = self._curve.raw(run, "loss", rest), self._curve.raw_steps(run, rest)
+        known = np.flatnonzero(np.isfinite(loss))
+        bar = max(self.beyond * float(loss[known[0]]), self.tall) if len(known) else 0.0
+        blown = known[np.flatnonzero(loss[known] <= bar)[-1] + 1 :] if len(known) else known
+        lost = len(known) < self.fewest and len(blown) > 1 and known[-1] + self.fewest < len(loss)
+        if lost and loss[known[0]] > 0 and not wanders(run, points):
+            first, high = float(loss[known[0]]), float(loss[blown].max())
+            yield self.finding(
+                "critical",
+                "run",
+                (int(steps[blown[0]]), int(steps[-1])),
+                f"The loss rose from {first:.4g} to {high:.4g} in {len(known):,} rows, and has not been finite since.",
+                evidence={"start": first, "highest": high},
+                advice="Lower the learning rate tenfold and more, or lengthen the warm-up.",
+                confidence=0.9,
+            )
+
+    def _late(self, run: Run, stage: Points) -> bool:
+        """Whether there was time enough to recover in."""
+        return run.end is not None or 2 * stage.step[-1] > self._planned > 0
+
+    def _thrown(self, run: Run, rest: Chunk, stage: Points) -> bool:
+        """Whether it was thrown to a multiple, and came back to where it began, and no further."""
+        quarter = max(1, len(stage) // 4)
+        now, high = float(np.median(stage.loss[-quarter:])), float(stage.smooth(5)[:-quarter].max(initial=0.0))
+        first = float(stage.loss[0])
+        weights = [self._curve.raw(run, name, rest) for name in run.train.channels if name.startswith("weight/")]
+        steady = all(np.nanmin(column) == np.nanmax(column) for column in weights if np.isfinite(column).any())
+        back = (1 - self.gained) * first < now < self.doubled * first and noise(stage.loss[-quarter:]) < first / 2
+        return steady and back and high > self.exploded * max(first, now)
 
     def _back(self, fall: Fall) -> bool:
         """Whether it gave back what it had clearly gained; or never gained, and rose to a multiple."""
@@ -148,7 +198,8 @@ class LossDivergence(CurveRule):
             rose = fall.levels[-1] - fall.levels.min()  # a few low rows of a wild loss are no level
             partly = rose > max(self.given_back * fall.progress, self.clear * fall.late) and not fall.mending
             gave = not kept and (fall.now >= fall.start or partly)
-            return (gave or broke) and fall.steady >= self.steady
+            lost = not kept and fall.now > self.exploded * max(fall.start, 0.0)
+            return lost or ((gave or broke) and fall.steady >= self.steady)
         levels, bar = fall.levels, self.clear * fall.error
         risen = min(levels[-2:]) > max(self.doubled * levels.min(), levels[0] + bar) and fall.now > fall.start
         stays = levels[-1] > levels[-2] - max(bar, self.clear * fall.late)
@@ -201,25 +252,44 @@ class LossDivergence(CurveRule):
         first, fell = self._onset(run, rest, fall, stage.step[-1]), self._fell(fall)
         back = (fall.now - fall.best) / fall.progress if fell else 0.0
         since = int((stage.step >= first).sum())
+        gone = max(fall.start, 0.0) < fall.now / self.exploded
         lasts, stays = since * stage.rows >= self.block, since >= self.late * len(stage)
         stays = stays and not (run.end is None and stage.step[-1] < self.young * self._planned)
-        level: Severity = "critical" if back >= self.lost and lasts else "warning" if lasts or stays else "info"
+        level: Severity = (
+            "critical" if (gone or back >= self.lost) and lasts else "warning" if lasts or stays else "info"
+        )
         went = (
             f"fell from {fall.start:.4g} to {fall.best:.4g} by step {fall.best_step:,.0f}, then rose"
             if fell
             else f"never clearly fell from its first value of {fall.start:.4g}, and rose"
         )
-        gone = f": {back:.0%} of the progress is gone" if fell else ""
+        lost = f": {back:.0%} of the progress is gone" if fell else ""
         return self.finding(
             level,
             "run",
             (first, int(stage.step[-1]) if over else self._curve.span(run, rest)[1]),
-            f"The loss {went} to {fall.now:.4g}{gone}.",
+            f"The loss {went} to {fall.now:.4g}{lost}.",
             over=over,
             evidence={"start": fall.start, "best": fall.best, "best_step": fall.best_step, "now": fall.now},
             advice=f"Go back to the last checkpoint before step {first:,}, with a lower learning rate, a longer "
             "warm-up or a limit on the gradient's norm.",
-            confidence=0.9 if fell else 0.6,
+            confidence=0.9 if fell or gone else 0.6,
+        )
+
+    def _blown(self, run: Run, rest: Chunk, stage: Points) -> Finding:
+        """What was thrown, and never learned."""
+        first, high, now = float(stage.loss[0]), float(stage.loss.max()), float(stage.loss[-1])
+        begin = int(stage.step[np.argmax(stage.loss > self.exploded * first)])
+        return self.finding(
+            "warning",
+            "run",
+            (begin, self._curve.span(run, rest)[1]),
+            f"The loss was thrown from {first:.4g} to {high:.4g}, and came back to where it began: {now:.4g}. Nothing "
+            "was learned since.",
+            evidence={"start": first, "highest": high, "now": now},
+            advice="Lower the learning rate tenfold, or lengthen the warm-up: what comes after such steps begins from "
+            "ruins.",
+            confidence=0.75,
         )
 
     def _onset(self, run: Run, rest: Chunk, fall: Fall, end: float) -> int:
@@ -232,9 +302,11 @@ class LossDivergence(CurveRule):
         rise = min(fall.now - fall.best, max(fall.progress, fall.sigma))  # a loss that explodes may end anywhere
         height = max(3 * noise(loss[steps <= fall.best_step]), 0.05 * rise)
         after = steps >= fall.best_step
-        if 2 * height > rise:
-            middle = (fall.now + (fall.level if fall.height else float(fall.levels.min()))) / 2
-            return int(steps[after][min(int(np.argmin(np.cumsum(loss[after] - middle))) + 1, int(after.sum()) - 1)])
+        if 2 * height > rise or fall.now > self.exploded * max(fall.start, 0.0):
+            level = fall.level if fall.height else float(fall.levels.min())
+            now = min(fall.now, level + max(4 * height, self.doubled * abs(level)))  # what explodes left it long ago
+            above = np.minimum(loss[after], now) - (now + level) / 2
+            return int(steps[after][min(int(np.argmin(np.cumsum(above))) + 1, int(after.sum()) - 1)])
         smooth = running_median(loss, 5)
         left = [np.flatnonzero(smooth <= fall.best + times * height) for times in (1, 2)]
         if not len(left[0]):
@@ -252,8 +324,8 @@ def _fall(stage: Points) -> Fall:
     down = smooth[: best + 1 : max(1, best // 12)]
     path = float(np.abs(np.diff(down)).sum())
     last, now = smooth[-tail:], float(np.median(smooth[-tail:]))
-    peak = float(smooth[best:].max())
-    risen = max(peak - float(smooth[best]), 1e-300)
+    peak = float(smooth[best:-tail].max())  # a rise that goes on has its highest point at the end
+    risen = max(float(smooth[best:].max()) - float(smooth[best]), 1e-300)
     level, height, flat = rise_at_once(stage.loss)
     sigma = noise(stage.loss[: max(best + 1, len(stage) // 4, 8)])
     return Fall(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from trainwatch.header import Header
 from trainwatch.rule import Rule
+from trainwatch.run import Run
 from trainwatch.schedule import MOST
 from trainwatch.schema import Finding
 from trainwatch.stats import Floats, Probes, Streak
@@ -65,7 +67,7 @@ class GroupUnmoved(Rule):
     _apart: dict[str, Streak] = field(default_factory=dict, init=False)
     _off: bool = field(default=False, init=False)  # a component was switched off in a row that was sampled
     _total: int = field(default=0, init=False)
-    _most: dict[str, tuple[float, float]] = field(default_factory=dict, init=False)  # a group's largest ratio and rate
+    _most: dict[str, tuple[float, float]] = field(default_factory=dict, init=False)  # a group's largest pace and rate
     _begin: dict[str, float] = field(default_factory=dict, init=False)  # a group's norm when it was first sampled
     _norm: dict[str, float] = field(default_factory=dict, init=False)  # and the largest
     _first: float = field(default=np.nan, init=False)  # step of all
@@ -105,12 +107,19 @@ class GroupUnmoved(Rule):
         yield from (self._unmoved(name, streak) for name, streak in self._still.items() if streak.onset is not None)
         for index, name in enumerate(names):
             before = self._most.get(name, (0.0, 0.0))
-            largest = (float(np.fmax.reduce(values[index], initial=0.0)) for values in (ratio, rate))
+            largest = (float(np.fmax.reduce(values, initial=0.0)) for values in (pace[index], chunk[f"lr/{name}"]))
             self._most[name] = (max(before[0], next(largest)), max(before[1], next(largest)))
             self._weigh(name, chunk[f"weight_norm/{name}"])
         self._samples += len(sampled)
-        yield from self._creeps(float(columns["step"][-1]))
         yield from (self._far(name, streak) for name, streak in self._apart.items() if streak.onset is not None)
+
+    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
+        """What all steps so far, and all that are planned, come to."""
+        trial = deepcopy(self)
+        if len(rest):
+            yield from trial.update(rest)
+        if trial._most:
+            yield from trial._creeps(float(run.last_step or 0))
 
     def _weigh(self, name: str, norms: Floats) -> None:
         known = norms[np.isfinite(norms)]
@@ -121,18 +130,18 @@ class GroupUnmoved(Rule):
     def _creeps(self, now: float) -> Iterator[Finding]:
         """Groups whose rate is nothing beside another's, and moves them nowhere."""
         seen = now - self._first + 1
-        late = self._samples > 1 and 2 * seen >= self._total > 0  # a short run has few samples
+        late = 2 * seen >= self._total > 0  # a short run has few samples
         if (self._samples < self.samples and not late) or (not self._total and seen < self.steps):
             return
         other = max(self._most, key=lambda name: self._most[name][1])
-        whole, (ratio, highest) = max(float(self._total), seen), self._most[other]
-        for name, (largest, rate) in self._most.items():
-            slow, short, path, whose = self.slow, self.path, largest * whole, "their"
+        whole, (pace, highest) = max(float(self._total), seen), self._most[other]
+        for name, (fastest, rate) in self._most.items():
+            slow, short, path, whose = self.slow, self.path, fastest * rate * whole, "their"
             if self._begin.get(name) == 0:
                 slow, short, whose = self.slowest, self.reach, f"{other}'s"
                 path *= self._norm[name] / (self._norm.get(other) or np.nan)
             creeps = 0 < rate < slow * highest and 0 < path < short
-            if creeps and ratio * whole > self.moves:
+            if creeps and pace * highest * whole > self.moves:
                 yield self.finding(
                     "warning",
                     f"group:{name}",

@@ -288,7 +288,9 @@ class LrTooHigh(Rule):
     def _thrown(self, weights: Weights, first: float) -> Finding | None:
         """All weights at once: by many steps that were too long, or by one that was longer than all of them."""
         whole, loss = weights.rows, weights.rows["loss"]
-        fell = fall(_steady(whole, loss))
+        steady = _steady(whole, loss)
+        left = median(steady[-max(3, len(steady) // 10) :])
+        fell = min(fall(steady), (first - left) / max(abs(first), abs(left), 1e-300))  # the blow itself is no height
         if not len(weights.grew) or not (self._staged or fell < self.back):
             return None
         level = np.minimum.accumulate(np.nan_to_num(running_medians(loss, self.rows), nan=np.inf))

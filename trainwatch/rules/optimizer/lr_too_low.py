@@ -11,7 +11,7 @@ import numpy as np
 from trainwatch.header import Header
 from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
-from trainwatch.schema import Finding
+from trainwatch.schema import Finding, Severity
 from trainwatch.stats import Floats, History, fall
 from trainwatch.table import Chunk
 from trainwatch.views.games import plays
@@ -22,12 +22,12 @@ class LrTooLow(Rule):
     """The steps are so small that the weights stay where they were, and so does the loss.
 
     What it sees:
-        Update ratios (norm of the update over norm of the weights) of two samples and more, each brought to the rate's
-        height, since an update is proportional to its rate: below 1e-5 in every group, and a loss that does not come
-        down in a hundred steps and more. It is an alarm if all planned steps together, laid end to end, cannot move the
-        weights by a thousandth of their norm, whether the loss stands, or rises by what its weights or its data do.
-        Else it is an info. Where the goal itself moves (rewards, adversaries) the loss says nothing, and only the alarm
-        is told.
+        Update ratios (norm of the update over norm of the weights), each brought to the rates of all steps, since an
+        update is proportional to its rate, beside a loss that does not come down in a hundred steps, or half of those
+        that are planned. It is an alarm if all planned steps together, laid end to end, cannot move the weights of any
+        group by 0.07 % of their norm, whether the loss stands, or rises by what its weights or its data do.
+        Else it is an info, if the ratio is below 1e-5 in every group. Where the goal itself moves (rewards,
+        adversaries) the loss says nothing, and only the alarm is told.
 
     Why it matters:
         The run would need a hundred times its length. A flat loss is taken for a model that is too small.
@@ -51,10 +51,9 @@ class LrTooLow(Rule):
     causes: ClassVar[tuple[str, ...]] = ("loss-stuck", "slow-convergence", "loss-plateau", "evaluation-unchanged")
 
     ratio: float = 1e-5  # norm of the update over that of the weights; Adam at 1e-6 on weights of 0.02 makes 5e-5
-    path: float = 1e-3  # of the weights' norm, all steps laid end to end: rounding to bfloat16, which no model minds
-    steps: int = 100  # two samples at the recorder's pace
-    rows: int = 20  # of a loss that shows its noise
-    samples: int = 2  # of a ratio under a rate that is not 0
+    path: float = 7e-4  # of the weights' norm, all steps laid end to end: the gentlest fine-tunings come to 1e-3
+    steps: int = 100  # or half of what is planned
+    settled: int = 10  # steps: with a momentum, the first are shorter
     learned: float = 0.02  # of the loss
     usual: float = 2e-2  # the ratio to aim for, where weights begin
     long: int = 1000  # rows, where nothing says how many steps are planned
@@ -80,30 +79,34 @@ class LrTooLow(Rule):
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
         """Whether the rate is too low for the run as it stands."""
         series, rows = self._history.series(_columns(rest)), self._rows + len(rest)
-        if rows < self.rows or run.train.step[-1] - run.train.step[0] + 1 < self.steps or self._resumed:
+        gone = run.train.step[-1] - run.train.step[0] + 1
+        if self._resumed or (gone < self.steps and not 2 * gone > self._total > 0):
             return
         ratio, rate, loss = series["ratio"], series["rate"], series["loss"]
-        moved = np.isfinite(ratio) & (rate > 0)
-        if moved.sum() < self.samples:
+        moved = np.isfinite(ratio) & (rate > 0) & (series["step"] >= self.settled)
+        game = plays(rest.channels)  # its loss says nothing: only the path can
+        if not moved.any() or not (game or fall(loss) < self.learned):
             return
         pace, height = float(np.median(ratio[moved] / rate[moved])), float(np.nanmax(rate))
-        game = plays(rest.channels)  # its loss says nothing: only the path can
-        if not (game or fall(loss) < self.learned) or not 0 < pace * height < self.ratio:
-            return
         known = bool(self._total) or run.end is not None or rows >= self.long
         known &= not rate[np.isfinite(rate)][-1] > 1.01 * np.nanmedian(rate)  # a warm-up that is not at its end
         whole = Chunk("train", rest.rows, rest.start - self._rows, rest.stop)
-        found = self._finding(whole, pace * height, pace * float(np.nanmean(rate)), loss, known)
+        seen = max(float(whole.step[-1] - whole.step[0] + 1), float(len(whole)))
+        steps = max(seen, float(self._total))
+        path = (
+            pace * (height if self._total > 2 * seen else float(np.nanmean(rate))) * steps
+        )  # a warm-up has a low mean
         rises = fall(-loss) > self.learned and not (self._staged or game)
-        if found.severity == "warning" or not (game or rises):
-            yield found
+        if known and 0 < path < self.path:
+            yield self._finding("warning", whole, (pace * height, path, steps), loss)
+        elif 0 < pace * height < self.ratio and not (game or rises):
+            yield self._finding("info", whole, (pace * height, path, steps), loss)
 
-    def _finding(self, whole: Chunk, ratio: float, mean: float, loss: Floats, known: bool) -> Finding:
-        steps = max(float(whole.step[-1] - whole.step[0] + 1), float(len(whole)), float(self._total))
-        path = (ratio if self._total > 2 * len(whole) else mean) * steps  # its mean is of a warm-up, at first
+    def _finding(self, severity: Severity, whole: Chunk, moves: tuple[float, float, float], loss: Floats) -> Finding:
+        ratio, path, steps = moves
         level = float(np.nanmedian(loss))
         return self.finding(
-            "warning" if known and path < self.path else "info",
+            severity,
             "run",
             (int(whole.step[0]), int(whole.step[-1])),
             f"A step changes the weights by {ratio:.1g} of their norm, all {steps:,.0f} together by at most "
@@ -115,10 +118,17 @@ class LrTooLow(Rule):
         )
 
 
+SLIGHT = 1e-3  # of the largest group's norm: what begins at 0 has a large ratio however little it moves
+
+
 def _columns(chunk: Chunk) -> dict[str, Floats]:
-    """The largest ratio and rate of any group, and the loss."""
-    found = {"loss": chunk["loss"]}
-    for name, prefix in (("ratio", "update_ratio/"), ("rate", "lr/")):
-        values = [chunk[channel] for channel in chunk.channels if channel.startswith(prefix)]
-        found[name] = np.fmax.reduce(values) if values else np.full(len(chunk), np.nan)
+    """The largest ratio of any group that has weights to speak of, the largest rate, and the loss."""
+    found = {"step": chunk.step.astype(np.float64), "loss": chunk["loss"]}
+    nothing = np.full(len(chunk), np.nan)
+    groups = [name.partition("/")[2] for name in chunk.channels if name.startswith("update_ratio/")]
+    norms = {group: chunk[f"weight_norm/{group}"] for group in groups}
+    whole = np.fmax.reduce([nothing, *norms.values()])
+    ratios = [np.where(norms[group] < SLIGHT * whole, np.nan, chunk[f"update_ratio/{group}"]) for group in groups]
+    found["ratio"] = np.fmax.reduce([nothing, *ratios])
+    found["rate"] = np.fmax.reduce([nothing, *(chunk[name] for name in chunk.channels if name.startswith("lr/"))])
     return found

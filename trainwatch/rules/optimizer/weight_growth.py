@@ -14,7 +14,9 @@ from trainwatch.schedule import MOST
 from trainwatch.schema import Finding
 from trainwatch.stats import Floats, History, fall
 from trainwatch.table import Chunk
+from trainwatch.views.evaluations import held_out, scatter
 from trainwatch.views.games import plays
+from trainwatch.views.harm import CLEAR, EVALUATIONS, TWO
 from trainwatch.views.weights import growth
 
 
@@ -29,7 +31,8 @@ class WeightGrowth(Rule):
         times where the growth from each sample to the next makes up the best part of all that the updates did
         (`update_ratio`), which are made to turn the weights and not to blow them up, and four and a half where it is
         most of that. It is an alarm where the loss, at one weighting of its components, has not come down since the
-        norm had doubled, or the norm is a thousand times what it was; else an info. Where the goal itself moves
+        norm had doubled, or the held-out loss stands a quarter above its best, or the norm is a hundred times what it
+        was; else an info. Where the goal itself moves
         (rewards, adversaries) a norm follows what it is to tell: there it takes six times, by the very same factor
         from sample to sample, and as most of what the updates did.
 
@@ -55,11 +58,19 @@ class WeightGrowth(Rule):
     causes: ClassVar[tuple[str, ...]] = (
         *("overflow-risk", "non-finite-weights", "non-finite-loss", "amp-scale-collapse", "generalisation-gap"),
         *("loss-scale-imbalance", "non-finite-gradient", "dead-module", "component-dead"),
-        *("overtraining", "loss-divergence", "gradient-explosion", "gradient-spike", "clipping-saturated"),
+        *(
+            "overtraining",
+            "overfitting",
+            "loss-divergence",
+            "gradient-explosion",
+            "gradient-spike",
+            "clipping-saturated",
+        ),
     )
 
     growth: float = 10.0  # x the first samples; the healthy weights of the trainer grow by 3 %
-    grave: float = 1000.0  # x: whatever the loss does
+    grave: float = 100.0  # x: whatever the loss does
+    hurt: float = 1.25  # x the best held-out loss: a training that goes on so is not worth its growth
     begun: float = 0.1  # of the second sample: a first one below that is of weights that begin at 0
     samples: int = 6  # at the least: growth without end takes a while to show
     itself: float = 4.0  # x, in the four samples and more in which it feeds on itself
@@ -103,9 +114,8 @@ class WeightGrowth(Rule):
             if game:
                 feeds = blown = feeds and blown and now > self.blown * first
             if first > 0 and (grows or feeds or blown):
-                yield self._finding(
-                    Chunk("train", rest.rows, rest.start - self._rows, rest.stop), name, (first, now), series
-                )
+                whole = Chunk("train", rest.rows, rest.start - self._rows, rest.stop)
+                yield self._finding(run, whole, name, (first, now), series)
 
     def _grows(self, values: Floats, first: float) -> bool:
         """Whether a norm is far above its first, and grows no slower than it did."""
@@ -133,20 +143,33 @@ class WeightGrowth(Rule):
         grown, went = growth(values, ratio, step)
         return bool((grown > along * went).all() and np.isfinite(went).all() and went.all())
 
-    def _finding(self, whole: Chunk, name: str, norms: tuple[float, float], series: dict[str, Floats]) -> Finding:
+    def _worse(self, run: Run, since: float) -> bool:
+        """Whether the held-out loss has gone up from its best, clearly, and still does."""
+        steps, values = held_out(run)
+        values = values[steps >= since]
+        if len(values) < EVALUATIONS:
+            return False
+        best, late = float(values.min()), values[-TWO:]
+        return bool(late.min() > self.hurt * best > 0 and late.min() > best + CLEAR * scatter(values))
+
+    def _finding(
+        self, run: Run, whole: Chunk, name: str, norms: tuple[float, float], series: dict[str, Floats]
+    ) -> Finding:
         first, now = norms
         grown = int(np.flatnonzero(series[name] > 2 * first)[0])
         loss = _at_one_weighting(series)[grown:]
         stands = not fall(loss) > 0 and np.isfinite(loss).any()
+        worse = self._worse(run, float(whole.step[0]))
         values, group = whole[name], name.removeprefix("weight_norm/")
         small = np.flatnonzero(values <= 1.1 * first)  # samples are far apart: it began after the last one of these
         onset = int(small[small < np.flatnonzero(values > 2 * first)[0]].max(initial=0))
         return self.finding(
-            "warning" if stands or now > self.grave * first else "info",
+            "warning" if stands or worse or now > self.grave * first else "info",
             f"group:{group}",
             (int(whole.step[onset]), int(whole.step[-1])),
             f"The norm of the weights of {group} grew from {first:.3g} to {now:.3g}, {now / first:,.0f} times, and "
-            f"still grows{'; the loss has not come down meanwhile' if stands else ''}.",
+            f"still grows{'; the loss has not come down meanwhile' if stands else ''}"
+            f"{'; the held-out loss has gone up meanwhile' if worse else ''}.",
             evidence={"first": first, "now": now, "growth": now / first},
             advice="Lower the learning rate, or add decoupled weight decay.",
             confidence=0.75,
