@@ -153,7 +153,7 @@ class InputScale(Rule):
         constant = (std <= self.flat * np.fmax(np.abs(mean), most)) & np.isfinite(std)
         kinds = {
             "constant": constant,
-            "tiny": (size < self.tiny) & ~(most > self.least) & np.isfinite(std) & ~constant,
+            "tiny": (size < self.tiny) & ~(most > self.least) & np.isfinite(np.fmax(std, most)) & ~constant,
             "far": (size > self.far) & ~constant,
             "outlier": (most > self.outlier) & ~(size > self.very_far),
         }
