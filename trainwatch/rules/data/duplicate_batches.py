@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -15,11 +16,15 @@ from trainwatch.run import Run
 from trainwatch.schema import Finding
 from trainwatch.stats import Streak, in_blocks
 from trainwatch.table import Chunk
+from trainwatch.views.batches import comes_round, copies
+from trainwatch.views.evaluations import flattened, held_out
 from trainwatch.views.games import plays
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 CHANNEL = "data/fingerprint"
+MEANT = re.compile(r"local|inner|echo|reuse|repeat|replay|round|client|update|iteration", re.IGNORECASE)
+"""Settings that say how often a batch is used."""
 EPOCH_ROWS = 50  # that tell how much of an epoch a row is
 EPOCHS = 3  # whole ones, that tell how many rows an epoch has
 
@@ -34,7 +39,9 @@ class DuplicateBatches(Rule):
         the same step. Or nothing but the same sixteen batches at most, eight times over, of a training set that is
         known to have four times as many and more (`horizon`, or `epoch`). Where that is not known: the same four
         batches at most, 25 times over, if others came before, if the data are what the policy that is trained goes
-        through, or if two to four come round in one order.
+        through, or if two to four come round in one order. Where no fingerprint is logged, the loss of each step tells
+        of copies, if it falls on each and leaps where a new batch comes; and of up to sixteen that come round, if the
+        set is known to have more, and validation keeps half of what training has lost.
 
     Why it matters:
         The run costs as much as it was planned to and learns from a part of it: four workers that read the same stream
@@ -49,7 +56,8 @@ class DuplicateBatches(Rule):
         that is shuffled or declared, and training on the whole set at once are left alone: there nothing new comes.
         Ranks that share one batch on purpose (tensor or pipeline parallel) are an info, unless the header's horizon
         says that each of them has its own samples, or they hold the whole model each: the same `param_hash`, and all
-        parameters.
+        parameters. Without fingerprints, a game may use each batch often, and so may who says it in the config
+        (`local_steps`, `reuse`); `watch.batches(loader)` tells for certain.
 
     References:
         StackOverflow 67180955 and PyTorch's notes on IterableDataset: every worker yields the whole stream
@@ -57,7 +65,8 @@ class DuplicateBatches(Rule):
     """
 
     block: ClassVar[int] = 20
-    needs: ClassVar[tuple[str, ...]] = (CHANNEL,)
+    needs: ClassVar[tuple[str, ...]] = (f"{CHANNEL}|loss",)
+    wants: ClassVar[tuple[str, ...]] = (CHANNEL,)
     causes: ClassVar[tuple[str, ...]] = ("overfitting", "generalisation-gap", "slow-convergence", "overtraining")
 
     near: int = 8  # rows: copies from workers follow one another; a batch of a small set comes back much later
@@ -90,12 +99,51 @@ class DuplicateBatches(Rule):
 
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
         """Other ranks are read beside this one."""
-        if (stuck := self._stuck(run)) is not None:
+        stuck = self._stuck(run) if CHANNEL in run.train else self._by_loss(run)
+        if stuck is not None:
             yield stuck
         equal = {rank: share for rank in run.ranks if (share := self._agreement(run, rank, CHANNEL)) >= self.agree}
         if equal:
             replicas = all(self._agreement(run, rank, "param_hash") == 1 for rank in equal)
             yield self._same_on_ranks(run, equal, replicas)
+
+    def _by_loss(self, run: Run) -> Finding | None:
+        """What the loss of each step tells, where no player and no policy makes its own data."""
+        table = run.train
+        step, loss = table.step[table.live], table["loss"][table.live]
+        if plays([*table.channels, *run.eval.channels]) or len(step) < 2 or (np.diff(step) != 1).any():
+            return None
+        meant = {value for name, value in flattened(run.header.config) if MEANT.search(name)}
+        if (count := copies(loss)) > 1 and count not in meant:
+            return self._told(
+                run,
+                f"Each batch is trained on {count} times in a row: the loss falls on it, and leaps "
+                "where the next one comes.",
+                {"copies": count},
+                0.8,
+            )
+        declared, few = _batches_of(run), comes_round(loss)
+        if not few or declared is None or declared < self.larger * few or not _by_heart(run, loss):
+            return None
+        return self._told(
+            run,
+            f"The loss comes round every {few} steps, as if the loader gave no more batches; the "
+            f"training set has {declared:,.0f}.",
+            {"batches": few, "declared": declared},
+            0.7,
+        )
+
+    def _told(self, run: Run, message: str, evidence: dict[str, float], confidence: float) -> Finding:
+        return self.finding(
+            "warning",
+            "run",
+            (run.first_step or 0, run.last_step or 0),
+            message,
+            evidence=evidence,
+            advice="Log data/fingerprint to be certain; see whether the sampler advances, and the workers "
+            "split the data by get_worker_info().",
+            confidence=confidence,
+        )
 
     def _repeats(self, prints: Floats) -> tuple[Bools, Bools]:
         """Rows whose batch is one of the ``near`` before, and rows with a batch of none of the ``far``. bool [rows]"""
@@ -202,6 +250,12 @@ def _recent(run: Run, rows: int, channel: str) -> dict[int, float]:
     start = max(0, table.size - rows)
     values = table.column(channel, start, table.size)
     return {int(step): float(value) for step, value in zip(table.step[start:], values, strict=True) if value == value}
+
+
+def _by_heart(run: Run, loss: Floats) -> bool:
+    """Whether validation has kept more than half of what training has lost, and is above it."""
+    kept, lost = held_out(run)[1], loss[0] - float(np.median(loss[-10:]))
+    return bool(len(kept) > 2 and lost > 0 and np.median(kept[-3:]) > loss[0] - lost / 2)
 
 
 def _batches_of(run: Run) -> float | None:

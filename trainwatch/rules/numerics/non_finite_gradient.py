@@ -26,8 +26,8 @@ class NonFiniteGradient(Rule):
         before it is finite, followed within a window by a loss that is not finite, by weights that are not, or by the
         end of the run: by its failure, or by two more such rows, in which the loss is 0 as it never was before (so some
         trainers print what is no number), or whose run tells no loss at all. Three such rows at the end of any other
-        log are an info: a scaler may be at work. And a tenth of the last hundred rows, again and again, in a log without
-        a scaler: something skips those steps, at random or because their loss is a hundred times that of the others.
+        log are an info: a scaler may be at work. And a tenth of the last hundred rows, again and again, where no scaler
+        is logged: something skips those steps, at random or because their loss is a hundred times that of the others.
 
         Of several modules the one nearest to the loss is named: a backward pass carries NaN on to everything before it,
         so the last module in the model's order is where it began. Steps that the gradient scaler skipped do not count.
@@ -191,8 +191,8 @@ class NonFiniteGradient(Rule):
                 "warning",
                 "run",
                 (first, last),
-                f"The gradient is no finite number in {len(bad)} of the last {len(rows)} rows, again and again, and what "
-                f"guards the weights skips those steps{'; their loss is far above the others' if gross else ''}.",
+                f"The gradient is no finite number in {len(bad)} of the last {len(rows)} rows, again and again, and "
+                f"what guards the weights skips those steps{'; their loss is far above the others' if gross else ''}.",
                 evidence={"bad_steps": len(bad), "rows": len(rows)},
                 advice="Look at the samples of those steps; clip or filter what overflows.",
                 confidence=0.9,

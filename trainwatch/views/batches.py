@@ -1,0 +1,75 @@
+"""What the loss of each step tells of the batches, where no fingerprint of them is logged: it is higher on a new one.
+
+One that comes again at once is known already: the loss falls smoothly while it does, and leaps where the next one
+comes, by as much as batches differ. A few batches that come round in one order leave their own levels in the loss.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+MOST = 16  # copies of a batch, or batches that come round
+BLOCKS = 10  # of copies, at the least
+ROUNDS = 6  # of the same batches, at the least
+ROWS = 480  # the last ones, at the most: a long run's early ones tell of the descent
+SURE = 5.5  # standard deviations: leaps that are the highest step of their block, beyond chance; healthy runs come to 4
+MOSTLY = 0.6  # of the leaps, the even ones and the odd ones: otherwise they are those of twice as many rows
+ALIKE = 0.75  # correlation of neighbouring rows of a block; of batches of their own 0, where they are sorted to 0.7
+SMOOTH = 1.8  # x: how much further the leaps scatter than the steps between copies; healthy runs that leap come to 1.2
+CLEAR = 1.15  # x: and further than the steps at any one place, beside which one noisy source among several stands
+RECURS = 0.2  # of the difference between two leaps is left between those from the same source to the same
+LEVELS = 0.45  # of the scatter at other distances is left between rows of one batch; dropout makes that of 0
+
+
+def copies(loss: Floats) -> int:
+    """How often each batch comes in a row, 2 to 16 times; 1 where it does not show. ``loss`` is that of each step."""
+    steps = np.diff(loss[-ROWS:])
+    found = [count for count in range(2, min(MOST, len(steps) // BLOCKS) + 1) if _leaps(loss[-ROWS:], count)]
+    return found[-1] if found and np.isfinite(steps).all() else 1
+
+
+def _leaps(loss: Floats, count: int) -> bool:
+    """Whether one of so many steps is the leap to a new batch, and all others are falls on a known one."""
+    steps = np.diff(loss)
+    begin = len(steps) % count
+    blocks = steps[begin:].reshape(-1, count)
+    middle = np.median(blocks, axis=0)
+    off = np.abs(blocks - middle)
+    new = int(np.argmax(middle))
+    old = np.arange(count) != new
+    scatter, chance = np.median(off, axis=0), 1 / count
+    smooth = scatter[new] > SMOOTH * np.median(off[:, old]) and scatter[new] > CLEAR * scatter[old].max()
+    leaps = blocks[:, new] > blocks[:, old].max(axis=1)
+    highest = min(leaps.mean(), leaps[::2].mean(), leaps[1::2].mean())
+    sure = highest > max(MOSTLY, chance + SURE * np.sqrt(chance * (1 - chance) / len(blocks)))
+    falls = bool(middle[old].max() < 0 < middle[new])
+    return falls and bool(smooth and sure) and _alike(loss[begin + new + 1 :], count) and not _recurs(blocks[:, new])
+
+
+def _alike(loss: Floats, count: int) -> bool:
+    """Whether rows of one block are high or low together: an easy batch stays one. The descent is taken out."""
+    rows = np.diff(loss[: len(loss) // count * count].reshape(-1, count), n=2, axis=0)
+    ranks = rows.argsort(axis=0).argsort(axis=0)
+    return float(np.median([np.corrcoef(ranks[:, at], ranks[:, at + 1])[0, 1] for at in range(count - 1)])) > ALIKE
+
+
+def _recurs(leaps: Floats) -> bool:
+    """Whether the same leaps come again and again: those from source to source, where several are read by turns."""
+    lags = range(1, min(MOST, len(leaps) // 2) + 1)
+    apart = [float(np.median(np.abs(leaps[lag:] - leaps[:-lag]))) for lag in lags]
+    return min(apart) < RECURS * max(apart)
+
+
+def comes_round(loss: Floats) -> int:
+    """How many batches, 2 to 16, come round and round in one order; 0 where it does not show."""
+    late = loss[-ROWS:][len(loss[-ROWS:]) // 3 :]
+    lags = range(1, min(MOST, len(late) // ROUNDS) + 1)
+    if not np.isfinite(late).all() or len(lags) < 2:
+        return 0
+    scatter = {lag: float(np.median(np.abs(late[2 * lag :] - 2 * late[lag:-lag] + late[: -2 * lag]))) for lag in lags}
+    left = {lag: scatter[lag] / np.median([scatter[other] or 1 for other in lags if other % lag]) for lag in lags[1:]}
+    few = min(left, key=lambda lag: left[lag])
+    return few if left[few] < LEVELS else 0
