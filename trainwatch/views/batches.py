@@ -16,7 +16,8 @@ BLOCKS = 10  # of copies, at the least
 ROUNDS = 6  # of the same batches, at the least
 ROWS = 480  # the last ones, at the most: a long run's early ones tell of the descent
 SURE = 5.5  # standard deviations: leaps that are the highest step of their block, beyond chance; healthy runs come to 4
-MOSTLY = 0.6  # of the leaps, the even ones and the odd ones: otherwise they are those of twice as many rows
+MOSTLY = 0.6  # of the leaps, the even ones and the odd ones: otherwise they are those of twice as many rows; and of
+# the falls at each place: a state that is carried on settles after a few rows, and does not fall any more
 ALIKE = 0.75  # correlation of neighbouring rows of a block; of batches of their own 0, where they are sorted to 0.7
 SMOOTH = 1.8  # x: how much further the leaps scatter than the steps between copies; healthy runs that leap come to 1.2
 CLEAR = 1.15  # x: and further than the steps at any one place, beside which one noisy source among several stands
@@ -45,7 +46,7 @@ def _leaps(loss: Floats, count: int) -> bool:
     leaps = blocks[:, new] > blocks[:, old].max(axis=1)
     highest = min(leaps.mean(), leaps[::2].mean(), leaps[1::2].mean())
     sure = highest > max(MOSTLY, chance + SURE * np.sqrt(chance * (1 - chance) / len(blocks)))
-    falls = bool(middle[old].max() < 0 < middle[new])
+    falls = bool((blocks[:, old] < 0).mean(axis=0).min() > MOSTLY and middle[new] > 0)
     return falls and bool(smooth and sure) and _alike(loss[begin + new + 1 :], count) and not _recurs(blocks[:, new])
 
 
@@ -72,4 +73,4 @@ def comes_round(loss: Floats) -> int:
     scatter = {lag: float(np.median(np.abs(late[2 * lag :] - 2 * late[lag:-lag] + late[: -2 * lag]))) for lag in lags}
     left = {lag: scatter[lag] / np.median([scatter[other] or 1 for other in lags if other % lag]) for lag in lags[1:]}
     few = min(left, key=lambda lag: left[lag])
-    return few if left[few] < LEVELS else 0
+    return few if left[few] < LEVELS and scatter[few] < scatter[1] else 0  # a smooth curve has no levels

@@ -253,9 +253,9 @@ def _recent(run: Run, rows: int, channel: str) -> dict[int, float]:
 
 
 def _by_heart(run: Run, loss: Floats) -> bool:
-    """Whether validation has kept more than half of what training has lost, and is above it."""
+    """Whether validation, which began where training did, has kept more than half of what training has lost."""
     kept, lost = held_out(run)[1], loss[0] - float(np.median(loss[-10:]))
-    return bool(len(kept) > 2 and lost > 0 and np.median(kept[-3:]) > loss[0] - lost / 2)
+    return bool(len(kept) > 2 and loss[0] > kept[0] / 2 and lost > 0 and np.median(kept[-3:]) > loss[0] - lost / 2)
 
 
 def _batches_of(run: Run) -> float | None:

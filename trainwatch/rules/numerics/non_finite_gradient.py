@@ -13,6 +13,7 @@ from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
 from trainwatch.schema import NONFINITE_NAMES, Finding, matches
 from trainwatch.table import Chunk
+from trainwatch.views.games import plays
 
 NEVER = -(2**62)
 
@@ -174,7 +175,7 @@ class NonFiniteGradient(Rule):
     def _again(self, run: Run) -> Findings:
         """Bad gradients that come again and again, and harm nothing but the steps that are skipped for them.
 
-        NaN at each n-th row, whose loss is as ever, is one that was not computed there.
+        NaN at each n-th row, whose loss is as ever, is one that was not computed there; so where a policy waits.
         """
         rows = Chunk("train", run.train, max(self.settled, run.train.size - self.late_rows), run.train.size)
         norms = [name for name in rows.channels if _is_gradient(name)]
@@ -185,7 +186,7 @@ class NonFiniteGradient(Rule):
             return
         loss = np.abs(rows["loss"])
         gross = np.nanmedian(loss[bad]) > self.gross * np.nanmedian(np.delete(loss, bad))
-        if gross or len(np.unique(np.diff(bad))) > 2:
+        if gross or (len(np.unique(np.diff(bad))) > 2 and not plays(rows.channels)):
             first, last = (int(rows.step[row]) for row in bad[[0, -1]])
             yield self.finding(
                 "warning",
