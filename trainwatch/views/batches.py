@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-MOST = 16  # copies of a batch, or batches that come round
+LEAST = 4  # copies of a batch: of fewer nobody can say whether the falls are even
+MOST = 16  # copies, or batches that come round
 BLOCKS = 10  # of copies, at the least
 ROUNDS = 6  # of the same batches, at the least
 ROWS = 480  # the last ones, at the most: a long run's early ones tell of the descent
 SURE = 5.5  # standard deviations: leaps that are the highest step of their block, beyond chance; healthy runs come to 4
-MOSTLY = 0.6  # of the leaps, the even ones and the odd ones: otherwise they are those of twice as many rows; and of
-# the falls at each place: a state that is carried on settles after a few rows, and does not fall any more
+MOSTLY = 0.6  # of the leaps, the even ones and the odd ones (otherwise they are those of twice as many rows); of falls
+EVEN = 0.4  # of the largest fall: a state that is carried on settles, and the loss falls less and less with it
 ALIKE = 0.75  # correlation of neighbouring rows of a block; of batches of their own 0, where they are sorted to 0.7
 SMOOTH = 1.8  # x: how much further the leaps scatter than the steps between copies; healthy runs that leap come to 1.2
 CLEAR = 1.15  # x: and further than the steps at any one place, beside which one noisy source among several stands
@@ -26,9 +27,9 @@ LEVELS = 0.45  # of the scatter at other distances is left between rows of one b
 
 
 def copies(loss: Floats) -> int:
-    """How often each batch comes in a row, 2 to 16 times; 1 where it does not show. ``loss`` is that of each step."""
+    """How often each batch comes in a row, 4 to 16 times; 1 where it does not show. ``loss`` is that of each step."""
     steps = np.diff(loss[-ROWS:])
-    found = [count for count in range(2, min(MOST, len(steps) // BLOCKS) + 1) if _leaps(loss[-ROWS:], count)]
+    found = [count for count in range(LEAST, min(MOST, len(steps) // BLOCKS) + 1) if _leaps(loss[-ROWS:], count)]
     return found[-1] if found and np.isfinite(steps).all() else 1
 
 
@@ -46,7 +47,8 @@ def _leaps(loss: Floats, count: int) -> bool:
     leaps = blocks[:, new] > blocks[:, old].max(axis=1)
     highest = min(leaps.mean(), leaps[::2].mean(), leaps[1::2].mean())
     sure = highest > max(MOSTLY, chance + SURE * np.sqrt(chance * (1 - chance) / len(blocks)))
-    falls = bool((blocks[:, old] < 0).mean(axis=0).min() > MOSTLY and middle[new] > 0)
+    even = middle[old].max() < EVEN * middle[old].min() and (blocks[:, old] < 0).mean(axis=0).min() > MOSTLY
+    falls = bool(even and middle[new] > 0)
     return falls and bool(smooth and sure) and _alike(loss[begin + new + 1 :], count) and not _recurs(blocks[:, new])
 
 

@@ -23,7 +23,7 @@ from trainwatch.views.games import plays
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 CHANNEL = "data/fingerprint"
-MEANT = re.compile(r"local|inner|echo|reuse|repeat|replay|round|client|update|iteration", re.IGNORECASE)
+MEANT = re.compile(r"local|inner|echo|reuse|repeat|replay|round|client|bptt|chunk|unroll|segment", re.IGNORECASE)
 """Settings that say how often a batch is used."""
 EPOCH_ROWS = 50  # that tell how much of an epoch a row is
 EPOCHS = 3  # whole ones, that tell how many rows an epoch has
@@ -40,8 +40,8 @@ class DuplicateBatches(Rule):
         known to have four times as many and more (`horizon`, or `epoch`). Where that is not known: the same four
         batches at most, 25 times over, if others came before, if the data are what the policy that is trained goes
         through, or if two to four come round in one order. Where no fingerprint is logged, the loss of each step tells
-        of copies, if it falls on each and leaps where a new batch comes; and of up to sixteen that come round, if the
-        set is known to have more, and validation keeps half of what training has lost.
+        of four copies and more, if it falls on each and leaps where a new batch comes; and of up to sixteen batches
+        that come round, if the set is known to have more, and validation keeps half of what training has lost.
 
     Why it matters:
         The run costs as much as it was planned to and learns from a part of it: four workers that read the same stream
@@ -57,7 +57,7 @@ class DuplicateBatches(Rule):
         Ranks that share one batch on purpose (tensor or pipeline parallel) are an info, unless the header's horizon
         says that each of them has its own samples, or they hold the whole model each: the same `param_hash`, and all
         parameters. Without fingerprints, a game may use each batch often, and so may who says it in the config
-        (`local_steps`, `reuse`); `watch.batches(loader)` tells for certain.
+        (`local_steps`, `reuse`, `bptt`); `watch.batches(loader)` tells for certain.
 
     References:
         StackOverflow 67180955 and PyTorch's notes on IterableDataset: every worker yields the whole stream
