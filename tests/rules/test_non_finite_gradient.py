@@ -137,3 +137,9 @@ def test_what_is_not_computed_at_each_row_or_a_scaler_tells(make_run, judge):
     assert judge(recurring(make_run, range(2, N, 2), loss=1.0), RULE) == []
     assert judge(recurring(make_run, range(3, N, 3), amp__scale=np.full(N, 1024.0)), RULE) == []
     assert judge(recurring(make_run, range(1, 18)), RULE) == []
+
+
+def test_a_log_shorter_than_a_search(make_run, judge):
+    """Of a few rows nothing is said, and nothing breaks."""
+    run = make_run({name: values[:9] for name, values in columns().items()})
+    assert judge(bad(run, "grad_norm", 4, 5), RULE) == []

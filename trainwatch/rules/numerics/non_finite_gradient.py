@@ -177,7 +177,8 @@ class NonFiniteGradient(Rule):
 
         NaN at each n-th row, whose loss is as ever, is one that was not computed there; so where a policy waits.
         """
-        rows = Chunk("train", run.train, max(self.settled, run.train.size - self.late_rows), run.train.size)
+        size = run.train.size
+        rows = Chunk("train", run.train, min(size, max(self.settled, size - self.late_rows)), size)
         norms = [name for name in rows.channels if _is_gradient(name)]
         finite = np.any([np.isfinite(rows[name]) for name in norms], axis=0)
         bad = np.flatnonzero(rows.broken(_is_gradient) & ~finite & ~rows.loss_broken())
