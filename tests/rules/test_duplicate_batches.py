@@ -132,14 +132,13 @@ def test_one_batch_that_cannot_be_all(make_run, judge):
     assert judge(make_run({"data/fingerprint": np.full(200, 7.0)}), RULE) == []
 
 
-def losses(rows, copies=1, few=0, seed=0):
-    """A descent with what batches differ by: each comes ``copies`` times and is learned meanwhile, or few go round."""
+def losses(rows, copies=1, seed=0):
+    """A descent with what batches differ by: each comes ``copies`` times and is learned meanwhile."""
     random, at = np.random.default_rng(seed), np.arange(rows)
-    batch = at // copies if not few else at % few
     return (
         1
         + 2 * np.exp(-at / 100)
-        + 0.3 * random.standard_normal(rows)[batch]
+        + 0.3 * random.standard_normal(rows)[at // copies]
         - 0.1 * (at % copies)
         + (0.02 * random.standard_normal(rows))
     )
@@ -166,12 +165,3 @@ def test_a_loss_that_only_looks_like_copies(seed, make_run, judge):
     carried = random.standard_normal(240)[at // count] + np.exp(-(at % count)) + noise / 9
     for loss in (by_turns, by_length, restarts, carried):
         assert judge(make_run({"loss": loss}), RULE) == []
-
-
-@pytest.mark.parametrize(("samples", "kept", "alarms"), [(6400, 2.6, 1), (64, 2.6, 0), (6400, 1.2, 0)])
-def test_a_few_batches_come_round_in_the_loss(samples, kept, alarms, make_run, judge):
-    """Of a set that has more, by what it says, and only if validation has nothing of it."""
-    header = {"horizon": {"samples": samples, "batch_size": 16}}
-    evals = [{"step": step, "split": "valid", "loss": kept} for step in (60, 120, 180)]
-    run = make_run({"loss": losses(200, few=4)}, header=header, evals=evals)
-    assert len(judge(run, RULE)) == alarms

@@ -1,7 +1,7 @@
 """What the loss of each step tells of the batches, where no fingerprint of them is logged: it is higher on a new one.
 
 One that comes again at once is known already: the loss falls smoothly while it does, and leaps where the next one
-comes, by as much as batches differ. A few batches that come round in one order leave their own levels in the loss.
+comes, by as much as batches differ.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 LEAST = 4  # copies of a batch: of fewer nobody can say whether the falls are even
-MOST = 16  # copies, or batches that come round
+MOST = 16
 BLOCKS = 10  # of copies, at the least
-ROUNDS = 6  # of the same batches, at the least
 ROWS = 480  # the last ones, at the most: a long run's early ones tell of the descent
 SURE = 5.5  # standard deviations: leaps that are the highest step of their block, beyond chance; healthy runs come to 4
 MOSTLY = 0.6  # of the leaps, the even ones and the odd ones (otherwise they are those of twice as many rows); of falls
@@ -23,7 +22,6 @@ ALIKE = 0.75  # correlation of neighbouring rows of a block; of batches of their
 SMOOTH = 1.8  # x: how much further the leaps scatter than the steps between copies; healthy runs that leap come to 1.2
 CLEAR = 1.15  # x: and further than the steps at any one place, beside which one noisy source among several stands
 RECURS = 0.2  # of the difference between two leaps is left between those from the same source to the same
-LEVELS = 0.45  # of the scatter at other distances is left between rows of one batch; dropout makes that of 0
 
 
 def copies(loss: Floats) -> int:
@@ -64,15 +62,3 @@ def _recurs(leaps: Floats) -> bool:
     lags = range(1, min(MOST, len(leaps) // 2) + 1)
     apart = [float(np.median(np.abs(leaps[lag:] - leaps[:-lag]))) for lag in lags]
     return min(apart) < RECURS * max(apart)
-
-
-def comes_round(loss: Floats) -> int:
-    """How many batches, 2 to 16, come round and round in one order; 0 where it does not show."""
-    late = loss[-ROWS:][len(loss[-ROWS:]) // 3 :]
-    lags = range(1, min(MOST, len(late) // ROUNDS) + 1)
-    if not np.isfinite(late).all() or len(lags) < 2:
-        return 0
-    scatter = {lag: float(np.median(np.abs(late[2 * lag :] - 2 * late[lag:-lag] + late[: -2 * lag]))) for lag in lags}
-    left = {lag: scatter[lag] / np.median([scatter[other] or 1 for other in lags if other % lag]) for lag in lags[1:]}
-    few = min(left, key=lambda lag: left[lag])
-    return few if left[few] < LEVELS and scatter[few] < scatter[1] else 0  # a smooth curve has no levels

@@ -16,8 +16,8 @@ from trainwatch.run import Run
 from trainwatch.schema import Finding
 from trainwatch.stats import Streak, in_blocks
 from trainwatch.table import Chunk
-from trainwatch.views.batches import comes_round, copies
-from trainwatch.views.evaluations import flattened, held_out
+from trainwatch.views.batches import copies
+from trainwatch.views.evaluations import flattened
 from trainwatch.views.games import plays
 
 Floats = NDArray[np.float64]
@@ -40,8 +40,7 @@ class DuplicateBatches(Rule):
         known to have four times as many and more (`horizon`, or `epoch`). Where that is not known: the same four
         batches at most, 25 times over, if others came before, if the data are what the policy that is trained goes
         through, or if two to four come round in one order. Where no fingerprint is logged, the loss of each step tells
-        of four copies and more, if it falls on each and leaps where a new batch comes; and of up to sixteen batches
-        that come round, if the set is known to have more, and validation keeps half of what training has lost.
+        of four copies and more: it falls on each, and leaps where a new batch comes.
 
     Why it matters:
         The run costs as much as it was planned to and learns from a part of it: four workers that read the same stream
@@ -114,35 +113,17 @@ class DuplicateBatches(Rule):
         if plays([*table.channels, *run.eval.channels]) or len(step) < 2 or (np.diff(step) != 1).any():
             return None
         meant = {value for name, value in flattened(run.header.config) if MEANT.search(name)}
-        if (count := copies(loss)) > 1 and count not in meant:
-            return self._told(
-                run,
-                f"Each batch is trained on {count} times in a row: the loss falls on it, and leaps "
-                "where the next one comes.",
-                {"copies": count},
-                0.8,
-            )
-        declared, few = _batches_of(run), comes_round(loss)
-        if not few or declared is None or declared < self.larger * few or not _by_heart(run, loss):
+        count = copies(loss)
+        if count == 1 or count in meant:
             return None
-        return self._told(
-            run,
-            f"The loss comes round every {few} steps, as if the loader gave no more batches; the "
-            f"training set has {declared:,.0f}.",
-            {"batches": few, "declared": declared},
-            0.7,
-        )
-
-    def _told(self, run: Run, message: str, evidence: dict[str, float], confidence: float) -> Finding:
         return self.finding(
             "warning",
             "run",
-            (run.first_step or 0, run.last_step or 0),
-            message,
-            evidence=evidence,
-            advice="Log data/fingerprint to be certain; see whether the sampler advances, and the workers "
-            "split the data by get_worker_info().",
-            confidence=confidence,
+            (int(step[0]), int(step[-1])),
+            f"Each batch is trained on {count} times in a row: the loss falls on it, and leaps where the next one comes.",
+            evidence={"copies": count},
+            advice="Log data/fingerprint to be certain; split the data between the loader's workers by get_worker_info().",
+            confidence=0.8,
         )
 
     def _repeats(self, prints: Floats) -> tuple[Bools, Bools]:
@@ -250,12 +231,6 @@ def _recent(run: Run, rows: int, channel: str) -> dict[int, float]:
     start = max(0, table.size - rows)
     values = table.column(channel, start, table.size)
     return {int(step): float(value) for step, value in zip(table.step[start:], values, strict=True) if value == value}
-
-
-def _by_heart(run: Run, loss: Floats) -> bool:
-    """Whether validation, which began where training did, has kept more than half of what training has lost."""
-    kept, lost = held_out(run)[1], loss[0] - float(np.median(loss[-10:]))
-    return bool(len(kept) > 2 and loss[0] > kept[0] / 2 and lost > 0 and np.median(kept[-3:]) > loss[0] - lost / 2)
 
 
 def _batches_of(run: Run) -> float | None:
