@@ -120,9 +120,9 @@ class DuplicateBatches(Rule):
             "warning",
             "run",
             (int(step[0]), int(step[-1])),
-            f"Each batch is trained on {count} times in a row: the loss falls on it, and leaps where the next one comes.",
+            f"Each batch is trained on {count} times in a row: the loss falls on it, and leaps where the next comes.",
             evidence={"copies": count},
-            advice="Log data/fingerprint to be certain; split the data between the loader's workers by get_worker_info().",
+            advice="Log data/fingerprint to be certain; split the data between the workers by get_worker_info().",
             confidence=0.8,
         )
 
