@@ -143,3 +143,11 @@ def test_a_log_shorter_than_a_search(make_run, judge):
     """Of a few rows nothing is said, and nothing breaks."""
     run = make_run({name: values[:9] for name, values in columns().items()})
     assert judge(bad(run, "grad_norm", 4, 5), RULE) == []
+
+
+def test_no_loss_to_compare_with(make_run, judge):
+    """The rows between are what tells, then."""
+    run = make_run({"grad_norm": np.ones(N)})
+    for row in (22, 25, 33, 34, 41, 50, 52, 57):
+        bad(run, "grad_norm", row, row)
+    assert severities(judge(run, RULE)) == ["warning"]

@@ -26,9 +26,9 @@ RECURS = 0.2  # of the difference between two leaps is left between those from t
 
 def copies(loss: Floats) -> int:
     """How often each batch comes in a row, 4 to 16 times; 1 where it does not show. ``loss`` is that of each step."""
-    steps = np.diff(loss[-ROWS:])
-    found = [count for count in range(LEAST, min(MOST, len(steps) // BLOCKS) + 1) if _leaps(loss[-ROWS:], count)]
-    return found[-1] if found and np.isfinite(steps).all() else 1
+    late = loss[-ROWS:]
+    most = min(MOST, (len(late) - 1) // BLOCKS) if np.isfinite(late).all() else 1
+    return max((count for count in range(LEAST, most + 1) if _leaps(late, count)), default=1)
 
 
 def _leaps(loss: Floats, count: int) -> bool:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
 from trainwatch.schema import NONFINITE_NAMES, Finding, matches
+from trainwatch.stats import median
 from trainwatch.table import Chunk
 from trainwatch.views.games import plays
 
@@ -186,7 +187,7 @@ class NonFiniteGradient(Rule):
         if scaled or len(bad) < max(self.share * len(rows), self.last_rows + 2):
             return
         loss = np.abs(rows["loss"])
-        gross = np.nanmedian(loss[bad]) > self.gross * np.nanmedian(np.delete(loss, bad))
+        gross = median(loss[bad]) > self.gross * median(np.delete(loss, bad))
         if gross or (len(np.unique(np.diff(bad))) > 2 and not plays(rows.channels)):
             first, last = (int(rows.step[row]) for row in bad[[0, -1]])
             yield self.finding(
