@@ -109,3 +109,45 @@ def test_another_rank_whose_loss_was_bad_first_is_the_cause(make_run):
     diagnosis = diagnose(run)
     assert (diagnosis.root_cause.rule, diagnosis.root_cause.subject) == ("non-finite-loss", "rank:1")
     assert [f.severity for f in diagnosis.findings if f.rule == RULE and f.subject != "rank:1"] == ["info"]
+
+
+def recurring(make_run, rows, loss=1e6, **more):
+    """Bad rows of which nothing comes; the loss there, beside 1."""
+    run = make_run(columns(**more))
+    for row in rows:
+        run.train["loss"][row - 1] = loss
+        for name in ("grad_norm", *(f"grad_norm/{module}" for module in MODULES)):
+            bad(run, name, row, row)
+    return run
+
+
+def test_steps_that_are_skipped_again_and_again(make_run, judge):
+    """Each third, at which the loss is far away; or at random, whatever it is."""
+    for run in (
+        recurring(make_run, range(3, N, 3)),
+        recurring(make_run, [22, 25, 33, 34, 41, 50, 52, 57], loss=1.0),
+    ):
+        (finding,) = judge(run, RULE)
+        assert (finding.severity, finding.first_step >= 21) == ("warning", True)
+        assert "again and again" in finding.message
+
+
+def test_what_is_not_computed_at_each_row_or_a_scaler_tells(make_run, judge):
+    """A norm at each second row only; a scaler, whose own rule judges it; a search at the start."""
+    assert judge(recurring(make_run, range(2, N, 2), loss=1.0), RULE) == []
+    assert judge(recurring(make_run, range(3, N, 3), amp__scale=np.full(N, 1024.0)), RULE) == []
+    assert judge(recurring(make_run, range(1, 18)), RULE) == []
+
+
+def test_a_log_shorter_than_a_search(make_run, judge):
+    """Of a few rows nothing is said, and nothing breaks."""
+    run = make_run({name: values[:9] for name, values in columns().items()})
+    assert judge(bad(run, "grad_norm", 4, 5), RULE) == []
+
+
+def test_no_loss_to_compare_with(make_run, judge):
+    """The rows between are what tells, then."""
+    run = make_run({"grad_norm": np.ones(N)})
+    for row in (22, 25, 33, 34, 41, 50, 52, 57):
+        bad(run, "grad_norm", row, row)
+    assert severities(judge(run, RULE)) == ["warning"]

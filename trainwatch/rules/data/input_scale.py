@@ -30,7 +30,8 @@ class InputScale(Rule):
         to nothing (a spread below 0.003, beside which the biases are all that speaks); inputs a hundred times larger
         than the unit scale that initialisations are made for (where only the largest is recorded, half of it stands for
         them), and single values beyond a million. And a batch whose largest value is a hundred times the largest of all
-        before. `watch.inputs(x)` records them; call it on what the first layer reads.
+        before, or ten thousand times that of the few before. `watch.inputs(x)` records them; call it on what the first
+        layer reads.
 
     Why it matters:
         A first layer that is fed 120 where it expects 1 saturates what follows and scales its own gradient by 120: the
@@ -125,7 +126,8 @@ class InputScale(Rule):
         values = most[told]
         before = np.maximum.accumulate(np.concatenate([[self._largest], values]))[:-1]
         usual = self._rows + np.arange(len(told)) >= self.known
-        for row in np.flatnonzero(usual & (values > self.burst * before)).tolist():
+        gross = (before > 0) & (values > self.absurd * np.fmax(before, 1.0))  # whatever the few rows before had
+        for row in np.flatnonzero((usual & (values > self.burst * before)) | gross).tolist():
             step, times = int(chunk.step[told[row]]), values[row] / before[row]
             yield self.finding(
                 "warning",
@@ -153,7 +155,7 @@ class InputScale(Rule):
         constant = (std <= self.flat * np.fmax(np.abs(mean), most)) & np.isfinite(std)
         kinds = {
             "constant": constant,
-            "tiny": (size < self.tiny) & ~(most > self.least) & np.isfinite(std) & ~constant,
+            "tiny": (size < self.tiny) & ~(most > self.least) & np.isfinite(np.fmax(std, most)) & ~constant,
             "far": (size > self.far) & ~constant,
             "outlier": (most > self.outlier) & ~(size > self.very_far),
         }

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
 from trainwatch.schema import NONFINITE_NAMES, Finding, matches
+from trainwatch.stats import median
 from trainwatch.table import Chunk
+from trainwatch.views.games import plays
 
 NEVER = -(2**62)
 
@@ -26,7 +28,8 @@ class NonFiniteGradient(Rule):
         before it is finite, followed within a window by a loss that is not finite, by weights that are not, or by the
         end of the run: by its failure, or by two more such rows, in which the loss is 0 as it never was before (so some
         trainers print what is no number), or whose run tells no loss at all. Three such rows at the end of any other
-        log are an info: a scaler may be at work.
+        log are an info: a scaler may be at work. And a tenth of the last hundred rows, again and again, where no scaler
+        is logged: something skips those steps, at random or because their loss is a hundred times that of the others.
 
         Of several modules the one nearest to the loss is named: a backward pass carries NaN on to everything before it,
         so the last module in the model's order is where it began. Steps that the gradient scaler skipped do not count.
@@ -57,6 +60,9 @@ class NonFiniteGradient(Rule):
     started: float = 0.05  # epochs
     before_rows: int = 20  # a window: a bad loss so shortly before is the cause, so shortly after the effect
     recovered_rows: int = 20  # finite rows after which it is over
+    late_rows: int = 100  # of which
+    share: float = 0.1  # are bad: a scaler that nobody logs comes to 2 %
+    gross: float = 100.0  # x the loss of the other rows
 
     _rows: int = field(default=0, init=False)
     _last_bad: int = field(default=NEVER, init=False)
@@ -154,7 +160,9 @@ class NonFiniteGradient(Rule):
                 yield replace(self._pending, message=f"{self._pending.message}, and the run failed there.")
             else:
                 yield from self._unlit(run, self._pending)
-        elif self._found is not None:
+        elif self._found is None:
+            yield from self._again(run)
+        else:
             told = self._told()
             for rank, other in sorted(run.ranks.items()):
                 steps, _ = other.train.nonfinite("loss")
@@ -164,6 +172,34 @@ class NonFiniteGradient(Rule):
                     )
                     yield replace(told, severity="info", message=message)
                     return
+
+    def _again(self, run: Run) -> Findings:
+        """Bad gradients that come again and again, and harm nothing but the steps that are skipped for them.
+
+        NaN at each n-th row, whose loss is as ever, is one that was not computed there; so where a policy waits.
+        """
+        size = run.train.size
+        rows = Chunk("train", run.train, min(size, max(self.settled, size - self.late_rows)), size)
+        norms = [name for name in rows.channels if _is_gradient(name)]
+        finite = np.any([np.isfinite(rows[name]) for name in norms], axis=0)
+        bad = np.flatnonzero(rows.broken(_is_gradient) & ~finite & ~rows.loss_broken())
+        scaled = any(name.startswith("amp/") for name in rows.channels)
+        if scaled or len(bad) < max(self.share * len(rows), self.last_rows + 2):
+            return
+        loss = np.abs(rows["loss"])
+        gross = median(loss[bad]) > self.gross * median(np.delete(loss, bad))
+        if gross or (len(np.unique(np.diff(bad))) > 2 and not plays(rows.channels)):
+            first, last = (int(rows.step[row]) for row in bad[[0, -1]])
+            yield self.finding(
+                "warning",
+                "run",
+                (first, last),
+                f"The gradient is no finite number in {len(bad)} of the last {len(rows)} rows, again and again, and "
+                f"what guards the weights skips those steps{'; their loss is far above the others' if gross else ''}.",
+                evidence={"bad_steps": len(bad), "rows": len(rows)},
+                advice="Look at the samples of those steps; clip or filter what overflows.",
+                confidence=0.9,
+            )
 
     def _unlit(self, run: Run, pending: Finding) -> Findings:
         """The gradient of each of the last rows is bad, and no loss says that the weights are well."""
