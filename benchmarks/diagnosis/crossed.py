@@ -77,6 +77,12 @@ SEEN_BY = {
     "resume-weights-only": "state_steps/",
 }
 """Channels without which a log does not state such a mistake, though it has an exact beginning."""
+NAMED_BY = {
+    **dict.fromkeys(("bad-sample", "poisoned-weight", "nan-filtered-log"), "bad/"),
+    **dict.fromkeys(("unscaled-input", "constant-input"), "data/input_"),
+    **dict.fromkeys(("stuck-loader", "too-little-data"), DATA),
+}
+"""Channels without which a log shows what such a mistake does, and not the mistake: to see that is enough."""
 NAMELESS = ("component-scale", "component-sign", "component-detached")  # want the name of a component
 
 
@@ -103,12 +109,22 @@ class Crossed:
     draw: Draw
     verdict: score.Verdict
     harm: float
-    stated: bool  # by the log, whatever it does
+    channels: tuple[str, ...]  # of the log
 
     @property
     def counts(self) -> bool:
-        """Whether somebody would have to be told."""
-        return self.stated or not self.harm < HARM
+        """Whether somebody would have to be told: it does harm, or the log states it, whatever it does."""
+        stated = KINDS[self.draw.kind].exact and self._has(SEEN_BY)
+        return stated or not self.harm < HARM
+
+    @property
+    def root_first(self) -> bool:
+        """Whether the root cause is the mistake, or what it does where the log cannot tell the mistake."""
+        kind = KINDS[self.draw.kind]
+        return self.verdict.root in (kind.root if self._has(NAMED_BY) else (*kind.root, *kind.also))
+
+    def _has(self, wanted: dict[str, str]) -> bool:
+        return any(name.startswith(wanted.get(self.draw.kind, "")) for name in self.channels)
 
 
 def drawn(trainings: int, seed: int, kinds: list[str], programs: list[str]) -> list[Draw]:
@@ -154,14 +170,8 @@ def crossed(draw: Draw, keep: Path | None = None) -> Crossed | None:
     if keep:
         for suffix, content in suffixed.items():
             (keep / f"{draw}{suffix}.jsonl").write_bytes(content)
-    return Crossed(draw, score.judge(record, live=False), harm(record, draw.variant), stated(record))
-
-
-def stated(record: Record) -> bool:
-    """Whether the log tells of the mistake by itself, harm or none."""
-    seen_by = SEEN_BY.get(record.case.name, "")
-    columns = record.run().train.channels
-    return KINDS[record.case.name].exact and (not seen_by or any(name.startswith(seen_by) for name in columns))
+    channels = tuple(record.run().train.channels)
+    return Crossed(draw, score.judge(record, live=False), harm(record, draw.variant), channels)
 
 
 def _made(draw: Draw, made: list[int], parts: Parts) -> int:
@@ -208,13 +218,14 @@ def show(found: list[Crossed]) -> None:
         table.add_column(column, justify="left" if column == "kind" else "right")
     for kind, group in [*score.by([one.verdict for one in found], lambda one: one.kind).items(), ("all", None)]:
         able = [one for one in found if group is None or one.draw.kind == kind]
-        fair = [one.verdict for one in able if one.counts]
-        shares = [f"{score.share(fair, score.MEASURES[name]):.0%}" for name in ("alarmed", "named", "root first")]
-        table.add_row(kind, str(len(able)), str(len(fair)), *(shares if fair else ("", "", "")))
+        fair = [one for one in able if one.counts]
+        told = [[one.verdict.alarmed, one.verdict.named, one.root_first] for one in fair]
+        shares = [f"{share:.0%}" for share in np.mean(told, axis=0)] if fair else [""] * 3
+        table.add_row(kind, str(len(able)), str(len(fair)), *shares)
     console = Console(width=None if Console().is_terminal else 170)
     console.print(table)
     for one in found:
-        if one.counts and not one.verdict.root_first:
+        if one.counts and not one.root_first:
             print(f"{one.draw} (harm {one.harm:.2f}): {one.verdict.said}")
 
 

@@ -504,7 +504,7 @@ _ALL = (
         "stuck-loader",
         "the loader gives the same few batches again and again",
         ("duplicate-batches",),
-        (*GENERAL, "loss-zero"),
+        (*GENERAL, "loss-zero", "stale-data"),
         "shuffle, and advance the sampler",
         exact=True,
     ),
@@ -521,7 +521,7 @@ _ALL = (
         ("input-scale",),
         (
             *(*WORSE, *GRADIENTS, *NUMERICS, "lr-too-high", "dead-module", "overflow-risk"),
-            *("overfitting", "mode-collapse", "component-divergence"),
+            *("overfitting", "mode-collapse", "component-divergence", "suspicious-validation"),
         ),
         "scale inputs to zero mean and unit spread",
     ),
@@ -558,7 +558,7 @@ _ALL = (
         "too-little-data",
         "a handful of samples, learnt by heart",
         ("overfitting", "generalisation-gap"),
-        (*GENERAL, "duplicate-batches", "loss-zero", "lr-too-low"),
+        (*GENERAL, "duplicate-batches", "loss-zero", "lr-too-low", "stale-data"),
         "more data, regularisation, or an earlier end",
     ),
     Kind(
