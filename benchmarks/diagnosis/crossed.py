@@ -1,12 +1,12 @@
 """Mistakes made in programs that do not list them: what the rules find where nobody tuned them.
 
     python -m benchmarks.diagnosis.crossed [--trainings N] [--draw SEED] [--kind NAME] [--program NAME]
-                                           [--keep FOLDER] [--processes N]
+                                           [--keep FOLDER] [--processes N] [--healthy]
 
 Draws a generic mistake (`mistakes.py`), a tuning program that has no stored training of it, one of its healthy
 variants, and a strength; trains each once and asks trainwatch. A mistake counts where it does harm, measured by the
 stored healthy runs of the same variant, or where it is a fact that the log states. Prints the share that is alarmed
-and named, by kind.
+and named, by kind. `--healthy` draws healthy variants instead, and trains them from seeds that nobody has looked at.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import argparse
 import contextlib
 import io
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,7 @@ NAMED_BY = {
     **dict.fromkeys(("stuck-loader", "too-little-data"), DATA),
 }
 """Channels without which a log shows what such a mistake does, and not the mistake: to see that is enough."""
+FRESH = 1000  # where seeds begin that no stored training has
 NAMELESS = ("component-scale", "component-sign", "component-detached")  # want the name of a component
 
 
@@ -165,7 +166,7 @@ def crossed(draw: Draw, keep: Path | None = None) -> Crossed | None:
             return None
     if not made or (made[0] == WHEN_BROKEN and not onset) or not files:
         return None
-    suffixed = {name[len(case.file) :].removesuffix(".jsonl"): content for name, content in files.items()}
+    suffixed = _suffixed(case, files)
     record = Record(case, held_out=False, onset=onset, files=suffixed, kind=KINDS[draw.kind])
     if keep:
         for suffix, content in suffixed.items():
@@ -211,6 +212,40 @@ def told(draws: list[Draw], keep: Path | None, processes: int) -> Iterator[Cross
         yield from filter(None, pool.map(partial(crossed, keep=keep), draws))
 
 
+def sound(trainings: int, seed: int, programs: list[str]) -> list[Case]:
+    """So many healthy trainings of tuning programs, each from a seed of its own; the same for the same draw."""
+    chance = random.Random(seed)
+    named = [(name, program) for name, program in corpus.found().items() if not program.HELD_OUT]
+    able = [Case(name, variant, 0, True) for name, program in named for variant in program.HEALTHY]
+    able = [case for case in able if not programs or case.program in programs]
+    return [replace(case, seed=FRESH + chance.randrange(FRESH)) for case in chance.sample(able, len(able))[:trainings]]
+
+
+def heard(case: Case) -> score.Verdict:
+    """Train and judge a healthy one, at its end and while it ran."""
+    import torch
+
+    torch.set_num_threads(1)
+    with contextlib.redirect_stdout(io.StringIO()):
+        _, files = corpus.once(case)
+    return score.judge(Record(case, held_out=False, onset=0, files=_suffixed(case, files)))
+
+
+def _suffixed(case: Case, files: dict[str, bytes]) -> dict[str, bytes]:
+    return {name[len(case.file) :].removesuffix(".jsonl"): content for name, content in files.items()}
+
+
+def show_sound(told: Iterable[score.Verdict]) -> None:
+    """How many of them were alarmed, and by what; each as it comes."""
+    verdicts = []
+    for one in told:
+        verdicts.append(one)
+        if one.alarmed or one.live:
+            print(f"{one.case.program} {one.case.file}: {one.said if one.alarmed else f'live, {one.live}'}", flush=True)
+    ended, ran = sum(one.alarmed for one in verdicts), sum(bool(one.live) for one in verdicts)
+    print(f"{len(verdicts)} healthy trainings from fresh seeds: {ended} alarmed at their end, {ran} while they ran")
+
+
 def show(found: list[Crossed]) -> None:
     """The table by kind, and what was missed."""
     table = Table(title="mistakes in programs that do not list them")
@@ -238,7 +273,12 @@ def main() -> None:
     parser.add_argument("--program", action="append", default=[], help="only this one; may be repeated")
     parser.add_argument("--keep", type=Path, help="write the run files there")
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--healthy", action="store_true", help="healthy variants, from fresh seeds")
     asked = parser.parse_args()
+    if asked.healthy:
+        with ProcessPoolExecutor(asked.processes) as pool:
+            show_sound(pool.map(heard, sound(asked.trainings, asked.draw, asked.program)))
+        return
     if asked.keep:
         asked.keep.mkdir(parents=True, exist_ok=True)
     draws = drawn(asked.trainings, asked.draw, asked.kind, asked.program)

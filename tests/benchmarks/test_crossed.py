@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.diagnosis import corpus
-from benchmarks.diagnosis.crossed import STRENGTHS, Draw, crossed, drawn
+from benchmarks.diagnosis.corpus import Case
+from benchmarks.diagnosis.crossed import FRESH, STRENGTHS, Draw, crossed, drawn, heard, show_sound, sound
 from benchmarks.diagnosis.mistakes import MISTAKES
 
 
@@ -43,3 +44,17 @@ def test_a_mistake_is_trained_judged_and_its_harm_measured(program: str) -> None
 
 def test_a_program_without_a_place_for_a_mistake_has_none() -> None:
     assert crossed(Draw("skips-counted", "survival", "plain", (), 0)) is None  # it has no scaler
+
+
+def test_healthy_ones_are_drawn_from_seeds_that_no_stored_training_has() -> None:
+    cases = sound(40, 3, [])
+    assert cases == sound(40, 3, [])
+    assert min(case.seed for case in cases) >= FRESH
+    assert all(case.healthy and case.name in corpus.found()[case.program].HEALTHY for case in cases)
+
+
+def test_a_healthy_one_is_heard_at_its_end_and_while_it_ran(capsys: pytest.CaptureFixture[str]) -> None:
+    told = heard(Case("pinn", "plain", 1234, healthy=True))
+    assert told.healthy
+    show_sound([told])
+    assert "1 healthy trainings from fresh seeds: 0 alarmed at their end, 0 while they ran" in capsys.readouterr().out
