@@ -93,7 +93,8 @@ def test_a_start_that_is_undone_within_the_noise_of_a_row(jump, alarms, make_run
 
 
 @pytest.mark.parametrize(
-    ("first", "after", "severity"), [(2.0, 0.95, "info"), (2.0, 2.0, "warning"), (1.1, 0.95, "warning")]
+    ("first", "after", "severity"),
+    [(2.0, 0.95, "info"), (2.0, 2.0, "warning"), (1.1, 0.95, "info"), (1.0, 0.95, "warning")],
 )
 def test_a_harder_stage_that_costs_validation_nothing(make_run, judge, first, after, severity):
     """Its loss is of other data; what was learned is still there. Unless validation never showed it."""

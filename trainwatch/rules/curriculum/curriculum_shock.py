@@ -80,7 +80,7 @@ class CurriculumShock(Rule):
     doubts: float = 3.0  # standard errors of the progress, where all of it and more is lost again
     mending: float = 0.6  # of the jump is left at half of what it was at a quarter: the next quarter brings it back
     back: float = 0.25  # of the progress so far: nearer to the old level than that, it is over, or was no loss
-    shown: float = 0.2  # of the first validation loss, that came down before the boundary: else it shows nothing
+    shown: float = 0.2  # of the first validation loss, that came down before the boundary, if no more than its noise
     fewest: int = 5  # rows: a median of fewer is no level, so shorter stages are not judged
     window: int = 20  # rows of a level
 
@@ -138,7 +138,9 @@ class CurriculumShock(Rule):
             return True
         step, loss = run.eval.curve("loss")
         before, since = loss[step <= finding.first_step], loss[step > finding.first_step]
-        if len(before) < 2 or before[0] - before[-1] < self.shown * abs(before[0]):
+        learned = before[0] - before[-1] if len(before) > 1 else 0.0
+        clear = len(before) >= EVALUATIONS and learned > CLEAR * scatter(before)
+        if learned <= 0 or not (clear or learned >= self.shown * abs(before[0])):
             return False
         if step[-1] < told and run.end is None and finding.last_step == told:
             return True
