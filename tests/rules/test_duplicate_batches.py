@@ -130,38 +130,3 @@ def test_one_batch_that_cannot_be_all(make_run, judge):
     (found,) = judge(make_run(game), RULE)
     assert (found.severity, found.first_step) == ("warning", 2)
     assert judge(make_run({"data/fingerprint": np.full(200, 7.0)}), RULE) == []
-
-
-def losses(rows, copies=1, seed=0):
-    """A descent with what batches differ by: each comes ``copies`` times and is learned meanwhile."""
-    random, at = np.random.default_rng(seed), np.arange(rows)
-    return (
-        1
-        + 2 * np.exp(-at / 100)
-        + 0.3 * random.standard_normal(rows)[at // copies]
-        - 0.1 * (at % copies)
-        + (0.02 * random.standard_normal(rows))
-    )
-
-
-@pytest.mark.parametrize("workers", [4, 6, 8])
-def test_copies_show_in_the_loss_of_each_step(workers, make_run, judge):
-    """Where no fingerprint is logged; not where batches are used often by design, or each is new."""
-    (found,) = judge(make_run({"loss": losses(200, workers)}), RULE)
-    assert (found.severity, found.evidence["copies"]) == ("warning", workers)
-    assert judge(make_run({"loss": losses(200, workers)}, header={"config": {"local_steps": workers}}), RULE) == []
-    assert judge(make_run({"loss": losses(200, workers), "reward": np.ones(200)}), RULE) == []
-    assert judge(make_run({"loss": losses(200)}), RULE) == []
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_a_loss_that_only_looks_like_copies(seed, make_run, judge):
-    """Sources by turns, one of them loud; sorted batches; a rate that restarts; a state that is carried and reset."""
-    random, at, count = np.random.default_rng(seed), np.arange(240), 2 + seed % 8
-    noise = 0.2 * random.standard_normal(240)
-    by_turns = 1 - 0.3 * (at % count) + noise * np.where(at % count, 0.2, 2.0)
-    by_length = -np.sort(-random.standard_normal((240, count)), axis=1).ravel()[:240] + noise
-    restarts = 1 - 0.3 * (at % count) + noise / 4
-    carried = random.standard_normal(240)[at // count] + np.exp(-(at % count)) + noise / 9
-    for loss in (by_turns, by_length, restarts, carried):
-        assert judge(make_run({"loss": loss}), RULE) == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -16,15 +15,11 @@ from trainwatch.run import Run
 from trainwatch.schema import Finding
 from trainwatch.stats import Streak, in_blocks
 from trainwatch.table import Chunk
-from trainwatch.views.batches import copies
-from trainwatch.views.evaluations import flattened
 from trainwatch.views.games import plays
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 CHANNEL = "data/fingerprint"
-MEANT = re.compile(r"local|inner|echo|reuse|repeat|replay|round|client|bptt|chunk|unroll|segment", re.IGNORECASE)
-"""Settings that say how often a batch is used."""
 EPOCH_ROWS = 50  # that tell how much of an epoch a row is
 EPOCHS = 3  # whole ones, that tell how many rows an epoch has
 
@@ -39,8 +34,7 @@ class DuplicateBatches(Rule):
         the same step. Or nothing but the same sixteen batches at most, eight times over, of a training set that is
         known to have four times as many and more (`horizon`, or `epoch`). Where that is not known: the same four
         batches at most, 25 times over, if others came before, if the data are what the policy that is trained goes
-        through, or if two to four come round in one order. Where no fingerprint is logged, the loss of each step tells
-        of four copies and more: it falls on each, and leaps where a new batch comes.
+        through, or if two to four come round in one order.
 
     Why it matters:
         The run costs as much as it was planned to and learns from a part of it: four workers that read the same stream
@@ -55,8 +49,7 @@ class DuplicateBatches(Rule):
         that is shuffled or declared, and training on the whole set at once are left alone: there nothing new comes.
         Ranks that share one batch on purpose (tensor or pipeline parallel) are an info, unless the header's horizon
         says that each of them has its own samples, or they hold the whole model each: the same `param_hash`, and all
-        parameters. Without fingerprints, a game may use each batch often, and so may who says it in the config
-        (`local_steps`, `reuse`, `bptt`); `watch.batches(loader)` tells for certain.
+        parameters.
 
     References:
         StackOverflow 67180955 and PyTorch's notes on IterableDataset: every worker yields the whole stream
@@ -64,8 +57,7 @@ class DuplicateBatches(Rule):
     """
 
     block: ClassVar[int] = 20
-    needs: ClassVar[tuple[str, ...]] = (f"{CHANNEL}|loss",)
-    wants: ClassVar[tuple[str, ...]] = (CHANNEL,)
+    needs: ClassVar[tuple[str, ...]] = (CHANNEL,)
     causes: ClassVar[tuple[str, ...]] = ("overfitting", "generalisation-gap", "slow-convergence", "overtraining")
 
     near: int = 8  # rows: copies from workers follow one another; a batch of a small set comes back much later
@@ -98,33 +90,12 @@ class DuplicateBatches(Rule):
 
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
         """Other ranks are read beside this one."""
-        stuck = self._stuck(run) if CHANNEL in run.train else self._by_loss(run)
-        if stuck is not None:
+        if (stuck := self._stuck(run)) is not None:
             yield stuck
         equal = {rank: share for rank in run.ranks if (share := self._agreement(run, rank, CHANNEL)) >= self.agree}
         if equal:
             replicas = all(self._agreement(run, rank, "param_hash") == 1 for rank in equal)
             yield self._same_on_ranks(run, equal, replicas)
-
-    def _by_loss(self, run: Run) -> Finding | None:
-        """What the loss of each step tells, where no player and no policy makes its own data."""
-        table = run.train
-        step, loss = table.step[table.live], table["loss"][table.live]
-        if plays([*table.channels, *run.eval.channels]) or len(step) < 2 or (np.diff(step) != 1).any():
-            return None
-        meant = {value for name, value in flattened(run.header.config) if MEANT.search(name)}
-        count = copies(loss)
-        if count == 1 or count in meant:
-            return None
-        return self.finding(
-            "warning",
-            "run",
-            (int(step[0]), int(step[-1])),
-            f"Each batch is trained on {count} times in a row: the loss falls on it, and leaps where the next comes.",
-            evidence={"copies": count},
-            advice="Log data/fingerprint to be certain; split the data between the workers by get_worker_info().",
-            confidence=0.8,
-        )
 
     def _repeats(self, prints: Floats) -> tuple[Bools, Bools]:
         """Rows whose batch is one of the ``near`` before, and rows with a batch of none of the ``far``. bool [rows]"""
