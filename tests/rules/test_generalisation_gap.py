@@ -121,12 +121,3 @@ def test_a_reward_that_is_not_earned_in_validation(begun, end, curriculum, sever
     columns = {"loss": surrogate, "loss/policy": surrogate, "reward": reward}
     found = judge(make_run(columns, header=header, evals=evaluated), RULE)
     assert [one.severity for one in found] == severities
-
-
-@pytest.mark.parametrize(("weight", "alarms"), [(np.full(2000, 0.1), 1), (np.linspace(1, 0.1, 2000), 0)])
-def test_a_total_of_a_task_and_a_regulariser(weight, alarms, make_run, judge):
-    """Training is left with a twentieth, validation with most; not where what is weighed changes."""
-    header = {"components": {"a": {"role": "task"}, "b": {"role": "regulariser"}}}
-    columns = {"loss": TRAIN, "loss/a": 0.9 * TRAIN, "loss/b": TRAIN, "weight/b": weight}
-    found = judge(make_run(columns, header=header, evals=evals(apart(1.4) + 0.01 * np.arange(20))), RULE)
-    assert len([one for one in found if one.severity == "warning"]) == alarms

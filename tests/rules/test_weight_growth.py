@@ -14,7 +14,7 @@ def run_of(norm, loss=None):
 
 
 def test_growth_without_end_is_an_alarm_where_nothing_is_learned(make_run, judge):
-    """An info while the loss falls; an alarm at a hundred times, whatever the loss does."""
+    """An info while the loss falls; an alarm at a thousand times, whatever the loss does."""
     growing = 10 * np.exp(ROW / 250)
     falls = 3 * np.exp(-ROW / 300)
     (finding,) = judge(make_run(run_of(growing)), RULE)

@@ -12,6 +12,7 @@ from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
 from trainwatch.schema import Finding, Severity
 from trainwatch.table import Chunk, TableName
+from trainwatch.views.components import Roles
 from trainwatch.views.evaluations import Course, Evaluations, Floats, comparable, direction, held_out, scatter
 
 ACCURACY = ("metric/acc", "metric/accuracy", "metric/top1")
@@ -88,7 +89,7 @@ class GeneralisationGap(Rule):
             pairs = Course(course.split, course.name, *(v[known] for v in (course.step, course.value, course.train)))
             metrics = [other for other in courses if other.split == course.split and other.name.startswith("metric/")]
             better = any(metric.improved(1.0) for metric in metrics)
-            same, nats = comparable(course, run) or _alone(course, run), _in_nats(course, run)
+            same, nats = comparable(course, run) or _of_tasks(course, run), _in_nats(course, run)
             heart = self._by_heart(pairs, metrics, (*ACCURACY, *ANSWERS) if nats and not better else ACCURACY)
             heart |= bool(run.header.components) and self._learns_nothing_else(pairs) and not better
             finding = self._judge(pairs, better, heart, nats) if same else None
@@ -170,11 +171,12 @@ class GeneralisationGap(Rule):
         )
 
 
-def _alone(course: Course, run: Run) -> bool:
-    """Whether it is the only loss that is evaluated: a total whose components keep their weights."""
-    weights = [run.train[name] for name in run.train.channels if name.startswith("weight/")]
-    kept = all(len(np.unique(weight[np.isfinite(weight)])) <= 1 for weight in weights)
-    return course.name == "loss" and kept and not any(name.startswith("loss/") for name in run.eval.channels)
+def _of_tasks(course: Course, run: Run) -> bool:
+    """Whether it is the only loss that is evaluated, a total of declared tasks alone."""
+    parts = [name.removeprefix("loss/") for name in run.train.channels if name.startswith("loss/")]
+    alone = not any(name.startswith("loss/") for name in run.eval.channels)
+    roles = Roles.of(run.header)
+    return course.name == "loss" and alone and bool(parts) and all(roles.task(name) for name in parts)
 
 
 def _grows_apart(gaps: Floats, value: Floats) -> bool:

@@ -36,8 +36,7 @@ class SuspiciousValidation(Rule):
         weights make training look up to twice as bad in health. If the recorded config turns all of these off, nine
         tenths are an info already, and a half is a warning, provided both losses agreed at the first evaluation. It is
         one as well, whatever the first evaluation, if it stayed below half of what training ever reached after it, and
-        did not fall as training fell; a dropout of a tenth or less is no excuse for that. Nothing is one for training
-        that began at ten times validation and came down to it, while validation never moved: it is on other inputs.
+        did not fall as training fell; a dropout of a tenth or less is no excuse for that.
 
     Why it matters:
         Unseen data cannot be easier than seen data for long. Either the sets overlap or differ in difficulty, or the
@@ -64,8 +63,6 @@ class SuspiciousValidation(Rule):
     fewest: int = 5  # evaluations that count
     falling: float = 0.1  # a training mean that fell faster than this since the last evaluation lags behind
     followed: float = 1.5  # x: what both losses fell by, if they are one quantity on two scales
-    times: float = 10.0  # x validation, after its first evaluation: no noise, mask or dropout makes so much of it
-    moved: float = 0.05  # of the first validation loss: it has learned nothing
     agreed: float = 1.25  # x, at most, between the two at the first evaluation: the same quantity
 
     _evaluations: Evaluations = field(default_factory=Evaluations, init=False)
@@ -90,14 +87,13 @@ class SuspiciousValidation(Rule):
         known = (course.value > 0) & (course.train > 0)
         value, train, steps = course.value[known], course.train[known], course.step[known]
         lags = train < (1 - self.falling) * np.concatenate([[np.inf], train[:-1]])
-        apart = self._apart(value, train)
-        ahead = apart or (self._ahead(value, train) and _no_excuse(run, weak=WEAK))
+        ahead = self._ahead(value, train) and _no_excuse(run, weak=WEAK)
         counts = ~lags | ahead
         if counts.sum() < self.fewest:
             return None
         ratios, innocent = value[counts] / train[counts], _no_excuse(run)
         half = np.mean(ratios < self.much) >= self.share
-        if not (half or apart) and not (innocent and np.mean(ratios < self.little) >= self.share):
+        if not half and not (innocent and np.mean(ratios < self.little) >= self.share):
             return None
         together = 1 / self.agreed < value[0] / train[0] < self.agreed
         severity: Severity = "warning" if ahead or (half and innocent and together) else "info"
@@ -112,11 +108,6 @@ class SuspiciousValidation(Rule):
             advice="Evaluate a piece of the training set with the validation code; look for overlap between the sets.",
             confidence=0.7 if severity == "warning" else 0.4,
         )
-
-    def _apart(self, value: Floats, train: Floats) -> bool:
-        """Whether training came down to validation from far above, and that was all it did."""
-        far = len(value) >= self.fewest and train[1] > self.times * value[0] and train[-1] < 2 * value[-1]
-        return bool(far and np.abs(value - value[0]).max() < self.moved * value[0])
 
     def _ahead(self, value: Floats, train: Floats) -> bool:
         """Whether it was better all along than training ever became after it, and did not improve with it: the same

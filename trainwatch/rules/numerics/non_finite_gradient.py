@@ -61,7 +61,8 @@ class NonFiniteGradient(Rule):
     before_rows: int = 20  # a window: a bad loss so shortly before is the cause, so shortly after the effect
     recovered_rows: int = 20  # finite rows after which it is over
     late_rows: int = 100  # of which
-    share: float = 0.1  # are bad: a scaler that nobody logs comes to 2 %
+    share: float = 0.1  # are bad: a scaler that nobody logs comes to 2 %; and
+    most: float = 1 / 3  # of them at the most: where more are, none may have been computed there
     gross: float = 100.0  # x the loss of the other rows
 
     _rows: int = field(default=0, init=False)
@@ -188,7 +189,8 @@ class NonFiniteGradient(Rule):
             return
         loss = np.abs(rows["loss"])
         gross = median(loss[bad]) > self.gross * median(np.delete(loss, bad))
-        if gross or (len(np.unique(np.diff(bad))) > 2 and not plays(rows.channels)):
+        at_random = len(np.unique(np.diff(bad))) > 2 and len(bad) < self.most * len(rows)
+        if gross or (at_random and not plays(rows.channels)):
             first, last = (int(rows.step[row]) for row in bad[[0, -1]])
             yield self.finding(
                 "warning",

@@ -14,7 +14,7 @@ from trainwatch.schedule import MOST
 from trainwatch.schema import Finding
 from trainwatch.stats import Floats, History, fall
 from trainwatch.table import Chunk
-from trainwatch.views.evaluations import held_out, scatter
+from trainwatch.views.evaluations import direction, held_out, scatter
 from trainwatch.views.games import plays
 from trainwatch.views.harm import CLEAR, EVALUATIONS, TWO
 from trainwatch.views.weights import growth
@@ -31,10 +31,10 @@ class WeightGrowth(Rule):
         times where the growth from each sample to the next makes up the best part of all that the updates did
         (`update_ratio`), which are made to turn the weights and not to blow them up, and four and a half where it is
         most of that. It is an alarm where the loss, at one weighting of its components, has not come down since the
-        norm had doubled, or the held-out loss stands a quarter above its best, or the norm is a hundred times what it
-        was; else an info. Where the goal itself moves
-        (rewards, adversaries) a norm follows what it is to tell: there it takes six times, by the very same factor
-        from sample to sample, and as most of what the updates did.
+        norm had doubled, or the held-out loss stands a quarter above its best and no figure of merit is as good as
+        ever, or the norm is a thousand times what it was; else an info. Where the goal itself moves (rewards,
+        adversaries) a norm follows what it is to tell: there it takes six times, by the very same factor from sample to
+        sample, and as most of what the updates did.
 
     Why it matters:
         Logits and activations grow with the weights until they saturate or overflow, and the effective learning rate
@@ -58,18 +58,12 @@ class WeightGrowth(Rule):
     causes: ClassVar[tuple[str, ...]] = (
         *("overflow-risk", "non-finite-weights", "non-finite-loss", "amp-scale-collapse", "generalisation-gap"),
         *("loss-scale-imbalance", "non-finite-gradient", "dead-module", "component-dead"),
-        *(
-            "overtraining",
-            "overfitting",
-            "loss-divergence",
-            "gradient-explosion",
-            "gradient-spike",
-            "clipping-saturated",
-        ),
+        *("overtraining", "overfitting", "loss-divergence", "gradient-explosion", "gradient-spike"),
+        "clipping-saturated",
     )
 
     growth: float = 10.0  # x the first samples; the healthy weights of the trainer grow by 3 %
-    grave: float = 100.0  # x: whatever the loss does
+    grave: float = 1000.0  # x: whatever the loss does; weights that begin at 0, in a warm-up, come to 700
     hurt: float = 1.25  # x the best held-out loss: a training that goes on so is not worth its growth
     begun: float = 0.1  # of the second sample: a first one below that is of weights that begin at 0
     samples: int = 6  # at the least: growth without end takes a while to show
@@ -144,10 +138,14 @@ class WeightGrowth(Rule):
         return bool((grown > along * went).all() and np.isfinite(went).all() and went.all())
 
     def _worse(self, run: Run, since: float) -> bool:
-        """Whether the held-out loss has gone up from its best, clearly, and still does."""
+        """Whether the held-out loss has gone up from its best, clearly, and still does; and no figure gets better."""
         steps, values = held_out(run)
         values = values[steps >= since]
-        if len(values) < EVALUATIONS:
+        figures = [
+            (direction(name), held_out(run, name)[1]) for name in run.eval.channels if name.startswith("metric/")
+        ]
+        costs = [-sign * figure for sign, figure in figures if sign and len(figure) > TWO]
+        if len(values) < EVALUATIONS or any(cost[-TWO:].min() <= cost[:-TWO].min() for cost in costs):
             return False
         best, late = float(values.min()), values[-TWO:]
         return bool(late.min() > self.hurt * best > 0 and late.min() > best + CLEAR * scatter(values))
