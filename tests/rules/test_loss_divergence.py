@@ -273,16 +273,6 @@ def test_an_explosion_is_dated_where_it_began(make_run, judge, seed):
     assert judge(make_run({"loss": 1e-9 * loss}), RULE) == []  # a distance to a copy begins at 0
 
 
-@pytest.mark.parametrize("end", [1.0, 0.5])
-def test_thrown_to_a_hundred_times_and_back_to_where_it_began(make_run, judge, end):
-    """Nothing was learned; where it comes down further, the first steps were made good."""
-    rows = np.arange(110)
-    loss = np.where(rows < 2, 5.3, 500 * np.exp(-rows / 5) + 5.3 * end) + 0.1 * np.random.default_rng(0).random(110)
-    run = make_run({"loss": loss}, evals=[{"step": step, "loss": 5.3 * end} for step in range(20, 111, 10)])
-    found = judge(run, RULE)
-    assert [(one.severity, one.first_step) for one in found] == ([("warning", 3)] if end == 1.0 else [])
-
-
 def test_a_loss_that_leaves_all_bounds_in_a_few_rows(make_run, judge):
     """And is not finite from there on: too short for a curve."""
     loss = np.array([0.17, 0.14, 2e18, 5e22, 2e29, *[np.nan] * 100])

@@ -63,16 +63,15 @@ class LossDivergence(CurveRule):
         are enough, or 10 % if the loss has doubled. A loss that never clearly fell cannot give back: it is an alarm
         only if it doubles and stays there, clearly above where it began, in a run that is plainly supervised; or if it
         rises at once by half of its level, far beyond its noise, and both it and the validation loss stay there; or,
-        whatever the run is, at a thousand times where it began, or so in the last rows before it is not finite; or if a
-        supervised run was thrown to ten times its first loss, and came back to that and no further. It is none if the
-        second evaluation since, or a later one, is as good as any before it, and two are waited for; nor, where nothing
-        is evaluated, while something other than a rate is scheduled to change (a teacher that lets go). What training
-        made good, and validation did not, is data-break. A rise that recorded weights explain is none, nor is one
-        during which the held-out loss gets better and better, nor one after which what validation had learned has
-        hardly been lost, and no figure of merit is worse: training is asked for more (augmentation, smoothed labels,
-        harder data); nor one since which a figure of merit is better than ever (a teacher that sharpens); after a rise
-        from one row to the next the next evaluation is waited for. Nor one that training made good while the outputs
-        became much shorter: length-collapse tells of that.
+        whatever the run is, at a thousand times where it began, or so in the last rows before it is not finite. It is
+        none if the second evaluation since, or a later one, is as good as any before it, and two are waited for; nor,
+        where nothing is evaluated, while something other than a rate is scheduled to change (a teacher that lets go).
+        What training made good, and validation did not, is data-break. A rise that recorded weights explain is none,
+        nor is one during which the held-out loss gets better and better, nor one after which what validation had
+        learned has hardly been lost, and no figure of merit is worse: training is asked for more (augmentation,
+        smoothed labels, harder data); nor one since which a figure of merit is better than ever (a teacher that
+        sharpens); after a rise from one row to the next the next evaluation is waited for. Nor one that training made
+        good while the outputs became much shorter: length-collapse tells of that.
 
     Why it matters:
         The weights have left the region in which they worked. What is trained from here on starts from worse than the
@@ -135,15 +134,11 @@ class LossDivergence(CurveRule):
             fall, last = _fall(stage), bool(stage.step[-1] == points.step[-1])
             known = self._fell(fall) or _plain(run)
             sick = known and (self._back(fall) or self._stepped(run, fall, stage))
-            sick = sick or self._beyond(fall)
+            sick = sick or self._beyond(fall) or (_plain(run) and self._lost(fall))
             broke = None if wanders(run, points) else leap(stage.loss)
             sick = sick and not self._explained(run, rest, fall, stage, broke)
-            if wanders(run, points):
-                continue
-            if sick and not (broke and other_answers(run, stage, broke)):
+            if sick and not wanders(run, points) and not (broke and other_answers(run, stage, broke)):
                 yield self._finding(run, rest, fall, stage, over=not last)
-            elif alone and _plain(run) and self._late(run, stage) and self._thrown(run, rest, stage):
-                yield self._blown(run, rest, stage)
 
     def _fell(self, fall: Fall) -> bool:
         """Whether there was progress to lose."""
@@ -155,13 +150,19 @@ class LossDivergence(CurveRule):
         first = float(fall.levels[:2].max())
         return first > 0 and float(fall.levels[-2:].min()) > max(self.beyond * first, self.tall)
 
+    def _lost(self, fall: Fall) -> bool:
+        """Whether what had clearly come down stands at a multiple of where it began, however it came there."""
+        kept = fall.least - fall.best < self.given_back * fall.progress
+        return self._fell(fall) and not kept and fall.now > self.exploded * max(fall.start, 0.0)
+
     def _burst(self, run: Run, rest: Chunk, points: Points) -> Iterator[Finding]:
         """A loss that left all bounds in a few rows, and was never finite again: too short for a curve."""
         loss, steps = self._curve.raw(run, "loss", rest), self._curve.raw_steps(run, rest)
         known = np.flatnonzero(np.isfinite(loss))
         bar = max(self.beyond * float(loss[known[0]]), self.tall) if len(known) else 0.0
         blown = known[np.flatnonzero(loss[known] <= bar)[-1] + 1 :] if len(known) else known
-        lost = len(known) < self.fewest and len(blown) > 1 and known[-1] + self.fewest < len(loss)
+        since, _ = run.train.nonfinite("loss")
+        lost = len(known) < self.fewest and len(blown) > 1 and (since > steps[known[-1]]).sum() >= self.fewest
         if lost and loss[known[0]] > 0 and not wanders(run, points):
             first, high = float(loss[known[0]]), float(loss[blown].max())
             yield self.finding(
@@ -174,20 +175,6 @@ class LossDivergence(CurveRule):
                 confidence=0.9,
             )
 
-    def _late(self, run: Run, stage: Points) -> bool:
-        """Whether there was time enough to recover in."""
-        return run.end is not None or 2 * stage.step[-1] > self._planned > 0
-
-    def _thrown(self, run: Run, rest: Chunk, stage: Points) -> bool:
-        """Whether it was thrown to a multiple, and came back to where it began, and no further."""
-        quarter = max(1, len(stage) // 4)
-        now, high = float(np.median(stage.loss[-quarter:])), float(stage.smooth(5)[:-quarter].max(initial=0.0))
-        first = float(stage.loss[0])
-        weights = [self._curve.raw(run, name, rest) for name in run.train.channels if name.startswith("weight/")]
-        steady = all(np.nanmin(column) == np.nanmax(column) for column in weights if np.isfinite(column).any())
-        back = (1 - self.gained) * first < now < self.doubled * first and noise(stage.loss[-quarter:]) < first / 2
-        return steady and back and high > self.exploded * max(first, now)
-
     def _back(self, fall: Fall) -> bool:
         """Whether it gave back what it had clearly gained; or never gained, and rose to a multiple."""
         if self._fell(fall):
@@ -198,8 +185,7 @@ class LossDivergence(CurveRule):
             rose = fall.levels[-1] - fall.levels.min()  # a few low rows of a wild loss are no level
             partly = rose > max(self.given_back * fall.progress, self.clear * fall.late) and not fall.mending
             gave = not kept and (fall.now >= fall.start or partly)
-            lost = not kept and fall.now > self.exploded * max(fall.start, 0.0)
-            return lost or ((gave or broke) and fall.steady >= self.steady)
+            return (gave or broke) and fall.steady >= self.steady
         levels, bar = fall.levels, self.clear * fall.error
         risen = min(levels[-2:]) > max(self.doubled * levels.min(), levels[0] + bar) and fall.now > fall.start
         stays = levels[-1] > levels[-2] - max(bar, self.clear * fall.late)
@@ -274,22 +260,6 @@ class LossDivergence(CurveRule):
             advice=f"Go back to the last checkpoint before step {first:,}, with a lower learning rate, a longer "
             "warm-up or a limit on the gradient's norm.",
             confidence=0.9 if fell or gone else 0.6,
-        )
-
-    def _blown(self, run: Run, rest: Chunk, stage: Points) -> Finding:
-        """What was thrown, and never learned."""
-        first, high, now = float(stage.loss[0]), float(stage.loss.max()), float(stage.loss[-1])
-        begin = int(stage.step[np.argmax(stage.loss > self.exploded * first)])
-        return self.finding(
-            "warning",
-            "run",
-            (begin, self._curve.span(run, rest)[1]),
-            f"The loss was thrown from {first:.4g} to {high:.4g}, and came back to where it began: {now:.4g}. Nothing "
-            "was learned since.",
-            evidence={"start": first, "highest": high, "now": now},
-            advice="Lower the learning rate tenfold, or lengthen the warm-up: what comes after such steps begins from "
-            "ruins.",
-            confidence=0.75,
         )
 
     def _onset(self, run: Run, rest: Chunk, fall: Fall, end: float) -> int:
