@@ -190,3 +190,20 @@ def test_a_batch_that_dwarfs_the_few_before(make_run, judge, most, alarms):
     told = np.full(200, np.nan)
     told[::50] = 2.4, most, 2.5, 2.6
     assert len(judge(make_run({"data/input_absmax": told, "loss": np.full(200, 2.3)}), RULE)) == alarms
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "left", "severity"),
+    [
+        (1.8, 1.73, 1.7, "warning"),  # only training came down, to where validation was all along
+        (8.0, 1.73, 1.7, "info"),  # both came down
+        (1.8, 0.9, 1.0, "info"),  # validation halves too
+        (0.3, 0.28, 1.7, "info"),  # another quantity: training counts more than the task
+    ],
+)
+def test_training_alone_was_thrown(first, last, left, severity, make_run, judge):
+    """Of the inputs only the largest value is known, of the gradients nothing."""
+    loss = np.maximum(left, np.geomspace(40.0, 0.01, 200))
+    evals = [{"step": 10 * i, "split": "valid", "loss": first + (last - first) * min(1, i / 8)} for i in range(1, 21)]
+    (found,) = judge(make_run({"data/input_absmax": np.full(200, 255.0), "loss": loss}, evals=evals), RULE)
+    assert found.severity == severity

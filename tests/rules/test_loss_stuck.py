@@ -180,3 +180,25 @@ def test_an_auc_of_a_half_is_told_of_a_log_without_an_end(tmp_path):
     assert told(half) == ["warning"]
     assert told(half, age=0) == []
     assert told(half + 0.01 * np.arange(28)) == []
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "gained", "alarms"),
+    [
+        (0.125, 0.08, 0.0, 1),
+        (0.125, 0.08, 0.5, 0),  # training learns: overfitting has its own rules
+        (0.125, 0.12, 0.0, 0),  # at the floor
+        (0.9, 0.6, 0.0, 0),  # a good model may be spoilt on purpose: forgetting, pruning
+    ],
+)
+def test_right_answers_that_only_become_fewer(first, last, gained, alarms, make_run, judge):
+    """Labels that do not belong to their pictures; a margin that grows raises the loss besides. Another figure of right
+    answers that does not fall says that something was learned.
+    """
+    loss = flat(100, 5.8) + np.linspace(0, 0.3, 100) - gained * np.linspace(0, 2, 100)
+    values = last + (first - last) * np.exp(-np.arange(10) / 2)
+    evals = [{"step": 10 * (i + 1), "loss": 5.0, "metric/recall_at_1": value} for i, value in enumerate(values)]
+    found = judge(make_run({"loss": loss}, header={"total_steps": 100}, evals=evals), RULE)
+    assert [one.severity for one in found] == ["warning"] * alarms
+    beside = [{**one, "metric/accuracy": 0.3 + 0.01 * i} for i, one in enumerate(evals)]
+    assert judge(make_run({"loss": loss}, header={"total_steps": 100}, evals=beside), RULE) == []

@@ -47,3 +47,13 @@ def test_exact_matches_and_pairs_in_order_are_counted(make_run, judge, name):
     records = [{**one, f"metric/{name}": 0.9 + 0.02 * one["repeat"]} for one in evals(0.01)]
     (found,) = judge(make_run({"loss": np.ones(600)}, evals=records), RULE)
     assert found.severity == "warning"
+
+
+@pytest.mark.parametrize(
+    ("name", "severity"),
+    [("recall_at_1", "warning"), ("cer", "warning"), ("ndcg5", "warning"), ("psnr", "info"), ("precision", "info")],
+)
+def test_what_is_counted_and_what_grades_a_drawing(name, severity, make_run, judge):
+    """A letter is wrong or not; the picture that a diffusion model draws is another one each time."""
+    records = [{**one, f"metric/{name}": 0.9 + 0.02 * one["repeat"]} for one in evals(0.01)]
+    assert [found.severity for found in judge(make_run({"loss": np.ones(600)}, evals=records), RULE)] == [severity]

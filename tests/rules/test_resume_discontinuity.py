@@ -131,3 +131,28 @@ def test_old_weights_that_a_short_run_learns_again(make_run, judge, old, says):
         make_run({"step": step[50:], "loss": again}, header={**HEAD, "resumed_from": 50}, onto=run)
         found = judge(run, "resume-discontinuity")
         assert [one.severity for one in found] == says
+
+
+@pytest.mark.parametrize(
+    ("behind", "told"),
+    [
+        ((1.6, 1.4, 1.3), ["warning"]),  # half of what was gained is lost
+        ((1.15, 1.1, 1.0), []),  # a seventh of it
+        ((1.02, 0.99, 0.97), []),
+    ],
+)
+@pytest.mark.parametrize("scatter", [0.0, 0.4])
+def test_weights_that_only_validation_misses(behind, told, scatter, make_run, judge):
+    """The training loss scatters as widely as it fell. Nor does a validation tell that had swung as far before; what
+    the superseded steps had reached later is no measure.
+    """
+    before = np.array([2.2, 1.8, 1.5, 1.25, 1.0]) + scatter * np.array([0, 1, 0, 1, 0])
+    evals = [{"step": 10 * (i + 1), "time": 1e9 + i, "split": "valid", "loss": v} for i, v in enumerate([*before, 0.2])]
+    later = [{"step": 55 + i, "time": 2e9 + i, "split": "valid", "loss": value} for i, value in enumerate(behind)]
+    loss = 3.0 + np.random.default_rng(0).standard_normal(110)
+    run = make_run({"loss": loss[:60]}, header=HEAD, evals=evals, end=None)
+    again = {"step": np.arange(51, 101), "loss": loss[60:]}
+    make_run(again, header={**HEAD, "time": 1.5e9, "resumed_from": 50}, evals=later, onto=run)
+    found = judge(run, "resume-discontinuity")
+    assert [one.severity for one in found] == (told if not scatter else [])
+    assert all("the validation loss is 1.6 where it was 1" in one.message for one in found)

@@ -15,6 +15,7 @@ from trainwatch.run import Run
 from trainwatch.schema import Finding
 from trainwatch.stats import noise, spreads
 from trainwatch.table import Chunk, Table
+from trainwatch.views.evaluations import TRAINING, scatter
 
 Floats = NDArray[np.float64]
 MOST = 32  # resumes, and channels of a kind, that are looked at
@@ -52,7 +53,8 @@ class ResumeDiscontinuity(Rule):
         Each resume: the optimiser's state before its first step (the recorder says whether it was empty, and how many
         steps it counts: never fewer of those taken, unless it is that of an older checkpoint); the learning rate,
         the loss, the gradient scaler and the place in the data behind it, against the same steps of what it superseded,
-        else against the last rows before the checkpoint. One finding a resume, with all that jumped.
+        else against the last rows before the checkpoint. And the first evaluation behind it: its set is the same, so
+        it tells of lost weights where the training loss scatters. One finding a resume, with all that jumped.
 
     Why it matters:
         Weights alone are no checkpoint. Without its moments Adam takes its first steps at full size in every
@@ -73,6 +75,7 @@ class ResumeDiscontinuity(Rule):
     needs: ClassVar[tuple[str, ...]] = ("run:resumed_from",)
     wants: ClassVar[tuple[str, ...]] = (
         *("loss", "lr/<group>", "amp/scale", "data/index", "data/fingerprint", "samples", "state_steps/<optimizer>"),
+        "eval:loss",
     )
     causes: ClassVar[tuple[str, ...]] = (
         *("loss-spike", "gradient-spike", "loss-divergence", "gradient-explosion", "duplicate-batches"),
@@ -82,6 +85,10 @@ class ResumeDiscontinuity(Rule):
     rate: float = 0.1  # relative: beyond what a schedule moves in a step, and what rounding does
     sigmas: float = 6.0  # errors of two medians that it rose by, and of a single row that it had come down by before
     lost: float = 0.2  # of the progress so far: other data and another dropout cost less
+    unlearnt: float = 0.45  # of what validation had gained: a restart that went well costs a fifth
+    usual: float = 3.0  # x the greatest rise from one evaluation to the next before, and their scatter
+    plain: float = 0.05  # of the level: less is the wandering of a model near its floor
+    evaluations: int = 4  # before, that say what is usual
     repeated: float = 0.02  # of the run's data: replaying a part of one epoch of many is harmless
     rescaled: float = 4.0  # x: a scaler doubles or halves its factor, once
     window: int = 20  # rows on each side
@@ -117,6 +124,8 @@ class ResumeDiscontinuity(Rule):
         parts += [(text, True) for text in self._older(seam)]
         parts += [(rate, not changed and bool(run.headers[index].schedules or run.headers[index].config))] * bool(rate)
         loss, over = self._loss(seam, end)
+        if not loss and not changed:
+            loss, over = self._validation(run, index, seam)
         parts += [(loss, True)] * bool(loss)
         data = data if data[0] else self._again(run, seam)
         parts += [data] * bool(data[0])
@@ -183,9 +192,8 @@ class ResumeDiscontinuity(Rule):
 
     def _loss(self, seam: Seam, end: int) -> tuple[str, bool]:
         """Whether the loss stands higher than before, and whether it has come back since."""
-        column, last = seam.table["loss"], np.concatenate([seam.before[-1:], seam.after[:1]])
-        plan = ["stage", *(name for name in seam.table.channels if name.startswith("weight/"))][:MOST]
-        if any(len(np.unique(seam.table[name][last])) > 1 for name in plan):  # another loss by design
+        column = seam.table["loss"]
+        if self._planned(seam):
             return "", True
         old, new = (column[rows][np.isfinite(column[rows])] for rows in (seam.before, seam.after))
         if min(len(old), len(new)) < self.fewest:
@@ -205,12 +213,40 @@ class ResumeDiscontinuity(Rule):
         over = bool(np.nanmedian(late) < (level + now) / 2) if np.isfinite(late).any() else False
         return f"the loss is {now:.4g} where it was {level:.4g}", over
 
+    @staticmethod
+    def _planned(seam: Seam) -> bool:
+        """Whether the loss is another one by design behind the resume."""
+        last = np.concatenate([seam.before[-1:], seam.after[:1]])
+        plan = ["stage", *(name for name in seam.table.channels if name.startswith("weight/"))][:MOST]
+        return any(len(np.unique(seam.table[name][last])) > 1 for name in plan)
+
     def _risen(self, old: Floats, new: Floats, first: Floats, sigma: float) -> bool:
         """Whether the loss stands higher by more than a chance, and by a part of what was gained since the first."""
         level, now = float(np.median(old)), float(np.median(new))
         progress = float(np.median(first)) - level
         doubt = self.sigmas * sigma * 1.2533 * (1 / len(old) + 1 / len(new)) ** 0.5  # medians of so many rows
         return now - level > max(self.lost * progress, doubt) and progress > self.sigmas * sigma
+
+    def _validation(self, run: Run, index: int, seam: Seam) -> tuple[str, bool]:
+        """Whether validation stands where much of what it had gained is lost, and whether it has come back since."""
+        rows, since = Chunk("eval", run.eval, 0, run.eval.size), run.headers[index].time
+        ends = min((header.time or np.inf for header in run.headers[index + 1 :]), default=np.inf)
+        splits = np.array([str(rows.text(row, "split") or "validation") for row in range(len(rows))], dtype=object)
+        there = np.isfinite(rows["loss"]) & ~np.isin(splits, list(TRAINING)) & ~(rows["repeat"] > 0)
+        there &= rows["time"] < ends
+        if since is None or len(np.unique(splits[there])) != 1 or self._planned(seam):
+            return "", True
+        behind = rows["time"][there] >= since
+        step, value = rows.step[there], rows["loss"][there]
+        new = value[behind]
+        old = value[~behind & (step <= step[behind].min(initial=np.iinfo(np.int64).max))]  # not what came later
+        if len(old) < self.evaluations or not len(new):
+            return "", True
+        level, gained, usual = old[-1], old[0] - old.min(), max(np.diff(old).max(), scatter(old))
+        bar = max(self.unlearnt * gained, self.usual * usual, self.plain * max(abs(level), abs(new[0])))
+        if new[0] - level < bar:
+            return "", True
+        return f"the validation loss is {new[0]:.4g} where it was {level:.4g}", bool(new[-1] < (level + new[0]) / 2)
 
     def _data(self, run: Run, seam: Seam) -> tuple[str, bool]:
         """Whether the data begins anew, and whether that is much of the run's data."""

@@ -49,7 +49,8 @@ class InputScale(Rule):
         ones are a unit (metres, volts) where the loss has come down by a tenth, and are an info. Inputs beyond ten
         thousand are no matter of taste, and the loss of a game (rewards, adversaries) proves no learning: there it
         stays an alarm. Inputs within a factor of a hundred are an info, too; so are those of which only the largest
-        value is known, if the first gradients were no larger.
+        value is known, if the first gradients were no larger and validation did not stand where it was while training,
+        four times as dear at first, came down to it: what validation reads is scaled, and training alone was thrown.
 
     References:
         LeCun et al., "Efficient BackProp" (1998), section 4.3; Umlaut (input not in -1 to 1); SageMaker Debugger,
@@ -85,7 +86,9 @@ class InputScale(Rule):
     shock: float = 1e3  # themselves (what a normalisation lets through comes to tens), and
     settled: float = 100.0  # x the later ones: the inputs, which have not changed, had thrown the loss
     evaluations: int = 4  # the last ones; if they are no lower than so much of where training began,
-    hardly: float = 0.9  # the training set is known by heart, and nothing copes
+    hardly: float = 0.9  # the training set is known by heart, and nothing copes; nor does it if
+    apart: float = 4.0  # x validation, at its first evaluation, was training (what validation reads is scaled), and
+    alike: float = 2.0  # x validation, or half of it, is training now, while validation hardly moved
 
     _streaks: dict[str, Streak] = field(default_factory=dict, init=False)
     _seen: bool = field(default=False, init=False)
@@ -113,11 +116,18 @@ class InputScale(Rule):
 
     def _by_heart(self, run: Run, began: float) -> bool:
         """Whether validation is hardly lower than where training began, and than where it began itself."""
-        losses = held_out(run)[1]
+        steps, losses = held_out(run)
         if len(losses) <= self.evaluations:
             return False
         now = float(np.median(losses[-self.evaluations :]))
-        return bool(now >= self.hardly * max(began, losses[0]) > 0)
+        return bool(now >= self.hardly * max(began, losses[0]) > 0) or self._apart(run, steps[0], losses[0], now)
+
+    def _apart(self, run: Run, step: float, first: float, now: float) -> bool:
+        """Whether training alone was thrown: it has come down to where validation was all along."""
+        at, loss = run.train.curve("loss")
+        then, left = loss[at <= step][-self.first_rows :], float(np.median(loss[-self.block :]))
+        thrown = len(then) > 0 and np.median(then) > self.apart * first
+        return bool(thrown and now >= self.hardly * first > 0 and now / self.alike < left < now * self.alike)
 
     def _bursts(self, chunk: Chunk) -> Iterator[Finding]:
         """Rows that dwarf whatever came before."""
@@ -184,7 +194,7 @@ class InputScale(Rule):
         learns &= not by_heart and not (self._game and kind == "far") and not size > self.absurd
         learns &= kind != "tiny" or now["loss"] > self.vanished * onset["loss"]
         bare = np.isnan(now["mean"]) and np.isnan(now["std"])  # one value of many may be far out
-        mild = kind == "far" and (size <= self.very_far or (bare and not self._norm > size))
+        mild = kind == "far" and (size <= self.very_far or (bare and not by_heart and not self._norm > size))
         severity: Severity = "info" if mild or learns else "warning"
         told = {
             "constant": f"The inputs have no spread: every value is {now['mean']:.4g}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -13,7 +14,16 @@ from trainwatch.run import Run
 from trainwatch.schedule import MOST
 from trainwatch.schema import Finding, Severity
 from trainwatch.table import Chunk, TableName
-from trainwatch.views.evaluations import UP, losses
+from trainwatch.views.evaluations import losses
+
+COUNTED = re.compile(
+    r"metric/(.*[/_.-])?(acc(uracy)?|exact(_match)?|em|top_?\d+|f1|auc|auroc|recall_?(at_?|@)\d+|hits?_?(at_?|@)?\d+|m?ap_?\d*"
+    r"|m?iou|mrr|ndcg\w*|mcc|dice|concordance|c_?index|cer|wer|error_rate|err_top_?\d+)([/_.-].*)?",
+    re.IGNORECASE,
+)
+"""Answers that are right or wrong, pairs and ranks that are in order or not. What grades a drawing (PSNR, an R2, the
+precision of a generator) is as random as the drawing.
+"""
 
 
 @dataclass
@@ -42,8 +52,9 @@ class NoisyEvaluation(Rule):
     What it sees:
         Evaluations of one split that are marked as repeats (`repeat`) of the same weights (`weights_step`, else the
         step): they differ by more than rounding. A warning if they lie 5 % apart, and a fifth of all that the loss has
-        gained, for two states of the weights and more; or if in most states the accuracy differs as well: a loss may be
-        random by nature, answers that are right or wrong are not. Else an info.
+        gained, for two states of the weights and more; or if in most states what is counted (an accuracy, a rate of
+        errors, ranks) differs as well: a loss may be random by nature, answers that are right or wrong are not. Else an
+        info.
 
     Why it matters:
         Which checkpoint is best, when to stop and what a change brought is read from these numbers. What lies within
@@ -81,7 +92,7 @@ class NoisyEvaluation(Rule):
             split = str(chunk.text(row, "split") or "validation")
             of = chunk["weights_step"][row]
             weights = float(of if np.isfinite(of) else chunk.step[row])
-            for name in (*losses(chunk), *(metric for metric in chunk.channels if UP.search(metric))):
+            for name in (*losses(chunk), *filter(COUNTED.fullmatch, chunk.channels)):
                 value = float(chunk[name][row])
                 if np.isfinite(value) and ((split, name) in self._known or len(self._known) < MOST):
                     again = chunk["repeat"][row] > 0

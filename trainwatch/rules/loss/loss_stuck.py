@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trainwatch.bases.curve import CurveRule
 from trainwatch.header import mapping, number
@@ -17,6 +18,9 @@ from trainwatch.schema import Finding, Severity
 from trainwatch.table import Chunk
 from trainwatch.views.components import Roles
 from trainwatch.views.curve import Points, wanders
+from trainwatch.views.evaluations import held_out, scatter
+
+Floats = NDArray[np.float64]
 
 CHANCE = ("metric/acc", "metric/accuracy", "metric/top1")
 SKILL = (
@@ -26,6 +30,10 @@ SKILL = (
 """Figures of which everybody knows what a guess is worth."""
 ERRORS = re.compile(r"metric/(.*[/_.-])?(wer|cer|error|error_rate)", re.IGNORECASE)
 """Shares of words or letters that are wrong: 1 is what saying nothing costs."""
+RIGHT = re.compile(
+    r"metric/(.*[/_.-])?(acc(uracy)?|exact(_match)?|em|(top|recall|hits)_?(at_?|@)?\d+|mrr)", re.IGNORECASE
+)
+"""Shares of answers that are right."""
 NOTHING = re.compile(
     r"metric/(.*[/_.-])?(exact\w*|em|m?iou\w*|jaccard|dice|f1\w*|bleu\w*|rouge\w*|solved|hits?)", re.IGNORECASE
 )
@@ -46,7 +54,8 @@ class LossStuck(CurveRule):
         there, in training and validation alike, the accuracy may be lucky now and then, or be missing), an R2 or a
         correlation of 0, an AUC of a half; or no single answer was ever right (an accuracy, an exact match, an overlap
         or an F1 of 0 all along), or a rate of errors never left 1, which is what saying nothing costs, and the loss
-        stands.
+        stands. Or every share of right answers, all below a half, was best in its first evaluation and has lost a fifth
+        since, while the training loss gained nothing.
 
     Why it matters:
         Nothing is learned, however long it runs.
@@ -82,6 +91,8 @@ class LossStuck(CurveRule):
     hardly: float = 0.01  # of the answers are right: one or the other by chance, among as many as one likes
     seldom: float = 0.02  # of what an exact match, an overlap or an F1 can be: less, all along, is chance
     stands: float = 0.05  # of the loss, in the second half of the run, where no single answer was right
+    worse: float = 0.2  # of the first figure is lost: in health a twentieth, and in a model
+    low: float = 0.5  # that was no good to begin with: a good one may be spoilt on purpose
     left: float = 0.4  # of the first loss: with less of it, something was learned, and the figure is at fault
     share: float = 0.25  # of the planned steps: plateaus at the start rarely last longer
 
@@ -97,6 +108,10 @@ class LossStuck(CurveRule):
             return
         late = ended if planned is None else points.step[-1:].sum() >= self.through * planned
         guess, since = self._guessing(run, points) if late and len(points) and not self._resumed else ("", 0)
+        guess = f"than a guess: {guess}" if guess else ""
+        if not guess and late and len(points) >= self.rows and not (self._resumed or run.header.curriculum):
+            guess, since = self._unlearned(run, points), int(points.step[0])
+            guess = f"than it began: {guess}" if guess else ""
         if guess and not wanders(run, points):
             yield self._unskilled(run, points, guess, since)
         elif flat and not (early or self._resumed or rows < self.telling or wanders(run, points)):
@@ -108,12 +123,15 @@ class LossStuck(CurveRule):
         """Whether neither the whole nor any part of it lies clearly below the beginning, nor far above."""
         if not np.any(points.loss):
             return False  # exactly 0 is another sickness
+        first, levels, bar = self._levels(points)
+        return bool(first - levels.min() < bar and levels.max() - first < 2 * bar)
+
+    def _levels(self, points: Points) -> tuple[float, Floats, float]:
+        """Where the loss began, where each fifth of it stands, and what is no difference between them."""
         parts = np.array_split(points.loss, 5)
-        levels = np.array([np.median(part) for part in parts])
         error = 1.25 * points.noise / len(parts[-1]) ** 0.5
         first = float(np.median(points.loss[: max(1, len(points) // 20)]))
-        bar = max(self.least * abs(first), self.sure * error)
-        return bool(first - levels.min() < bar and levels.max() - first < 2 * bar)
+        return first, np.array([np.median(part) for part in parts]), max(self.least * abs(first), self.sure * error)
 
     def _proof(self, run: Run, rest: Chunk, points: Points) -> str:
         """Why it will not move, in words; nothing if it may."""
@@ -214,6 +232,21 @@ class LossStuck(CurveRule):
                 return f"{name} costs {np.median(held):.4g} where guessing costs {guess:.4g}", since
         return "", 0
 
+    def _unlearned(self, run: Run, points: Points) -> str:
+        """The figures that only got worse, every one, while the training loss gained nothing: in words."""
+        _, levels, bar = self._levels(points)
+        told = []
+        for name in filter(RIGHT.fullmatch, run.eval.channels if levels[0] - levels[1:].min() < bar else ()):
+            values = held_out(run, name)[1]
+            if len(values) <= self.evaluations:
+                continue
+            fell = values[0] - float(np.median(values[-self.evaluations :]))
+            bad = self.low > values[0] > values[1:].max() and fell > self.worse * values[0]
+            if not bad or fell < self.sure * scatter(values):
+                return ""
+            told.append(f"{name.removeprefix('metric/')} {values[0]:.2g} at first and {values[0] - fell:.2g} at last")
+        return ", ".join(told)
+
     def _stands(self, points: Points) -> bool:
         """Whether the loss hardly fell in the second half of the run, and much of it is left."""
         half = points.loss[len(points) // 2 :]
@@ -228,7 +261,7 @@ class LossStuck(CurveRule):
             "warning",
             "run",
             steps,
-            f"Validation was never better than a guess: {guess}, while the loss went from {points.loss[0]:.4g} to "
+            f"Validation was never better {guess}, while the loss went from {points.loss[0]:.4g} to "
             f"{points.loss[-1]:.4g}.",
             evidence={"first": float(points.loss[0]), "now": float(points.loss[-1])},
             advice="Look at a few samples beside their labels as the model gets them: they may not belong together.",
