@@ -144,16 +144,3 @@ def test_answers_so_short_that_they_are_few(lengths, unique, alarms, play, judge
     run = play(records)
     found = judge(run, RULE)
     assert [finding.first_step for finding in found if finding.rank] == [39] * alarms
-
-
-@pytest.mark.parametrize(
-    ("config", "alarms"),
-    [({"data": {"mean_length": 15}}, 1), ({"mean_length": 7}, 0), ({"mean_source_length": 15}, 0), ({}, 0)],
-)
-def test_the_mean_that_the_config_declares(config, alarms, play, judge):
-    """Where no batch tells the lengths of the data."""
-    records = [{"kind": "run", "total_steps": 200, "config": config}]
-    for step in range(10, 201, 10):
-        records.append({"kind": "step", "step": step, "loss": 3.0 / step})
-        records.append({"kind": "sample", "step": step, "quality/length_mean": 5.5, "quality/length_std": 2.0})
-    assert len([finding for finding in judge(play(records), RULE) if finding.rank]) == alarms

@@ -10,19 +10,17 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from trainwatch.header import Header, number
+from trainwatch.header import Header
 from trainwatch.rule import Findings, Rule
 from trainwatch.schema import Finding
 from trainwatch.table import Chunk, TableName
 from trainwatch.views.curve import BEFORE, leap
-from trainwatch.views.evaluations import TRAINING, flattened
+from trainwatch.views.evaluations import TRAINING
 from trainwatch.views.outputs import GROWN, ROWS, Decline, Growth
 
 Floats = NDArray[np.float64]
 LENGTH = re.compile(r"data/(?P<name>[A-Za-z0-9_.-]*(len(gth)?s?|tokens))/(?P<end>min|max)")
 """Channels that tell how long the training data is."""
-DECLARED = re.compile(r"(.*\.)?((target|output|answer)_)?((mean|avg|average)_len(gth)?|len(gth)?_mean)", re.IGNORECASE)
-"""Settings that tell its mean."""
 TOO_SHORT = ("short", "shrunk", "less")
 """Ways of one sickness: one of them is told."""
 
@@ -35,13 +33,12 @@ class LengthCollapse(Rule):
         The mean length of the sampled outputs is less than half of the shortest training sample (less than one token,
         where lengths of the data are not recorded; less than two and half of what they were, where they had been
         diverse, and not half of them are unique now: there are but a few so short), for a fifth of the planned steps
-        and three samples at least; or less than six tenths of the data's mean (that of the batches, else the config's
-        `mean_length`), although less than 40 % of the first loss are left; or less than 40 % of it for half of the
-        planned steps. Where lengths of the data are not recorded, also less than six tenths of what they were when
-        validation was at its best, if its loss has risen by half since: two samples are enough then, for validation is
-        a second witness; and it began where the training loss rose at once after the last sample of full length, if it
-        did. Three times the longest is a warning where the outputs had been within the data's range, else an info; so
-        is one and the same length for all.
+        and three samples at least; or less than six tenths of the data's mean, although less than 40 % of the first
+        loss are left; or less than 40 % of the data's mean for half of the planned steps. Where lengths of the data are
+        not recorded, also less than six tenths of what they were when validation was at its best, if its loss has risen
+        by half since: two samples are enough then, for validation is a second witness; and it began where the training
+        loss rose at once after the last sample of full length, if it did. Three times the longest is a warning where
+        the outputs had been within the data's range, else an info; so is one and the same length for all.
 
     Why it matters:
         The end token has won, or is lost. What is compared with the truth is empty, or cut off by the limit.
@@ -51,8 +48,7 @@ class LengthCollapse(Rule):
         not per token. Endless or all alike: put the end token into the targets and count it in the loss.
 
     When it is wrong:
-        Data of which only a part is generated (a suffix, an answer), or a `mean_length` in another unit: record the
-        length of that part.
+        Data of which only a part is generated (a suffix, an answer): record the length of that part.
 
     References:
         Murray and Chiang, "Correcting Length Bias in Neural Machine Translation" (2018).
@@ -62,7 +58,7 @@ class LengthCollapse(Rule):
     needs: ClassVar[tuple[str, ...]] = ("sample:quality/<name>",)
     wants: ClassVar[tuple[str, ...]] = (
         *("data/<name>/min", "data/<name>/mean", "data/<name>/max"),
-        *("loss", "run:total_steps", "run:config", "eval:loss"),
+        *("loss", "run:total_steps", "eval:loss"),
     )
     causes: ClassVar[tuple[str, ...]] = (
         *("invalid-outputs", "mode-collapse", "overfitting", "generalisation-gap", "overtraining"),
@@ -97,10 +93,8 @@ class LengthCollapse(Rule):
     _began: int | None = field(default=None, init=False)  # where the loss rose at once since
 
     def start(self, header: Header) -> Findings:
-        """How long the run is meant to be, and its data."""
+        """How long the run is meant to be."""
         self._total = header.total_steps
-        told = [number(value) or 0.0 for name, value in flattened(header.config) if DECLARED.fullmatch(name)]
-        self._mean = (told[0], 1) if len(told) == 1 and told[0] > 0 else self._mean
         return ()
 
     def update(self, chunk: Chunk) -> Iterator[Finding]:
@@ -139,7 +133,6 @@ class LengthCollapse(Rule):
             found = LENGTH.fullmatch(channel) if channel.startswith("data/") else None
             values = chunk[channel] if found else np.empty(0)
             if found and np.isfinite(values).any():
-                self._mean = self._mean if self._data else (0.0, 0)  # what was counted is better than what was declared
                 low, high = self._data.get(found["name"], (np.inf, -np.inf))
                 low, high = min(low, float(np.nanmin(values))), max(high, float(np.nanmax(values)))
                 self._data[found["name"]] = (low, high)
@@ -217,7 +210,6 @@ class LengthCollapse(Rule):
         known, (total, rows) = np.isfinite(high), self._mean
         data = f"the training data's are {low:g} to {high:g} long" if known else "the data's lengths are not recorded"
         data += f", {total / rows:.3g} on average" if known and rows else ""
-        data += f", the config declares {total / rows:.3g} on average" if rows and not known else ""
         then, first = self._best[1], decline.first
         if not known and mean < self.less * then:
             first = self._onset(decline.since)  # what was short in the beginning was a young model's
