@@ -25,6 +25,9 @@ EVENED = re.compile(
 )
 
 
+WEIGHT = re.compile(r"(class|pos)_?weights?", re.IGNORECASE)  # of 1 it answers nothing
+
+
 @dataclass
 class ClassImbalance(Rule):
     """One class has many times the samples of another, and is not learnt for it.
@@ -33,13 +36,13 @@ class ClassImbalance(Rule):
         The header's `classes` {name: count}, and, where `data/class/<name>` tells how many samples of a class were in a
         step's batch, what training really saw. Any ratio above ten is an info. Counts are no more than that, however
         far apart they are; an alarm needs a proof that the smallest class is neglected. The figures of its own (its
-        recall or the like, named after it) stand at 0 in the last five evaluations; or accuracy has come to the share
-        of the largest class and stays, and no other figure of merit gets better; or the batches hold not a tenth of
-        what its declared count promises; or one class alone is short of samples (a fiftieth of the largest, a sixth of
-        the next smallest one; under 20, or under 100 beside two others and more), and the lowest of all recalls stands
-        at 0, or a loss is half as high again in the last three evaluations as in training, no figure of merit but
-        accuracy gets better and none of that class is above 0. That loss makes a warning, and so does any evaluation
-        before the run is over.
+        recall or the like, named after it) stand at 0 in the last five evaluations; or, of two classes, the recall does
+        when the run is over; or accuracy has come to the share of the largest class and stays, and no other figure of
+        merit gets better; or the batches hold not a tenth of what its declared count promises; or one class alone is
+        short of samples (a fiftieth of the largest, a sixth of the next smallest one; under 20, or under 100 beside two
+        others and more), and the lowest of all recalls stands at 0, or a loss is half as high again in the last three
+        evaluations as in training, no figure of merit but accuracy gets better and none of that class is above 0. That
+        loss makes a warning, and so does any evaluation before the run is over.
 
     Why it matters:
         A model that always answers with the largest class is nearly right by the loss and by accuracy, and the rare
@@ -146,7 +149,8 @@ class ClassImbalance(Rule):
             return "", False
         least, share = min(counts, key=lambda name: counts[name]), max(counts.values()) / sum(counts.values())
         courses, lost = list(self._evaluations.courses()), self._lost(counts, least)
-        if done(run, 0.5) and (figure := never_right(courses, least, lowest=lost)):
+        two = len(counts) == 2 and done(run)
+        if done(run, 0.5) and (figure := never_right(courses, least, lowest=lost, positive=two)):
             return f", and {figure} has been 0 in the last evaluations", done(run)
         if done(run, 0.5) and share > self.majority and only_the_largest(courses, share):
             return ", and accuracy stands at what the largest alone gives", done(run)
@@ -196,7 +200,8 @@ def _evened(config: Mapping[str, Any]) -> str:
     waiting: list[tuple[str, Mapping[str, Any]]] = [("", config)]
     for prefix, branch in waiting:
         for key, item in branch.items():
-            if EVENED.search(str(key)) and item not in (None, False, 0, "", "none", [], {}):
+            alike = WEIGHT.fullmatch(str(key)) and item == 1 and item is not True
+            if EVENED.search(str(key)) and item not in (None, False, 0, "", "none", [], {}) and not alike:
                 return f"{prefix}{key}"
             if isinstance(item, str) and EVENED.search(item):
                 return f"{prefix}{key}={item}"
