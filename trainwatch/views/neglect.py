@@ -19,7 +19,7 @@ SPREAD = re.compile(r"(^|[/_.-])(gap|std\w*|var\w*|diff\w*|delta|spread)($|[/_.-
 """What tells how far figures lie apart: 0 is its best."""
 LOWEST = re.compile(r"(^|[/_.-])(lowest|worst|min|rare(st)?)($|[/_.-])", re.IGNORECASE)
 POSITIVE = re.compile(r"metric/(recall|sensitivity|tpr|f1(_score)?)")
-"""What of two classes there is of one alone, the one that is looked for."""
+"""Figures that there are of one of two classes alone: the one that is looked for, which is the rare one."""
 ACCURACY = ("metric/acc", "metric/accuracy", "metric/top1")
 NEAR = 0.05  # of what the other classes have: accuracy that moves by less says nothing of them
 BETTER = 3.0  # standard deviations of one evaluation: another figure of merit has learned to tell the classes apart
@@ -34,17 +34,22 @@ def done(run: Run, part: float = 1.0) -> bool:
     return run.end is not None or bool(planned and (run.last_step or 0) >= part * planned)
 
 
-def never_right(courses: Sequence[Course], name: str, *, lowest: bool, positive: bool) -> str:
-    """The figure of a class, the ``lowest`` of all, or the ``positive`` class's, that is 0 in the last evaluations."""
+def never_right(courses: Sequence[Course], name: str, *, lowest: bool) -> str:
+    """The figure of a class, or the ``lowest`` of all classes, that stands at 0 in the last evaluations."""
     own = figures(courses, name)
     if any(course.value[-LAST:].any() for course in own):
         return ""
     of_all = [course for course in courses if lowest and _of_one(course) and LOWEST.search(course.name)]
-    of_two = [course for course in courses if positive and POSITIVE.fullmatch(course.name)]
-    for course in [*own, *of_all, *of_two]:
+    for course in [*own, *of_all]:
         if len(course.value) >= LAST and not course.value[-LAST:].any():
             return course.name.removeprefix("metric/")
     return ""
+
+
+def never_found(courses: Sequence[Course]) -> str:
+    """The figure of one of two classes that stands at 0 in the last evaluations."""
+    ours = (course for course in courses if POSITIVE.fullmatch(course.name) and len(course.value) >= LAST)
+    return next((course.name.removeprefix("metric/") for course in ours if not course.value[-LAST:].any()), "")
 
 
 def figures(courses: Sequence[Course], name: str) -> list[Course]:

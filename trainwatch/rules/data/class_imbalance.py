@@ -16,7 +16,7 @@ from trainwatch.run import Run
 from trainwatch.schema import Finding
 from trainwatch.table import Chunk, TableName
 from trainwatch.views.evaluations import Evaluations
-from trainwatch.views.neglect import dearer, done, figures, never_right, only_the_largest, told_apart
+from trainwatch.views.neglect import dearer, done, figures, never_found, never_right, only_the_largest, told_apart
 
 PREFIX = "data/class/"
 MOST = 1000  # classes that are counted: more of them are a vocabulary
@@ -42,7 +42,7 @@ class ClassImbalance(Rule):
         short of samples (a fiftieth of the largest, a sixth of the next smallest one; under 20, or under 100 beside two
         others and more), and the lowest of all recalls stands at 0, or a loss is half as high again in the last three
         evaluations as in training, no figure of merit but accuracy gets better and none of that class is above 0. That
-        loss makes a warning, and so does any evaluation before the run is over.
+        loss makes a warning, and so do that recall and any evaluation before the run is over.
 
     Why it matters:
         A model that always answers with the largest class is nearly right by the loss and by accuracy, and the rare
@@ -56,7 +56,8 @@ class ClassImbalance(Rule):
     When it is wrong:
         Words, relations, species and objects follow long tails by nature, which cost nobody anything: validation has
         the same. A training set of which one class is short by nature, and that is learned by heart besides, looks as
-        if that class had got lost. More than a hundred classes are an info at most, and so is any imbalance that the
+        if that class had got lost. Where rare events are ranked and none is ever likely, as clicks are not, a recall
+        at one half is 0 and nobody needs it. More than a hundred classes are an info at most, and so is any imbalance that the
         config already answers (a class weight, a sampler, a focal loss).
 
     References:
@@ -149,11 +150,12 @@ class ClassImbalance(Rule):
             return "", False
         least, share = min(counts, key=lambda name: counts[name]), max(counts.values()) / sum(counts.values())
         courses, lost = list(self._evaluations.courses()), self._lost(counts, least)
-        two = len(counts) == 2 and done(run)
-        if done(run, 0.5) and (figure := never_right(courses, least, lowest=lost, positive=two)):
+        if done(run, 0.5) and (figure := never_right(courses, least, lowest=lost)):
             return f", and {figure} has been 0 in the last evaluations", done(run)
         if done(run, 0.5) and share > self.majority and only_the_largest(courses, share):
             return ", and accuracy stands at what the largest alone gives", done(run)
+        if len(counts) == 2 and done(run) and (figure := never_found(courses)):
+            return f", and {figure} has been 0 in the last evaluations", False  # ranked right, perhaps
         known = any(course.value.any() for course in figures(courses, least))
         return "" if known or not lost or told_apart(courses) else dearer(courses), False
 
