@@ -57,8 +57,8 @@ class ClassImbalance(Rule):
         Words, relations, species and objects follow long tails by nature, which cost nobody anything: validation has
         the same. A training set of which one class is short by nature, and that is learned by heart besides, looks as
         if that class had got lost. Where rare events are ranked and none is ever likely, as clicks are not, a recall
-        at one half is 0 and nobody needs it. More than a hundred classes are an info at most, and so is any imbalance that the
-        config already answers (a class weight, a sampler, a focal loss).
+        at one half is 0 and nobody needs it. More than a hundred classes are an info at most, and so is any imbalance
+        that the config already answers (a class weight, a sampler, a focal loss).
 
     References:
         Amazon SageMaker Debugger, ClassImbalance (ratio above 10); Buda et al., "A systematic study of the class
