@@ -79,7 +79,7 @@ class HiddenNan(Rule):
         still = (loss == 0.0) | (loss == carried(self._loss, loss))
         columns = {"step": chunk.step[known].astype(np.float64), "loss": loss}
         columns["before"], sudden = self._fell(loss)
-        sank = columns["before"] <= self.abrupt * self._level()
+        sank = (loss == 0.0) & (columns["before"] <= self.abrupt * self._level())
         dark = gradient[known] | (component[known] & ~sank)
         changed = self._dark.push(still & dark & chunk.trained()[known], columns)
         changed |= self._zero.push(sudden & silent[known], columns)
