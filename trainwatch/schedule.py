@@ -170,7 +170,7 @@ def clock_progress(
     return np.where(nearer, own, at), np.where(behind, np.where(nearer, own_due, due), np.where(nearer, own, at))
 
 
-PACE: Final = 0.75  # of the pace that it needs to arrive: a clock of another unit that comes slower was meant for steps
+PACE: Final = 0.8  # of the pace that it needs to arrive: a clock of another unit that comes slower was meant for steps
 
 
 def _length(value: Any) -> float:

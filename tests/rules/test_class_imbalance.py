@@ -160,3 +160,27 @@ def test_small_batches_in_many_rows(make_run, judge):
     assert found.severity == "info"
     even = random.binomial(6, 0.5, 100).astype(float)
     assert judge(make_run({"data/class/a": 6 - even, "data/class/b": even}), RULE) == []
+
+
+FRAUD = {"legitimate": 8712, "fraud": 72}
+RISING = {"metric/auc": np.linspace(0.4, 0.77, 10)}
+
+
+@pytest.mark.parametrize(
+    ("header", "figures", "alarms"),
+    [
+        ({}, {"metric/recall": 0.0} | RISING, 1),
+        ({"config": {"pos_weight": 1.0}}, {"metric/recall": 0.0} | RISING, 1),  # no answer
+        ({"config": {"pos_weight": 29.0}}, {"metric/recall": 0.0} | RISING, 0),
+        ({"config": {"class_weights": True}}, {"metric/recall": 0.0} | RISING, 0),
+        ({}, {"metric/recall": np.r_[np.zeros(9), 0.1]} | RISING, 0),
+        ({}, {"metric/recall@10": 0.0, "metric/precision": 0.0} | RISING, 0),
+        ({}, RISING, 0),
+        ({"classes": FRAUD | {"unsure": 900}}, {"metric/recall": 0.0} | RISING, 0),  # of which class?
+        ({"total_steps": 500}, {"metric/recall": 0.0} | RISING, 0),  # rare classes are learned late
+    ],
+)
+def test_of_two_classes_the_recall_is_that_of_the_rare_one(header, figures, alarms, make_run, judge):
+    run = evaluated(figures, header={"classes": FRAUD} | header)
+    found = judge(make_run(**run, end=None if "total_steps" in header else "finished"), RULE)
+    assert [one.severity for one in found] == ["warning" if alarms else "info"]

@@ -117,3 +117,10 @@ def test_a_counter_of_its_own_that_is_called_step(make_run, judge):
     run = make_run(columns, header=head(clock="step"))
     assert [one.subject for one in judge(run, "clock-desync")] == ["clock:step"]
     assert judge(run, "schedule-desync") == []
+
+
+@pytest.mark.parametrize(("over", "alarms"), [(3300, 1), (2500, 0), (2900, 0)])
+def test_a_schedule_of_a_third_of_the_run_that_never_arrives(over, alarms, make_run, judge):
+    """A tick every fourth step makes 2,500: one of 3,300 was meant in steps, one of 2,900 may be planned so."""
+    run = make_run({"clock/local": STEPS // 4}, header=head(clock="local", over_steps=over))
+    assert len(judge(run, "clock-desync")) == alarms

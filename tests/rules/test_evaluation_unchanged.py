@@ -87,3 +87,14 @@ def test_metrics_alone_are_enough_where_training_stands_too(make_run, judge):
     assert judge(make_run({"loss": training()}, evals=metrics[:6]), RULE) == []
     rough = [{**one, "metric/mrr": 0.011} for one in metrics]
     assert judge(make_run({"loss": training()}, evals=rough), RULE) == []
+
+
+def test_a_loss_that_is_none_is_equal_to_nothing(make_run, judge):
+    """Metrics of NaN weights stand as well: what became NaN is the root. Of any split, and one absent loss is none."""
+    standing = evals([2.30519] * 9, **{"metric/auc": 0.53127})
+    for broken in ([{**one, "loss": float("nan")} for one in standing], [*standing, *evals([float("inf")] * 10)[9:]]):
+        assert judge(make_run({"loss": training()}, evals=broken), RULE) == []
+        other = [{**one, "split": "test"} for one in standing]
+        assert judge(make_run({"loss": training()}, evals=[*broken, *other]), RULE) == []
+    apart = [{name: value for name, value in one.items() if name != "loss"} for one in standing]
+    assert len(judge(make_run({"loss": training()}, evals=[*standing[:3], *apart[3:5], *standing[5:]]), RULE)) == 1

@@ -18,6 +18,8 @@ OF_ONE = re.compile(
 SPREAD = re.compile(r"(^|[/_.-])(gap|std\w*|var\w*|diff\w*|delta|spread)($|[/_.-])", re.IGNORECASE)
 """What tells how far figures lie apart: 0 is its best."""
 LOWEST = re.compile(r"(^|[/_.-])(lowest|worst|min|rare(st)?)($|[/_.-])", re.IGNORECASE)
+POSITIVE = re.compile(r"metric/(recall|sensitivity|tpr|f1(_score)?)")
+"""Figures that there are of one of two classes alone: the one that is looked for, which is the rare one."""
 ACCURACY = ("metric/acc", "metric/accuracy", "metric/top1")
 NEAR = 0.05  # of what the other classes have: accuracy that moves by less says nothing of them
 BETTER = 3.0  # standard deviations of one evaluation: another figure of merit has learned to tell the classes apart
@@ -42,6 +44,12 @@ def never_right(courses: Sequence[Course], name: str, *, lowest: bool) -> str:
         if len(course.value) >= LAST and not course.value[-LAST:].any():
             return course.name.removeprefix("metric/")
     return ""
+
+
+def never_found(courses: Sequence[Course]) -> str:
+    """The figure of one of two classes that stands at 0 in the last evaluations."""
+    ours = (course for course in courses if POSITIVE.fullmatch(course.name) and len(course.value) >= LAST)
+    return next((course.name.removeprefix("metric/") for course in ours if not course.value[-LAST:].any()), "")
 
 
 def figures(courses: Sequence[Course], name: str) -> list[Course]:

@@ -51,7 +51,7 @@ class ClockDesync(Rule):
         at step 5,000 the counter reads 1,200, so the schedule takes the run to be at 1.2 % and it is at 5 %. Counters
         that drive nothing are left alone. A declared clock is held against the steps if it was seen to count them, if
         its schedule is as long as the run is in steps, or if it comes so slowly that the schedule would not get through
-        three quarters of its length. It is also named where it falls back.
+        four fifths of its length. It is also named where it falls back.
 
     Why it matters:
         Annealing that never arrives, or arrives too early, looks like a bad choice of the method. The loss curve shows

@@ -16,13 +16,16 @@ from trainwatch.run import Run
 from trainwatch.schema import Finding
 from trainwatch.table import Chunk, TableName
 from trainwatch.views.evaluations import Evaluations
-from trainwatch.views.neglect import dearer, done, figures, never_right, only_the_largest, told_apart
+from trainwatch.views.neglect import dearer, done, figures, never_found, never_right, only_the_largest, told_apart
 
 PREFIX = "data/class/"
 MOST = 1000  # classes that are counted: more of them are a vocabulary
 EVENED = re.compile(
     r"class_?weight|pos_?weight|focal|balanc|weighted_?(?:random_?)?sampl|(?:re|over|under)_?sampl", re.IGNORECASE
 )
+
+
+WEIGHT = re.compile(r"(class|pos)_?weights?", re.IGNORECASE)  # of 1 it answers nothing
 
 
 @dataclass
@@ -33,13 +36,13 @@ class ClassImbalance(Rule):
         The header's `classes` {name: count}, and, where `data/class/<name>` tells how many samples of a class were in a
         step's batch, what training really saw. Any ratio above ten is an info. Counts are no more than that, however
         far apart they are; an alarm needs a proof that the smallest class is neglected. The figures of its own (its
-        recall or the like, named after it) stand at 0 in the last five evaluations; or accuracy has come to the share
-        of the largest class and stays, and no other figure of merit gets better; or the batches hold not a tenth of
-        what its declared count promises; or one class alone is short of samples (a fiftieth of the largest, a sixth of
-        the next smallest one; under 20, or under 100 beside two others and more), and the lowest of all recalls stands
-        at 0, or a loss is half as high again in the last three evaluations as in training, no figure of merit but
-        accuracy gets better and none of that class is above 0. That loss makes a warning, and so does any evaluation
-        before the run is over.
+        recall or the like, named after it) stand at 0 in the last five evaluations; or, of two classes, the recall does
+        when the run is over; or accuracy has come to the share of the largest class and stays, and no other figure of
+        merit gets better; or the batches hold not a tenth of what its declared count promises; or one class alone is
+        short of samples (a fiftieth of the largest, a sixth of the next smallest one; under 20, or under 100 beside two
+        others and more), and the lowest of all recalls stands at 0, or a loss is half as high again in the last three
+        evaluations as in training, no figure of merit but accuracy gets better and none of that class is above 0. That
+        loss makes a warning, and so do that recall and any evaluation before the run is over.
 
     Why it matters:
         A model that always answers with the largest class is nearly right by the loss and by accuracy, and the rare
@@ -53,8 +56,9 @@ class ClassImbalance(Rule):
     When it is wrong:
         Words, relations, species and objects follow long tails by nature, which cost nobody anything: validation has
         the same. A training set of which one class is short by nature, and that is learned by heart besides, looks as
-        if that class had got lost. More than a hundred classes are an info at most, and so is any imbalance that the
-        config already answers (a class weight, a sampler, a focal loss).
+        if that class had got lost. Where rare events are ranked and none is ever likely, as clicks are not, a recall
+        at one half is 0 and nobody needs it. More than a hundred classes are an info at most, and so is any imbalance
+        that the config already answers (a class weight, a sampler, a focal loss).
 
     References:
         Amazon SageMaker Debugger, ClassImbalance (ratio above 10); Buda et al., "A systematic study of the class
@@ -150,6 +154,8 @@ class ClassImbalance(Rule):
             return f", and {figure} has been 0 in the last evaluations", done(run)
         if done(run, 0.5) and share > self.majority and only_the_largest(courses, share):
             return ", and accuracy stands at what the largest alone gives", done(run)
+        if len(counts) == 2 and done(run) and (figure := never_found(courses)):
+            return f", and {figure} has been 0 in the last evaluations", False  # ranked right, perhaps
         known = any(course.value.any() for course in figures(courses, least))
         return "" if known or not lost or told_apart(courses) else dearer(courses), False
 
@@ -196,7 +202,8 @@ def _evened(config: Mapping[str, Any]) -> str:
     waiting: list[tuple[str, Mapping[str, Any]]] = [("", config)]
     for prefix, branch in waiting:
         for key, item in branch.items():
-            if EVENED.search(str(key)) and item not in (None, False, 0, "", "none", [], {}):
+            alike = WEIGHT.fullmatch(str(key)) and item == 1 and item is not True
+            if EVENED.search(str(key)) and item not in (None, False, 0, "", "none", [], {}) and not alike:
                 return f"{prefix}{key}"
             if isinstance(item, str) and EVENED.search(item):
                 return f"{prefix}{key}={item}"

@@ -71,6 +71,8 @@ class EvaluationUnchanged(Rule):
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
         """All splits as they stand now."""
         series = list(_series(run))
+        if not all(figures for _, figures in series):
+            return  # NaN is equal to nothing
         stretches = [self._equal(*one) for one in series]
         since = max((first for first, _ in stretches), default=np.inf)
         count = min((equal for _, equal in stretches), default=0)
@@ -100,18 +102,14 @@ class EvaluationUnchanged(Rule):
     def _equal(self, steps: Floats, figures: Mapping[str, Floats]) -> tuple[float, int]:
         """Step since which nothing changes, and how many evaluations since then are equal to the one before."""
         table = np.array(list(figures.values()))
-        same = (table[:, 1:] == table[:, :-1]) | np.isnan(table[:, 1:]) | np.isnan(table[:, :-1])
-        changed = np.flatnonzero(~same.all(axis=0))
-        begin = int(changed[-1]) + 1 if len(changed) else 0
+        change = np.diff(table, axis=1)
+        same = ((change == 0) | np.isnan(change)).all(axis=0)
+        begin = int(np.flatnonzero(~same)[-1]) + 1 if not same.all() else 0
         count = len(steps) - 1 - begin
-        again = same.all(axis=0)[:begin].any()  # it was equal before, and then changed
-        changed_much = (np.ptp(table, axis=1) > self.little * np.abs(table[:, -1])).any()  # a log that repeats itself
-        enough = (
-            self._exact(figures, MANY if not begin else len(figures) + 1)
-            and not (again and changed_much)
-            and count >= self.share * len(steps)
-        )
-        return float(steps[begin]), count if enough else 0
+        much = (np.ptp(table, axis=1) > self.little * np.abs(table[:, -1])).any()
+        repeats = same[:begin].any() and much  # a log that writes each evaluation more than once
+        exact = self._exact(figures, MANY if not begin else len(figures) + 1)
+        return float(steps[begin]), count if exact and not repeats and count >= self.share * len(steps) else 0
 
     def _exact(self, figures: Mapping[str, Floats], many: int) -> bool:
         """Whether the figures have so many digits that a step of training shows in one of them, or in so many."""
@@ -140,17 +138,20 @@ class EvaluationUnchanged(Rule):
 
 
 def _series(run: Run) -> Iterator[tuple[Floats, dict[str, Floats]]]:
-    """Of each split: steps, and every loss and metric; one row for one state of the weights."""
+    """Of each split: steps, and every loss and metric, or nothing where one is not finite in the end; one row for one
+    state of the weights.
+    """
     rows = Chunk("eval", run.eval, 0, run.eval.size)
     names = [*losses(rows), *(name for name in rows.channels if name.startswith("metric/"))]
+    broken = rows.broken(lambda name: name in names)
     splits = np.array([str(rows.text(row, "split") or "validation") for row in range(len(rows))], dtype=object)
     for split in dict.fromkeys(splits):
         mine = np.flatnonzero((splits == split) & run.eval.live & ~(rows["repeat"] > 0))
         of = np.where(np.isfinite(rows["weights_step"][mine]), rows["weights_step"][mine], rows.step[mine])
         mine = mine[np.append(np.diff(of) != 0, True)] if len(mine) else mine
         figures = {name: rows[name][mine] for name in names if np.isfinite(rows[name][mine]).any()}
-        if len(mine) and figures:
-            yield rows.step[mine].astype(np.float64), figures
+        if len(mine) and (figures or broken[mine[-1]]):
+            yield rows.step[mine].astype(np.float64), {} if broken[mine[-1]] else figures
 
 
 def _digits(value: float) -> int:
