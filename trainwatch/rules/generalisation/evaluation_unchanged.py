@@ -27,13 +27,12 @@ class EvaluationUnchanged(Rule):
 
     What it sees:
         Evaluations of one split at different steps whose losses and metrics all are equal to those of the evaluation
-        before: four and more, a third of all, and the last ones. The loss must be known to five digits and more, and
-        to more than half precision can hold, for weights that move leave none of them; from the first evaluation on
-        three figures of four digits are as good. Of metrics alone four digits are enough, in eight evaluations beside a
-        training loss that stands: they may be counted. In a log that repeats the last evaluation in every row only
-        those count in which the training loss stands as well. Rows at the end of a schedule, whose rate is a thousandth
-        of the highest or less, are left alone; so is a split beside another one that changes. What begins later in a
-        log without rates is an info: the rate may have come to its end. Eight and more are critical.
+        before: four and more, a third of all, and the last ones. The loss must be known to five digits and more, and to
+        more than half precision can hold, for weights that move leave none of them; from the first evaluation on three
+        figures of four digits are as good. An evaluation in every row is none: it stands there until there is another.
+        Rows at the end of a schedule, whose rate is a thousandth of the highest or less, are left alone; so is a split
+        beside another one that changes. What begins later is an info, unless the training loss still falls at a rate
+        that is logged: it may have converged. Eight and more are critical.
 
     Why it matters:
         If the training loss stands too, no weight moves, and nothing is learned in the hours that are paid for. If it
@@ -54,7 +53,7 @@ class EvaluationUnchanged(Rule):
     """
 
     reads: ClassVar[tuple[TableName, ...]] = ("eval",)
-    needs: ClassVar[tuple[str, ...]] = ("eval:loss|eval:loss/<component>|eval:metric/<name>",)
+    needs: ClassVar[tuple[str, ...]] = ("eval:loss|eval:loss/<component>",)
     wants: ClassVar[tuple[str, ...]] = ("loss", "lr/<group>")
     causes: ClassVar[tuple[str, ...]] = ("loss-stuck", "loss-plateau", "slow-convergence")
 
@@ -62,7 +61,7 @@ class EvaluationUnchanged(Rule):
     sure: int = 8  # are no accident, and as much of a run as somebody looks at
     share: float = 1 / 3  # of all evaluations of the split
     digits: int = 5  # of the loss: a learning model does not keep them
-    counted: int = 4  # of a metric: one of a thousand answers that changes shows in them
+    counted: int = 4  # of a figure, where three of them are the same
     little: float = 1e-3  # of a figure: what creeps in its last digits may stand for two evaluations
     alive: float = 1e-3  # of the highest rate: below it rounding hides a healthy step
     fell: float = 0.05  # of the training loss, and
@@ -79,17 +78,15 @@ class EvaluationUnchanged(Rule):
         rated = self._rated(run, since)
         if count < self.fewest or rated is False:
             return
-        fell, dense = self._fell(run, since), count >= (run.train.step[run.train.live] > since).sum()
-        measured = any(name.startswith("loss") for _, figures in series for name in figures)
-        if (fell and dense) or (not measured and (fell or count < self.sure)):
-            return  # the last evaluation stands in every row until there is another; or what was counted is the same
-        later = bool((run.eval.step[run.eval.live] < since).any())
+        if count >= (run.train.step[run.train.live] > since).sum():
+            return  # in every row: the last evaluation stands there until there is another
+        fell, later = self._fell(run, since), bool((run.eval.step[run.eval.live] < since).any())
         first = int(since) if later else run.first_step or int(since)
         stands = "the weights hardly move" if later else "no weight moves"
         means = "what is evaluated is not what is trained" if fell else stands
         severity: Severity = "critical" if count >= self.sure else "warning"
         yield self.finding(
-            "info" if later and rated is None else severity,  # a rate that nobody logs may have come to its end
+            "info" if later and not (rated and fell) else severity,  # it may have converged
             "run",
             (first, run.last_step or first),
             f"{count + 1} evaluations since step {int(since):,} are equal to the last digit: {means}.",
@@ -115,8 +112,8 @@ class EvaluationUnchanged(Rule):
         """Whether the figures have so many digits that a step of training shows in one of them, or in so many."""
         digits = {name: _digits(values[-1]) for name, values in figures.items()}
         of_losses = [count for name, count in digits.items() if name.startswith("loss")]
-        several = sum(count >= self.counted for count in digits.values()) >= (many if of_losses else 1)
-        return several or max(of_losses, default=0) >= self.digits
+        several = sum(count >= self.counted for count in digits.values()) >= many
+        return bool(of_losses) and (several or max(of_losses) >= self.digits)
 
     def _rated(self, run: Run, since: float) -> bool | None:
         """Whether the rate since then was more than nothing; None where none is logged. One that always was 0 is."""
@@ -138,20 +135,28 @@ class EvaluationUnchanged(Rule):
 
 
 def _series(run: Run) -> Iterator[tuple[Floats, dict[str, Floats]]]:
-    """Of each split: steps, and every loss and metric, or nothing where one is not finite in the end; one row for one
-    state of the weights.
+    """Of each split that has a loss: steps, and every loss and metric as it was last known; nothing where one is not
+    finite in the end. One row for one state of the weights.
     """
     rows = Chunk("eval", run.eval, 0, run.eval.size)
     names = [*losses(rows), *(name for name in rows.channels if name.startswith("metric/"))]
     broken = rows.broken(lambda name: name in names)
+    measured = np.any([np.isfinite(rows[name]) for name in losses(rows)], axis=0) | broken
     splits = np.array([str(rows.text(row, "split") or "validation") for row in range(len(rows))], dtype=object)
     for split in dict.fromkeys(splits):
-        mine = np.flatnonzero((splits == split) & run.eval.live & ~(rows["repeat"] > 0))
-        of = np.where(np.isfinite(rows["weights_step"][mine]), rows["weights_step"][mine], rows.step[mine])
-        mine = mine[np.append(np.diff(of) != 0, True)] if len(mine) else mine
-        figures = {name: rows[name][mine] for name in names if np.isfinite(rows[name][mine]).any()}
-        if len(mine) and (figures or broken[mine[-1]]):
-            yield rows.step[mine].astype(np.float64), {} if broken[mine[-1]] else figures
+        every = np.flatnonzero((splits == split) & run.eval.live & ~(rows["repeat"] > 0))
+        mine = measured[every]  # metrics may be logged in rows of their own
+        of = np.where(np.isfinite(rows["weights_step"]), rows["weights_step"], rows.step)[every][mine]
+        last = np.append(np.diff(of) != 0, True)[: len(of)]
+        figures = {name: _filled(rows[name][every])[mine][last] for name in names}
+        known = {name: values for name, values in figures.items() if np.isfinite(values).any()}
+        if len(of):
+            yield rows.step[every][mine][last].astype(np.float64), {} if broken[every][mine][-1] else known
+
+
+def _filled(values: Floats) -> Floats:
+    """The last finite value there was; NaN before the first. float64 [rows]"""
+    return values[np.maximum.accumulate(np.where(np.isfinite(values), np.arange(len(values)), 0))]
 
 
 def _digits(value: float) -> int:
