@@ -184,14 +184,6 @@ def test_only_the_largest_value_is_known_and_it_is_next_to_nothing(make_run, jud
     assert judge(make_run({"data/input_absmax": np.full(200, 0.05), "loss": np.full(200, 2.3)}), RULE) == []
 
 
-@pytest.mark.parametrize(("most", "alarms"), [(7e5, 1), (300.0, 0)])
-def test_a_batch_that_dwarfs_the_few_before(make_run, judge, most, alarms):
-    """The inputs are told at each fiftieth row: one row says what is usual, where another is absurd beside it."""
-    told = np.full(200, np.nan)
-    told[::50] = 2.4, most, 2.5, 2.6
-    assert len(judge(make_run({"data/input_absmax": told, "loss": np.full(200, 2.3)}), RULE)) == alarms
-
-
 @pytest.mark.parametrize(
     ("first", "last", "left", "severity"),
     [

@@ -30,8 +30,7 @@ class InputScale(Rule):
         to nothing (a spread below 0.003, beside which the biases are all that speaks); inputs a hundred times larger
         than the unit scale that initialisations are made for (where only the largest is recorded, half of it stands for
         them), and single values beyond a million. And a batch whose largest value is a hundred times the largest of all
-        before, or ten thousand times that of the few before. `watch.inputs(x)` records them; call it on what the first
-        layer reads.
+        before. `watch.inputs(x)` records them; call it on what the first layer reads.
 
     Why it matters:
         A first layer that is fed 120 where it expects 1 saturates what follows and scales its own gradient by 120: the
@@ -136,8 +135,7 @@ class InputScale(Rule):
         values = most[told]
         before = np.maximum.accumulate(np.concatenate([[self._largest], values]))[:-1]
         usual = self._rows + np.arange(len(told)) >= self.known
-        gross = (before > 0) & (values > self.absurd * np.fmax(before, 1.0))  # whatever the few rows before had
-        for row in np.flatnonzero((usual & (values > self.burst * before)) | gross).tolist():
+        for row in np.flatnonzero(usual & (values > self.burst * before)).tolist():
             step, times = int(chunk.step[told[row]]), values[row] / before[row]
             yield self.finding(
                 "warning",
