@@ -57,7 +57,9 @@ def contested(run: Run) -> bool:
     if "loss" not in run.eval:
         return plays([*run.train.channels, *run.eval.channels])
     told = {name for name in run.components() if FORETOLD.search(name.lower()) and not PLAYER.search(name.lower())}
-    return plays(name for name in run.train.channels if not told.intersection(re.split("[/~]", name)[1:]))
+    parts = ("loss/", "weight/", "grad_", "param_")  # what else bears the name is what it is paid
+    ours = [name for name in run.train.channels if name.startswith(parts) and told.intersection(re.split("[/~]", name))]
+    return plays(name for name in run.train.channels if name not in ours)
 
 
 def paid(channels: Iterable[str]) -> str | None:

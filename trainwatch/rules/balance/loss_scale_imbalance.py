@@ -329,8 +329,8 @@ class LossScaleImbalance(Rule):
 
     def _instead(self, episode: Episode, ease: float) -> bool:
         """Whether what was declared to help the tasks is a hundredfold of them and was learned in their place: it came
-        down by half, none of them by a fifth, and half of the run is over. Healthy helpers come to ten times a task that is
-        solved, and to three times one that is not.
+        down by half, none of them by a fifth, and half of the run is over. Healthy helpers come to ten times a task
+        that is solved, and to three times one that is not.
         """
         name, block = episode.component, episode.block
         helper = self._roles.get(name) == "auxiliary" and self._tasks(episode)

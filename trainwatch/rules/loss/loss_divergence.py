@@ -200,7 +200,7 @@ class LossDivergence(CurveRule):
             gave = not kept and (fall.now >= fall.start or partly)
             lost = not kept and fall.now > self.exploded * max(fall.start, 0.0)
             return lost or ((gave or broke) and fall.steady >= self.steady)
-        levels, bar = fall.levels, self.clear * max(fall.error, fall.late)  # the first rows may look calm
+        levels, bar = fall.levels, self.clear * max(fall.error, fall.late)
         risen = min(levels[-2:]) > max(self.doubled * levels.min(), levels[0] + bar) and fall.now > fall.start
         stays = levels[-1] > levels[-2] - bar
         return bool(levels.min() > 0 and risen and stays)
@@ -328,6 +328,7 @@ def _fall(stage: Points) -> Fall:
     risen = max(float(smooth[best:].max()) - float(smooth[best]), 1e-300)
     level, height, flat = rise_at_once(stage.loss)
     sigma = noise(stage.loss[: max(best + 1, len(stage) // 4, 8)])
+    sigma = max(sigma, noise(stage.loss)) if len(stage) < 24 else sigma  # eight skewed rows may look calm
     return Fall(
         start=start,
         best=float(smooth[best]),
