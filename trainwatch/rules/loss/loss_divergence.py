@@ -200,9 +200,9 @@ class LossDivergence(CurveRule):
             gave = not kept and (fall.now >= fall.start or partly)
             lost = not kept and fall.now > self.exploded * max(fall.start, 0.0)
             return lost or ((gave or broke) and fall.steady >= self.steady)
-        levels, bar = fall.levels, self.clear * max(fall.error, fall.late)
+        levels, bar = fall.levels, self.clear * fall.error
         risen = min(levels[-2:]) > max(self.doubled * levels.min(), levels[0] + bar) and fall.now > fall.start
-        stays = levels[-1] > levels[-2] - bar
+        stays = levels[-1] > levels[-2] - max(bar, self.clear * fall.late)
         return bool(levels.min() > 0 and risen and stays)
 
     def _explained(self, run: Run, rest: Chunk, fall: Fall, stage: Points, broke: Leap | None) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -114,7 +115,13 @@ class LrTooHigh(Rule):
         return ()
 
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
-        """Whether the rate is too high for the run as it stands."""
+        """Whether the rate is too high for the run as it stands; by a copy that knows whether it is a game."""
+        trial = copy(self)
+        trial._game = contested(run)
+        yield from trial._judge(rest)
+
+    def _judge(self, rest: Chunk) -> Iterator[Finding]:
+        """The whole run."""
         series = self._history.series(_columns(rest))
         whole = Chunk("train", rest.rows, rest.start - self._rows, rest.stop)
         loss = _steady(whole, series.get("loss", np.empty(0)))
@@ -124,7 +131,7 @@ class LrTooHigh(Rule):
         first, last = _first(whole), float(np.median(known[-3:]))
         lost = bool((whole.nonfinite("loss")[-5:] > 0).any()) or last > first + (self.blown - 1) * abs(first)
         norms = [name.removeprefix("weight_norm/") for name in series if name.startswith("weight_norm/")]
-        weights, self._game = Weights(whole, tuple(norms)), contested(run)
+        weights = Weights(whole, tuple(norms))
         sick = self._rewritten(weights, series, loss, first, lost) or self._churned(weights, self._high(series), first)
         swept = self._leapt(weights, series, first) if self._game or not sick else None
         swept = swept or (None if self._game or sick else self._thrown(weights, first))
