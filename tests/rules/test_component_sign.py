@@ -193,3 +193,22 @@ def test_a_score_comes_down_as_data_gets_harder(within, told, make_run, judge):
     run = make_run(columns("ratio", raw, np.full(N, -0.2)) | {"stage": stage}, header=header)
     (finding,) = judge(run, RULE)
     assert (finding.severity, finding.subject) == (told, "component:ratio")
+
+
+@pytest.mark.parametrize(
+    ("task", "valid", "psnr", "told"),
+    [(1, 1, -1, "warning"), (-1, 1, -1, "info"), (1, -1, -1, "info"), (1, 1, 1, "info")],
+)
+@pytest.mark.parametrize("name", ["variation", "diversity"])
+def test_what_is_maximised_to_the_harm_of_all(name, task, valid, psnr, told, make_run, judge):
+    """Whatever its role; overfitting costs no training, and what is sought for its good is better by some measure."""
+    run = make_run(
+        columns(name, 1 + ROW / N, np.full(N, -10.0)) | {"loss/a": 1 + 0.5 * task * ROW / N},
+        header={"components": {"a": {"role": "task"}, name: {"role": "regulariser"}}},
+        evals=[
+            {"step": step, "loss": 5 + valid * step / N, "metric/psnr": 20 + 5 * psnr * step / N}
+            for step in range(10, N, 10)
+        ],
+    )
+    (finding,) = judge(run, RULE)
+    assert finding.severity == (told if name == "variation" else "info")

@@ -101,3 +101,14 @@ def test_a_steep_descent_before_is_no_noise(make_run, judge):
     down = {int(step): 2.0 + 2.4 * 0.6**i for i, step in enumerate(STEPS)}
     evals = [{"step": step, "loss": value if step <= FIRST else 2.6} for step, value in down.items()]
     assert len(judge(make_run({"loss": curve(0)}, evals=evals), RULE)) == 1
+
+
+@pytest.mark.parametrize(("after", "merit", "count"), [(2.55, 0.5, 1), (2.55, None, 1), (2.55, 0.9, 0), (2.3, 0.5, 0)])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_small_rise_that_undoes_what_validation_had_learned(seed, after, merit, count, make_run, judge):
+    """A fifth of the level, five times its noise; most of what was gained is gone, by every witness there is."""
+    loss = 2.0 + np.exp(-ROWS / 20) + 0.4 * (ROWS >= FIRST) + 0.09 * np.random.default_rng(seed).standard_normal(200)
+    rows = [{"step": int(step), "loss": 2.2 + 0.4 * np.exp(-(step - 20) / 10)} for step in STEPS if step <= FIRST]
+    rows += [{"step": int(step), "loss": after} for step in STEPS if step > FIRST]
+    rows = [row if merit is None else row | {"metric/accuracy": merit if row["step"] > FIRST else 0.9} for row in rows]
+    assert len(judge(make_run({"loss": loss, "loss/a": loss}, evals=rows), RULE)) == count

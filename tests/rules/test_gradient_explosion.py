@@ -115,3 +115,12 @@ def test_a_summed_loss_that_is_learned_well(make_run, judge):
     run = {"loss": fall * noise, "grad_norm": 20 * fall * noise, "weight_norm/all": np.full(N, 500.0)}
     evals = [{"step": N * n // 8, "split": "validation", "metric/accuracy": 0.93 + 0.004 * n} for n in range(1, 9)]
     assert [one.severity for one in judge(make_run(run, evals=evals), RULE)] == ["info"]
+
+
+@pytest.mark.parametrize(("limit", "severities"), [(1e9, ["warning"]), (30.0, [])])
+def test_what_the_optimiser_saw_tells_it_as_well(limit, severities, make_run, judge):
+    """Unless it is a limit on the norm that nobody declared."""
+    columns = healthy(2)
+    columns["grad_norm_at_step"] = np.minimum(100 * columns.pop("grad_norm"), limit)
+    columns |= {"loss": columns["loss"].clip(1.0), "weight_norm/all": np.full(N, 390.0)}
+    assert [one.severity for one in judge(make_run(columns), RULE)] == severities

@@ -287,3 +287,12 @@ def test_a_rise_that_goes_on_is_not_mending(make_run, judge):
     loss = [1.45, 0.56, 0.25, 0.27, 0.14, 0.31, 0.27, 0.26, 0.77, 0.88, 1.6]
     (found,) = judge(make_run({"loss": loss}), RULE)
     assert found.severity == "warning"
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_twenty_rows_of_a_skewed_loss_that_stands(seed, make_run, judge):
+    """A rare class: the eighths of a few rows that begin calm look doubled by chance."""
+    loss = np.array([0.63, 0.38, 0.48, 0.75, 0.81, 0.49, 0.57, 0.74, 0.61, 1.04, 0.38, 0.57, 0.58, 0.99, 0.72, 0.53])
+    loss = np.append(loss, [1.8, 0.73, 1.63, 0.59]) * np.exp(0.05 * np.random.default_rng(seed).standard_normal(20))
+    evals = [{"step": step, "loss": 0.77} for step in (10, 20)]
+    assert [one for one in judge(make_run({"loss": loss}, evals=evals, end=None), RULE) if one.rank] == []

@@ -188,3 +188,20 @@ def test_a_blow_is_no_height_from_which_to_learn(make_run, judge):
         "weight_norm/main": np.where(sampled, norm, np.nan),
     }
     assert [one.severity for one in judge(make_run(columns), "lr-too-high")] == ["warning"]
+
+
+@pytest.mark.parametrize(("rows", "end", "count"), [(120, 1.5, 1), (20, 1.5, 0), (120, 0.5, 0)])
+@pytest.mark.parametrize("paid", ["metric/return", "reward/return"])
+def test_thrown_for_long_and_back_to_hardly_less(rows, end, count, paid, make_run, judge):
+    """Forty times its first loss for two fifths of the run, after a step as long as all weights. Returns that are only
+    evaluated, beside a held-out loss, make it no game; those by which it learns do.
+    """
+    noise = np.exp(0.1 * np.random.default_rng(0).standard_normal(N))
+    loss = np.select([ROW == 0, rows > ROW], [2.3, 90.0], end) * noise
+    columns = run_of(1.0, loss, loss__action=loss, loss__return=0 * loss)
+    columns["update_ratio/main"] = np.where(ROW == 0, 1.0, np.nan)
+    evals = [{"step": step, "loss": end, "metric/return": 0.1} for step in range(50, N, 50)]
+    columns |= {paid: np.zeros(N)} if paid.startswith("reward") else {}
+    assert [one.severity for one in judge(make_run(columns, evals=evals), RULE)] == (
+        [] if not count else ["warning" if paid.startswith("metric") else "info"]
+    )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from trainwatch.views.components import Roles, small_by_design
-from trainwatch.views.games import opponent, plays
+from trainwatch.views.games import contested, opponent, plays
 
 GAMES = ["loss/D", "loss/G_adv", "loss/loss_gen", "loss/disc_real", "loss/policy", "loss/value", "loss/qf1", "loss/ppo"]
 GAMES += ["loss/critic/1", "loss/wgan_gp", "grad_norm/critic", "lr/discriminator", "metric/episode_reward"]
@@ -54,3 +54,15 @@ def test_a_time_that_is_called_real_silences_nothing(make_run, judge):
     loss = loss * np.exp(0.03 * np.random.default_rng(0).standard_normal(600))
     evals = [{"step": 100, "split": "valid", "metric/real_time": 3.0}]
     assert judge(make_run({"loss": loss}, evals=evals), "loss-divergence") != []
+
+
+@pytest.mark.parametrize(
+    ("more", "held", "game"),
+    [({}, True, False), ({}, False, True), ({"loss/policy": 1.0}, True, True), ({"reward/mean": 1.0}, True, True)],
+)
+def test_returns_that_are_foretold_from_recordings(more, held, game, make_run):
+    """A held-out loss, no player, and nothing that is paid while it trains."""
+    train = {"loss": 1.0, "loss/action": 1.0, "loss/return": 1.0, "weight/return": 1.0} | more
+    evaluation = {"step": 5, "metric/return": 3.0} | ({"loss": 1.0} if held else {})
+    run = make_run({name: np.full(10, value) for name, value in train.items()}, evals=[evaluation])
+    assert contested(run) is game

@@ -13,7 +13,7 @@ from trainwatch.header import Header
 from trainwatch.run import Run
 from trainwatch.stats import History, medians, noise
 from trainwatch.table import Chunk
-from trainwatch.views.games import plays
+from trainwatch.views.games import contested
 from trainwatch.views.regimes import MOST, Regimes
 
 Floats = NDArray[np.float64]
@@ -124,7 +124,7 @@ class Curve:
 
 def wanders(run: Run, points: Points) -> bool:
     """Whether the loss belongs to a game, or flips its sign all the time."""
-    return plays([*run.train.channels, *run.eval.channels]) or flips(points)
+    return contested(run) or flips(points)
 
 
 def flips(points: Points) -> bool:

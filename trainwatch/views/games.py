@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from trainwatch.run import Run
+
 EDGES = r"(^|[/_.-])({})($|[/_.-])"
 PLAYERS = (
     r"d|disc(riminator)?|critic\d*|actor|policy|pg|ppo|grpo|a2c|sac|d?dqn|ddpg|td3?|adv(ersar(y|ial))?|(w|ls|cycle)?gan"
@@ -31,6 +33,10 @@ PAID = re.compile(
 """What a policy is paid: higher is better, whatever its loss says."""
 
 
+FORETOLD = re.compile(EDGES.format(r"rewards?|returns?|advantages?|episodes?"))
+"""Components that may be predictions of what others were paid, where the data are given."""
+
+
 def opponent(name: str) -> bool:
     """Whether a component's name is that of a player, or of what a player is paid."""
     return bool(OPPONENT.search(name.lower()))
@@ -42,6 +48,18 @@ def plays(channels: Iterable[str]) -> bool:
     if any(IMPLICIT.search(name) for name in names):
         names = [name.replace("policy", "") for name in names if not IMPLICIT.search(name)]
     return any(_plays(*name.partition("/")[::2]) for name in names)
+
+
+def contested(run: Run) -> bool:
+    """Whether a run is a game, by all it records. One that holds out a loss, and is neither a player nor paid while it
+    trains, learns from what is given (recordings, a world model): it foretells rewards, or counts them in the end.
+    """
+    if "loss" not in run.eval:
+        return plays([*run.train.channels, *run.eval.channels])
+    told = {name for name in run.components() if FORETOLD.search(name.lower()) and not PLAYER.search(name.lower())}
+    parts = ("loss/", "weight/", "grad_", "param_")  # what else bears the name is what it is paid
+    ours = [name for name in run.train.channels if name.startswith(parts) and told.intersection(re.split("[/~]", name))]
+    return plays(name for name in run.train.channels if name not in ours)
 
 
 def paid(channels: Iterable[str]) -> str | None:

@@ -16,7 +16,7 @@ from trainwatch.schema import Finding
 from trainwatch.stats import Bools, Floats, fall, noise
 from trainwatch.table import Chunk
 from trainwatch.views.components import Course
-from trainwatch.views.evaluations import held_out
+from trainwatch.views.evaluations import direction, held_out
 from trainwatch.views.games import opponent
 
 MEANT = re.compile(
@@ -49,7 +49,9 @@ class ComponentSign(OfCourse):
         a bound keeps from rising: a declared task that stays where it began, while its gradient runs against that of a
         task which is learned (a cosine below -0.5 in the mean; turned round, both would agree): a warning. Or one that
         comes down although it is maximised: what the others learn makes it smaller; or that rises while no other task
-        comes down, one of them rises by a fifth, and validation, too: a score rises as errors fall. Or a player's, that
+        comes down, one of them rises by a fifth, and validation, too: a score rises as errors fall. Or one, whatever
+        its role, that outweighs all others and rises by a fifth, while a task is lost again in training by as much and
+        validation, by a figure of merit as well, ends worse than it began. Or a player's, that
         rises as the opponent's own loss falls (a correlation below -0.7, both above 0): then both want it larger. Or,
         at any weight, a contribution that has fallen far below 0, a hundred times beyond where it began and ten times
         the others, and is still falling, or a thousand times, whatever its role.
@@ -149,10 +151,12 @@ class ComponentSign(OfCourse):
         unopposed = self._unopposed(name, run)
         falls, alone = self._falls(name, course, there, run), self._alone(name, course, run)
         sick = runaway or (grows and not self._meant(name, course)) or suffers or falls or alone
-        sick = sick or bool(turned or unopposed)
+        harms = leads and not _sought(name) and times >= self.worse and self._harms(name, course, run)
+        sick = sick or harms or bool(turned or unopposed)
         undoes = f", and its gradient undoes that of {turned}" if turned else ""
         undoes = ", against its own gradient: what the others learn brings it down" if falls else undoes
         undoes = ", and no other task is learned: the sum falls by it alone" if alone else undoes
+        undoes = ", and validation is worse than when it began" if harms and not undoes else undoes
         undoes = f", while {unopposed} falls: the opponent wants it larger, too" if unopposed else undoes
         told = f"The {name} loss has the weight {weight[there][-1] if there.any() else -1.0:,.4g}, so it is maximised"
         return self.finding(
@@ -219,6 +223,18 @@ class ComponentSign(OfCourse):
         risen = [fall(-course[f"loss/{other}"]) for other in declared if other != name]
         return bool(risen and min(risen) >= 0 and max(risen) > self.rise and fall(-held_out(run)[1]) > 0)
 
+    def _harms(self, name: str, course: Course, run: Run) -> bool:
+        """Whether it rises while a declared task is lost again in training, and validation ends worse than it began, by
+        a figure of merit, too: what is sought for its good (a spread, a bonus) helps one of them; overfitting does not
+        cost training.
+        """
+        tasks = [course[f"loss/{other}"] for other in course.names if course.roles.said.get(other) == "task"]
+        names = [one for one in run.eval.channels if one.startswith("metric/") and direction(one)]
+        merits = [-direction(one) * held_out(run, one)[1] for one in names]
+        worse = fall(-course[f"loss/{name}"]) > 0 and fall(-held_out(run)[1]) > 0 and merits
+        spoilt = worse and all(_since_best(costs) > 0 for costs in merits)
+        return bool(spoilt) and any(_since_best(raw) > self.rise for raw in tasks)
+
     def _turned(self, name: str, course: Course, there: Bools) -> str:
         """The learned task that a declared task of negative weight, which is not learned, runs against."""
         if not course.roles.task(name) or opponent(name) or course.learned(name):
@@ -266,6 +282,12 @@ def _rises(values: Floats, few: int) -> bool:
     if half < 2 * few:
         return len(values) >= 2 * few and bool(np.median(values[-few:]) > np.median(values[-2 * few : -few]))
     return bool(np.median(values[-few:]) > SINCE_HALF * np.median(values[half - few : half]))
+
+
+def _since_best(costs: Floats) -> float:
+    """How far a series has risen since it was lowest, as a share of where it stands."""
+    known = costs[np.isfinite(costs)]
+    return fall(-known[int(np.argmin(known)) :]) if len(known) else 0.0
 
 
 def _sought(name: str) -> bool:

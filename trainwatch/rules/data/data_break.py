@@ -12,10 +12,11 @@ from trainwatch.bases.curve import CurveRule
 from trainwatch.rule import Findings
 from trainwatch.run import Run
 from trainwatch.schema import Finding
+from trainwatch.stats import Floats
 from trainwatch.table import Chunk
 from trainwatch.views.curve import Leap, Points, flips, leap
-from trainwatch.views.evaluations import held_out, scatter
-from trainwatch.views.games import opponent, plays
+from trainwatch.views.evaluations import direction, held_out, scatter
+from trainwatch.views.games import contested, opponent
 from trainwatch.views.harm import left, less_merit, other_answers, unharmed
 
 
@@ -25,7 +26,8 @@ class DataBreak(CurveRule):
 
     What it sees:
         Within one stage of the curriculum, the highest rise of the loss from one row to the next: by a quarter of its
-        level, far beyond its noise; or half as far, if none of it was made good. If validation has been a tenth worse
+        level, far beyond its noise; or half as far, if none of it was made good, or if validation gave back most of
+        what it had gained, and a figure of merit, if there is one, says the same. If validation has been a tenth worse
         ever since than at its best before, and the raw components, or a figure of merit, or training that has made the
         rise good, say the same, it is a warning. In a game both must, and only components that no player owns count.
         What recorded weights explain is none; nor is a rise after which what validation had learned has hardly been
@@ -62,6 +64,7 @@ class DataBreak(CurveRule):
     clear: float = 8.0  # standard deviations of one point: the highest of a thousand noisy rows comes to five
     stands: float = 0.75  # of a rise that less noise-free rows must keep, in each quarter of what came after
     worse: float = 0.1  # of validation's best before; what was healthy came to 0.03 where the rise was sharp
+    gone: float = 0.7  # of what validation had gained, after a rise from one row to the next; health: 0.15, sick: 0.85
     kept: float = 0.5  # of a rise: where training made more than that good, it is not the weights that are lost
 
     def finish(self, run: Run, rest: Chunk) -> Findings:
@@ -79,25 +82,38 @@ class DataBreak(CurveRule):
         first, last, steps, values = stage.step[broke.row], stage.step[-1], *held_out(run)
         before = values[(steps >= stage.step[0]) & (steps < first)]
         since = values[(steps >= first) & (steps <= last)]
-        if not self._high(stage, broke) or not len(before) or min((steps < first).sum(), len(since)) < 2:
+        if not len(before) or min((steps < first).sum(), len(since)) < 2:
             return False
         since = since[int(len(since) > 2) :]  # at the first, little of the new data may have been learned
+        if not self._high(stage, broke, self._undone(run, first, before, since)):
+            return False
         sides = [scatter(side) for side in (before, since) if len(side) > 3]  # a steep descent looks like noise
         bar = max(self.worse * abs(before.min()), 2 * min(sides, default=0.0))
         if since.min() < before.min() + bar or (values[steps > last] < before.min()).any():
             return False
         if other_answers(run, stage, broke) or unharmed(run, stage, first, broke.height):
             return False
-        if plays([*run.train.channels, *run.eval.channels]):  # its own losses rise in health, others in it do not
+        if contested(run):  # its own losses rise in health, others in it do not
             given = [name for name in run.components() if not opponent(name)]
             return self._raw_rose(run, rest, first, broke.height, given) and less_merit(run, first)
         confirmed = self._raw_rose(run, rest, first, broke.height, run.components()) or less_merit(run, first)
         return confirmed or left(stage, broke) < self.kept
 
-    def _high(self, stage: Points, broke: Leap) -> bool:
-        """Whether a rise is far beyond the noise; or half as far, and no quarter of what came after is much lower."""
+    def _undone(self, run: Run, first: float, before: Floats, since: Floats) -> bool:
+        """Whether validation gave back most of what it had ever gained, and no figure of merit says otherwise."""
+        gained = float(before[0] - before.min())
+        lost = gained > self.worth * abs(before[0]) and since.min() - before.min() > self.gone * gained
+        merits = [name for name in run.eval.channels if name.startswith("metric/") and direction(name)]
+        return bool(lost) and (not merits or less_merit(run, first))
+
+    def _high(self, stage: Points, broke: Leap, undone: bool) -> bool:
+        """Whether a rise is far beyond the noise; or half as far, and no quarter of what came after is much lower, or
+        what validation had learned is undone.
+        """
         if broke.height < self.worth * (float(stage.loss[0]) - broke.level):
             return False
+        if undone:
+            return broke.height > self.much * abs(broke.level) / 2
         if broke.height > self.clear * broke.noise:
             return broke.height > self.much * abs(broke.level)
         lowest = min(float(np.median(part)) for part in np.array_split(stage.loss[broke.row :], 4))

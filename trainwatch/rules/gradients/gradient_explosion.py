@@ -24,6 +24,8 @@ from trainwatch.views.regimes import Regimes
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
+ALIKE = 0.2  # of the first norms as high as the highest, within 1 %: a limit makes them so, chance one or two of twenty
+
 
 @dataclass
 class GradientExplosion(Rule):
@@ -55,7 +57,7 @@ class GradientExplosion(Rule):
     """
 
     block: ClassVar[int] = 20  # rows
-    needs: ClassVar[tuple[str, ...]] = ("grad_norm",)
+    needs: ClassVar[tuple[str, ...]] = ("grad_norm|grad_norm_at_step",)
     wants: ClassVar[tuple[str, ...]] = ("loss", "weight_norm/<group>")
     causes: ClassVar[tuple[str, ...]] = (
         *("non-finite-gradient", "non-finite-loss", "non-finite-weights", "loss-divergence", "loss-spike"),
@@ -134,8 +136,9 @@ class GradientExplosion(Rule):
 
     def _beginning(self, chunk: Chunk) -> dict[str, float]:
         """Norm, weights and loss of the first rows, where the one is too large for the others."""
-        rows = chunk["grad_norm"][: self.block] > 0
-        norm, loss = chunk["grad_norm"][: self.block][rows], chunk["loss"][: self.block][rows]
+        norms = np.fmax(chunk["grad_norm"][: self.block], _unclipped(chunk["grad_norm_at_step"][: self.block]))
+        rows = norms > 0
+        norm, loss = norms[rows], chunk["loss"][: self.block][rows]
         groups = [chunk[name][: self.block] for name in chunk.channels if name.startswith("weight_norm/")]
         known = [group[np.isfinite(group)][:1] for group in groups]
         weights = float(np.sqrt(np.sum(np.square(np.concatenate([np.empty(0), *known])))))
@@ -239,3 +242,9 @@ class GradientExplosion(Rule):
             advice="Lower the learning rate, lengthen the warm-up, or clip the norm near what it was before.",
             confidence=0.9 if sick else 0.6,
         )
+
+
+def _unclipped(norms: Floats) -> Floats:
+    """What the optimiser saw in the first rows, unless it is a limit that nobody declared: then many rows are alike."""
+    clipped = np.mean(norms > 0.99 * np.fmax.reduce(norms, initial=0.0)) > ALIKE
+    return np.full(len(norms), np.nan) if clipped else norms

@@ -17,7 +17,7 @@ from trainwatch.schema import Finding, Severity
 from trainwatch.stats import Baseline, carried, in_blocks, medians, spreads
 from trainwatch.table import Chunk
 from trainwatch.views.evaluations import held_out, scatter
-from trainwatch.views.games import plays
+from trainwatch.views.games import contested
 from trainwatch.views.regimes import Regimes
 
 Floats = NDArray[np.float64]
@@ -165,7 +165,7 @@ class LossSpike(Rule):
             pass
         if trial._first is not None:
             yield trial._passing()
-        if not plays([*run.train.channels, *run.eval.channels]):
+        if not contested(run):
             yield from trial._grave(run)
 
     def _looked(self, hot: Bools) -> Iterator[int]:

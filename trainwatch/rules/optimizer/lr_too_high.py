@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -17,7 +18,7 @@ from trainwatch.schema import Finding
 from trainwatch.stats import Bools, Floats, History, fall, median, noise, running_medians
 from trainwatch.table import Chunk
 from trainwatch.views.components import Roles, components
-from trainwatch.views.games import paid, plays
+from trainwatch.views.games import contested, paid
 from trainwatch.views.weights import Weights
 
 
@@ -29,8 +30,9 @@ class LrTooHigh(Rule):
         The update ratio (norm of the update over norm of the weights) of some group above 0.1, in the median of three
         and more samples, while the loss ends no lower than it began, or gave back more than half of what it had come
         down. One such sample is enough where the loss stands at ten times its first by the next one and at the end, or
-        is not finite; or where all weights together are twice as large in the next sample and the loss never comes
-        down.
+        is not finite; or where it stood so for more than ten rows and a fifth of the run, and came back to no less
+        than half of its first; or where all weights together are twice as large in the next sample and the loss never
+        comes down.
 
         A fiftieth is enough in the median where all weights together grew by half between two samples, and the loss, of
         which more than half is left, has not come down since the first fifth of the run; and in any sample, where they
@@ -84,6 +86,7 @@ class LrTooHigh(Rule):
     hurt_stuck: float = 0.1  # of the first loss, above it, where hardly anything is learned after such a leap
     sigmas: float = 3.0  # of the loss's noise, above its first value as well
     rows: int = 3  # of the loss, in their median: more than a spike
+    long: int = 10  # rows beyond measure that a loss which came back must have had; RMSprop's first steps: two
     doubled: float = 2.0  # x all weights together, from a sample that is too high to the next; healthy ones come to 1.4
     stirred: float = 0.02  # norm of the update over that of the weights, beside
     grown: float = 1.5  # x all weights together, between two samples: the first steps threw them elsewhere
@@ -96,6 +99,7 @@ class LrTooHigh(Rule):
     _history: History = field(default_factory=History, init=False)
     _rows: int = field(default=0, init=False)
     _staged: bool = field(default=False, init=False)
+    _game: bool = field(default=False, init=False)
     _roles: Roles = field(default_factory=Roles, init=False)
 
     def start(self, header: Header) -> Findings:
@@ -110,8 +114,14 @@ class LrTooHigh(Rule):
         self._rows += len(chunk)
         return ()
 
-    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
-        """Whether the rate is too high for the run as it stands."""
+    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
+        """Whether the rate is too high for the run as it stands; by a copy that knows whether it is a game."""
+        trial = copy(self)
+        trial._game = contested(run)
+        yield from trial._judge(rest)
+
+    def _judge(self, rest: Chunk) -> Iterator[Finding]:
+        """The whole run."""
         series = self._history.series(_columns(rest))
         whole = Chunk("train", rest.rows, rest.start - self._rows, rest.stop)
         loss = _steady(whole, series.get("loss", np.empty(0)))
@@ -121,10 +131,10 @@ class LrTooHigh(Rule):
         first, last = _first(whole), float(np.median(known[-3:]))
         lost = bool((whole.nonfinite("loss")[-5:] > 0).any()) or last > first + (self.blown - 1) * abs(first)
         norms = [name.removeprefix("weight_norm/") for name in series if name.startswith("weight_norm/")]
-        weights, game = Weights(whole, tuple(norms)), plays(whole.channels)
+        weights = Weights(whole, tuple(norms))
         sick = self._rewritten(weights, series, loss, first, lost) or self._churned(weights, self._high(series), first)
-        swept = self._leapt(weights, series, first) if game or not sick else None
-        swept = swept or (None if game or sick else self._thrown(weights, first))
+        swept = self._leapt(weights, series, first) if self._game or not sick else None
+        swept = swept or (None if self._game or sick else self._thrown(weights, first))
         ruined = {} if swept else self._ruined(weights, series, first)
         if swept:
             yield swept
@@ -145,16 +155,17 @@ class LrTooHigh(Rule):
         back = last - best > self.back * max(first - best, 0.0) + self.back * abs(best)
         worse = fall(loss) <= 0 or back
         sick = {group: ratio for group, ratio in self._high(series).items() if ratio > self.ratio and worse}
-        if lost:
-            blew = {group: self._blew(weights.rows, group, first) for group in _ratios(series)}
+        if lost or last > self.back * abs(first):
+            blew = {group: self._blew(weights.rows, group, first, lost) for group in _ratios(series)}
             sick |= {group: ratio for group, ratio in blew.items() if ratio > self.ratio}
         if not sick and fall(loss) <= 0 and self._doubled(weights, series):
             most = {group: float(np.nanmax(values)) for group, values in _ratios(series).items()}
             sick = {group: ratio for group, ratio in most.items() if ratio > self.ratio}
         return sick
 
-    def _blew(self, whole: Chunk, group: str, first: float) -> float:
-        """The highest ratio at whose next sample the loss was beyond measure; 0 for none.
+    def _blew(self, whole: Chunk, group: str, first: float, lost: bool) -> float:
+        """The highest ratio at whose next sample the loss was beyond measure, or was so for a fifth of the run before
+        it; 0 for none. Only the latter counts where the loss came back.
 
         The first steps of RMSprop and of a schedule without warm-up are large in health, and may cost a row or two:
         what the loss did long after is not of them.
@@ -162,9 +173,14 @@ class LrTooHigh(Rule):
         values, loss = whole[f"update_ratio/{group}"], whole["loss"]
         at = np.flatnonzero(np.isfinite(values))
         beyond = (whole.nonfinite("loss") > 0) | (loss > first + (self.blown - 1) * abs(first))
+        last = float(np.median(loss[np.isfinite(loss)][-3:]))
+        thrown = beyond & (loss > self.blown * last)  # what only wanders about a level is not thrown
         ends = [*(at[1:] + 1).tolist(), len(loss)]
         stands = [
-            2 * int(beyond[max(0, end - self.rows) : end].sum()) > min(self.rows, end)
+            (
+                (lost and 2 * int(beyond[max(0, end - self.rows) : end].sum()) > min(self.rows, end))
+                or int(thrown[begin:end].sum()) > max(len(loss) // 5, self.long)
+            )
             and not self._learnt(loss[begin:end], beyond[begin:end])
             for begin, end in zip(at.tolist(), ends, strict=True)
         ]
@@ -213,7 +229,7 @@ class LrTooHigh(Rule):
     def _lost_ever_since(self, whole: Chunk, first: float) -> bool:
         """Whether each eighth of the run stands above the first loss; of a game, below half of the first reward."""
         loss, hurt = whole["loss"], self.hurt
-        if plays(whole.channels):
+        if self._game:
             reward = paid(whole.channels)
             if reward is None:
                 return False
@@ -326,7 +342,7 @@ class LrTooHigh(Rule):
             parts[name] = float(np.abs(whole[f"loss/{name}"][row] * (1.0 if np.isnan(weight) else weight)))
         loudest = max(parts, key=lambda name: np.nan_to_num(parts[name]), default="")
         tasks = sum(size for name, size in parts.items() if name != loudest and not self._roles.aside(name))
-        return loudest if tasks > 0 and parts[loudest] > self.loud * tasks and not plays(whole.channels) else ""
+        return loudest if tasks > 0 and parts[loudest] > self.loud * tasks and not self._game else ""
 
     def _finding(
         self, whole: Chunk, sick: dict[str, float], loss: tuple[float, float], lost: bool, ruined: bool
@@ -335,16 +351,18 @@ class LrTooHigh(Rule):
         ratio, onset = sick[group], _since(whole[f"update_ratio/{group}"], self.ratio)
         rates = whole[f"lr/{group}"][np.isfinite(whole[f"lr/{group}"])]
         aim = f" from {rates.max():.2g} to about {rates.max() / min(ratio / self.usual, 100):.1g}" if len(rates) else ""
-        game, said = plays(whole.channels), "loss"
-        if game and ruined and (reward := paid(whole.channels)):
+        said = "loss"
+        if self._game and ruined and (reward := paid(whole.channels)):
             known, said = whole[reward][np.isfinite(whole[reward])], "reward"
             loss, lost = (-_start(-known), float(np.median(known[-3:]))), False
+        peak = float(np.nanmax(whole["loss"]))
+        thrown = said == "loss" and not lost and peak > loss[0] + (self.blown - 1) * abs(loss[0])
         return self.finding(
-            "info" if game and not ruined else "critical" if lost else "warning",
+            "info" if self._game and not ruined else "critical" if lost else "warning",
             f"group:{group}",
             (int(whole.step[onset]), int(whole.step[-1])),
             f"A step changes the weights of {group} by {ratio:.2g} of their norm, and the {said} goes from "
-            f"{loss[0]:.4g} to "
+            f"{loss[0]:.4g} to {f'{peak:.4g} and back to ' if thrown else ''}"
             f"{'what is not finite' if lost and whole.nonfinite('loss')[-1] else f'{loss[1]:.4g}'}.",
             evidence={"update_ratio": ratio, f"first_{said}": loss[0], said: loss[1]},
             advice=f"Lower the learning rate of {group}{aim}; an update ratio of 1e-3 is usual.",
