@@ -8,10 +8,11 @@ from trainwatch.views.games import contested, opponent, plays
 
 GAMES = ["loss/D", "loss/G_adv", "loss/loss_gen", "loss/disc_real", "loss/policy", "loss/value", "loss/qf1", "loss/ppo"]
 GAMES += ["loss/critic/1", "loss/wgan_gp", "grad_norm/critic", "lr/discriminator", "metric/episode_reward"]
-GAMES += ["metric/rollout/ep_rew_mean", "metric/success_rate", "loss/vf"]
+GAMES += ["metric/rollout/ep_rew_mean", "metric/success_rate", "loss/vf", "epsilon", "rollout/exploration_rate"]
 OTHERS = ["loss/dice", "loss/general", "loss/gene_expression", "loss/discrete", "loss/discount", "loss/organ"]
 OTHERS += ["loss/precursor", "clock/generator", "grad_norm/decoder", "lr/0", "metric/real_time", "metric/fake_news_f1"]
 OTHERS += ["grad_norm/attention.value", "grad_norm/generator", "metric/value", "grad_norm/encoder.d"]
+OTHERS += ["adam_epsilon", "loss/epsilon_insensitive", "loss/epsilon"]
 
 
 @pytest.mark.parametrize("name", GAMES)

@@ -23,6 +23,8 @@ OPPONENT = re.compile(
 """Losses that follow an opponent or a reward: they may rise, and pull against the others, in health."""
 SCORE = re.compile(EDGES.format(r"(ep_)?rew(ard)?s?|(ep_)?returns?|episod(es?|ic)|success(_rate)?"))
 """Figures of merit that only a game has; `metric/real_time` is none."""
+CHANCE = re.compile(r"(?!loss/|weight/|lr/|grad)([\w.]+/)*(exploration(_rate)?|epsilon|eps_greedy)")
+"""How often a policy acts at random: a whole name, for optimisers and privacy have an epsilon of theirs as well."""
 IMPLICIT = re.compile(r"rewards?[/_](chosen|rejected|margins?|accurac(y|ies))$")
 """What preference optimisation (DPO and its kin) calls rewards: its own log-ratios on pairs that are given. It is
 supervised, and its policy plays with nobody."""
@@ -47,7 +49,7 @@ def plays(channels: Iterable[str]) -> bool:
     names = [name.lower() for name in channels]
     if any(IMPLICIT.search(name) for name in names):
         names = [name.replace("policy", "") for name in names if not IMPLICIT.search(name)]
-    return any(_plays(*name.partition("/")[::2]) for name in names)
+    return any(CHANCE.fullmatch(name) or _plays(*name.partition("/")[::2]) for name in names)
 
 
 def contested(run: Run) -> bool:
