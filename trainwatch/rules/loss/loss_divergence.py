@@ -297,8 +297,7 @@ def _fall(stage: Points) -> Fall:
     peak = float(smooth[best:-tail].max())  # a rise that goes on has its highest point at the end
     risen = max(float(smooth[best:].max()) - float(smooth[best]), 1e-300)
     level, height, flat = rise_at_once(stage.loss)
-    sigma = noise(stage.loss[: max(best + 1, len(stage) // 4, 8)])
-    sigma = max(sigma, noise(stage.loss)) if len(stage) < 24 else sigma  # eight skewed rows may look calm
+    sigma = noise(stage.loss[: max(best + 1, len(stage) // 4, 24)])  # eight skewed rows may look calm
     return Fall(
         start=start,
         best=float(smooth[best]),
