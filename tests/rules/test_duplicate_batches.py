@@ -130,16 +130,3 @@ def test_one_batch_that_cannot_be_all(make_run, judge):
     (found,) = judge(make_run(game), RULE)
     assert (found.severity, found.first_step) == ("warning", 2)
     assert judge(make_run({"data/fingerprint": np.full(200, 7.0)}), RULE) == []
-
-
-@pytest.mark.parametrize(
-    ("count", "stride", "validation", "alarms"),
-    [(3, 2, 0.5, 1), (4, 2, 0.5, 1), (3, 2, 0.06, 0), (3, 3, 0.5, 0), (3, 10, 0.5, 0), (1, 2, 0.5, 0)],
-)
-def test_few_batches_in_a_log_that_leaves_steps_out(count, stride, validation, alarms, make_run, judge):
-    """Six may be meant, or three: no data set, if they are learned by heart. Of thirty nobody knows."""
-    batches = np.tile(prints(np.random.default_rng(0), count), ROWS)[:110]
-    columns = {"data/fingerprint": batches, "loss": np.geomspace(3, 0.02, 110), "step": np.arange(1, 111) * stride}
-    evals = [{"step": 10 * stride * n, "loss": validation + 3.0 * (n < 11)} for n in range(1, 12)]
-    found = judge(make_run(columns, evals=evals), RULE)
-    assert [one.evidence["batches"] for one in found] == [count] * alarms

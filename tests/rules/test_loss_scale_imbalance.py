@@ -344,17 +344,3 @@ def test_a_thousandfold_from_the_first_row_on_needs_one_block(make_run, judge):
     columns = {"loss/a": np.where(share > 0.9, 1.0, 5e4), "loss/b": np.full(N, 1e5), "grad_share/b": share}
     (finding,) = judge(make_run(columns), RULE)
     assert (finding.severity, finding.first_step, finding.last_step, finding.state) == ("critical", 1, 20, "over")
-
-
-@pytest.mark.parametrize(
-    ("role", "ratio", "left", "severity"),
-    [("auxiliary", 300.0, 0.93, "critical"), ("auxiliary", 50.0, 0.93, "info"), ("auxiliary", 300.0, 0.7, "info"),
-     ("regulariser", 300.0, 0.93, "info"), ("task", 300.0, 0.93, "info")],
-)  # fmt: skip
-def test_a_helper_that_is_learned_in_a_tasks_place(role, ratio, left, severity, make_run, judge):
-    """It comes far down, and the task hardly; where the task is learned, or no helper was declared, nobody knows."""
-    header = {"components": {"b": {"role": role}, "a": {"role": "task"}}, "total_steps": N}
-    task = 1.4 * (left + (1 - left) * np.exp(-np.arange(N) / 60))
-    helper = ratio * 1.4 * (1 + 10 * np.exp(-np.arange(N) / 20))
-    found = judge(make_run({"loss/a": task, "loss/b": helper}, header=header), RULE)
-    assert [one.severity for one in found][-1:] == [severity]

@@ -200,7 +200,7 @@ def test_thrown_for_long_and_back_to_hardly_less(rows, end, count, paid, make_ru
     loss = np.select([ROW == 0, rows > ROW], [2.3, 90.0], end) * noise
     columns = run_of(1.0, loss, loss__action=loss, loss__return=0 * loss)
     columns["update_ratio/main"] = np.where(ROW == 0, 1.0, np.nan)
-    evals = [{"step": step, "loss": end, "metric/return": 0.1} for step in range(50, N, 50)]
+    evals = [{"step": step, "loss": end, "metric/return": 0.1} for step in range(20, N, 20)]
     columns |= {paid: np.zeros(N)} if paid.startswith("reward") else {}
     assert [one.severity for one in judge(make_run(columns, evals=evals), RULE)] == (
         [] if not count else ["warning" if paid.startswith("metric") else "info"]

@@ -64,39 +64,3 @@ def test_silent_on(kind, seed, make_run, judge):
         table = {name: values for name, values in table.items() if not name.startswith("weight/")}
         table["loss"] = a + 3 * b
     assert judge(make_run(table), RULE) == []
-
-
-def unweighted(by, a, b, evaluated=1.0, accumulation=2):
-    """A run that records no weights: losses a + b, divided in training, and times something in evaluations."""
-    evals = [
-        {"step": 20 * n, "loss": evaluated * (1.1 + 0.9), "loss/a": 1.1, "loss/b": 0.9, "split": "val"}
-        for n in range(1, 9)
-    ]
-    columns = {"loss": (a + b) / by, "loss/a": a, "loss/b": b}
-    return {"columns": columns, "evals": evals, "header": {"config": {"train": {"grad_accum_steps": accumulation}}}}
-
-
-def test_without_weights_an_evaluation_tells_that_they_are_one(make_run, judge):
-    """The loss in training is that of two micro-batches divided twice; components may cancel one another."""
-    a, b = losses(0)
-    (found,) = judge(make_run(**unweighted(2, a, b)), RULE)
-    assert (found.severity, found.first_step, found.last_step) == ("warning", 1, N)
-    assert "divided by the accumulation of 2" in found.message
-    assert len(judge(make_run(**unweighted(2, -a, np.round(a + 0.3 * np.cos(ROW), 3))), RULE)) == 1
-
-
-@pytest.mark.parametrize(
-    "more",
-    [
-        {"by": 1},
-        {"by": 2, "evaluated": 0.5},  # a mean of the two, as in a contrastive loss
-        {"by": 2, "accumulation": 1},
-        {"by": 2, "accumulation": 4},
-        {"by": 4},
-        {"by": np.where(ROW < 20, 1, 2)},  # a weight that changes
-    ],
-)
-def test_without_weights_anything_else_may_be_meant(more, make_run, judge):
-    assert judge(make_run(**unweighted(a=losses(0)[0], b=losses(0)[1], **more)), RULE) == []
-    bare = unweighted(2, *losses(0)) | {"evals": []}
-    assert judge(make_run(**bare), RULE) == []

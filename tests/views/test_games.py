@@ -58,12 +58,19 @@ def test_a_time_that_is_called_real_silences_nothing(make_run, judge):
 
 
 @pytest.mark.parametrize(
-    ("more", "held", "game"),
-    [({}, True, False), ({}, False, True), ({"loss/policy": 1.0}, True, True), ({"reward/mean": 1.0}, True, True)],
+    ("more", "held", "rises", "game"),
+    [
+        ({}, True, 0.0, False),
+        ({}, True, 1.0, True),  # a world model that goes on exploring
+        ({}, False, 0.0, True),
+        ({"loss/policy": 1.0}, True, 0.0, True),
+        ({"reward/mean": 1.0}, True, 0.0, True),
+    ],
 )
-def test_returns_that_are_foretold_from_recordings(more, held, game, make_run):
-    """A held-out loss, no player, and nothing that is paid while it trains."""
+def test_returns_that_are_foretold_from_recordings(more, held, rises, game, make_run):
+    """A held-out loss, no player, nothing that is paid while it trains, and nothing gained in the end."""
     train = {"loss": 1.0, "loss/action": 1.0, "loss/return": 1.0, "weight/return": 1.0} | more
-    evaluation = {"step": 5, "metric/return": 3.0} | ({"loss": 1.0} if held else {})
-    run = make_run({name: np.full(10, value) for name, value in train.items()}, evals=[evaluation])
+    measured = {"loss": 1.0} if held else {}
+    evals = [{"step": step, "metric/return": 3.0 + rises * step} | measured for step in range(2, 10)]
+    run = make_run({name: np.full(10, value) for name, value in train.items()}, evals=evals)
     assert contested(run) is game

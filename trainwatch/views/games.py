@@ -8,6 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+import numpy as np
+from numpy.typing import NDArray
+
 from trainwatch.run import Run
 
 EDGES = r"(^|[/_.-])({})($|[/_.-])"
@@ -35,6 +38,7 @@ PAID = re.compile(
 """What a policy is paid: higher is better, whatever its loss says."""
 
 
+EVALUATIONS = 6  # tell whether it is paid any better
 FORETOLD = re.compile(EDGES.format(r"rewards?|returns?|advantages?|episodes?"))
 """Components that may be predictions of what others were paid, where the data are given."""
 
@@ -54,14 +58,22 @@ def plays(channels: Iterable[str]) -> bool:
 
 def contested(run: Run) -> bool:
     """Whether a run is a game, by all it records. One that holds out a loss, and is neither a player nor paid while it
-    trains, learns from what is given (recordings, a world model): it foretells rewards, or counts them in the end.
+    trains, learns from what is given: it foretells rewards, or counts them in the end. That is only said of one that is
+    not paid for it: a world model that goes on exploring looks alike, and its losses rise as it does well.
     """
-    if "loss" not in run.eval:
+    pays = [name for name in run.eval.channels if PAID.fullmatch(name.lower())]
+    if "loss" not in run.eval or not pays or not all(_unpaid(run.eval.curve(name)[1]) for name in pays):
         return plays([*run.train.channels, *run.eval.channels])
     told = {name for name in run.components() if FORETOLD.search(name.lower()) and not PLAYER.search(name.lower())}
     parts = ("loss/", "weight/", "grad_", "param_")  # what else bears the name is what it is paid
     ours = [name for name in run.train.channels if name.startswith(parts) and told.intersection(re.split("[/~]", name))]
     return plays(name for name in run.train.channels if name not in ours)
+
+
+def _unpaid(values: NDArray[np.float64]) -> bool:
+    """Whether what was paid in evaluations never rose, or half of the rise is gone."""
+    gained = values.max() - values[0] if len(values) >= EVALUATIONS else -1.0
+    return bool(gained >= 0 and np.median(values[-3:]) - values[0] <= gained / 2)
 
 
 def paid(channels: Iterable[str]) -> str | None:

@@ -36,9 +36,8 @@ class LossScaleImbalance(Rule):
         four fifths of it at a hundred times, and none of them improves.
 
         Where no gradients are recorded: it is a thousand times the others, while these stand at values of 1 and more
-        and none of them improves; or a hundred times declared tasks, half the run long, if it was declared to help them
-        and came down by half, and they, at 1 and more, by less than a fifth; or thirty times declared tasks (ten times,
-        if it was declared to be no task itself), while the gradient's norm is thirty times what it is clipped to.
+        and none of them improves; or thirty times declared tasks (ten times, if it was declared to be no task itself),
+        while the gradient's norm is thirty times what it is clipped to.
 
         Not among the others: components of weight 0, of a tiny or negative weight, or one that rises, whose schedule is
         not at its end or that a later stage raises to the large one's scale, with both signs (a policy's surrogate),
@@ -321,23 +320,9 @@ class LossScaleImbalance(Rule):
 
     def _stand(self, episode: Episode, ease: float) -> bool:
         """Whether the others are a thousandth, at values of a task that is not learned, and none of them improves."""
-        if not episode.unsolved(self.ordinary):
-            return False
+        absurd = episode.unsolved(self.ordinary) and episode.ratio > ease * self.absurd_ratio
         improved = episode.improved(self.improvement if ease == 1.0 else self.recovery)
-        absurd = episode.ratio > ease * self.absurd_ratio and self._twice(episode) and not any(improved)
-        return absurd or self._instead(episode, ease)
-
-    def _instead(self, episode: Episode, ease: float) -> bool:
-        """Whether what was declared to help the tasks is a hundredfold of them and was learned in their place: it came
-        down by half, none of them by a fifth, and half of the run is over. Healthy helpers come to ten times a task
-        that is solved, and to three times one that is not.
-        """
-        name, block = episode.component, episode.block
-        helper = self._roles.get(name) == "auxiliary" and self._tasks(episode)
-        late = episode.blocks >= LASTING and block.last_step >= self._total / 2
-        learned = 2 * abs(block.raw(name)) < abs(self._start.get(name, 0.0))
-        wins = helper and late and learned and episode.ratio > ease * self.critical_ratio
-        return wins and not any(episode.improved(self.learning))
+        return absurd and self._twice(episode) and not any(improved)
 
     def _tasks(self, episode: Episode) -> bool:
         """Whether all others are declared tasks."""

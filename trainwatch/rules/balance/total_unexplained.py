@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -18,14 +17,9 @@ from trainwatch.schema import Finding
 from trainwatch.stats import Streak, in_blocks, median, medians, noise
 from trainwatch.table import Chunk
 from trainwatch.views.components import BLOCK, components
-from trainwatch.views.evaluations import flattened
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-
-
-ACCUMULATION = re.compile(r"(.*\.)?((grad\w*_)?accum\w*|update_freq)", re.IGNORECASE)
-"""What a config calls it; `eval_accumulation_steps` is another one."""
 
 
 @dataclass
@@ -36,8 +30,6 @@ class TotalUnexplained(Rule):
         In two blocks of 20 rows, one after the other, the loss differs from the sum of weight x raw value by more than
         1 % and more than the log's rounding explains; and it is the same step that both are of: they go up and down
         together, or the gap is many times what the loss moves. A constant ratio of the two is reported as such.
-        Where no weights are recorded: a loss that is the sum divided by the accumulation in training, and the plain sum
-        in every evaluation.
 
     Why it matters:
         What is differentiated is not what is recorded. A component that nobody tracks may run away unseen; a loss that
@@ -48,7 +40,7 @@ class TotalUnexplained(Rule):
         values that are neither divided nor scaled. `watch.losses()` gives the sum and records its parts.
 
     When it is wrong:
-        Where weights are not recorded little is said. A weight decay or an uncertainty term that is added to the loss
+        Where weights are not recorded nothing is said. A weight decay or an uncertainty term that is added to the loss
         by design is a component too: record it under its name.
 
     References:
@@ -56,12 +48,11 @@ class TotalUnexplained(Rule):
     """
 
     block: ClassVar[int] = BLOCK
-    needs: ClassVar[tuple[str, ...]] = ("loss", "loss/<component>", "weight/<component>|eval:loss/<component>")
+    needs: ClassVar[tuple[str, ...]] = ("loss", "loss/<component>", "weight/<component>")
     wants: ClassVar[tuple[str, ...]] = ("run:horizon", "amp/scale")
     causes: ClassVar[tuple[str, ...]] = ("loss-divergence",)
 
     gap: float = 0.01  # of the larger of the loss and its parts: sums in bfloat16 are off by 0.4 %
-    fewest: int = 4  # rows, evaluations as well, of which each says the same
     blocks: int = 2  # in a row: one may hold the step at which a weight changes
     steady: float = 0.005  # of the ratio: within it two series are one, times a factor
     together: float = 0.5  # correlation of the changes from row to row: running means have none with what they average
@@ -75,9 +66,7 @@ class TotalUnexplained(Rule):
 
     def start(self, header: Header) -> Findings:
         """The accumulation, to name the ratio."""
-        told = [mapping(header.raw.get("horizon")).get("accumulation")]
-        told += [value for name, value in flattened(header.config) if ACCUMULATION.fullmatch(name)]
-        self._accumulation = next((float(many) for one in told if (many := number(one))), 1.0)
+        self._accumulation = number(mapping(header.raw.get("horizon")).get("accumulation")) or 1.0
         return ()
 
     def update(self, chunk: Chunk) -> Iterator[Finding]:
@@ -112,29 +101,6 @@ class TotalUnexplained(Rule):
         if run.end is not None and len(rest) == rest.stop:
             trial.blocks = 1
         yield from trial.update(rest)
-        yield from self._divided(run)
-
-    def _divided(self, run: Run) -> Iterator[Finding]:
-        """Without weights: evaluations that are the plain sum of the same components say that each of them is 1."""
-        rows, evaluations = Chunk("train", run.train, 0, run.train.size), Chunk("eval", run.eval, 0, run.eval.size)
-        names, part = components(rows), 1.0 / self._accumulation
-        if part >= 1 or len(names) < 2 or any(f"weight/{name}" in run.train for name in names):
-            return
-        if self._is(rows, names, part, 1.0) and self._is(evaluations, names, 1.0, part):
-            summed = np.sum([rows[f"loss/{name}"] for name in names], axis=0)
-            clear, streak = int(np.nanargmax(np.abs(summed))), Streak(1)
-            ends = {"step": rows.step[:1].astype(np.float64), "last": rows.step[-1:].astype(np.float64)}
-            shown = {"loss": rows["loss"][[clear]], "sum": summed[[clear]], "scale": np.full(1, np.nan)}
-            streak.push(np.ones(1, dtype=bool), ends | shown)
-            yield self._finding(streak)
-
-    def _is(self, chunk: Chunk, names: list[str], factor: float, other: float) -> bool:
-        """Whether the loss is in every row the sum of its components times a factor, and plainly not times another."""
-        parts = np.array([chunk[f"loss/{name}"] for name in names])
-        known = np.isfinite(parts.sum(axis=0) + chunk["loss"]) & parts.any(axis=0)
-        total, summed, size = chunk["loss"][known], parts.sum(axis=0)[known], np.abs(parts).sum(axis=0)[known]
-        off, far = (np.abs(total / times - summed) / size for times in (factor, other))
-        return len(total) >= self.fewest and bool((off < self.steady).all() and np.median(far) > self.gap)
 
     def _parts(self, chunk: Chunk) -> Floats:
         """Each component's contribution: 0 where its weight is, and until it has a value; NaN where its weight is not

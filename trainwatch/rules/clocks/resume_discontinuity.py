@@ -15,6 +15,7 @@ from trainwatch.run import Run
 from trainwatch.schema import Finding
 from trainwatch.stats import noise, spreads
 from trainwatch.table import Chunk, Table
+from trainwatch.views.curve import MEDIAN
 from trainwatch.views.evaluations import TRAINING, scatter
 
 Floats = NDArray[np.float64]
@@ -227,6 +228,14 @@ class ResumeDiscontinuity(Rule):
         doubt = self.sigmas * sigma * 1.2533 * (1 / len(old) + 1 / len(new)) ** 0.5  # medians of so many rows
         return now - level > max(self.lost * progress, doubt) and progress > self.sigmas * sigma
 
+    @staticmethod
+    def _goes_on(seam: Seam, rise: float) -> bool:
+        """Whether training costs what it did, so that another set is evaluated: lost weights throw both."""
+        old, new = (seam.table["loss"][rows] for rows in (seam.before, seam.after))
+        apart = np.median(new[np.isfinite(new)]) - np.median(old[np.isfinite(old)])
+        doubt = MEDIAN * noise(old) * (2 / max(1, len(old))) ** 0.5
+        return bool(apart + 2 * doubt < rise / 3)
+
     def _validation(self, run: Run, index: int, seam: Seam) -> tuple[str, bool]:
         """Whether validation stands where much of what it had gained is lost, and whether it has come back since."""
         rows, since = Chunk("eval", run.eval, 0, run.eval.size), run.headers[index].time
@@ -244,7 +253,7 @@ class ResumeDiscontinuity(Rule):
             return "", True
         level, gained, usual = old[-1], old[0] - old.min(), max(np.diff(old).max(), scatter(old))
         bar = max(self.unlearnt * gained, self.usual * usual, self.plain * max(abs(level), abs(new[0])))
-        if new[0] - level < bar:
+        if new[0] - level < bar or self._goes_on(seam, new[0] - level):
             return "", True
         return f"the validation loss is {new[0]:.4g} where it was {level:.4g}", bool(new[-1] < (level + new[0]) / 2)
 

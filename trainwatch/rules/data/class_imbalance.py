@@ -154,7 +154,7 @@ class ClassImbalance(Rule):
             return f", and {figure} has been 0 in the last evaluations", done(run)
         if done(run, 0.5) and share > self.majority and only_the_largest(courses, share):
             return ", and accuracy stands at what the largest alone gives", done(run)
-        if len(counts) == 2 and done(run) and (figure := never_found(courses)):
+        if len(counts) == 2 and done(run) and not told_apart(courses) and (figure := never_found(courses)):
             return f", and {figure} has been 0 in the last evaluations", False  # ranked right, perhaps
         known = any(course.value.any() for course in figures(courses, least))
         return "" if known or not lost or told_apart(courses) else dearer(courses), False

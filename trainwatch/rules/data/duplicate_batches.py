@@ -15,7 +15,6 @@ from trainwatch.run import Run
 from trainwatch.schema import Finding
 from trainwatch.stats import Streak, in_blocks
 from trainwatch.table import Chunk
-from trainwatch.views.evaluations import held_out
 from trainwatch.views.games import plays
 
 Floats = NDArray[np.float64]
@@ -35,8 +34,7 @@ class DuplicateBatches(Rule):
         the same step. Or nothing but the same sixteen batches at most, eight times over, of a training set that is
         known to have four times as many and more (`horizon`, or `epoch`). Where that is not known: the same four
         batches at most, 25 times over, if others came before, if the data are what the policy that is trained goes
-        through, or if two to four come round in one order. In a log that leaves steps out these may stand for eight at
-        most, and must be learned by heart: validation costs ten times as much.
+        through, or if two to four come round in one order.
 
     Why it matters:
         The run costs as much as it was planned to and learns from a part of it: four workers that read the same stream
@@ -68,8 +66,6 @@ class DuplicateBatches(Rule):
     far: int = 64  # rows in which a batch was not seen, for it to be new: small sets come round sooner
     few: int = 4  # batches that are all there is: what is not called a data set
     passes: int = 25  # over those few; so often no batch comes by chance
-    unseen: int = 8  # batches at most, with those of the rows between: a data set that is learned by heart is larger
-    by_heart: float = 10.0  # x what training costs is what validation costs then; overfitting alone comes to 2 or 3
     several: int = 16  # batches, where the set is known to be
     larger: float = 4.0  # x as large: a set of a handful is another sickness; then
     turns: int = 8  # over those are enough
@@ -127,8 +123,7 @@ class DuplicateBatches(Rule):
         everything = table.column(CHANNEL, 0, table.size)
         others = everything[np.isfinite(everything) & ~np.isin(everything, prints)]
         more = plays(table.channels) or len(np.unique(others)) > batches  # than these few
-        hidden = stride > 1 and not (batches * stride <= self.unseen and self._by_heart(run))
-        if declared is None and not more and (batches == 1 or not round_in_order or hidden):
+        if declared is None and not more and (batches == 1 or not round_in_order or stride > 1):
             return None  # the whole set at once, or a small one that is shuffled
         if declared is not None and declared < self.larger * batches * (stride if round_in_order else 1):
             return None
@@ -142,11 +137,6 @@ class DuplicateBatches(Rule):
             advice="See whether the sampler advances and the loader shuffles: iter(loader) in the loop begins anew.",
             confidence=0.6 if declared is None else 0.9,
         )
-
-    def _by_heart(self, run: Run) -> bool:
-        """Whether the last evaluation costs many times what training does."""
-        validation, training = held_out(run)[1][-1:], float(np.median(run.train["loss"][-self.passes :]))
-        return training > 0 and bool((validation > self.by_heart * training).any())
 
     def _stretch(self, prints: Floats, known: bool) -> tuple[int, int]:
         """How few batches the last rows hold, and how many rows those are; 0 and 0 where it is not so."""

@@ -63,6 +63,7 @@ class EvaluationUnchanged(Rule):
     digits: int = 5  # of the loss: a learning model does not keep them
     counted: int = 4  # of a figure, where three of them are the same
     little: float = 1e-3  # of a figure: what creeps in its last digits may stand for two evaluations
+    begin: float = 0.5  # of the planned steps: a copy that is averaged later on, a value that is carried, has moved
     alive: float = 1e-3  # of the highest rate: below it rounding hides a healthy step
     fell: float = 0.05  # of the training loss, and
     clear: float = 4.0  # standard errors: so much is learned
@@ -81,12 +82,13 @@ class EvaluationUnchanged(Rule):
         if count >= (run.train.step[run.train.live] > since).sum():
             return  # in every row: the last evaluation stands there until there is another
         fell, later = self._fell(run, since), bool((run.eval.step[run.eval.live] < since).any())
+        young = run.end is None and (run.last_step or 0) < self.begin * (run.header.total_steps or np.inf)
         first = int(since) if later else run.first_step or int(since)
         stands = "the weights hardly move" if later else "no weight moves"
         means = "what is evaluated is not what is trained" if fell else stands
         severity: Severity = "critical" if count >= self.sure else "warning"
         yield self.finding(
-            "info" if later and not (rated and fell) else severity,  # it may have converged
+            "info" if (later and not (rated and fell)) or young else severity,  # it may have converged, or not begun
             "run",
             (first, run.last_step or first),
             f"{count + 1} evaluations since step {int(since):,} are equal to the last digit: {means}.",

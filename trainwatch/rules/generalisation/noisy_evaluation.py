@@ -17,12 +17,12 @@ from trainwatch.table import Chunk, TableName
 from trainwatch.views.evaluations import losses
 
 COUNTED = re.compile(
-    r"metric/(.*[/_.-])?(acc(uracy)?|exact(_match)?|em|top_?\d+|f1|auc|auroc|recall_?(at_?|@)\d+|hits?_?(at_?|@)?\d+|m?ap_?\d*"
-    r"|m?iou|mrr|ndcg\w*|mcc|dice|concordance|c_?index|cer|wer|error_rate|err_top_?\d+)([/_.-].*)?",
+    r"metric/(.*[/_.-])?(acc(uracy)?|exact(_match)?|em|top_?\d+|f1|auc|auroc|m?ap_?\d*"
+    r"|m?iou|mcc|dice|concordance|c_?index|cer|wer|error_rate|err_top_?\d+)([/_.-].*)?",
     re.IGNORECASE,
 )
-"""Answers that are right or wrong, pairs and ranks that are in order or not. What grades a drawing (PSNR, an R2, the
-precision of a generator) is as random as the drawing.
+"""Answers that are right or wrong. Ranks among candidates that are drawn (recall@10) are as random as these; what
+grades a drawing (PSNR, an R2, the precision of a generator) is as random as the drawing.
 """
 
 
@@ -53,7 +53,7 @@ class NoisyEvaluation(Rule):
         Evaluations of one split that are marked as repeats (`repeat`) of the same weights (`weights_step`, else the
         step): they differ by more than rounding. A warning if they lie 5 % apart, and a fifth of all that the loss has
         gained, for two states of the weights and more; or if in most states what is counted (an accuracy, a rate of
-        errors, ranks) differs as well: a loss may be random by nature, answers that are right or wrong are not. Else an
+        errors) differs as well: a loss may be random by nature, answers that are right or wrong are not. Else an
         info.
 
     Why it matters:

@@ -18,7 +18,7 @@ from trainwatch.schema import Finding, Severity
 from trainwatch.table import Chunk
 from trainwatch.views.components import Roles
 from trainwatch.views.curve import Points, wanders
-from trainwatch.views.evaluations import held_out, scatter
+from trainwatch.views.evaluations import direction, held_out, scatter
 
 Floats = NDArray[np.float64]
 
@@ -236,7 +236,9 @@ class LossStuck(CurveRule):
         """The figures that only got worse, every one, while the training loss gained nothing: in words."""
         _, levels, bar = self._levels(points)
         told = []
-        for name in filter(RIGHT.fullmatch, run.eval.channels if levels[0] - levels[1:].min() < bar else ()):
+        held = held_out(run)[1]
+        gained = levels[0] - levels[1:].min() >= bar or (len(held) > 1 and held[-1] < (1 - self.least) * held[0])
+        for name in filter(_right, () if gained else run.eval.channels):
             values = held_out(run, name)[1]
             if len(values) <= self.evaluations:
                 continue
@@ -314,3 +316,8 @@ def _shares(run: Run) -> list[float]:
 def _entropy(shares: list[float]) -> float:
     """What guessing by the classes' shares costs, in nat."""
     return -sum(share * math.log(share) for share in shares)
+
+
+def _right(name: str) -> bool:
+    """Whether a metric is a share of right answers; ``err_top1`` is one of wrong ones."""
+    return RIGHT.fullmatch(name) is not None and direction(name) >= 0

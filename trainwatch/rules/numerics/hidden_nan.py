@@ -23,9 +23,9 @@ class HiddenNan(Rule):
 
     What it sees:
         A loss that stands still to the last bit, at 0.0 or at its last good value, for 5 rows in a row while the norm
-        of the gradient, or a component of the loss, is no finite number on steps that the scaler did not skip. Or,
-        where no norm is recorded, a loss that was positive and far from 0 and from one row to the next is exactly 0.0
-        and stays there. A loss that sinks to 0 by and by is another thing, and so is then a mean of no samples.
+        of the gradient is no finite number on steps that the scaler did not skip. Or, where no norm is recorded, a loss
+        that was positive and far from 0 and from one row to the next is exactly 0.0 and stays there. A loss that sinks
+        to 0 by and by is another thing.
 
     Why it matters:
         The curve looks better than ever, early stopping and the best checkpoint believe it, and nothing is trained.
@@ -45,7 +45,7 @@ class HiddenNan(Rule):
 
     block: ClassVar[int] = 20
     needs: ClassVar[tuple[str, ...]] = ("loss",)
-    wants: ClassVar[tuple[str, ...]] = ("grad_norm|grad_norm_at_step|loss/<component>", "amp/skipped|applied")
+    wants: ClassVar[tuple[str, ...]] = ("grad_norm|grad_norm_at_step", "amp/skipped|applied")
     causes: ClassVar[tuple[str, ...]] = (
         *("loss-zero", "loss-stuck", "loss-plateau", "overtraining"),
         *("non-finite-gradient", "non-finite-weights", "non-finite-loss"),
@@ -64,7 +64,7 @@ class HiddenNan(Rule):
     _zero: Streak = field(init=False)
 
     def __post_init__(self) -> None:
-        """One streak with the norm or a component as a witness, one without any."""
+        """One streak with the norm as a witness, one without any."""
         self._dark, self._zero = Streak(self.rows), Streak(self.rows)
 
     def update(self, chunk: Chunk) -> Iterator[Finding]:
@@ -74,14 +74,11 @@ class HiddenNan(Rule):
             return
         loss = chunk["loss"][known]
         gradient = chunk.broken(lambda name: name in NORMS)
-        component = chunk.broken(lambda name: name.startswith("loss/"))
         silent = ~gradient & np.all([np.isnan(chunk[name]) for name in NORMS], axis=0)
         still = (loss == 0.0) | (loss == carried(self._loss, loss))
         columns = {"step": chunk.step[known].astype(np.float64), "loss": loss}
         columns["before"], sudden = self._fell(loss)
-        sank = (loss == 0.0) & (columns["before"] <= self.abrupt * self._level())
-        dark = gradient[known] | (component[known] & ~sank)
-        changed = self._dark.push(still & dark & chunk.trained()[known], columns)
+        changed = self._dark.push(still & (gradient & chunk.trained())[known], columns)
         changed |= self._zero.push(sudden & silent[known], columns)
         self._loss = float(loss[-1])
         if changed:
@@ -95,7 +92,7 @@ class HiddenNan(Rule):
             self._fell(loss[-self.before :])
             return np.full(len(loss), np.nan), zero
         self._first = np.concatenate([self._first, loss[~zero]])[: self.before]
-        level = self._level()
+        level = float(np.median(self._first)) if len(self._first) == self.before else np.inf
         rows = np.concatenate([self._rows, loss])
         windows = sliding_window_view(np.concatenate([np.full(self.before - 1, np.nan), rows]), self.before)
         low, high = windows.min(axis=1)[len(self._rows) :], windows.max(axis=1)[len(self._rows) :]
@@ -108,10 +105,6 @@ class HiddenNan(Rule):
             self._value, self._stood = float(loss[last]), float(stood[last])
         return before, zero & (fell == 1.0)
 
-    def _level(self) -> float:
-        """Of the first losses; without end until there are enough of them."""
-        return float(np.median(self._first)) if len(self._first) == self.before else np.inf
-
     def _findings(self) -> Iterator[Finding]:
         for streak, dark in ((self._dark, True), (self._zero, False)):
             onset = streak.onset
@@ -121,7 +114,7 @@ class HiddenNan(Rule):
             value, rows = onset["loss"], f"{streak.bad:,} rows"
             fell = value == 0.0 and np.isfinite(onset["before"])
             was = f", after {onset['before']:.4g}" if fell else ""
-            why = "while gradient or component is no finite number" if dark else "which no loss comes to in one step"
+            why = "while the gradient's norm is no finite number" if dark else "which no loss comes to in one step"
             yield self.finding(
                 "critical" if dark else "warning",
                 "run",
