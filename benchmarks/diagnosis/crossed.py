@@ -275,6 +275,9 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--healthy", action="store_true", help="healthy variants, from fresh seeds")
     asked = parser.parse_args()
+    for what, names, known in (("kind", asked.kind, MISTAKES), ("program", asked.program, corpus.found())):
+        if unknown := {*names} - {*known}:
+            parser.error(f"{what} '{min(unknown)}' does not exist; choose from {', '.join(known)}")
     if asked.healthy:
         with ProcessPoolExecutor(asked.processes) as pool:
             show_sound(pool.map(heard, sound(asked.trainings, asked.draw, asked.program)))
