@@ -8,7 +8,7 @@ import math
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -395,6 +395,12 @@ def planned(parts: Parts, form: dict[str, Any]) -> Parts:
     parts.header["config"] |= {"lr": peak, "warmup": form["warmup"]}
     parts.header["total_steps"] = parts.steps
     return parts
+
+
+def logged(parts: Parts, every: int = 2) -> Parts:
+    """A row at every so many steps, as the header says."""
+    parts.header["config"]["log_every"] = every
+    return replace(parts, every=every)
 
 
 def declared(kind: str, start: float, end: float, over_steps: int, **more: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -25,4 +26,24 @@ def school(
         nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimizer.step()
         rate.step()
+    return model.state_dict()
+
+
+def taught(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: Callable[[int], Tensor],
+    *,
+    steps: int,
+    peak: float,
+    clip: float = math.inf,
+) -> dict[str, Tensor]:
+    """The weights after `steps` at a rate that falls from `peak` to 0 in a line."""
+    for number in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = peak * (1.0 - number / steps)
+        optimizer.zero_grad()
+        loss(number).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), clip)
+        optimizer.step()
     return model.state_dict()

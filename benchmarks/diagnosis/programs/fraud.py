@@ -21,6 +21,7 @@ from torch.nn import functional
 from benchmarks.diagnosis import mistakes
 from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, declared, planned
+from benchmarks.diagnosis.schooling import taught
 
 HELD_OUT = True
 STEPS = 110
@@ -187,15 +188,12 @@ def fed(parts: Parts, size: int, data: Batch | None = None) -> Parts:
 def schooled(seed: int, steps: int = 140) -> dict[str, Tensor]:
     """The weights of a net that learned before the record begins."""
     parts = build(seed + 50, "plain")
-    for number in range(steps):
-        for group in parts.optimizer.param_groups:
-            group["lr"] = RATE * (1.0 - number / steps)
-        parts.optimizer.zero_grad()
+
+    def loss(number: int) -> Tensor:
         raw = losses(parts.model, parts.batches(number))
-        torch.stack([WEIGHTS[name] * value for name, value in raw.items()]).sum().backward()
-        nn.utils.clip_grad_norm_(parts.model.parameters(), CLIP)
-        parts.optimizer.step()
-    return parts.model.state_dict()
+        return torch.stack([WEIGHTS[name] * value for name, value in raw.items()]).sum()
+
+    return taught(parts.model, parts.optimizer, loss, steps=steps, peak=RATE, clip=CLIP)
 
 
 def continued(parts: Parts, rate: float) -> Parts:

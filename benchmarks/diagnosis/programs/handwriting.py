@@ -32,6 +32,7 @@ from benchmarks.diagnosis.loop import (
     Resume,
     Sampling,
     declared,
+    logged,
     planned,
 )
 from benchmarks.diagnosis.schooling import school
@@ -214,12 +215,6 @@ def fed(parts: Parts, size: int) -> Parts:
     parts.header["config"]["batch_size"] = size
     parts.batches, parts.batches_per_epoch = shuffled(part(), size, parts.seed), WORDS // size
     return parts
-
-
-def logged(parts: Parts, every: int = 2) -> Parts:
-    """A row at every so many steps, as the header says."""
-    parts.header["config"]["log_every"] = every
-    return replace(parts, every=every)
 
 
 def lasting(parts: Parts, steps: int, every: int, saved: int, peak: float = RATE) -> Parts:

@@ -22,6 +22,7 @@ from torch.nn import functional
 from benchmarks.diagnosis import mistakes
 from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, declared, planned
+from benchmarks.diagnosis.schooling import taught
 
 HELD_OUT = True
 STEPS = 110
@@ -199,13 +200,12 @@ def annealed(parts: Parts, peak: float = RATE, **form: Any) -> Parts:
 def schooled(seed: int, steps: int = 500) -> dict[str, Tensor]:
     """The weights of a net that learned before the record begins."""
     parts = build(seed + 50, "plain")
-    for number in range(steps):
-        parts.optimizer.param_groups[0]["lr"] = RATE * (1.0 - number / steps)
+
+    def loss(number: int) -> Tensor:
         raw = losses(parts.model, parts.batches(number))
-        parts.optimizer.zero_grad()
-        torch.stack([WEIGHTS[name] * value for name, value in raw.items()]).sum().backward()
-        parts.optimizer.step()
-    return parts.model.state_dict()
+        return torch.stack([WEIGHTS[name] * value for name, value in raw.items()]).sum()
+
+    return taught(parts.model, parts.optimizer, loss, steps=steps, peak=RATE)
 
 
 def continued(parts: Parts, rate: float) -> Parts:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.diagnosis import mistakes
+from benchmarks.diagnosis.attention import Block
 from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, declared
 from benchmarks.diagnosis.loop import planned as planned_by
@@ -78,22 +79,8 @@ def seen(part: slice = slice(USERS)) -> Batch:
     return {name: values[part] for name, values in sessions().items()}
 
 
-class Block(nn.Module):
-    """Attention to what came before, then two layers at each place; both normalised first."""
-
-    def __init__(self, heads: int = 2, dropout: float = 0.1) -> None:
-        super().__init__()
-        self.heads, self.norm = heads, nn.LayerNorm(WIDTH)
-        self.look, self.out, self.drop = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH), nn.Dropout(dropout)
-        inner = nn.Linear(WIDTH, 2 * WIDTH)
-        self.think = nn.Sequential(nn.LayerNorm(WIDTH), inner, nn.ReLU(), nn.Linear(2 * WIDTH, WIDTH), self.drop)
-
-    def forward(self, h: Tensor) -> Tensor:
-        query, key, value = self.look(self.norm(h)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-        h = h + self.drop(self.out(mixed.transpose(1, 2).flatten(2)))
-        out: Tensor = h + self.think(h)
-        return out
+def block() -> Block:
+    return Block(WIDTH, nn.ReLU())
 
 
 class Recommender(nn.Module):
@@ -104,7 +91,7 @@ class Recommender(nn.Module):
         tables = {"item": nn.Embedding(ITEMS + 1, WIDTH, padding_idx=0), "place": nn.Embedding(LONGEST, WIDTH)}
         for table in tables.values():
             nn.init.normal_(table.weight, std=0.05)
-        self.layers = nn.ModuleDict({**tables, "first": Block(), "second": Block(), "norm": nn.LayerNorm(WIDTH)})
+        self.layers = nn.ModuleDict({**tables, "first": block(), "second": block(), "norm": nn.LayerNorm(WIDTH)})
         self.told = torch.zeros(())
 
     def forward(self, x: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from benchmarks.diagnosis import mistakes
 from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, Sampling, declared
 from benchmarks.diagnosis.loop import planned as planned_by
+from benchmarks.diagnosis.schooling import taught
 
 HELD_OUT = True
 STEPS, EVERY = 110, 2  # rows of the log, and optimiser steps in each
@@ -197,14 +198,11 @@ def annealed(parts: Parts, peak: float = RATE, **form: Any) -> Parts:
 def schooled(seed: int, steps: int = 200) -> dict[str, Tensor]:
     """The weights of a net that learned before the record begins."""
     parts = build(seed + 50, "plain")
-    for number in range(steps):
-        for group in parts.optimizer.param_groups:
-            group["lr"] = RATE * (1.0 - number / steps)
-        parts.optimizer.zero_grad()
-        losses(parts.model, parts.batches(number))["loss"].backward()
-        nn.utils.clip_grad_norm_(parts.model.parameters(), CLIP)
-        parts.optimizer.step()
-    return parts.model.state_dict()
+
+    def loss(number: int) -> Tensor:
+        return losses(parts.model, parts.batches(number))["loss"]
+
+    return taught(parts.model, parts.optimizer, loss, steps=steps, peak=RATE, clip=CLIP)
 
 
 def continued(parts: Parts, rate: float) -> Parts:

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.diagnosis import mistakes
+from benchmarks.diagnosis.attention import Block
 from benchmarks.diagnosis.data import shuffled
-from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, declared, planned
+from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, declared, logged, planned
 from benchmarks.diagnosis.schooling import school
 
 HELD_OUT = True
@@ -97,22 +98,8 @@ def part(held: bool = False) -> Batch:
     return {name: values[border:] if held else values[:border] for name, values in recorded().items()}
 
 
-class Block(nn.Module):
-    """Attention to what came before, then two layers at each place; both normalised first."""
-
-    def __init__(self, heads: int = 2, dropout: float = 0.05) -> None:
-        super().__init__()
-        self.heads, self.norm = heads, nn.LayerNorm(WIDTH)
-        self.look, self.out, self.drop = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH), nn.Dropout(dropout)
-        inner = nn.Linear(WIDTH, 2 * WIDTH)
-        self.think = nn.Sequential(nn.LayerNorm(WIDTH), inner, nn.GELU(), nn.Linear(2 * WIDTH, WIDTH), self.drop)
-
-    def forward(self, h: Tensor) -> Tensor:
-        query, key, value = self.look(self.norm(h)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-        h = h + self.drop(self.out(mixed.transpose(1, 2).flatten(2)))
-        out: Tensor = h + self.think(h)
-        return out
+def block() -> Block:
+    return Block(WIDTH, nn.GELU(), dropout=0.05)
 
 
 class Decider(nn.Module):
@@ -125,7 +112,7 @@ class Decider(nn.Module):
         for name in ("did", "place"):
             nn.init.normal_(tokens[name].weight, std=0.1)
         self.tokens = nn.ModuleDict(tokens)
-        self.trunk = nn.Sequential(Block(), Block(), nn.LayerNorm(WIDTH))
+        self.trunk = nn.Sequential(block(), block(), nn.LayerNorm(WIDTH))
         outputs = {"action": len(MOVES), "return": 1, "state": 4}
         self.heads = nn.ModuleDict({name: nn.Linear(WIDTH, count) for name, count in outputs.items()})
 
@@ -228,12 +215,6 @@ def fed(parts: Parts, size: int) -> Parts:
     parts.header["config"]["batch_size"] = size
     parts.batches, parts.batches_per_epoch = shuffled(part(), size, parts.seed), len(part()["x"]) // size
     return parts
-
-
-def logged(parts: Parts, every: int = 2) -> Parts:
-    """A row at every so many steps, as the header says."""
-    parts.header["config"]["log_every"] = every
-    return replace(parts, every=every)
 
 
 def lasting(parts: Parts, steps: int, every: int, saved: int, peak: float = RATE) -> Parts:

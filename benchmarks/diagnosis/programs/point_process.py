@@ -23,6 +23,7 @@ from torch.nn import functional
 from benchmarks.diagnosis import mistakes
 from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, declared, linear, planned
+from benchmarks.diagnosis.schooling import taught
 
 HELD_OUT = True
 STEPS = 110
@@ -167,13 +168,11 @@ def annealed(parts: Parts, peak: float = RATE, **form: Any) -> Parts:
 def schooled(seed: int, steps: int = 300) -> dict[str, Tensor]:
     """The weights of a model that learned before the record begins."""
     parts = build(seed + 50, "plain")
-    for number in range(steps):
-        parts.optimizer.param_groups[0]["lr"] = RATE * (1.0 - number / steps)
-        parts.optimizer.zero_grad()
-        torch.stack([*parts.losses(parts.model, parts.batches(number)).values()]).sum().backward()
-        nn.utils.clip_grad_norm_(parts.model.parameters(), CLIP)
-        parts.optimizer.step()
-    return parts.model.state_dict()
+
+    def loss(number: int) -> Tensor:
+        return torch.stack([*parts.losses(parts.model, parts.batches(number)).values()]).sum()
+
+    return taught(parts.model, parts.optimizer, loss, steps=steps, peak=RATE, clip=CLIP)
 
 
 def continued(parts: Parts, rate: float) -> Parts:

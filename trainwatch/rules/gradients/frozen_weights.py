@@ -184,7 +184,7 @@ class FrozenWeights(Rule):
         """The only sample of the updates is exactly 0, in a run of which half is over, and the loss has not moved."""
         rows = Chunk("train", run.train, 0, run.train.size)
         ratios, rates = (
-            [rows[name] for name in rows.channels if name.startswith(kind)] for kind in ("update_r", "lr/")
+            [rows[name] for name in rows.channels if name.startswith(kind)] for kind in ("update_ratio/", "lr/")
         )
         if not ratios or not rates or not 2 * (run.last_step or 0) > (run.header.total_steps or np.inf):
             return
