@@ -107,14 +107,14 @@ class EvaluationUnchanged(Rule):
         count = len(steps) - 1 - begin
         much = (np.ptp(table, axis=1) > self.little * np.abs(table[:, -1])).any()
         repeats = same[:begin].any() and much  # a log that writes each evaluation more than once
-        exact = self._exact(figures, MANY if not begin else len(figures) + 1)
+        exact = self._exact(figures, ever_changed=begin > 0)
         return float(steps[begin]), count if exact and not repeats and count >= self.share * len(steps) else 0
 
-    def _exact(self, figures: Mapping[str, Floats], many: int) -> bool:
-        """Whether the figures have so many digits that a step of training shows in one of them, or in so many."""
+    def _exact(self, figures: Mapping[str, Floats], *, ever_changed: bool) -> bool:
+        """Whether the figures have so many digits that a step of training shows in one of them, or in some together."""
         digits = {name: _digits(values[-1]) for name, values in figures.items()}
         of_losses = [count for name, count in digits.items() if name.startswith("loss")]
-        several = sum(count >= self.counted for count in digits.values()) >= many
+        several = not ever_changed and sum(count >= self.counted for count in digits.values()) >= MANY
         return bool(of_losses) and (several or max(of_losses) >= self.digits)
 
     def _rated(self, run: Run, since: float) -> bool | None:
