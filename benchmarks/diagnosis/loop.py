@@ -32,6 +32,7 @@ class Evaluation:
     measure: Callable[[nn.Module], Channels]
     repeats: int = 1
     switches: bool = True  # whether eval() and train() are called around it
+    held: Batch | None = None  # the validation set, where it comes from a loader as training's batches do
 
 
 @dataclass
@@ -289,7 +290,9 @@ class Loop:
     def _measured(self, evaluation: Evaluation) -> Channels:
         if evaluation.switches:
             self.parts.model.eval()
-        with torch.no_grad():
+        with self.watch.phase("eval"), torch.no_grad():
+            if evaluation.held is not None:
+                list(self.watch.batches([evaluation.held]))
             values = evaluation.measure(self.parts.model)
         self.parts.model.train()
         return values
