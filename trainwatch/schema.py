@@ -163,6 +163,9 @@ CHANNELS: Final[tuple[Channel, ...]] = (
     ),
     Channel("weights_step", "step", "the step whose weights were evaluated"),
     Channel("repeat", "", "index of a repeated evaluation of the same weights"),
+    Channel(
+        "training_mode/<kind>", "count", "modules (dropout, batch_norm) that were in training mode in an evaluation"
+    ),
     Channel("quality/<name>", "", "validity, diversity, longest_run, entropy (nat), length_mean, length_std"),
 )
 

@@ -571,7 +571,7 @@ _ALL = (
     Kind(
         "dropout-in-evaluation",
         "eval() is never called: two evaluations of one checkpoint differ",
-        ("noisy-evaluation",),
+        ("training-mode-evaluation", "noisy-evaluation"),
         (*GENERAL,),
         "call model.eval() before evaluating",
     ),

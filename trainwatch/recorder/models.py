@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from trainwatch.recorder import probes
 from trainwatch.recorder.carried import Carried
 from trainwatch.recorder.header import modules_form
+from trainwatch.recorder.modes import Modes
 from trainwatch.recorder.probes import Fault, ModelProbe, OptimizerProbe
 from trainwatch.recorder.transfer import Part, capture
 
@@ -21,7 +22,9 @@ class Models:
 
     def __init__(self, model: Any, optimizer: Any, scaler: Any, fault: Fault, hooks: bool = True) -> None:
         self.several = isinstance(model, Mapping) or isinstance(optimizer, Mapping)
-        self.models = {name: ModelProbe(one) for name, one in _named("model", model, nn.Module).items()}
+        given = _named("model", model, nn.Module)
+        self.models = {name: ModelProbe(one) for name, one in given.items()}
+        self.modes = Modes([*given.values()], fault)
         enabled = getattr(scaler, "is_enabled", None)
         self.scaler = scaler if scaler is not None and (enabled is None or enabled()) else None
         optimizers = _named("optimizer", optimizer, Optimizer) if optimizer is not None and hooks else {}
@@ -35,7 +38,8 @@ class Models:
         self._unscaled_said = False
 
     def close(self) -> None:
-        """Leave the optimisers as they were."""
+        """Leave models and optimisers as they were."""
+        self.modes.end()
         for probe in self.optimizers:
             probe.detach()
         for look in self.carried:
@@ -85,6 +89,7 @@ class Models:
 
     def collect(self, fields: dict[str, Any], parts: list[Part], normed: bool) -> None:
         """Add to a step's row what the optimisers' hooks saw."""
+        self.modes.forget()
         called = [probe.called for probe in self.optimizers]
         for look in self.carried:
             look.collect(fields, any(probe.sampling for probe in self.optimizers))

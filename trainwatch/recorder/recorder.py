@@ -97,8 +97,12 @@ class Recorder(Journal):
             self._guard("inputs()", self._inputs.read, values, self._say)
 
     def phase(self, name: str) -> AbstractContextManager[None]:
-        """``with watch.phase("eval"):`` (or "checkpoint"): no part of ``time/step``; ``losses`` only sums in it."""
-        return Phase(self._stopwatch, name)
+        """``with watch.phase("eval"):`` (or "checkpoint"): no part of ``time/step``; ``losses`` only sums in it.
+
+        ``evaluate()`` then tells which modules were still in training mode (``training_mode/dropout``).
+        """
+        look = self._models.modes if self._models and self._enabled and name == "eval" else None
+        return Phase(self._stopwatch, name, look)
 
     def losses(
         self,
@@ -207,7 +211,8 @@ class Recorder(Journal):
         if self._enabled:
             self._stopwatch.pause()
             named = {name if "/" in name or name == "loss" else f"metric/{name}": v for name, v in values.items()}
-            extra = {"split": split, "weights_step": weights_step, "repeat": repeat}
+            modes = self._models.modes.collect() if self._models else {}
+            extra = {"split": split, "weights_step": weights_step, "repeat": repeat, **modes}
             self._guard("evaluate()", self._tell, "eval", step, named, extra)
 
     def sample(

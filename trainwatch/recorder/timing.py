@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sized
 from time import perf_counter
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 Batch = TypeVar("Batch")
 
@@ -73,23 +73,34 @@ class Stopwatch:
         self.phase, self._phase_began, self._mark = "train", None, perf_counter()
 
 
+class Look(Protocol):
+    """What is looked at while a phase goes on."""
+
+    def begin(self) -> None: ...
+    def end(self) -> None: ...
+
+
 class Phase:
     """``with watch.phase("eval"):`` the heartbeat says so, and the time is no part of the step's."""
 
-    def __init__(self, stopwatch: Stopwatch, name: str) -> None:
-        self._stopwatch, self._name = stopwatch, name
+    def __init__(self, stopwatch: Stopwatch, name: str, look: Look | None = None) -> None:
+        self._stopwatch, self._name, self._look = stopwatch, name, look
         self._outermost = False
 
     def __enter__(self) -> None:
         self._outermost = self._stopwatch.phase == "train"
         if self._outermost:
             self._stopwatch.begin(self._name)
+            if self._look:
+                self._look.begin()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._outermost:
             self._stopwatch.end()
+            if self._look:
+                self._look.end()
 
 
 class Batches(Generic[Batch]):
