@@ -166,6 +166,12 @@ CHANNELS: Final[tuple[Channel, ...]] = (
     Channel(
         "training_mode/<kind>", "count", "modules (dropout, batch_norm) that were in training mode in an evaluation"
     ),
+    Channel(
+        "overlap/<what>",
+        "count",
+        "samples of this split that are known and there once, copies beside them; training samples that were looked at "
+        "since, hits among them; found: samples of the split that were hit",
+    ),
     Channel("quality/<name>", "", "validity, diversity, longest_run, entropy (nat), length_mean, length_std"),
 )
 

@@ -58,7 +58,7 @@ def fingerprint(batch: Any, before: int | None = None) -> int | None:
 
     What lies on a device is left alone: to read it would be to wait for it.
     """
-    for _, part in zip(range(PARTS), _parts(batch, DEPTH), strict=False):
+    for _, part in zip(range(PARTS), parts(batch), strict=False):
         flat = part.ravel(order="K")
         sample = flat[:: (flat.size // SAMPLES) | 1]  # an odd stride does not fall into step with rows and columns
         shape = zlib.crc32(repr((part.shape, part.dtype.str)).encode(), before or 0)
@@ -66,7 +66,7 @@ def fingerprint(batch: Any, before: int | None = None) -> int | None:
     return before
 
 
-def _parts(batch: Any, depth: int) -> Iterator[Any]:
+def parts(batch: Any, depth: int = DEPTH) -> Iterator[Any]:
     """Every array in a batch, and every dense tensor on the host as one."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(batch, torch.Tensor):
@@ -80,7 +80,7 @@ def _parts(batch: Any, depth: int) -> Iterator[Any]:
     elif depth and isinstance(batch, Mapping | list | tuple):
         members: Iterable[Any] = batch.values() if isinstance(batch, Mapping) else batch
         for member in members:
-            yield from _parts(member, depth - 1)
+            yield from parts(member, depth - 1)
 
 
 def _channels_last(dimensions: int) -> Any:

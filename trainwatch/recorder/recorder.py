@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from trainwatch.recorder.models import Models
+    from trainwatch.recorder.overlap import Overlap
     from trainwatch.recorder.transfer import Part
 
 EVERY = 50  # steps between two looks at what costs more: weights, update ratios, memory
@@ -66,6 +67,7 @@ class Recorder(Journal):
         self._fields: dict[str, Any] = {}
         self._parts: list[Part] = []
         self._inputs = inputs.Inputs()
+        self._overlap: Overlap | None = None  # once batches of an evaluation were shown
         self._normed, self._spent, self._shares, self._directions = False, 0.0, True, True
         self._resuming = resume is not None  # until an optimiser has taken its first step
         if enabled:
@@ -88,6 +90,7 @@ class Recorder(Journal):
         """The loader's batches; the wait for them is recorded as ``time/data``, a hash as ``data/fingerprint``.
 
         The hash is of a thousand numbers of each tensor or array that lies on the host; what does not is left alone.
+        Within ``phase("eval")`` it is a validation loader: it is told then how many of its samples are trained on.
         """
         return Batches(loader, self._stopwatch, self._see) if self._enabled else loader
 
@@ -211,9 +214,8 @@ class Recorder(Journal):
         if self._enabled:
             self._stopwatch.pause()
             named = {name if "/" in name or name == "loss" else f"metric/{name}": v for name, v in values.items()}
-            modes = self._models.modes.collect() if self._models else {}
-            extra = {"split": split, "weights_step": weights_step, "repeat": repeat, **modes}
-            self._guard("evaluate()", self._tell, "eval", step, named, extra)
+            extra = {"split": split, "weights_step": weights_step, "repeat": repeat}
+            self._guard("evaluate()", self._tell_evaluation, step, named, extra)
 
     def sample(
         self, outputs: Sequence[Any], step: int | None = None, quality: Mapping[str, Any] | None = None, **details: Any
@@ -266,6 +268,16 @@ class Recorder(Journal):
     def _see(self, batch: Any) -> None:
         if self._enabled and self._stopwatch.phase == "train":
             self._guard("batches()", self._inputs.see, batch)
+            if self._overlap:
+                self._guard("batches()", self._overlap.trained, batch)
+        elif self._enabled and self._stopwatch.phase == "eval":
+            self._guard("batches(), in an evaluation,", self._see_held, batch)
+
+    def _see_held(self, batch: Any) -> None:
+        from trainwatch.recorder.overlap import Overlap
+
+        self._overlap = self._overlap or Overlap()
+        self._overlap.evaluated(batch)
 
     def _take_losses(
         self, components: Mapping[str, Any], weights: Mapping[str, Any] | None, summed: Any, share: float
@@ -350,6 +362,12 @@ class Recorder(Journal):
         if forgotten:
             text = f"the optimiser began anew at this resume: {', '.join(forgotten)} had no state before its first step"
             self._put("event", self.steps, {"event": "resume", "message": text, "empty_optimizers": forgotten})
+
+    def _tell_evaluation(self, step: int, numbers: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
+        """Its figures, and what was seen of the model and of the samples while it went on."""
+        modes = self._models.modes.collect() if self._models else {}
+        overlap = self._overlap.collect(extra["split"]) if self._overlap else {}
+        self._tell("eval", step, numbers, {**extra, **modes, **overlap})
 
     def _tell(self, kind: str, step: int, numbers: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
         """An evaluation, sample or checkpoint; its numbers may still be on a device."""

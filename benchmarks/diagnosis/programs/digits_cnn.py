@@ -332,7 +332,8 @@ def evaluate(run: Run, watch: trainwatch.Recorder, step: int) -> float:
     loss = 0.0
     for repeat in range(2 if run.plan.full else 1):
         images, labels = run.data.validation
-        logits = run.model(images)
+        with watch.phase("eval"):
+            logits = run.model(images)
         loss = float(functional.cross_entropy(logits, labels))
         accuracy = float((logits.argmax(1) == labels).float().mean())
         again = {"weights_step": step, "repeat": repeat} if run.plan.full else {}

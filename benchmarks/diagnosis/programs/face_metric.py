@@ -25,7 +25,7 @@ from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, declared, linear, planned
 from benchmarks.diagnosis.schooling import school
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 100
 PERSONS, STRANGERS, IMAGES, TRAINED, SIDE = 48, 24, 20, 16, 16  # TRAINED of each person's images
 BATCH, RATE, WARMUP, CLIP = 32, 0.1, 10, 5.0

@@ -37,7 +37,7 @@ from benchmarks.diagnosis.loop import (
 )
 from benchmarks.diagnosis.schooling import school
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS, SAVED = 120, 20
 LETTERS = ("4567012", "22266", "77111", "66012", "00550")  # o, l, v, u and z, as chain codes
 WORDS, HELD, BATCH, LONGEST = 1600, 200, 32, 23  # the points of the longest word

@@ -24,7 +24,7 @@ from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, declared, planned
 from benchmarks.diagnosis.schooling import taught
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 110
 SIZE, TRAINING, HELD, BATCH = 20, 480, 64, 16
 RATE, WARMUP, CLIP, SAVED = 4e-3, 8, 10.0, 30

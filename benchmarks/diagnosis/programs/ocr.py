@@ -24,7 +24,7 @@ from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, P
 from benchmarks.diagnosis.loop import planned as planned_by
 from benchmarks.diagnosis.schooling import taught
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS, EVERY = 110, 2  # rows of the log, and optimiser steps in each
 TRAINING, HELD, BATCH = 1600, 160, 32
 HEIGHT, WIDTH, LONGEST = 8, 28, 5

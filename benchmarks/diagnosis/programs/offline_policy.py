@@ -26,7 +26,7 @@ from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, declared, logged, planned
 from benchmarks.diagnosis.schooling import school
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS, SAVED = 120, 20
 SIDE, LENGTH, CONTEXT, ASKED = 6, 16, 6, 5.0  # cells, moves of an episode and those that are read, points asked for
 EPISODES, HELD, BATCH = 1280, 160, 32

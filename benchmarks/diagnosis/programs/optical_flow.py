@@ -24,7 +24,7 @@ from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, declared, linear, planned
 from benchmarks.diagnosis.schooling import school
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 100
 TRAINING, HELD, BATCH, SIDE, BORDER = 768, 96, 16, 20, 4
 FACTS = ("min", "mean", "max")

@@ -1,0 +1,102 @@
+"""See the rule's docstring: it is the page that `trainwatch rules validation-overlap` prints."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from trainwatch.rule import Findings, Rule
+from trainwatch.run import Run
+from trainwatch.schema import Finding, Severity
+from trainwatch.table import Chunk, TableName
+
+TRAINING = re.compile(r"train", re.IGNORECASE)
+"""A split that is training data, and says so."""
+
+
+@dataclass
+class Counts:
+    """What the recorder knows of one split, at its last evaluation."""
+
+    first_step: int
+    step: int = 0
+    samples: int = 0  # that it has once
+    copies: int = 0
+    looked: int = 0  # samples that were trained on since
+    hits: int = 0  # of those
+    found: int = 0  # of the split's samples
+
+
+@dataclass
+class ValidationOverlap(Rule):
+    """Samples that the model is evaluated on are trained on as well.
+
+    What it sees:
+        Where both loaders go through `watch.batches`, the validation one within `watch.phase("eval")`, the recorder
+        keeps a hash of up to 4,096 samples of each split, and looks up eight samples of each later training batch
+        (`overlap/hits`). At least 20 of the split's samples, and a twentieth of those that are known,
+        is a warning; less is an info. Where samples are equal by nature (short texts, few features) the split has
+        copies of its own: hits must be four times as frequent.
+
+    Why it matters:
+        What was learnt by heart looks like what was understood. The figure that chooses the checkpoint, and that is
+        published, measures memory.
+
+    What to do:
+        Split before anything else is done, by what belongs together (patient, speaker, document), and drop duplicates
+        first. Look at what the two loaders are given: often it is the same set, or a split by another seed.
+
+    When it is wrong:
+        A loop that is tried on a single batch on purpose.
+
+    References:
+        Lones, "How to avoid machine learning pitfalls" (2021), on leakage; Kapoor and Narayanan (2023).
+    """
+
+    reads: ClassVar[tuple[TableName, ...]] = ("eval",)
+    needs: ClassVar[tuple[str, ...]] = ("eval:overlap/<what>",)
+    causes: ClassVar[tuple[str, ...]] = ("suspicious-validation",)
+
+    few: int = 8  # samples of the split: fewer are duplicates that slipped through
+    many: int = 20  # samples of the split, for an alarm
+    share: float = 0.05  # of the split's samples: it moves the figure by more than chance does
+    often: float = 4.0  # x as often as a sample of the split has a copy in it, and three more, which is chance
+
+    _splits: dict[str, Counts] = field(default_factory=dict, init=False)
+
+    def update(self, chunk: Chunk) -> Findings:
+        """Evaluations are few; counts are of all that was seen so far, and begin anew with a process."""
+        if "overlap/hits" not in chunk.channels:
+            return ()
+        for row in range(len(chunk)):
+            split = str(chunk.text(row, "split") or "validation")
+            found = float(chunk["overlap/found"][row])
+            if np.isfinite(found) and not TRAINING.search(split):
+                known = self._splits.setdefault(split, Counts(int(chunk.step[row])))
+                if found >= known.found:
+                    known.step, known.found = int(chunk.step[row]), int(found)
+                    for name in ("samples", "copies", "looked", "hits"):
+                        setattr(known, name, int(chunk[f"overlap/{name}"][row]))
+        return ()
+
+    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
+        """One finding a split."""
+        for name, split in self._splits.items():
+            chance = (split.copies + 3) / max(split.samples + split.copies, 1)
+            if split.found < self.few or split.hits <= self.often * chance * split.looked:
+                continue
+            share = split.found / split.samples
+            severity: Severity = "warning" if split.found >= self.many and share >= self.share else "info"
+            yield self.finding(
+                severity,
+                f"split:{name}",
+                (split.first_step, split.step),
+                f"{split.found:,} of {split.samples:,} samples of {name} were trained on ({share:.0%}, so far): "
+                f"{split.hits:,} of {split.looked:,} training samples that were looked at are among them.",
+                evidence={"found": split.found, "samples": split.samples, "hits": split.hits, "looked": split.looked},
+                advice="Split before anything else; see whether both loaders are given the same set.",
+            )
