@@ -564,7 +564,7 @@ _ALL = (
     Kind(
         "train-set-as-validation",
         "the validation set is the part of the training set that is learnt most",
-        ("suspicious-validation",),
+        ("validation-overlap", "suspicious-validation"),
         (),
         "split before anything else",
     ),

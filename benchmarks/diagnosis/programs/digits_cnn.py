@@ -331,8 +331,8 @@ def evaluate(run: Run, watch: trainwatch.Recorder, step: int) -> float:
         run.model.eval()
     loss = 0.0
     for repeat in range(2 if run.plan.full else 1):
-        images, labels = run.data.validation
         with watch.phase("eval"):
+            ((images, labels),) = watch.batches([run.data.validation])
             logits = run.model(images)
         loss = float(functional.cross_entropy(logits, labels))
         accuracy = float((logits.argmax(1) == labels).float().mean())

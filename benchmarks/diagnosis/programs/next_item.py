@@ -287,6 +287,13 @@ def fine_tuning(parts: Parts) -> Parts:
     return planned(parts, "linear", RATE / 50)
 
 
+def watched(parts: Parts) -> Parts:
+    """Shares of the gradient, a hash of each batch, and both loaders given to the recorder."""
+    assert parts.evaluation is not None
+    shown = replace(parts.evaluation, held=seen(slice(USERS, None)))
+    return replace(parts, evaluation=shown, records=BARE | {"shares", "fingerprint", "epochs", "waits"})
+
+
 def batch_of_two(parts: Parts) -> Parts:
     """Two sessions a step: hardly more than noise to see."""
     parts.header["config"] |= {"batch_size": 2}
@@ -299,7 +306,7 @@ VARIANTS: dict[str, Callable[[Parts], Parts]] = {
     "every-tenth": lambda parts: replace(parts, every=10),
     "resumed": lambda parts: replace(parts, resume=Resume(int(0.6 * STEPS), lost=min(8, STEPS // 5))),
     "cosine": lambda parts: planned(replace(parts, records=BARE), "cosine", RATE),
-    "watched": lambda parts: replace(parts, records=BARE | {"shares", "fingerprint", "epochs"}),
+    "watched": watched,
     "longer-sessions": lambda parts: longer_sessions(parts, STEPS // 2),
     "more-negatives": more_negatives,
     "diversity-late": diversity_late,
@@ -315,7 +322,9 @@ def train_set_as_validation(parts: Parts, loyal: int = 24) -> int:
     often = {name: torch.cat([values, *(values[:loyal],) * 40]) for name, values in data.items()}
     parts.batches = shuffled(often, BATCH, parts.seed)
     assert parts.evaluation is not None
-    parts.evaluation = replace(parts.evaluation, measure=measured(seen(slice(loyal)), parts.now))
+    held = seen(slice(loyal))
+    parts.evaluation = replace(parts.evaluation, measure=measured(held, parts.now), held=held)
+    parts.records |= {"waits"}
     return parts.evaluation.every
 
 

@@ -40,7 +40,7 @@ class ValidationOverlap(Rule):
         keeps a hash of up to 4,096 samples of each split, and looks up eight samples of each later training batch
         (`overlap/hits`). At least 20 of the split's samples, and a twentieth of those that are known,
         is a warning; less is an info. Where samples are equal by nature (short texts, few features) the split has
-        copies of its own: hits must be four times as frequent.
+        copies of its own: hits must be twice as frequent.
 
     Why it matters:
         What was learnt by heart looks like what was understood. The figure that chooses the checkpoint, and that is
@@ -64,7 +64,7 @@ class ValidationOverlap(Rule):
     few: int = 8  # samples of the split: fewer are duplicates that slipped through
     many: int = 20  # samples of the split, for an alarm
     share: float = 0.05  # of the split's samples: it moves the figure by more than chance does
-    often: float = 4.0  # x as often as a sample of the split has a copy in it, and three more, which is chance
+    often: float = 2.0  # x what a sample of the split has copies in it (Good and Turing: so often it is drawn again)
 
     _splits: dict[str, Counts] = field(default_factory=dict, init=False)
 
@@ -86,7 +86,7 @@ class ValidationOverlap(Rule):
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
         """One finding a split."""
         for name, split in self._splits.items():
-            chance = (split.copies + 3) / max(split.samples + split.copies, 1)
+            chance = (split.copies + 3) / max(split.samples + split.copies, 1)  # none in so few may be chance: three
             if split.found < self.few or split.hits <= self.often * chance * split.looked:
                 continue
             share = split.found / split.samples
