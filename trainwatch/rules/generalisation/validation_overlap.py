@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -40,7 +41,7 @@ class ValidationOverlap(Rule):
         keeps a hash of up to 4,096 samples of each split, and looks up eight samples of each later training batch
         (`overlap/hits`). At least 20 of the split's samples, and a twentieth of those that are known,
         is a warning; less is an info. Where samples are equal by nature (short texts, few features) the split has
-        copies of its own: hits must be twice as frequent.
+        copies of its own: hits must be more frequent than these.
 
     Why it matters:
         What was learnt by heart looks like what was understood. The figure that chooses the checkpoint, and that is
@@ -64,7 +65,7 @@ class ValidationOverlap(Rule):
     few: int = 8  # samples of the split: fewer are duplicates that slipped through
     many: int = 20  # samples of the split, for an alarm
     share: float = 0.05  # of the split's samples: it moves the figure by more than chance does
-    often: float = 2.0  # x what a sample of the split has copies in it (Good and Turing: so often it is drawn again)
+    pairs: float = 5.0  # of equal samples that a split may have by nature though none is seen in it (Poisson, 99 %)
 
     _splits: dict[str, Counts] = field(default_factory=dict, init=False)
 
@@ -86,8 +87,7 @@ class ValidationOverlap(Rule):
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
         """One finding a split."""
         for name, split in self._splits.items():
-            chance = (split.copies + 3) / max(split.samples + split.copies, 1)  # none in so few may be chance: three
-            if split.found < self.few or split.hits <= self.often * chance * split.looked:
+            if split.found < self.few or split.hits <= self._by_nature(split) * split.looked:
                 continue
             share = split.found / split.samples
             severity: Severity = "warning" if split.found >= self.many and share >= self.share else "info"
@@ -100,3 +100,8 @@ class ValidationOverlap(Rule):
                 evidence={"found": split.found, "samples": split.samples, "hits": split.hits, "looked": split.looked},
                 advice="Split before anything else; see whether both loaders are given the same set.",
             )
+
+    def _by_nature(self, split: Counts) -> float:
+        """How often, at most, a sample that is drawn is equal to one of these, as these are to each other."""
+        pairs = split.copies / 2
+        return 2 * (pairs + 3 * math.sqrt(pairs) + self.pairs) / max(split.samples + split.copies, 1)
