@@ -60,6 +60,7 @@ TEXTS = [*ENDINGS, *(text for of in (ASKED, SAID) for several in of.values() for
 WORDS = {word: code for code, word in enumerate(sorted(set(" ".join(TEXTS).split())), 1)}  # 0 is what is missing
 NEVER = -30.0  # logit of a place where the question is over
 RECORDS = frozenset({"components", "norms", "bad", "checkpoints"})
+MORE = RECORDS | {"optimizer"}
 
 
 def asked(random: np.random.Generator) -> tuple[list[str], list[str], list[int]]:
@@ -273,8 +274,7 @@ def one_condition_first(parts: Parts, stuck: bool = False) -> Parts:
     parts.header["curriculum"] = parts.header["curriculum_running"] = {"name": "conditions", "stages": stages}
 
     def told(step: int, batch: Batch) -> dict[str, float]:
-        many = batch["conditions"]
-        return {"stage": int(step > start and not stuck), "data/conditions/max": many.max().item()}
+        return {"stage": int(step > start and not stuck), "data/conditions/max": batch["conditions"].max().item()}
 
     parts.extras, parts.batches = [told], lambda number: (early if stuck or number < start else late)(number)
     return parts
@@ -300,13 +300,11 @@ VARIANTS: dict[str, Callable[[Parts], Parts]] = {
     "loss-only": lambda parts: replace(
         parts, records=frozenset(), header={"total_steps": STEPS}, evaluation=None, sampling=None
     ),
-    "resumed": lambda parts: replace(parts, resume=Resume(2 * SAVED), records=RECORDS | {"optimizer"}),
+    "resumed": lambda parts: logged(replace(parts, resume=Resume(2 * SAVED), records=MORE)),
     "fine-tuning": lambda parts: logged(continued(parts, 1e-5)),
     "batch-2": lambda parts: logged(fed(continued(parts, 1e-5), 2)),
     "per-epoch": per_epoch,
-    "accumulated": lambda parts: logged(
-        replace(fed(parts, BATCH // 2), accumulation=2, records=RECORDS | {"optimizer"})
-    ),
+    "accumulated": lambda parts: logged(replace(fed(parts, BATCH // 2), accumulation=2, records=MORE)),
     "one-condition-first": lambda parts: logged(one_condition_first(parts)),
     "linear": lambda parts: logged(annealed(parts, kind="linear", end=0.0)),
     "borrowed-encoder": lambda parts: logged(borrowed_encoder(parts)),
@@ -347,8 +345,10 @@ SICK = (
     *("dropout-in-evaluation", "failing-checkpoints"),
 )
 TWINS = {
+    **dict.fromkeys(("short-answers", "labels-break", "too-little-data", "failing-checkpoints"), "linear"),
     **dict.fromkeys(("component-detached", "stuck-loader"), "watched"),
-    **dict.fromkeys(("short-answers", "too-little-data", "dropout-in-evaluation", "failing-checkpoints"), "linear"),
+    "dropout-in-evaluation": "linear",
+    "stage-stuck": "one-condition-first",
     "scheduler-per-micro-batch": "accumulated",
     "resume-old-weights": "resumed",
 }

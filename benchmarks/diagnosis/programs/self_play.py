@@ -1,7 +1,7 @@
 """Noughts and crosses, learnt from play against itself, as AlphaZero learns (Silver et al. 2018).
 
 A small network says for each board which moves are promising and how the game will end. Every five steps it plays games
-against itself, and looks one move ahead: what it finds is what its policy learns, how the games ended is what its value
+against itself, and looks ahead a little: what it finds is what its policy learns, how the games ended is what its value
 learns. The last generations of games are its replay. Cross-entropy, squared error and L2, Adam, a warm-up and a cosine,
 clipping. It is checked on solved boards, and in games with an opponent who wins and blocks where he can.
 """
@@ -24,7 +24,7 @@ from benchmarks.diagnosis.loop import Batch, Components, Evaluation, Parts, Resu
 from benchmarks.diagnosis.schooling import taught
 
 HELD_OUT = True
-STEPS = 130
+STEPS = 120
 GAMES, WINDOW, GENERATION = 64, 4, 5  # games of a generation, generations of the replay, steps of a generation
 BATCH, RATE, WARMUP, CLIP, SAVED = 256, 1e-2, 12, 1.0, 40
 TRUST = 4.0  # how much more likely a better move is made
@@ -47,15 +47,15 @@ class Player(nn.Module):
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()
-        self.trunk = nn.Sequential(nn.Linear(34, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
-        self.policy, self.value = nn.Linear(width, 9), nn.Linear(width, 1)
+        trunk = nn.Sequential(nn.Linear(34, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+        self.layers = nn.ModuleDict({"trunk": trunk, "policy": nn.Linear(width, 9), "value": nn.Linear(width, 1)})
         self.logits = torch.zeros(())
 
     def forward(self, boards: Tensor) -> tuple[Tensor, Tensor]:
         sides = torch.stack([boards == 1, boards == -1], -2).float()
-        features = self.trunk(torch.cat([sides, sides[..., LINES].sum(-1)], -1).flatten(-2))
-        self.logits = self.policy(features).masked_fill(boards != 0, -20.0)
-        return self.logits, torch.tanh(self.value(features))[..., 0]
+        features = self.layers["trunk"](torch.cat([sides, sides[..., LINES].sum(-1)], -1).flatten(-2))
+        self.logits = self.layers["policy"](features).masked_fill(boards != 0, -20.0)  # no move may be made there
+        return self.logits, torch.tanh(self.layers["value"](features))[..., 0]
 
 
 @torch.no_grad()
@@ -84,8 +84,6 @@ def played(model: nn.Module, games: int, temperature: float = 1.0, opening: int 
         wins = going & won(boards)
         end = torch.where(wins, 1.0 - 2.0 * (turn % 2), end)
         boards, going = -boards, going & ~wins
-        if not going.any():
-            break
     kept = [(board[on], policy[on], (end * side)[on]) for board, policy, on, side in rows]
     return dict(zip(("x", "policy", "end"), map(torch.cat, zip(*kept, strict=True)), strict=True))
 
@@ -192,35 +190,33 @@ def build(seed: int, variant: str) -> Parts:
         now=now,
         weights=lambda applied: dict(WEIGHTS),  # noqa: ARG005
         at=lambda model: model.logits,
-        evaluation=Evaluation(GENERATION, measured),
+        evaluation=Evaluation(10, measured),
         header={
             "config": {"batch_size": BATCH, "games": GAMES, "window": WINDOW, "steps_per_generation": GENERATION}
             | {"weights": dict(WEIGHTS)},
-            "components": {
-                "policy": {"unit": "nat", "role": "task"}, "value": {"role": "task"}, "l2": {"role": "regulariser"},
-            },
+            "components": {"policy": {"unit": "nat"}, "value": {"role": "task"}, "l2": {"role": "regulariser"}},
             "schedules": {},
             "checkpoint_every": SAVED,
             "max_grad_norm": CLIP,
         },
         records=RECORDS,
-        body=lambda model: [*model.trunk.parameters()],
-    )  # fmt: skip
+    )
     self_playing(parts)
     annealed(parts)
     return VARIANTS[variant](parts) if variant in VARIANTS else parts
 
 
-def self_playing(parts: Parts, games: int = GAMES, size: int = BATCH, window: int = WINDOW, **how: Any) -> Parts:
-    """Games are played where a generation begins, and batches drawn of the last ones."""
+def self_playing(parts: Parts, games: int = GAMES, size: int = BATCH, window: int = WINDOW, endgames: int = 0) -> Parts:
+    """Games are played where a generation begins, the first ones as endgames, and batches drawn of the last ones."""
     replay = Replay(parts.seed, window)
 
     def plays(step: int) -> None:
         if step % GENERATION == 1:
-            replay.kept.append(played(parts.model, games, parts.now["temperature"], **how))
+            opening = 5 if step <= endgames else 0
+            replay.kept.append(played(parts.model, games, parts.now["temperature"], opening))
 
     parts.begins, parts.batches = [plays], partial(replay.batch, size=size)
-    parts.header["config"] |= {"games": games, "batch_size": size, "window": window} | how
+    parts.header["config"] |= {"games": games, "batch_size": size, "window": window}
     return parts
 
 
@@ -249,11 +245,6 @@ def continued(parts: Parts, rate: float) -> Parts:
     return annealed(parts, rate, kind="constant", end=rate, warmup=0)
 
 
-def every_tenth(parts: Parts) -> Parts:
-    """A row, and an evaluation, at each second generation."""
-    return logged(replace(parts, evaluation=Evaluation(10, measured)), 10)
-
-
 def cooling(parts: Parts) -> Parts:
     """Moves are drawn ever less by chance: a clock drives the temperature over three quarters of the run."""
     over = 3 * parts.steps // 4
@@ -265,29 +256,13 @@ def cooling(parts: Parts) -> Parts:
 
 
 def endgames_first(parts: Parts) -> Parts:
-    """For a fifth of the run games begin after five moves made by chance; whole games are harder, and the loss rises."""
-    start, whole = parts.steps // 5, parts.begins[0]
-    early = self_playing(replace(parts), opening=5)
-    plays, drawn, late = early.begins[0], early.batches, parts.batches
-    stages = [
-        {"start": at, "name": f"after-{moves}", "data": {"moves": [moves, 8]}} for at, moves in ((0, 5), (start, 0))
-    ]
+    """For a fifth of the run games begin after five moves of chance; whole games are harder, and the loss rises."""
+    start = parts.steps // 5
+    moves = ((0, "endgames", [5, 8]), (start, "games", [0, 8]))
+    stages = [{"start": at, "name": name, "data": {"moves": limits}} for at, name, limits in moves]
     parts.header["curriculum"] = parts.header["curriculum_running"] = {"name": "endgames-first", "stages": stages}
-    parts.begins = [lambda step: (plays if step <= start else whole)(step)]
     parts.extras = [lambda step, batch: {"stage": int(step > start)}]  # noqa: ARG005
-    return replace(parts, batches=lambda number: (drawn if number < start else late)(number))
-
-
-def mirrored(parts: Parts) -> Parts:
-    """Each batch is turned upside down at chance, the moves with it."""
-    plain, upside = parts.batches, torch.tensor([6, 7, 8, 3, 4, 5, 0, 1, 2])
-
-    def turned(number: int) -> Batch:
-        batch = plain(number)
-        return batch | {name: batch[name][:, upside] for name in ("x", "policy")} if number % 2 else batch
-
-    parts.header["config"]["augmentation"] = "mirrored"
-    return replace(parts, batches=turned)
+    return self_playing(parts, endgames=start)
 
 
 def curious(parts: Parts) -> Parts:
@@ -308,12 +283,12 @@ def momentum(parts: Parts) -> Parts:
     """Plain gradient descent with momentum, as in the paper."""
     groups = [{"params": [*parts.model.parameters()], "name": "all"}]
     parts.header["config"]["optimizer"] = "sgd"
-    return annealed(replace(parts, optimizer=torch.optim.SGD(groups, lr=0.1, momentum=0.9)), 0.1)
+    return annealed(replace(parts, optimizer=torch.optim.SGD(groups, momentum=0.9)), 0.4)
 
 
 def watched(parts: Parts) -> Parts:
     """The loaders are wrapped, that of the solved boards, too."""
-    parts.evaluation = Evaluation(GENERATION, measured, held=solved())
+    parts.evaluation = Evaluation(10, measured, held=solved())
     return replace(parts, records=RECORDS | {"waits", "optimizer"})
 
 
@@ -322,12 +297,12 @@ VARIANTS: dict[str, Callable[[Parts], Parts]] = {
     "resumed": lambda parts: replace(parts, resume=Resume(2 * SAVED), records=RECORDS | {"optimizer"}),
     "fine-tuning": lambda parts: logged(continued(parts, 1e-5)),
     "batch-8": lambda parts: logged(self_playing(continued(parts, 1e-5), size=8)),
-    "every-tenth": every_tenth,
+    "every-tenth": lambda parts: logged(parts, 10),
     "cooling": lambda parts: logged(cooling(parts)),
     "endgames-first": lambda parts: logged(endgames_first(parts)),
-    "mirrored": lambda parts: logged(mirrored(parts)),
+    "long-memory": lambda parts: logged(self_playing(parts, window=STEPS // GENERATION)),
     "curious": lambda parts: logged(curious(parts)),
-    "momentum": momentum,
+    "momentum": lambda parts: logged(momentum(parts)),
     "watched": lambda parts: logged(watched(parts)),
 }
 
@@ -353,20 +328,29 @@ def too_little_data(parts: Parts) -> int:
     return GENERATION + 1
 
 
+def root_of_zero(parts: Parts) -> int:
+    """And then a game is asked of a player whose weights are no numbers."""
+    parts.fails = True
+    return mistakes.root_of_zero(parts)
+
+
 OWN: dict[str, mistakes.Mistake] = {
     "component-untracked": component_untracked,
     "component-sign": component_sign,
     "too-little-data": too_little_data,
     "component-scale": partial(mistakes.component_scale, name="value"),
     "local-counter": partial(mistakes.local_counter, stride=GENERATION),
+    "root-of-zero": root_of_zero,
     "rate-too-high": partial(mistakes.rate_too_high, by=50.0),
 }
 HEALTHY = ("plain", *VARIANTS)
-SICK = (
-    *(*OWN, "root-of-zero", "tiny-clip", "stale-optimiser", "resume-restarts-schedule", "counter-reset", "killed"),
-    *("dead-relus",),
-)
-TWINS = {"local-counter": "cooling", "tiny-clip": "momentum", "resume-restarts-schedule": "resumed"}
+SICK = (*(*OWN, "tiny-clip", "stale-optimiser", "resume-restarts-schedule", "counter-reset", "killed"),)
+TWINS = {
+    **dict.fromkeys(("component-untracked", "component-scale", "rate-too-high", "stale-optimiser"), "long-memory"),
+    "local-counter": "cooling",
+    "tiny-clip": "momentum",
+    "resume-restarts-schedule": "resumed",
+}
 
 
 def train(path: Path, seed: int, case: str) -> int:
