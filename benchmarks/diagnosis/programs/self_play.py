@@ -294,7 +294,7 @@ def watched(parts: Parts) -> Parts:
 
 VARIANTS: dict[str, Callable[[Parts], Parts]] = {
     "loss-only": lambda parts: replace(parts, records=frozenset(), header={"total_steps": STEPS}, evaluation=None),
-    "resumed": lambda parts: replace(parts, resume=Resume(2 * SAVED), records=RECORDS | {"optimizer"}),
+    "resumed": lambda parts: logged(replace(parts, resume=Resume(2 * SAVED), records=RECORDS | {"optimizer"})),
     "fine-tuning": lambda parts: logged(continued(parts, 1e-5)),
     "batch-8": lambda parts: logged(self_playing(continued(parts, 1e-5), size=8)),
     "every-tenth": lambda parts: logged(parts, 10),
@@ -346,7 +346,8 @@ OWN: dict[str, mistakes.Mistake] = {
 HEALTHY = ("plain", *VARIANTS)
 SICK = (*(*OWN, "tiny-clip", "stale-optimiser", "resume-restarts-schedule", "counter-reset", "killed"),)
 TWINS = {
-    **dict.fromkeys(("component-untracked", "component-scale", "rate-too-high", "stale-optimiser"), "long-memory"),
+    **dict.fromkeys(("component-untracked", "component-sign", "component-scale"), "long-memory"),
+    **dict.fromkeys(("too-little-data", "rate-too-high", "stale-optimiser"), "long-memory"),
     "local-counter": "cooling",
     "tiny-clip": "momentum",
     "resume-restarts-schedule": "resumed",
