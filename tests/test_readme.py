@@ -24,7 +24,7 @@ def test_record_your_own_training_and_what_follows_it(tmp_path):
     done = subprocess.run([sys.executable, "train.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     rows = (tmp_path / "logs/mine.jsonl").read_text().splitlines()
-    assert sum('"grad_share/label"' in row for row in rows) == 128
+    assert sum('"grad_share/label"' in row for row in rows) == 112
     assert '"finished"' in rows[-1]
     commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("trainwatch ")]
     assert commands

@@ -33,7 +33,7 @@ from benchmarks.diagnosis.kinds import KINDS, Kind
 STORE = Path(__file__).parent / "store"
 SEEDS, AGAIN, HEALTHY_SEEDS, PLAIN_SEEDS = 5, 2, 2, 4
 """Of a kind in all tuning programs at least, and in each; of healthy variants, and of the plain one."""
-MANY = 8  # programs that have a kind: one training of each is enough
+MANY = 6  # programs that have a kind: one training of each is enough
 LONG_AGO = 1e9  # when a stored file was touched last: nobody writes it any more
 DROPPED = ("host", "pid", "process_started", "command", "packages", "git")
 """What a header says about the machine and not about the run."""
