@@ -4,7 +4,7 @@ Clips are made here: alarms, sirens, knocks, voices and engines at random moment
 A convolutional net says of each frame which classes sound. On labelled clips that is compared with the truth;
 on all of them with a teacher, the net's own moving average, that hears the clip without the noise and the masked bands
 that the net has to bear. The consistency's weight ramps up by a clock. AdamW, a warm-up and a cosine, clipping.
-Validation asks the teacher: loss, average precision by class, and their mean.
+Validation asks the teacher: loss, the mean of the classes' average precisions, and the lowest of them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, P
 from benchmarks.diagnosis.schooling import school
 
 HELD_OUT = True
-STEPS = 120
+STEPS = 110
 BINS, FRAMES, CLASSES = 24, 32, ("alarm", "siren", "knock", "voice", "engine")
 LABELLED, UNLABELLED, HELD, BATCH = 144, 480, 64, 12  # clips; a step hears BATCH of either
 RATE, WARMUP, CLIP, MOMENTUM, CONSISTENCY = 8e-3, 12, 1.0, 0.9, 2.0
@@ -156,7 +156,7 @@ def measured(model: nn.Module) -> Channels:
     return {
         "loss": functional.binary_cross_entropy_with_logits(logits, y).item(),
         "map": float(scores.mean()),
-        **{f"ap_{name}": float(score) for name, score in zip(CLASSES, scores, strict=True)},
+        "ap_lowest": float(scores.min()),
     }
 
 
@@ -179,7 +179,7 @@ def build(seed: int, variant: str) -> Parts:
         clocks={"ramp": lambda applied: applied},
         scheduled={"consistency": ("ramp", linear(0.0, CONSISTENCY, ramp))},
         now=now,
-        evaluation=Evaluation(10, measured),
+        evaluation=Evaluation(11, measured),
         header={
             "config": {"batch_size": 2 * BATCH, "labelled": LABELLED, "unlabelled": UNLABELLED, "momentum": MOMENTUM},
             "components": {"events": {"unit": "nat", "role": "task"}, "consistency": {"role": "auxiliary"}},
@@ -208,7 +208,7 @@ def counted(known: Batch) -> dict[str, int]:
 
 def fed(parts: Parts) -> Parts:
     """Both sets come from loaders that the recorder sees."""
-    return replace(parts, records=parts.records | {"waits"}, evaluation=Evaluation(10, measured, held=held()))
+    return replace(parts, records=parts.records | {"waits"}, evaluation=Evaluation(11, measured, held=held()))
 
 
 def tiny_batches(parts: Parts, size: int = 2) -> Parts:
@@ -292,7 +292,7 @@ def watched(parts: Parts) -> Parts:
     """Dropout; inputs are described, bad values counted, checkpoints written, evaluations made twice."""
     parts.header["config"]["dropout"], parts.header["checkpoint_every"] = 0.3, parts.steps // 4
     parts.records = parts.records | {"bad", "inputs", "checkpoints"}
-    return replace(fed(parts), evaluation=Evaluation(10, measured, repeats=2, held=held()))
+    return replace(fed(parts), evaluation=Evaluation(11, measured, repeats=2, held=held()))
 
 
 VARIANTS: dict[str, Callable[[Parts], Parts]] = {
@@ -349,12 +349,14 @@ OWN: dict[str, mistakes.Mistake] = {
 }
 HEALTHY = ("plain", *VARIANTS)
 SICK = (
-    *(*OWN, "stuck-counter", "unmoved-group", "bad-sample", "labels-break", "dropout-in-evaluation", "warmup-ignored"),
+    *(*OWN, "stuck-counter", "unmoved-group", "bad-sample", "labels-break", "dropout-in-evaluation"),
     *("same-seed-workers", "scheduler-twice", "failing-checkpoints"),
 )
 
 
 def train(path: Path, seed: int, case: str) -> int:
-    """Train one case, write its run file; returns the first faulty step."""
-    variant = case if case in HEALTHY else TWINS.get(case, "plain")
-    return mistakes.perform(build(seed, variant), path, case, OWN)
+    """Train one case, write its run file; returns the first faulty step. All but the plain ones log every other step."""
+    parts = build(seed, case if case in HEALTHY else TWINS.get(case, "plain"))
+    if case != "plain" and parts.every == 1:
+        parts.every = parts.header.setdefault("config", {})["log_every"] = 2
+    return mistakes.perform(parts, path, case, OWN)
