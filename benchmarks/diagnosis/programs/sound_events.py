@@ -153,11 +153,8 @@ def measured(model: nn.Module) -> Channels:
     """The teacher's loss and precision on clips that are held out."""
     logits, y = model.get_submodule("teacher")(held()["x"]).nan_to_num(), held()["y"]  # a broken net is measured, too
     scores = average_precision_score(y.flatten(0, 1).numpy(), logits.flatten(0, 1).numpy(), average=None)
-    return {
-        "loss": functional.binary_cross_entropy_with_logits(logits, y).item(),
-        "map": float(scores.mean()),
-        "ap_lowest": float(scores.min()),
-    }
+    loss = functional.binary_cross_entropy_with_logits(logits, y)
+    return {"loss": loss.item(), "map": float(scores.mean()), "ap_lowest": float(scores.min())}
 
 
 def build(seed: int, variant: str) -> Parts:
@@ -355,7 +352,7 @@ SICK = (
 
 
 def train(path: Path, seed: int, case: str) -> int:
-    """Train one case, write its run file; returns the first faulty step. All but the plain ones log every other step."""
+    """Train one case, write its run file; returns the first faulty step. Only the plain ones log every step."""
     parts = build(seed, case if case in HEALTHY else TWINS.get(case, "plain"))
     if case != "plain" and parts.every == 1:
         parts.every = parts.header.setdefault("config", {})["log_every"] = 2
