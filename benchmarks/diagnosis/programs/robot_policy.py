@@ -353,8 +353,8 @@ SICK = (
 
 
 def train(path: Path, seed: int, case: str) -> int:
-    """Train one case, write its run file; returns the first faulty step. Only the plain ones log every step."""
+    """Train one case, write its run file; returns the first faulty step. Most log every other step."""
     parts = build(seed, case if case in HEALTHY else TWINS.get(case, "plain"))
-    if case != "plain" and parts.every == 1:
+    if case not in ("plain", "growing-weights") and parts.every == 1:
         parts.every = parts.header.setdefault("config", {})["log_every"] = 2
     return mistakes.perform(parts, path, case, OWN)
