@@ -21,7 +21,9 @@ def test_record_your_own_training_and_what_follows_it(tmp_path):
     """The Python block trains and records; the commands under it judge a healthy run."""
     (code,) = blocks("python")
     (tmp_path / "train.py").write_text(code)
-    done = subprocess.run([sys.executable, "train.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    alone = os.environ | {"OMP_NUM_THREADS": "1"}  # other tests train beside it: threads would wait for one another
+    train = [sys.executable, "train.py"]
+    done = subprocess.run(train, cwd=tmp_path, capture_output=True, text=True, timeout=120, env=alone)
     assert done.returncode == 0, done.stderr
     rows = (tmp_path / "logs/mine.jsonl").read_text().splitlines()
     assert sum('"grad_share/label"' in row for row in rows) == 112
