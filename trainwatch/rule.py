@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Literal
 
+from trainwatch.copying import copied
 from trainwatch.header import Header
 from trainwatch.run import Event, Run
 from trainwatch.schema import CHANNELS, HEADER, Finding, Severity, matches
@@ -80,7 +80,7 @@ class Rule:
 
     def ahead(self, rest: Chunk) -> Findings:
         """What :meth:`update` would say of rows that fill no block yet: on a copy, which is forgotten."""
-        return deepcopy(self).update(rest) if len(rest) else ()
+        return copied(self).update(rest) if len(rest) else ()
 
     def finding(
         self,

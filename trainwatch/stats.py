@@ -7,8 +7,7 @@ counted from the first one, is whole, and a block is judged as one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -298,10 +297,10 @@ class History:
         return {name: np.concatenate(parts) for name, *parts in zip(names, early, late, strict=True)}
 
     def whole(self) -> History:
-        """The same with nothing waiting: this one, or a copy."""
+        """The same with nothing waiting: this one, or a copy, which shares the columns that it leaves as they are."""
         if not self._waiting:
             return self
-        other = deepcopy(self)
+        other = replace(self, _bins=dict(self._bins), _held=dict(self._held))
         other._fold()
         return other
 
@@ -333,6 +332,6 @@ def fall(values: Floats) -> float:
     tenth = max(3, len(known) // 10)
     if len(known) < 2 * tenth:
         return np.nan
-    first, last = float(np.median(known[:tenth])), float(np.median(known[-tenth:]))
+    first, last = middle(known[:tenth]), middle(known[-tenth:])
     doubt = 3 * 1.2533 * 2**0.5 * noise(known) / tenth**0.5  # three standard errors of a difference of medians
     return 0.0 if abs(first - last) <= doubt else (first - last) / max(abs(first), abs(last))

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainwatch.header import Curriculum, Header, mapping, text
-from trainwatch.stats import SIGMA, History, carried, fall, in_blocks, median, medians, noise, running_medians
+from trainwatch.stats import SIGMA, History, carried, fall, in_blocks, median, medians, middle, noise, running_medians
 from trainwatch.table import Chunk
 from trainwatch.views.games import opponent
 from trainwatch.views.regimes import JUMP
@@ -80,26 +80,29 @@ class Roles:
         return said == "regulariser" or (said != "task" and (opponent(name) or small_by_design(name, self.names)))
 
 
-_MEDIANS: WeakKeyDictionary[Chunk, dict[str, Floats]] = WeakKeyDictionary()
+_MEDIANS: WeakKeyDictionary[Chunk, dict[tuple[str, int, int], Floats]] = WeakKeyDictionary()
 
 
-def block_medians(chunk: Chunk, name: str) -> Floats:
-    """The median of each block of ``BLOCK`` rows; the last block may have fewer. float64 [blocks]"""
+def bin_medians(chunk: Chunk, name: str, rows: int, width: int) -> Floats:
+    """The median of each bin of ``width`` rows, of so many rows up to the end of ``chunk``; the last bin may have
+    fewer. float64 [bins]
+    """
     known = _MEDIANS.setdefault(chunk, {})
-    if name not in known:
-        known[name] = medians(in_blocks(chunk[name], BLOCK))
-    return known[name]
+    if (name, rows, width) not in known:
+        values = chunk.rows.column(name, chunk.stop - rows, chunk.stop)
+        known[name, rows, width] = values if width == 1 else medians(in_blocks(values, width))
+    return known[name, rows, width]
 
 
 def components(chunk: Chunk) -> list[str]:
     """Names of the components that have a raw value."""
-    return [name.removeprefix("loss/") for name in chunk.channels if name.startswith("loss/")][:MOST]
+    return [name.removeprefix("loss/") for name in chunk.kind("loss/")[:MOST]]
 
 
 def gradients(chunk: Chunk) -> dict[str, Floats]:
     """Norm of each component's gradient, or its share in the rows that have no norms. {name: float64 [rows]}"""
-    kinds = [[name for name in chunk.channels if name.startswith(kind)] for kind in ("component_grad/", "grad_share/")]
-    norms, shares = ({name.partition("/")[2]: chunk[name] for name in names[:MOST]} for names in kinds)
+    kinds = (chunk.kind(kind)[:MOST] for kind in ("component_grad/", "grad_share/"))
+    norms, shares = ({name.partition("/")[2]: chunk[name] for name in names} for names in kinds)
     if not norms or not shares:
         return norms or shares
     known, absent = np.isfinite(list(norms.values())).any(axis=0), np.full(len(chunk), np.nan)
@@ -209,7 +212,7 @@ class Courses:
         if rows <= SHORT:
             width = max(1, -(-rows // BINS))
             columns = {"step": whole.step[::width].astype(np.float64)}
-            columns |= {name: _binned(whole[name], width) for name in self._wanted(whole)}
+            columns |= {name: bin_medians(rest, name, rows, width) for name in self._wanted(whole)}
         else:
             columns = self._history.series(self._blocks(rest) if len(rest) else None)
         if self._curriculum is not None and self._curriculum.stages:
@@ -221,11 +224,11 @@ class Courses:
         """The channels in the order in which they appeared; of each kind not more than can be believed."""
         yield from (name for name in ("loss", "stage", "applied") if name in chunk.rows)
         for kind in (*self.kinds, "lr/"):
-            yield from [name for name in chunk.channels if name.startswith(kind)][:MOST]
+            yield from chunk.kind(kind)[:MOST]
 
     def _blocks(self, chunk: Chunk) -> dict[str, Floats]:
         first = {"step": chunk.step[::BLOCK].astype(np.float64)}
-        return first | {name: block_medians(chunk, name) for name in self._wanted(chunk)}
+        return first | {name: bin_medians(chunk, name, len(chunk), BLOCK) for name in self._wanted(chunk)}
 
     @staticmethod
     def _stage(columns: dict[str, Floats], curriculum: Curriculum) -> Floats:
@@ -269,7 +272,7 @@ def _wander(level: Floats, apart: int) -> float:
     """Standard deviation of levels so far apart, in which a steady descent or rise is nothing."""
     bends = level[: -2 * apart] - 2 * level[apart:-apart] + level[2 * apart :]
     known = bends[np.isfinite(bends)]
-    return SIGMA * float(np.median(np.abs(known))) / 6**0.5 if len(known) else 0.0
+    return SIGMA * middle(np.abs(known)) / 6**0.5 if len(known) else 0.0
 
 
 def longest(holds: Bools) -> tuple[int, int]:
@@ -280,10 +283,6 @@ def longest(holds: Bools) -> tuple[int, int]:
     begins, ends = edges[::2], edges[1::2]
     longest_one = int((ends - begins).argmax())
     return int(begins[longest_one]), int(ends[longest_one])
-
-
-def _binned(values: Floats, width: int) -> Floats:
-    return values if width == 1 else medians(in_blocks(values, width))
 
 
 def _filled(values: Floats) -> Floats:

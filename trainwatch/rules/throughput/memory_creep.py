@@ -13,7 +13,7 @@ from trainwatch.header import Header, mapping, number
 from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
 from trainwatch.schema import Finding
-from trainwatch.stats import History, noise
+from trainwatch.stats import History, median, noise
 from trainwatch.table import Chunk
 
 Floats = NDArray[np.float64]
@@ -106,7 +106,7 @@ class MemoryCreep(Rule):
             part, before = values[begin:], values[warm:begin]
             if len(part) < (self.few if quarters == 4 else self.fewest):
                 return None
-            levels = np.array([float(np.median(piece)) for piece in np.array_split(part, self.parts)])
+            levels = np.array([median(piece) for piece in np.array_split(part, self.parts)])
             rises, grown = np.diff(levels), levels[-1] - levels[0]
             even = rises.min() > self.steady * rises.mean() and grown > 6 * noise(part)
             if even and levels[-1] > (1 + self.growth) * max([levels[0], *before]) and grown > self.least:
