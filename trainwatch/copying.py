@@ -66,4 +66,10 @@ def _of_array(value: np.ndarray, known: Known) -> np.ndarray:  # noqa: ARG001
     return value.copy()
 
 
-COPIES: dict[type, Callable[[Any, Known], Any]] = {dict: _of_dict, list: _of_list, tuple: _of_tuple, set: _of_set, np.ndarray: _of_array}
+COPIES: dict[type, Callable[[Any, Known], Any]] = {
+    dict: _of_dict,
+    list: _of_list,
+    tuple: _of_tuple,
+    set: _of_set,
+    np.ndarray: _of_array,
+}

@@ -56,12 +56,13 @@ def in_blocks(values: Floats, size: int) -> Floats:
 
 def medians(blocks: Floats) -> Floats:
     """Median of the finite values of each row of [blocks, size]; NaN for a row without any. float64 [blocks]"""
-    ordered = np.sort(np.where(np.isfinite(blocks), blocks, np.nan), axis=1)  # NaN sorts to the end
-    count = np.isfinite(ordered).sum(axis=1)
-    row = np.arange(len(ordered))
-    middle = (
-        ordered[row, np.maximum(count - 1, 0) // 2] + ordered[row, np.minimum(count // 2, blocks.shape[1] - 1)]
-    ) / 2
+    known, width = np.isfinite(blocks), blocks.shape[1]
+    if width and known.all():  # most are
+        ordered = np.sort(blocks, axis=1)
+        return (ordered[:, (width - 1) // 2] + ordered[:, width // 2]) / 2
+    ordered = np.sort(np.where(known, blocks, np.nan), axis=1)  # NaN sorts to the end
+    count, row = known.sum(axis=1), np.arange(len(ordered))
+    middle = (ordered[row, np.maximum(count - 1, 0) // 2] + ordered[row, np.minimum(count // 2, width - 1)]) / 2
     return np.where(count > 0, middle, np.nan)
 
 
@@ -107,7 +108,10 @@ def noise(values: Floats) -> float:
 def carried(previous: float, values: Floats) -> Floats:
     """For each value the last finite one *before* it, beginning with ``previous`` (NaN for none). float64 [rows]"""
     known = np.concatenate([[previous], values])
-    index = np.where(np.isfinite(known), np.arange(len(known)), 0)
+    there = np.isfinite(known)
+    if there[1:].all():  # as in most channels
+        return known[:-1]
+    index = np.where(there, np.arange(len(known)), 0)
     return known[np.maximum.accumulate(index)][:-1]
 
 
@@ -139,6 +143,9 @@ class Streak:
         """Add judged rows; True if there is a streak whose story these rows changed."""
         if not len(holds):
             return False
+        if not holds.any():  # as in most chunks
+            self._length, self.good_since = 0, self.good_since + len(holds)
+            return self.onset is not None
         last_good, lengths = self._lengths(holds)
         if self.onset is None:
             self._believe(lengths, columns)

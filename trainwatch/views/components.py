@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainwatch.header import Curriculum, Header, mapping, text
-from trainwatch.stats import SIGMA, History, carried, fall, in_blocks, median, medians, middle, noise, running_medians
+from trainwatch.stats import SIGMA, History, carried, fall, median, medians, middle, noise, running_medians
 from trainwatch.table import Chunk
 from trainwatch.views.games import opponent
 from trainwatch.views.regimes import JUMP
@@ -89,8 +89,9 @@ def bin_medians(chunk: Chunk, name: str, rows: int, width: int) -> Floats:
     """
     known = _MEDIANS.setdefault(chunk, {})
     if (name, rows, width) not in known:
-        values = chunk.rows.column(name, chunk.stop - rows, chunk.stop)
-        known[name, rows, width] = values if width == 1 else medians(in_blocks(values, width))
+        values, whole = chunk.rows.column(name, chunk.stop - rows, chunk.stop), rows - rows % width
+        last = [median(values[whole:])] if whole < rows else []
+        known[name, rows, width] = np.append(medians(values[:whole].reshape(-1, width)), last) if width > 1 else values
     return known[name, rows, width]
 
 
@@ -128,6 +129,7 @@ class Course:
     columns: dict[str, Floats]
     roles: Roles
     rows: int  # of the run, in all
+    _weights: dict[str, Floats] = field(default_factory=dict, compare=False, repr=False)  # those that were asked for
 
     def __len__(self) -> int:
         return len(self.columns["step"])
@@ -144,9 +146,10 @@ class Course:
 
     def weight(self, name: str) -> Floats:
         """As recorded, from the row before where a row lacks it; 1 in a run that records no weights. float64 [bins]"""
-        recorded = _filled(self[f"weight/{name}"])
-        weighted = any(channel.startswith("weight/") for channel in self.columns)
-        return recorded if weighted else np.ones(len(self))
+        if name not in self._weights:
+            weighted = any(channel.startswith("weight/") for channel in self.columns)
+            self._weights[name] = _filled(self[f"weight/{name}"]) if weighted else np.ones(len(self))
+        return self._weights[name]
 
     def part(self, name: str) -> Floats:
         """Magnitude of its contribution, weight x raw value. float64 [bins]"""
@@ -256,14 +259,17 @@ def relapse(values: Floats, begin: int, end: int, fraction: float, sigmas: float
     Levels are running medians over five bins. Fall and rise must be more than so many ``sigmas`` of the noise, and more
     than levels wander; the rise stays beyond half of itself throughout the last fifth: a wave is none.
     """
-    level, scatter = running_medians(values[begin:end], 5), noise(values[begin:end])
+    level = running_medians(values[begin:end], 5)
     tail = max(5, len(level) // 5)
     if np.isfinite(level).sum() < 4 * 5 or not np.isfinite(level[:-tail]).any() or not np.isfinite(level[-tail:]).any():
         return None
     at = int(np.nanargmin(level[:-tail]))
     start, best, now = (float(value) for value in (np.nanmax(level[: at + 1]), level[at], median(level[-tail:])))
-    bar = max(fraction * abs(best), sigmas * scatter, WANDERS * _wander(level, tail))
-    if not min(start, now) - best > bar or np.nanmin(level[-tail:]) < (best + now) / 2:
+    relapsed = min(start, now) - best
+    if not relapsed > fraction * abs(best) or np.nanmin(level[-tail:]) < (best + now) / 2:
+        return None
+    scatter = noise(values[begin:end])
+    if not relapsed > max(sigmas * scatter, WANDERS * _wander(level, tail)):
         return None
     return Relapse(start, best, begin + at, now, scatter)
 
@@ -287,4 +293,5 @@ def longest(holds: Bools) -> tuple[int, int]:
 
 def _filled(values: Floats) -> Floats:
     """Each value, or the last one before it where it is NaN."""
-    return np.where(np.isfinite(values), values, carried(np.nan, values))
+    known = np.isfinite(values)
+    return values if known.all() else np.where(known, values, carried(np.nan, values))

@@ -160,11 +160,12 @@ def rise_at_once(loss: Floats) -> tuple[float, float, bool]:
     if len(before) < 2 * moment or len(after) < max(quarter, 4 * moment):
         return now, 0.0, False
     level = middle(before)
-    height, error = now - level, MEDIAN * noise(before) / len(before) ** 0.5
-    sharp = np.median(before[-moment:]) < level + height / 4 < now - height / 4 < np.median(after[:moment])
+    height = now - level
+    sharp = middle(before[-moment:]) < level + height / 4 < now - height / 4 < middle(after[:moment])
     _, second, third, last = (middle(part) for part in np.array_split(after, 4))
     stands = third - last < height / 5
-    return level, height if sharp and stands and height > 8 * error else 0.0, second - last < height / 5
+    clear = sharp and stands and height > 8 * (MEDIAN * noise(before) / len(before) ** 0.5)
+    return level, height if clear else 0.0, second - last < height / 5
 
 
 MOMENT, BEFORE, FEWEST = 5, 20, 10  # rows that must stand above those before; those; and how many there must be

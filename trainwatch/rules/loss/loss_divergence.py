@@ -135,9 +135,11 @@ class LossDivergence(CurveRule):
             known = self._fell(fall) or _plain(run)
             sick = known and (self._back(fall) or self._stepped(run, fall, stage))
             sick = sick or self._beyond(fall) or (_plain(run) and self._lost(fall))
-            broke = None if wanders(run, points) else leap(stage.loss)
-            sick = sick and not self._explained(run, rest, fall, stage, broke)
-            if sick and not wanders(run, points) and not (broke and other_answers(run, stage, broke)):
+            if not sick or wanders(run, points):
+                continue
+            broke = leap(stage.loss)
+            answered = broke is not None and other_answers(run, stage, broke)
+            if not answered and not self._explained(run, rest, fall, stage, broke):
                 yield self._finding(run, rest, fall, stage, over=not last)
 
     def _fell(self, fall: Fall) -> bool:

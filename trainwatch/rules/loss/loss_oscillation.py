@@ -65,10 +65,12 @@ class LossOscillation(CurveRule):
     def _judge(self, stage: Points, late: Points, last: int) -> Iterator[Finding]:
         swings = _detrended(late.loss)
         period = self._period(swings)
+        if not period:
+            return
         height = float(np.subtract(*np.quantile(swings, (0.9, 0.1))))
         level, start = middle(late.loss), middle(stage.loss[: max(1, len(stage) // 40)])
         cyclic = bool(np.isfinite(late.lr).all()) and self._period(_detrended(late.lr)) > 0
-        if not period or cyclic or height < self.swing * abs(level):
+        if cyclic or height < self.swing * abs(level):
             return
         grave = period >= self.slow and late.rate_holds and height > self.grave * (start - level)
         severity: Severity = "warning" if grave else "info"

@@ -100,6 +100,8 @@ class MemoryCreep(Rule):
 
     def _creep(self, step: Floats, values: Floats) -> Creep | None:
         """The longest end of the series that grows evenly: all of it, or its last three, two quarters or one."""
+        if not len(values) or np.ptp(values) <= self.least:
+            return None
         warm = int(self.warm * len(values))
         for quarters in (4, 3, 2, 1):
             begin = max(warm, len(values) - quarters * len(values) // 4)
