@@ -73,3 +73,4 @@ COPIES: dict[type, Callable[[Any, Known], Any]] = {
     set: _of_set,
     np.ndarray: _of_array,
 }
+"""How a kind of value is copied; other kinds are added as they are met."""

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from trainwatch.header import Header, number
 from trainwatch.schema import HEADER, NONFINITE, Status
-from trainwatch.stats import middle
 from trainwatch.table import Chunk, Floats, Table, TableName
 
 if TYPE_CHECKING:
@@ -205,7 +204,7 @@ class Run:
         elapsed = self.train.column("elapsed", max(0, self.train.size - 200), self.train.size)
         gaps = np.diff(elapsed[np.isfinite(elapsed)])
         gaps = gaps[gaps >= 0]
-        return middle(gaps) if len(gaps) else None
+        return float(np.median(gaps)) if len(gaps) else None
 
     def status(self, now: float | None = None) -> Status:
         """The state the run is in, the same for every face; ``now`` is Unix seconds (DESIGN section 3)."""
