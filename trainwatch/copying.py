@@ -1,5 +1,5 @@
-"""Copies of what a rule remembers: a live face makes dozens at every look, and :func:`copy.deepcopy` takes thrice as
-long, as it asks every value how it wants to be copied.
+"""Copies of what a rule remembers: a live face makes dozens at every look, and :func:`copy.deepcopy` takes four times
+as long, as it asks every value how it wants to be copied.
 """
 
 from __future__ import annotations
@@ -22,22 +22,17 @@ def copied(state: State) -> State:
 
 
 def _copied(value: Any, known: Known) -> Any:
-    copy = COPIES.get(type(value))
-    if copy is None:
-        copy = COPIES[type(value)] = _of_fields if _changes(type(value)) else _itself
-    if copy is _itself:
+    kind = type(value)
+    if kind not in COPIES and not _changes(kind):
+        FIXED.add(kind)
         return value
     if id(value) not in known:
-        known[id(value)] = copy(value, known)
+        known[id(value)] = COPIES.get(kind, _of_fields)(value, known)
     return known[id(value)]
 
 
 def _changes(kind: type) -> bool:
     return is_dataclass(kind) and not kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
-
-
-def _itself(value: Any, known: Known) -> Any:  # noqa: ARG001
-    return value
 
 
 def _of_fields(value: Any, known: Known) -> Any:
@@ -47,15 +42,15 @@ def _of_fields(value: Any, known: Known) -> Any:
 
 
 def _of_dict(value: dict[Any, Any], known: Known) -> dict[Any, Any]:
-    return {key: _copied(item, known) for key, item in value.items()}
+    return {key: item if type(item) in FIXED else _copied(item, known) for key, item in value.items()}
 
 
 def _of_list(value: list[Any], known: Known) -> list[Any]:
-    return [_copied(item, known) for item in value]
+    return [item if type(item) in FIXED else _copied(item, known) for item in value]
 
 
 def _of_tuple(value: tuple[Any, ...], known: Known) -> tuple[Any, ...]:
-    return tuple([_copied(item, known) for item in value])
+    return tuple(_of_list(list(value), known))
 
 
 def _of_set(value: set[Any], known: Known) -> set[Any]:  # noqa: ARG001
@@ -73,4 +68,4 @@ COPIES: dict[type, Callable[[Any, Known], Any]] = {
     set: _of_set,
     np.ndarray: _of_array,
 }
-"""How a kind of value is copied; other kinds are added as they are met."""
+FIXED: set[type] = set()  # kinds of values that never change, as they are met

@@ -53,7 +53,7 @@ class Rule:
     @property
     def family(self) -> str:
         """The folder the rule stands in: ``balance``."""
-        return type(self).__module__.split(".")[-2]
+        return _family(type(self).__module__)
 
     def start(self, header: Header) -> Findings:  # noqa: ARG002
         """A process takes the run up; lint calls this alone."""
@@ -123,6 +123,11 @@ def _spelt(text: str) -> str:
 def _name(module: str) -> str:
     """Asked for at every row of a live run."""
     return module.rpartition(".")[2].replace("_", "-")
+
+
+@cache
+def _family(module: str) -> str:
+    return module.split(".")[-2]
 
 
 def _plain(value: Any) -> float | int | str:

@@ -101,7 +101,8 @@ def noise(values: Floats) -> float:
 
     Zero for fewer than three finite values.
     """
-    steps = np.diff(values[np.isfinite(values)])
+    known = values[np.isfinite(values)]
+    steps = known[1:] - known[:-1]  # np.diff takes four times as long for a few
     return SIGMA * middle(np.abs(steps - middle(steps))) / 2**0.5 if len(steps) > 1 else 0.0
 
 

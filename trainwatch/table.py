@@ -29,6 +29,7 @@ class Table:
         self._values: dict[str, Floats] = {}
         self._kinds: dict[str, tuple[str, ...]] = {}
         self._codes: dict[str, Codes] = {}
+        self._absent: Floats = np.zeros(0)  # NaN: what every column is that there is not
         self._live: NDArray[np.bool_] = np.zeros(0, dtype=bool)
         self._step: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self.text: dict[str, dict[int, Any]] = {}
@@ -76,8 +77,7 @@ class Table:
 
     def column(self, name: str, start: int, stop: int) -> Floats:
         """Rows ``start`` to ``stop`` of a column; all NaN if there is no such column."""
-        values = self._values.get(name)
-        return np.full(stop - start, np.nan) if values is None else values[start:stop]
+        return self._values.get(name, self._absent)[start:stop]
 
     def codes(self, name: str, start: int = 0, stop: int | None = None) -> Codes:
         """0 finite or absent, 1 NaN, 2 Inf, 3 -Inf; int8 [rows]."""
@@ -103,6 +103,7 @@ class Table:
         table._values = {name: arrays[f"value{index}"] for index, name in enumerate(channels)}
         table._codes = {name: arrays[f"code{index}"] for index, name in enumerate(broken)}
         table.size = table._capacity = len(table._step)
+        table._absent = np.full(table.size, np.nan)
         kinds = ((np.int64, [table._step]), (np.bool_, [table._live]))
         for kind, parts in (*kinds, (np.float64, table._values.values()), (np.int8, table._codes.values())):
             if any(part.dtype != kind or part.shape != (table.size,) for part in parts):
@@ -173,6 +174,7 @@ class Table:
         self._capacity = max(rows, 64, self._capacity + self._capacity // 2)
         self._step = _grown(self._step, self._capacity, 0)
         self._live = _grown(self._live, self._capacity, False)
+        self._absent = np.full(self._capacity, np.nan)
         for name, values in self._values.items():
             self._values[name] = _grown(values, self._capacity, np.nan)
         for name, codes in self._codes.items():
