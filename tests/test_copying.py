@@ -1,5 +1,6 @@
 """Copies of what rules remember."""
 
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -36,6 +37,15 @@ def test_what_two_fields_share_is_shared_in_the_copy():
     copy = copied(State(first=spike, last=spike))
     assert copy.first is copy.last
     assert copy.first is not spike
+
+
+def test_a_kind_that_is_seldom_is_copied_too():
+    counts = {"a": Counter("aab"), "b": deque([[1]], maxlen=3)}
+    copy = copied(counts)
+    assert copy == counts
+    copy["a"]["b"] += 1
+    copy["b"][0].append(2)
+    assert counts == {"a": Counter("aab"), "b": deque([[1]])}
 
 
 def test_what_is_frozen_is_its_own_copy():
