@@ -87,6 +87,16 @@ def test_a_column_that_appears_late_is_absent_before():
     assert table.curve("b")[0].tolist() == [3]
 
 
+def test_columns_are_known_by_how_their_names_begin():
+    """In order of appearance; also those that came after somebody had asked."""
+    table = Table()
+    table.append(np.array([1]), {"loss/b": np.ones(1), "lr/0": np.ones(1)})
+    assert table.kind("loss/") == ("loss/b",)
+    table.append(np.array([2]), {"loss/a": np.ones(1)})
+    assert table.kind("loss/") == ("loss/b", "loss/a")
+    assert table.kind("grad/") == ()
+
+
 def test_growth_keeps_memory_below_twice_the_columns():
     """A thousand appends of odd sizes."""
     table = Table()

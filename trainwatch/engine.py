@@ -152,6 +152,7 @@ class Engine:
         self._ranks: dict[int, Engine] = {}
         self._alignment = Alignment()
 
+    @np.errstate(all="ignore")  # a value near the largest float may overflow: that is a value too
     def feed(self, run: Run) -> None:
         """Show the rules what was appended to the run since the last call, in file order; so for every rank."""
         for item in run.since(self._cursor):
@@ -179,13 +180,15 @@ class Engine:
                     if type(rule).abreast is not Rule.abreast:
                         self._keep(self._guarded(rule, _ask_abreast, rows))
 
+    @np.errstate(all="ignore")
     def findings(self, run: Run) -> list[Finding]:
         """Everything found so far, and what the rules say of the run as it stands now; oldest and gravest first."""
         latest = dict(self._findings)
         withheld = self.withheld(run)
+        rest = {pace: Chunk("train", run.train, start, self._rows) for pace, start in self._judged.items()}
         for rule in self._sound():
             if (rule.block or type(rule).finish is not Rule.finish) and rule.name not in withheld:
-                now = (run, self._rest(rule, run))
+                now = (run, rest[_pace(rule)])
                 latest |= {finding.key: finding for finding in self._guarded(rule, _ask_finish, now)}
         kept = [finding for finding in latest.values() if finding.rule not in {*withheld, *self.failed}]
         kept = self._of_splits(kept) + self._of_ranks(run, kept)
@@ -275,9 +278,6 @@ class Engine:
                 chunk = Chunk("train", table, begin, min(begin + longest, stop))
                 self._each(_ask_update, chunk, self._groups[pace])
 
-    def _rest(self, rule: Rule, run: Run) -> Chunk:
-        return Chunk("train", run.train, self._judged[_pace(rule)], self._rows)
-
     def _each(self, ask: Callable[[Rule, Item], Iterable[Finding]], item: Item, rules: Iterable[Rule]) -> None:
         for rule in rules:
             if rule.name not in self.failed:
@@ -292,8 +292,7 @@ class Engine:
     def _guarded(self, rule: Rule, ask: Callable[[Rule, Item], Iterable[Finding]], item: Item) -> list[Finding]:
         """What a rule says; one that raises is left out from then on, and named."""
         try:
-            with np.errstate(all="ignore"):  # a value near the largest float may overflow: that is a value too
-                return list(ask(rule, item))
+            return list(ask(rule, item))
         except Exception as error:
             self.failed[rule.name] = f"{type(error).__name__}: {error}"
             return []

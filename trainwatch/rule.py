@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Literal
 
+from trainwatch.copying import copied
 from trainwatch.header import Header
 from trainwatch.run import Event, Run
 from trainwatch.schema import CHANNELS, HEADER, Finding, Severity, matches
@@ -53,7 +53,7 @@ class Rule:
     @property
     def family(self) -> str:
         """The folder the rule stands in: ``balance``."""
-        return type(self).__module__.split(".")[-2]
+        return _family(type(self).__module__)
 
     def start(self, header: Header) -> Findings:  # noqa: ARG002
         """A process takes the run up; lint calls this alone."""
@@ -80,7 +80,7 @@ class Rule:
 
     def ahead(self, rest: Chunk) -> Findings:
         """What :meth:`update` would say of rows that fill no block yet: on a copy, which is forgotten."""
-        return deepcopy(self).update(rest) if len(rest) else ()
+        return copied(self).update(rest) if len(rest) else ()
 
     def finding(
         self,
@@ -123,6 +123,11 @@ def _spelt(text: str) -> str:
 def _name(module: str) -> str:
     """Asked for at every row of a live run."""
     return module.rpartition(".")[2].replace("_", "-")
+
+
+@cache
+def _family(module: str) -> str:
+    return module.split(".")[-2]
 
 
 def _plain(value: Any) -> float | int | str:

@@ -108,7 +108,8 @@ def schedule_band(
 
     ticks = np.stack([at, at - tick])
     both = schedule_values(declared, ticks)
-    further = schedule_values(declared, ticks, held=False)  # as schedulers go on: a decay by a factor has no end
+    goes_on = declared.get("kind") == "exponential" or declared.get("restarts")  # a decay by a factor has no end
+    further = schedule_values(declared, ticks, held=False) if goes_on else both
     if both is None or further is None:
         nothing = np.full(at.shape, np.nan)
         return nothing, nothing

@@ -27,7 +27,9 @@ class Table:
         self.dropped: set[str] = set()
         self._capacity = 0
         self._values: dict[str, Floats] = {}
+        self._kinds: dict[str, tuple[str, ...]] = {}
         self._codes: dict[str, Codes] = {}
+        self._absent: Floats = np.zeros(0)  # NaN: what every column is that there is not
         self._live: NDArray[np.bool_] = np.zeros(0, dtype=bool)
         self._step: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self.text: dict[str, dict[int, Any]] = {}
@@ -38,6 +40,12 @@ class Table:
     def channels(self) -> list[str]:
         """Names of all numeric columns, in order of appearance."""
         return list(self._values)
+
+    def kind(self, beginning: str) -> tuple[str, ...]:
+        """Names of the numeric columns that begin so, in order of appearance: asked for a hundred times a look."""
+        if beginning not in self._kinds:
+            self._kinds[beginning] = tuple(name for name in self._values if name.startswith(beginning))
+        return self._kinds[beginning]
 
     @property
     def step(self) -> NDArray[np.int64]:
@@ -69,8 +77,7 @@ class Table:
 
     def column(self, name: str, start: int, stop: int) -> Floats:
         """Rows ``start`` to ``stop`` of a column; all NaN if there is no such column."""
-        values = self._values.get(name)
-        return np.full(stop - start, np.nan) if values is None else values[start:stop]
+        return self._values.get(name, self._absent)[start:stop]
 
     def codes(self, name: str, start: int = 0, stop: int | None = None) -> Codes:
         """0 finite or absent, 1 NaN, 2 Inf, 3 -Inf; int8 [rows]."""
@@ -96,6 +103,7 @@ class Table:
         table._values = {name: arrays[f"value{index}"] for index, name in enumerate(channels)}
         table._codes = {name: arrays[f"code{index}"] for index, name in enumerate(broken)}
         table.size = table._capacity = len(table._step)
+        table._absent = np.full(table.size, np.nan)
         kinds = ((np.int64, [table._step]), (np.bool_, [table._live]))
         for kind, parts in (*kinds, (np.float64, table._values.values()), (np.int8, table._codes.values())):
             if any(part.dtype != kind or part.shape != (table.size,) for part in parts):
@@ -156,6 +164,7 @@ class Table:
                     self.dropped.add(name)
                 return None
             column = self._values[name] = np.full(self._capacity, np.nan)
+            self._kinds = {}
         return column
 
     def _reserve(self, rows: int) -> None:
@@ -165,6 +174,7 @@ class Table:
         self._capacity = max(rows, 64, self._capacity + self._capacity // 2)
         self._step = _grown(self._step, self._capacity, 0)
         self._live = _grown(self._live, self._capacity, False)
+        self._absent = np.full(self._capacity, np.nan)
         for name, values in self._values.items():
             self._values[name] = _grown(values, self._capacity, np.nan)
         for name, codes in self._codes.items():
@@ -198,6 +208,10 @@ class Chunk:
     def channels(self) -> list[str]:
         """Columns known so far; one may be absent in every row of this chunk."""
         return self.rows.channels
+
+    def kind(self, beginning: str) -> tuple[str, ...]:
+        """Those of the columns whose names begin so."""
+        return self.rows.kind(beginning)
 
     def __getitem__(self, name: str) -> Floats:
         """float64 [rows], NaN where the value is absent or not finite."""

@@ -269,6 +269,20 @@ def test_cutting_never_changes_what_is_found(case, cuts, one_by_one, play):
     assert pieces.keys() == by_rule(whole).keys()
 
 
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(case=SICK, rows=st.integers(1, 9), looks=st.sets(st.integers(0, 40), max_size=4))
+def test_a_look_says_what_a_first_look_would_say(case, rows, looks, play):
+    """However often was looked before: what is taken once for several rules, or known already, is never out of date."""
+    records = sick_records(case)
+    engine, run = Engine(), Run(Path("run.jsonl"))
+    for look, done in enumerate(range(0, len(records), rows)):
+        play(records[done : done + rows], run)
+        engine.feed(run)
+        found = engine.findings(run)
+        if look in looks:
+            assert by_rule(found) == by_rule(diagnosed(play(records[: done + rows])))
+
+
 @pytest.mark.parametrize(("late", "resume"), [(0, 30), (45, 45), (20, 1)])
 def test_a_live_face_may_ask_after_every_record(late, resume, play):
     """So also after the header of a resume, when rules that were in the midst of their columns have not a row."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainwatch.header import Curriculum, Header, mapping, text
-from trainwatch.stats import SIGMA, History, carried, fall, in_blocks, median, medians, noise, running_medians
+from trainwatch.stats import SIGMA, History, carried, fall, median, medians, middle, noise, running_medians
 from trainwatch.table import Chunk
 from trainwatch.views.games import opponent
 from trainwatch.views.regimes import JUMP
@@ -80,26 +80,30 @@ class Roles:
         return said == "regulariser" or (said != "task" and (opponent(name) or small_by_design(name, self.names)))
 
 
-_MEDIANS: WeakKeyDictionary[Chunk, dict[str, Floats]] = WeakKeyDictionary()
+_MEDIANS: WeakKeyDictionary[Chunk, dict[tuple[str, int, int], Floats]] = WeakKeyDictionary()
 
 
-def block_medians(chunk: Chunk, name: str) -> Floats:
-    """The median of each block of ``BLOCK`` rows; the last block may have fewer. float64 [blocks]"""
+def bin_medians(chunk: Chunk, name: str, rows: int, width: int) -> Floats:
+    """The median of each bin of ``width`` rows, of so many rows up to the end of ``chunk``; the last bin may have
+    fewer. float64 [bins]
+    """
     known = _MEDIANS.setdefault(chunk, {})
-    if name not in known:
-        known[name] = medians(in_blocks(chunk[name], BLOCK))
-    return known[name]
+    if (name, rows, width) not in known:
+        values, whole = chunk.rows.column(name, chunk.stop - rows, chunk.stop), rows - rows % width
+        last = [median(values[whole:])] if whole < rows else []
+        known[name, rows, width] = np.append(medians(values[:whole].reshape(-1, width)), last) if width > 1 else values
+    return known[name, rows, width]
 
 
 def components(chunk: Chunk) -> list[str]:
     """Names of the components that have a raw value."""
-    return [name.removeprefix("loss/") for name in chunk.channels if name.startswith("loss/")][:MOST]
+    return [name.removeprefix("loss/") for name in chunk.kind("loss/")[:MOST]]
 
 
 def gradients(chunk: Chunk) -> dict[str, Floats]:
     """Norm of each component's gradient, or its share in the rows that have no norms. {name: float64 [rows]}"""
-    kinds = [[name for name in chunk.channels if name.startswith(kind)] for kind in ("component_grad/", "grad_share/")]
-    norms, shares = ({name.partition("/")[2]: chunk[name] for name in names[:MOST]} for names in kinds)
+    kinds = (chunk.kind(kind)[:MOST] for kind in ("component_grad/", "grad_share/"))
+    norms, shares = ({name.partition("/")[2]: chunk[name] for name in names} for names in kinds)
     if not norms or not shares:
         return norms or shares
     known, absent = np.isfinite(list(norms.values())).any(axis=0), np.full(len(chunk), np.nan)
@@ -125,6 +129,7 @@ class Course:
     columns: dict[str, Floats]
     roles: Roles
     rows: int  # of the run, in all
+    _weights: dict[str, Floats] = field(default_factory=dict, compare=False, repr=False)  # those that were asked for
 
     def __len__(self) -> int:
         return len(self.columns["step"])
@@ -141,9 +146,10 @@ class Course:
 
     def weight(self, name: str) -> Floats:
         """As recorded, from the row before where a row lacks it; 1 in a run that records no weights. float64 [bins]"""
-        recorded = _filled(self[f"weight/{name}"])
-        weighted = any(channel.startswith("weight/") for channel in self.columns)
-        return recorded if weighted else np.ones(len(self))
+        if name not in self._weights:
+            weighted = any(channel.startswith("weight/") for channel in self.columns)
+            self._weights[name] = _filled(self[f"weight/{name}"]) if weighted else np.ones(len(self))
+        return self._weights[name]
 
     def part(self, name: str) -> Floats:
         """Magnitude of its contribution, weight x raw value. float64 [bins]"""
@@ -209,7 +215,7 @@ class Courses:
         if rows <= SHORT:
             width = max(1, -(-rows // BINS))
             columns = {"step": whole.step[::width].astype(np.float64)}
-            columns |= {name: _binned(whole[name], width) for name in self._wanted(whole)}
+            columns |= {name: bin_medians(rest, name, rows, width) for name in self._wanted(whole)}
         else:
             columns = self._history.series(self._blocks(rest) if len(rest) else None)
         if self._curriculum is not None and self._curriculum.stages:
@@ -221,11 +227,11 @@ class Courses:
         """The channels in the order in which they appeared; of each kind not more than can be believed."""
         yield from (name for name in ("loss", "stage", "applied") if name in chunk.rows)
         for kind in (*self.kinds, "lr/"):
-            yield from [name for name in chunk.channels if name.startswith(kind)][:MOST]
+            yield from chunk.kind(kind)[:MOST]
 
     def _blocks(self, chunk: Chunk) -> dict[str, Floats]:
         first = {"step": chunk.step[::BLOCK].astype(np.float64)}
-        return first | {name: block_medians(chunk, name) for name in self._wanted(chunk)}
+        return first | {name: bin_medians(chunk, name, len(chunk), BLOCK) for name in self._wanted(chunk)}
 
     @staticmethod
     def _stage(columns: dict[str, Floats], curriculum: Curriculum) -> Floats:
@@ -253,14 +259,17 @@ def relapse(values: Floats, begin: int, end: int, fraction: float, sigmas: float
     Levels are running medians over five bins. Fall and rise must be more than so many ``sigmas`` of the noise, and more
     than levels wander; the rise stays beyond half of itself throughout the last fifth: a wave is none.
     """
-    level, scatter = running_medians(values[begin:end], 5), noise(values[begin:end])
+    level = running_medians(values[begin:end], 5)
     tail = max(5, len(level) // 5)
     if np.isfinite(level).sum() < 4 * 5 or not np.isfinite(level[:-tail]).any() or not np.isfinite(level[-tail:]).any():
         return None
     at = int(np.nanargmin(level[:-tail]))
     start, best, now = (float(value) for value in (np.nanmax(level[: at + 1]), level[at], median(level[-tail:])))
-    bar = max(fraction * abs(best), sigmas * scatter, WANDERS * _wander(level, tail))
-    if not min(start, now) - best > bar or np.nanmin(level[-tail:]) < (best + now) / 2:
+    relapsed = min(start, now) - best
+    if not relapsed > fraction * abs(best) or np.nanmin(level[-tail:]) < (best + now) / 2:
+        return None
+    scatter = noise(values[begin:end])
+    if not relapsed > max(sigmas * scatter, WANDERS * _wander(level, tail)):
         return None
     return Relapse(start, best, begin + at, now, scatter)
 
@@ -269,7 +278,7 @@ def _wander(level: Floats, apart: int) -> float:
     """Standard deviation of levels so far apart, in which a steady descent or rise is nothing."""
     bends = level[: -2 * apart] - 2 * level[apart:-apart] + level[2 * apart :]
     known = bends[np.isfinite(bends)]
-    return SIGMA * float(np.median(np.abs(known))) / 6**0.5 if len(known) else 0.0
+    return SIGMA * middle(np.abs(known)) / 6**0.5 if len(known) else 0.0
 
 
 def longest(holds: Bools) -> tuple[int, int]:
@@ -282,10 +291,7 @@ def longest(holds: Bools) -> tuple[int, int]:
     return int(begins[longest_one]), int(ends[longest_one])
 
 
-def _binned(values: Floats, width: int) -> Floats:
-    return values if width == 1 else medians(in_blocks(values, width))
-
-
 def _filled(values: Floats) -> Floats:
     """Each value, or the last one before it where it is NaN."""
-    return np.where(np.isfinite(values), values, carried(np.nan, values))
+    known = np.isfinite(values)
+    return values if known.all() else np.where(known, values, carried(np.nan, values))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trainwatch.copying import copied
 from trainwatch.header import Header
 from trainwatch.run import Run
-from trainwatch.stats import History, medians, noise
+from trainwatch.stats import History, medians, middle, noise
 from trainwatch.table import Chunk
 from trainwatch.views.games import contested
 from trainwatch.views.regimes import MOST, Regimes
@@ -67,6 +68,9 @@ def running_median(values: Floats, width: int) -> Floats:
     return medians(np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1))
 
 
+_POINTS: WeakKeyDictionary[Chunk, dict[tuple[int, int], Points]] = WeakKeyDictionary()
+
+
 @dataclass
 class Curve:
     """Gathers the total loss of one process in constant memory."""
@@ -89,9 +93,16 @@ class Curve:
         self._history.push(self._columns(chunk))
 
     def points(self, rest: Chunk) -> Points:
-        """The whole curve, on through ``rest``; remembers nothing of it."""
+        """The whole curve, on through ``rest``; taken once for all rules that ask for it."""
+        known = _POINTS.setdefault(rest, {})
+        process = self.first_row, self.rows
+        if process not in known:
+            known[process] = self._points(rest)
+        return known[process]
+
+    def _points(self, rest: Chunk) -> Points:
         history = self._history.whole()
-        trial = replace(self, _regimes=deepcopy(self._regimes))
+        trial = replace(self, _regimes=copied(self._regimes))
         columns = history.series(trial._columns(rest) if len(rest) else {})
         if not columns:
             nothing = np.empty(0)
@@ -117,7 +128,7 @@ class Curve:
         regime = self._regime + np.cumsum(self._regimes.begins(chunk))
         self._regime = float(regime[-1]) if len(regime) else self._regime
         rate = np.full(len(chunk), np.nan)
-        for name in [name for name in chunk.channels if name.startswith("lr/")][:MOST]:
+        for name in chunk.kind("lr/")[:MOST]:
             rate = np.fmax(rate, chunk[name])
         return {"step": chunk.step.astype(np.float64), "loss": chunk["loss"], "lr": rate, "regime": regime}
 
@@ -141,19 +152,20 @@ def rise_at_once(loss: Floats) -> tuple[float, float, bool]:
     whether it stood there from the first.
     """
     quarter, moment = len(loss) // 4, max(5, len(loss) // 20)
-    now = float(np.median(loss[-quarter:]))
+    now = middle(loss[-quarter:])
     smooth = running_median(loss, 5)
     low = np.flatnonzero(smooth <= (smooth[:-quarter].min(initial=now) + now) / 2)
     at = int(low[-1]) if len(low) else 0
     before, after = loss[max(0, at - quarter) : at - 1], loss[at + 3 :]
     if len(before) < 2 * moment or len(after) < max(quarter, 4 * moment):
         return now, 0.0, False
-    level = float(np.median(before))
-    height, error = now - level, MEDIAN * noise(before) / len(before) ** 0.5
-    sharp = np.median(before[-moment:]) < level + height / 4 < now - height / 4 < np.median(after[:moment])
-    _, second, third, last = (float(np.median(part)) for part in np.array_split(after, 4))
+    level = middle(before)
+    height = now - level
+    sharp = middle(before[-moment:]) < level + height / 4 < now - height / 4 < middle(after[:moment])
+    _, second, third, last = (middle(part) for part in np.array_split(after, 4))
     stands = third - last < height / 5
-    return level, height if sharp and stands and height > 8 * error else 0.0, second - last < height / 5
+    clear = sharp and stands and height > 8 * (MEDIAN * noise(before) / len(before) ** 0.5)
+    return level, height if clear else 0.0, second - last < height / 5
 
 
 MOMENT, BEFORE, FEWEST = 5, 20, 10  # rows that must stand above those before; those; and how many there must be

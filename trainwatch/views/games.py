@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +51,12 @@ def opponent(name: str) -> bool:
 
 def plays(channels: Iterable[str]) -> bool:
     """Whether a run is a game by the names of its losses, of its modules and groups, or of its scores."""
+    return _named_so(tuple(channels))
+
+
+@lru_cache(maxsize=64)
+def _named_so(channels: tuple[str, ...]) -> bool:
+    """Half a dozen rules ask at every look, of names that stay the same."""
     names = [name.lower() for name in channels]
     if any(IMPLICIT.search(name) for name in names):
         names = [name.replace("policy", "") for name in names if not IMPLICIT.search(name)]

@@ -48,9 +48,9 @@ class Regimes:
     def begins(self, chunk: Chunk) -> Bools:
         """Whether a row is the first of a new stage, of a warm restart, or under another weight. bool [rows]"""
         fresh = self._changed("stage", self._stage(chunk), lambda before, now: before != now)
-        for name in _some(chunk, "lr/"):
+        for name in chunk.kind("lr/")[:MOST]:
             fresh |= self._changed(name, chunk[name], lambda before, now: now > JUMP * before)
-        for name in _some(chunk, "weight/"):
+        for name in chunk.kind("weight/")[:MOST]:
             fresh |= self._changed(name, chunk[name], _set_anew)
         self._rows += len(chunk)
         return fresh
@@ -97,7 +97,3 @@ def _set_anew(before: Floats, now: Floats) -> Bools:
     larger, smaller = np.maximum(np.abs(before), np.abs(now)), np.minimum(np.abs(before), np.abs(now))
     found: Bools = larger > JUMP * smaller
     return found
-
-
-def _some(chunk: Chunk, prefix: str) -> list[str]:
-    return [name for name in chunk.channels if name.startswith(prefix)][:MOST]

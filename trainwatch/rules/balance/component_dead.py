@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trainwatch.copying import copied
 from trainwatch.header import Header
 from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
@@ -121,7 +121,7 @@ class ComponentDead(Rule):
 
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
         """Rows that fill no block yet count on a copy."""
-        trial = deepcopy(self)
+        trial = copied(self)
         yield from trial.update(rest)
         yield from trial._constants(rest)
         whole = Chunk("train", run.train, 0, run.train.size)
@@ -346,8 +346,9 @@ class ComponentDead(Rule):
     def _constants(self, rest: Chunk) -> Findings:
         """Of what is constant from the first row on; gradients, where they are recorded, have said it already."""
         _, changes, rows = self._total
+        norms = gradients(rest)
         for name, (value, first, count) in self._first.items():
-            known = name in gradients(rest) or value == 0 or name in self._varied
+            known = name in norms or value == 0 or name in self._varied
             if known or count < self.constant_rows or changes < self.moves * rows:
                 continue
             yield self.finding(

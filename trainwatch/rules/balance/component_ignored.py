@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from trainwatch.bases.course import OfCourse
 from trainwatch.run import Run
 from trainwatch.schema import Finding
-from trainwatch.stats import noise
+from trainwatch.stats import middle, noise
 from trainwatch.table import Chunk
 from trainwatch.views.components import LEARNED, Course
 
@@ -126,4 +126,4 @@ def _level(values: Floats, at: int) -> float:
     """Median of the first (0) or last (-1) twentieth, of five bins at least."""
     known = values[np.isfinite(values)]
     few = max(5, len(known) // 20)
-    return float(np.median(known[:few] if at == 0 else known[-few:])) if len(known) else np.nan
+    return middle(known[:few] if at == 0 else known[-few:]) if len(known) else np.nan

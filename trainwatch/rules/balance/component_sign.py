@@ -13,7 +13,7 @@ from trainwatch.bases.course import OfCourse
 from trainwatch.rule import Findings
 from trainwatch.run import Run
 from trainwatch.schema import Finding
-from trainwatch.stats import Bools, Floats, fall, noise
+from trainwatch.stats import Bools, Floats, fall, middle, noise
 from trainwatch.table import Chunk
 from trainwatch.views.components import Course
 from trainwatch.views.evaluations import direction, held_out
@@ -138,10 +138,10 @@ class ComponentSign(OfCourse):
         raw, weight = course[f"loss/{name}"], course.weight(name)
         there = np.isfinite(raw) & (weight < 0)
         few = max(3, int(there.sum()) // 20)
-        start, now = (float(np.median(part)) if len(part) else 0.0 for part in (raw[there][:3], raw[there][-few:]))
+        start, now = (middle(part) if len(part) else 0.0 for part in (raw[there][:3], raw[there][-few:]))
         times = now / start if start > 0 else 0.0
         rises = _rises(raw[there], few)
-        part = float(np.median(course.part(name)[there][-few:])) if there.any() else 0.0
+        part = middle(course.part(name)[there][-few:]) if there.any() else 0.0
         leads = part > _others(name, course, few)
         counts = part > self.bonus * _others(name, course, few) and not _sought(name)
         runaway = times >= self.runaway and rises and counts
@@ -254,10 +254,10 @@ class ComponentSign(OfCourse):
         value = course[f"loss/{name}"]
         known = np.flatnonzero(np.isfinite(value))
         few = max(3, len(known) // 20)
-        if len(known) < 6 * few or not np.median(value[known[-few:]]) < 0:
+        if len(known) < 6 * few or not middle(value[known[-few:]]) < 0:
             return
-        levels = [float(np.median(value[known[at : at + few]])) for at in (0, -3 * few, -2 * few)]
-        start, before, lately, now = *levels, float(np.median(value[known[-few:]]))
+        levels = [middle(value[known[at : at + few]]) for at in (0, -3 * few, -2 * few)]
+        start, before, lately, now = *levels, middle(value[known[-few:]])
         deep = self.depth * max(1.0, abs(start))
         scatter = noise(value)
         falls = before - lately > 2 * scatter and lately - now > 2 * scatter and not self._meant(name, course)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trainwatch.copying import copied
 from trainwatch.header import Header, mapping, number
 from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
@@ -97,7 +97,7 @@ class TotalUnexplained(Rule):
 
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
         """Rows that fill no block yet count on a copy; a run that has ended has no more of them."""
-        trial = deepcopy(self)
+        trial = copied(self)
         if run.end is not None and len(rest) == rest.stop:
             trial.blocks = 1
         yield from trial.update(rest)

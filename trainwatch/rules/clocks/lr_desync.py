@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trainwatch.copying import copied
 from trainwatch.header import Header, mapping, number
 from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
@@ -103,7 +103,7 @@ class LrDesync(Rule):
 
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
         """The rows that fill no block, to a copy; and rates of which no schedule is declared."""
-        now = deepcopy(self)
+        now = copied(self)
         now._following.push(rest)
         yield from now._told(early=True)
         if not (self._declared or self._resumed):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 
+from trainwatch.copying import copied
 from trainwatch.header import Header, mapping, number, settings
 from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
@@ -128,7 +128,7 @@ class TotalStepsMismatch(Rule):
 
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
         """The rows that fill no block, to a copy; and a run that finished early."""
-        trial = deepcopy(self)
+        trial = copied(self)
         trial.update(rest)
         yield from trial._beyond()
         if not self._total or self._told or run.end is None or run.end.get("status") != "finished":

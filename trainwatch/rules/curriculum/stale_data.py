@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trainwatch.copying import copied
 from trainwatch.header import Curriculum, Header
 from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
@@ -141,7 +141,7 @@ class StaleData(Rule):
 
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
         """What has not changed is known once a stage has lasted."""
-        trial = deepcopy(self)
+        trial = copied(self)
         yield from trial.update(rest) if len(rest) else ()
         if trial._streak.onset is None and self._plan is not None and self._plan.ramp == "step":
             yield from trial._unchanged(run)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trainwatch.copying import copied
 from trainwatch.rule import Rule
 from trainwatch.run import Run
 from trainwatch.schema import Finding, Severity
@@ -111,7 +111,7 @@ class InputScale(Rule):
             yield self._finding("far", far, by_heart=True)
         if not self._seen and len(rest) >= 5:
             yield from self._judge(rest, {}, 1)
-        yield from deepcopy(self)._bursts(rest)
+        yield from copied(self)._bursts(rest)
 
     def _by_heart(self, run: Run, began: float) -> bool:
         """Whether validation is hardly lower than where training began, and than where it began itself."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 
+from trainwatch.copying import copied
 from trainwatch.header import Header
 from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
@@ -93,7 +93,7 @@ class ClippingSaturated(Rule):
 
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
         """As the run stands, with the rows that fill no block yet, on a copy: if the loss falls after all, silence."""
-        trial = deepcopy(self)
+        trial = copied(self)
         if len(rest) >= self.block // 2:
             trial.update(rest)
         if trial._streak.onset is not None:

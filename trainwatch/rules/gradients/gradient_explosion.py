@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import ClassVar
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from trainwatch.copying import copied
 from trainwatch.header import Header
 from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
@@ -129,7 +129,7 @@ class GradientExplosion(Rule):
 
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
         """The rows that fill no block yet, on a copy; and how the run began."""
-        trial = deepcopy(self)
+        trial = copied(self)
         if len(rest) >= self.rows:
             yield from trial.update(rest)
         yield from trial._steeply(plays(run.train.channels))

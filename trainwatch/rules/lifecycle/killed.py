@@ -13,6 +13,7 @@ from trainwatch.header import Header, number
 from trainwatch.rule import Findings, Rule
 from trainwatch.run import Event, Run
 from trainwatch.schema import Finding
+from trainwatch.stats import median
 from trainwatch.table import Chunk
 
 
@@ -111,9 +112,7 @@ class Killed(Rule):
                 run.train.column(name, 0, min(self.rows, run.train.size)),
                 run.train.column(name, max(0, run.train.size - self.rows), run.train.size),
             ]
-            begin, end = (
-                float(np.median(part[np.isfinite(part)])) if np.isfinite(part).any() else 0.0 for part in ends
-            )
+            begin, end = (median(part) if np.isfinite(part).any() else 0.0 for part in ends)
             if begin > 0 and end / begin - 1 > most:
                 most = end / begin - 1
                 evidence |= {"memory": name, "memory_first": begin, "memory_last": end}

@@ -14,7 +14,7 @@ from trainwatch.header import Header
 from trainwatch.rule import Findings
 from trainwatch.run import Run
 from trainwatch.schema import Finding, Severity
-from trainwatch.stats import noise
+from trainwatch.stats import median, middle, noise
 from trainwatch.table import Chunk
 from trainwatch.views.curve import MEDIAN, Leap, Points, leap, rise_at_once, running_median, wanders
 from trainwatch.views.evaluations import held_out
@@ -135,9 +135,11 @@ class LossDivergence(CurveRule):
             known = self._fell(fall) or _plain(run)
             sick = known and (self._back(fall) or self._stepped(run, fall, stage))
             sick = sick or self._beyond(fall) or (_plain(run) and self._lost(fall))
-            broke = None if wanders(run, points) else leap(stage.loss)
-            sick = sick and not self._explained(run, rest, fall, stage, broke)
-            if sick and not wanders(run, points) and not (broke and other_answers(run, stage, broke)):
+            if not sick or wanders(run, points):
+                continue
+            broke = leap(stage.loss)
+            answered = broke is not None and other_answers(run, stage, broke)
+            if not answered and not self._explained(run, rest, fall, stage, broke):
                 yield self._finding(run, rest, fall, stage, over=not last)
 
     def _fell(self, fall: Fall) -> bool:
@@ -290,10 +292,10 @@ def _fall(stage: Points) -> Fall:
     tail = max(3, len(stage) // 20)
     smooth = stage.smooth(tail if len(stage) >= 24 else 1)  # a skewed noise has minima far below its level
     best = int(np.argmin(smooth[:-tail]))
-    start = float(np.median(smooth[: max(1, len(smooth) // 40)]))
+    start = middle(smooth[: max(1, len(smooth) // 40)])
     down = smooth[: best + 1 : max(1, best // 12)]
     path = float(np.abs(np.diff(down)).sum())
-    last, now = smooth[-tail:], float(np.median(smooth[-tail:]))
+    last, now = smooth[-tail:], middle(smooth[-tail:])
     peak = float(smooth[best:-tail].max())  # a rise that goes on has its highest point at the end
     risen = max(float(smooth[best:].max()) - float(smooth[best]), 1e-300)
     level, height, flat = rise_at_once(stage.loss)
@@ -310,7 +312,7 @@ def _fall(stage: Points) -> Fall:
         level=level,
         height=height,
         flat=flat,
-        levels=np.array([np.median(part) for part in np.array_split(stage.loss, 8)]),
+        levels=np.array([median(part) for part in np.array_split(stage.loss, 8)]),
         error=MEDIAN * sigma / max(1, len(stage) // 8) ** 0.5,
         late=MEDIAN * noise(stage.loss[best:]) / max(1, len(stage) // 8) ** 0.5,
         held=float(stage.smooth(2 * tail - 1).min()) if len(stage) >= 24 else float(smooth[best]),
@@ -322,9 +324,9 @@ def _stands(smooth: Floats, best: int, start: float) -> bool:
     peak, and no further.
     """
     late = smooth[best + 3 * (len(smooth) - best) // 4 :]
-    gained, level = start - float(smooth[best]), float(np.median(late))
+    gained, level = start - float(smooth[best]), middle(late)
     half = len(late) // 2
-    falls = float(np.median(late[:half]) - np.median(late[half:])) if half else 0.0
+    falls = middle(late[:half]) - middle(late[half:]) if half else 0.0
     return len(late) >= 8 and level - smooth[best] > 0.9 * gained and falls < 0.05 * gained
 
 

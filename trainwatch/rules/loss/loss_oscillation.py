@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from trainwatch.bases.curve import CurveRule
 from trainwatch.run import Run
 from trainwatch.schema import Finding, Severity
+from trainwatch.stats import middle
 from trainwatch.table import Chunk
 from trainwatch.views.curve import Points, wanders
 
@@ -64,10 +65,12 @@ class LossOscillation(CurveRule):
     def _judge(self, stage: Points, late: Points, last: int) -> Iterator[Finding]:
         swings = _detrended(late.loss)
         period = self._period(swings)
+        if not period:
+            return
         height = float(np.subtract(*np.quantile(swings, (0.9, 0.1))))
-        level, start = float(np.median(late.loss)), float(np.median(stage.loss[: max(1, len(stage) // 40)]))
+        level, start = middle(late.loss), middle(stage.loss[: max(1, len(stage) // 40)])
         cyclic = bool(np.isfinite(late.lr).all()) and self._period(_detrended(late.lr)) > 0
-        if not period or cyclic or height < self.swing * abs(level):
+        if cyclic or height < self.swing * abs(level):
             return
         grave = period >= self.slow and late.rate_holds and height > self.grave * (start - level)
         severity: Severity = "warning" if grave else "info"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trainwatch.copying import copied
 from trainwatch.header import Header
 from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
@@ -160,7 +160,7 @@ class LossSpike(Rule):
 
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
         """Judge the rows that fill no block yet, on a copy, and say how grave it is."""
-        trial = deepcopy(self)
+        trial = copied(self)
         for _ in trial.update(rest) if len(rest) else ():
             pass
         if trial._first is not None:

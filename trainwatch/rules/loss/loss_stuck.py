@@ -15,6 +15,7 @@ from trainwatch.bases.curve import CurveRule
 from trainwatch.header import mapping, number
 from trainwatch.run import Run
 from trainwatch.schema import Finding, Severity
+from trainwatch.stats import median, middle
 from trainwatch.table import Chunk
 from trainwatch.views.components import Roles
 from trainwatch.views.curve import Points, wanders
@@ -130,8 +131,8 @@ class LossStuck(CurveRule):
         """Where the loss began, where each fifth of it stands, and what is no difference between them."""
         parts = np.array_split(points.loss, 5)
         error = 1.25 * points.noise / len(parts[-1]) ** 0.5
-        first = float(np.median(points.loss[: max(1, len(points) // 20)]))
-        return first, np.array([np.median(part) for part in parts]), max(self.least * abs(first), self.sure * error)
+        first = middle(points.loss[: max(1, len(points) // 20)])
+        return first, np.array([median(part) for part in parts]), max(self.least * abs(first), self.sure * error)
 
     def _proof(self, run: Run, rest: Chunk, points: Points) -> str:
         """Why it will not move, in words; nothing if it may."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trainwatch.copying import copied
 from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
 from trainwatch.schedule import MOST
@@ -89,7 +89,7 @@ class LossZero(Rule):
 
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
         """Judge on a copy that has seen the rows which fill no block yet."""
-        now = deepcopy(self)
+        now = copied(self)
         now.update(rest)
         if now._streak.onset is not None and now._weight != 0 and not plays([*run.train.channels, *run.eval.channels]):
             yield from now._verdict(now._streak.onset)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trainwatch.copying import copied
 from trainwatch.header import Header
 from trainwatch.rule import Rule
 from trainwatch.run import Run
@@ -115,7 +115,7 @@ class GroupUnmoved(Rule):
 
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
         """What all steps so far, and all that are planned, come to."""
-        trial = deepcopy(self)
+        trial = copied(self)
         if len(rest):
             yield from trial.update(rest)
         if trial._most:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 
+from trainwatch.copying import copied
 from trainwatch.header import Header, number
 from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
@@ -87,7 +87,7 @@ class WarmupIgnored(Rule):
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
         """The rows that fill no block yet, on a copy."""
         if self._schedules and not self._done:
-            trial = deepcopy(self)
+            trial = copied(self)
             trial._look(rest)
             if trial._sick():
                 yield trial._finding()

@@ -13,7 +13,7 @@ from trainwatch.header import Header, mapping, number
 from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
 from trainwatch.schema import Finding
-from trainwatch.stats import History, noise
+from trainwatch.stats import History, median, noise
 from trainwatch.table import Chunk
 
 Floats = NDArray[np.float64]
@@ -100,13 +100,15 @@ class MemoryCreep(Rule):
 
     def _creep(self, step: Floats, values: Floats) -> Creep | None:
         """The longest end of the series that grows evenly: all of it, or its last three, two quarters or one."""
+        if not len(values) or np.ptp(values) <= self.least:
+            return None
         warm = int(self.warm * len(values))
         for quarters in (4, 3, 2, 1):
             begin = max(warm, len(values) - quarters * len(values) // 4)
             part, before = values[begin:], values[warm:begin]
             if len(part) < (self.few if quarters == 4 else self.fewest):
                 return None
-            levels = np.array([float(np.median(piece)) for piece in np.array_split(part, self.parts)])
+            levels = np.array([median(piece) for piece in np.array_split(part, self.parts)])
             rises, grown = np.diff(levels), levels[-1] - levels[0]
             even = rises.min() > self.steady * rises.mean() and grown > 6 * noise(part)
             if even and levels[-1] > (1 + self.growth) * max([levels[0], *before]) and grown > self.least:
