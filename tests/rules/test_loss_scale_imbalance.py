@@ -218,6 +218,18 @@ def test_one_block_of_gradients_is_no_proof(make_run, judge):
     assert judge(make_run(columns), RULE) == []
 
 
+@pytest.mark.parametrize(
+    ("before", "share", "ratio", "alarms"), [(0.74, 0.91, 143, 0), (0.88, 0.97, 60, 0), (0.97, 0.97, 60, 1)]
+)
+def test_each_of_two_blocks_is_a_proof(before, share, ratio, alarms, make_run, judge):
+    """Of two samples a step half a block is loud now and then: the one before stood out, and proved nothing."""
+    early = np.arange(30) < 20
+    shares = np.where(early, before, share)
+    columns = {"loss/value": np.where(early, 27 * 5.0, ratio * 5.0), "loss/gradient": np.full(30, 5.0)}
+    found = judge(make_run(columns | {"grad_share/value": shares, "grad_share/gradient": 1 - shares}), RULE)
+    assert len([one for one in found if one.rank]) == alarms
+
+
 def test_the_worst_is_told(make_run, judge):
     """The figures are those that the severity is of, though it gets better."""
     big = np.where(np.arange(N) < 100, 1.0, 5e4 * np.exp(-(np.arange(N) - 100.0) / 8))

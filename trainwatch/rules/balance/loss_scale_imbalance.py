@@ -271,7 +271,8 @@ class LossScaleImbalance(Rule):
             first = told.first_step if told is not None else episode.first_step
             if told is not None and sick and not warned:
                 yield from self._closed(episode.component)
-                first = episode.first_step if episode.blocks <= 2 else episode.block.first_step
+                proof = episode.earlier.first_step if episode.probed else episode.block.first_step
+                first = episode.first_step if episode.blocks <= 2 else proof
             if alarm is not None and sick and self._milder(episode, alarm):
                 yield self._say(replace(alarm, last_step=max(alarm.last_step, episode.block.last_step)))
             else:
@@ -300,13 +301,15 @@ class LossScaleImbalance(Rule):
         if episode.part <= ease * self.modest and not episode.unsolved(self.ordinary):
             return False
 
-        def beyond(share: float, ratio: float) -> bool:
-            return 1 - episode.share < (1 - share) / ease and episode.ratio > ease * ratio
-
         before, improved = episode.earlier, episode.improved(self.learning)
+
+        def beyond(share: float, ratio: float) -> bool:
+            now = 1 - episode.share < (1 - share) / ease and episode.ratio > ease * ratio
+            if ease == 1.0 and episode.blocks > 1:  # of a few samples a step, one block's median is no level
+                return now and before.share > share and before.ratio > ratio
+            return now
+
         loud = beyond(self.loud_share, self.loud_ratio) and not all(improved)
-        if ease == 1.0 and episode.blocks > 1:  # of a few samples a step, one block's median is no level
-            loud = loud and before[0] > self.loud_share and before[1] > self.loud_ratio
         leads = beyond(self.leads_share, self.critical_ratio) and not any(improved)
         owned = beyond(self.owned_share, self.warning_ratio) or loud
         at_once = owned and episode.ratio > self.absurd_ratio and episode.first_step <= self._from + self.fewest
