@@ -285,6 +285,15 @@ def test_a_prior_that_starves_once_its_weight_is_there(scale, count, make_run, j
     assert [(one.severity, one.first_step) for one in found] == [("warning", 101)] * count
 
 
+@pytest.mark.parametrize(("weight", "count"), [(0.02, 0), (0.1, 0), (0.5, 1)])
+def test_a_smoothness_that_was_given_a_small_weight_is_no_starved_prior(weight, count, make_run, judge):
+    """A total variation in counts beside squared counts, a thousandfold and more of it: no more than it is meant to."""
+    columns = {"loss/value": 3000 * (0.3 + FALL), "loss/variation": np.full(N, 1.8), "weight/variation": weight}
+    columns |= {"weight/value": 1.0, "grad_share/value": np.full(N, 0.999), "grad_share/variation": np.full(N, 0.001)}
+    header = {"components": {"value": {"role": "task"}, "variation": {"role": "regulariser"}}}
+    assert len([one for one in judge(make_run(columns, header=header), RULE) if one.rank]) == count
+
+
 @pytest.mark.parametrize(("policy", "count"), [(np.full(N, 100.0), 1), (100 * FALL, 0)])
 def test_a_hundredfold_that_leads_while_nothing_else_improves(policy, count, make_run, judge):
     """Nine tenths of the gradient are enough then."""

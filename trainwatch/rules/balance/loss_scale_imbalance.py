@@ -42,10 +42,10 @@ class LossScaleImbalance(Rule):
         Not among the others: components of weight 0, of a tiny or negative weight, or one that rises, whose schedule is
         not at its end or that a later stage raises to the large one's scale, with both signs (a policy's surrogate),
         and those that fell from the large one's scale because they are solved. What is a regulariser or an auxiliary,
-        by role or name, is one of them only below a thousandth, at a value of 1 and more, without a gradient to speak
-        of. A start that passes within a fifth of the run while the loss falls is an info. Where neither weights nor
-        gradients are recorded, and the total is not a tenth of what the largest would contribute, weights are at work,
-        and nothing is told.
+        by role or name, is one of them only below a thousandth, at a value of 1 and more and a weight above 0.1,
+        without a gradient to speak of. A start that passes within a fifth of the run while the loss falls is an info.
+        Where neither weights nor gradients are recorded, and the total is not a tenth of what the largest would
+        contribute, weights are at work, and nothing is told.
 
     Why it matters:
         The optimiser follows the sum. What contributes a millionth of it is not trained at all, and after clipping the
@@ -105,6 +105,7 @@ class LossScaleImbalance(Rule):
     clipped: float = 30.0  # x the limit on the norm, beside it: the others' part is none of the step; health: 11
     unseen: float = 0.1  # of the largest, for the total: sums and means over micro-batches differ by less
     tiny_weight: float = 0.01  # of the largest one's, or of 1: whoever sets that means the term to be small
+    small_weight: float = 0.1  # likewise, of what is no task: a smoothness decides where the data do not
     annealed: float = 1.02  # x, within a block: a weight that still rises is meant to be small for now
     early: float = 0.2  # of the run: learned weights balance the components by then
     fewest: int = 5  # rows that a run must have: a median of 5 forgives two outliers
@@ -253,9 +254,10 @@ class LossScaleImbalance(Rule):
 
     def _drowned(self, name: str, largest: str, block: Block) -> bool:
         """Whether even what is meant to be small is next to nothing, at a value that is not."""
+        meant = abs(block.weight(name)) <= self.small_weight * min(1.0, abs(block.weight(largest)))
         owned = block.share(largest) > self.owned_share
         nothing = block.size(largest) > self.absurd_ratio * block.size(name)
-        return owned and nothing and abs(block.raw(name)) >= self.ordinary
+        return not meant and owned and nothing and abs(block.raw(name)) >= self.ordinary
 
     def _verdict(self, episode: Episode) -> Findings:
         """An alarm with its proof, else an info once it lasts; an alarm without gradients may fall back to an info."""
