@@ -69,6 +69,16 @@ def test_a_new_stage_begins_anew(make_run, judge):
     assert judge(make_run(columns(a, unlearned(3)[1], stage=(ROW >= 200).astype(float))), RULE) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("smooth", 0), ("smoothness_loss", 0), ("flow_tv", 0), ("total_variation", 0), ("load_balancing", 0),
+     ("sparsity", 0), ("smooth_l1", 1), ("sparse_ce", 1), ("balanced_bce", 1)],
+)  # fmt: skip
+def test_a_smoothness_grows_as_the_model_learns_what_is_rough(name, count, make_run, judge):
+    """By its name, where no role was declared: a flow of nothing is the smoothest."""
+    assert len(judge(make_run(columns(*unlearned(0), name)), RULE)) == count
+
+
 @pytest.mark.parametrize(("weight", "count"), [(1.0, 1), (-1.0, 0)])
 def test_what_is_maximised_is_meant_to_rise(weight, count, make_run, judge):
     """Though it fell at first, while nothing was learned yet."""
