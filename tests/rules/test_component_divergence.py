@@ -91,3 +91,17 @@ def test_a_total_that_is_logged_no_more_proves_nothing(make_run, judge):
     """The component rises again where the total is unknown."""
     a, b = unlearned(0)
     assert judge(make_run(columns(a, b) | {"loss": np.where(ROW < 80, a + b, np.nan)}), RULE) == []
+
+
+@pytest.mark.parametrize(("began", "count"), [(0.7, 0), (0.105, 1)])
+def test_what_was_gained_before_a_resume_is_gained(began, count, make_run, judge):
+    """Two tasks share one table: a few hundredths of what one learned go to the other, whoever asks since when."""
+    rows = np.arange(60)
+    a = np.interp(rows, [0, 25, 60], [0.105, 0.0825, 0.115]) * noise(1, 0.002)[:60]
+    b = np.linspace(0.8, 0.5, 60)
+    weights = {"weight/a": np.full(60, 0.5), "weight/b": np.full(60, 0.5)}
+    early = {"loss/a": np.linspace(began, 0.105, 60), "loss/b": np.full(60, 0.8), **weights}
+    run = make_run(early | {"loss": (early["loss/a"] + 0.8) / 2}, header={"total_steps": 120}, end=None)
+    late = {"loss/a": a, "loss/b": b, "loss": (a + b) / 2, "step": 61 + rows, **weights}
+    run = make_run(late, header={"total_steps": 120, "resumed_from": 60}, onto=run)
+    assert len(judge(run, RULE)) == count
