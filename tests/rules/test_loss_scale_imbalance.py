@@ -349,6 +349,15 @@ def test_a_small_error_beside_one_of_ordinary_size(scale, rank, make_run, judge)
     assert any(finding.rank for finding in judge(run, RULE)) == rank
 
 
+@pytest.mark.parametrize(("weight", "scale", "rank"), [(0.1, 1.0, False), (0.1, 10.0, True), (0.2, 2.5, True)])
+def test_an_unlearned_value_that_was_given_a_small_weight(weight, scale, rank, make_run, judge):
+    """A spread of vectors at a tenth beside an ordinary cross-entropy: somebody chose it; no role is declared."""
+    columns = {"loss/pairs": scale * (2.8 + 0.4 * FALL), "weight/pairs": 1.0, "grad_share/pairs": 0.98}
+    columns |= {"loss/crowding": np.full(N, 2.5), "weight/crowding": weight, "grad_share/crowding": 0.02}
+    run = make_run({name: np.broadcast_to(values, N) for name, values in columns.items()})
+    assert any(finding.rank for finding in judge(run, RULE)) == rank
+
+
 @pytest.mark.parametrize(("later", "rank"), [(400.0, False), (2.0, True)])
 def test_what_a_later_stage_weighs_up_is_small_for_now(later, rank, make_run, judge):
     """To the scale of the large one; a little more of it is not enough."""

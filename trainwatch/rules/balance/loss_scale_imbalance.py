@@ -58,8 +58,8 @@ class LossScaleImbalance(Rule):
     When it is wrong:
         A small term beside a large one can be meant (a z-loss, a KL term that starts from 0): declare its role as
         `auxiliary` or `regulariser` in `components`. Where the large one contributes 10 at most and the others' values
-        are below 1, as normalised errors that are being learned, its gradient is no proof, and it is an info. Without
-        recorded weights each counts as 1: less confidence.
+        are below 1, as normalised errors that are being learned, or their weights a tenth and less, as somebody chose
+        them, its gradient is no proof, and it is an info. Without recorded weights each counts as 1: less confidence.
 
     References:
         A hearing-test model whose PeakAmp loss stood at 3,256,742.75 beside Signal at 3.75.
@@ -105,7 +105,7 @@ class LossScaleImbalance(Rule):
     clipped: float = 30.0  # x the limit on the norm, beside it: the others' part is none of the step; health: 11
     unseen: float = 0.1  # of the largest, for the total: sums and means over micro-batches differ by less
     tiny_weight: float = 0.01  # of the largest one's, or of 1: whoever sets that means the term to be small
-    small_weight: float = 0.1  # likewise, of what is no task: a smoothness decides where the data do not
+    small_weight: float = 0.1  # likewise, of a regulariser (it decides where data do not) and beside a modest loss
     annealed: float = 1.02  # x, within a block: a weight that still rises is meant to be small for now
     early: float = 0.2  # of the run: learned weights balance the components by then
     fewest: int = 5  # rows that a run must have: a median of 5 forgives two outliers
@@ -254,10 +254,15 @@ class LossScaleImbalance(Rule):
 
     def _drowned(self, name: str, largest: str, block: Block) -> bool:
         """Whether even what is meant to be small is next to nothing, at a value that is not."""
-        meant = abs(block.weight(name)) <= self.small_weight * min(1.0, abs(block.weight(largest)))
         owned = block.share(largest) > self.owned_share
         nothing = block.size(largest) > self.absurd_ratio * block.size(name)
-        return not meant and owned and nothing and abs(block.raw(name)) >= self.ordinary
+        return (
+            owned and nothing and abs(block.raw(name)) >= self.ordinary and not self._meant_small(name, largest, block)
+        )
+
+    def _meant_small(self, name: str, largest: str, block: Block) -> bool:
+        """Whether somebody gave it a small weight."""
+        return abs(block.weight(name)) <= self.small_weight * min(1.0, abs(block.weight(largest)))
 
     def _verdict(self, episode: Episode) -> Findings:
         """An alarm with its proof, else an info once it lasts; an alarm without gradients may fall back to an info."""
@@ -300,7 +305,7 @@ class LossScaleImbalance(Rule):
 
     def _owns(self, episode: Episode, ease: float) -> bool:
         """Three proofs by the gradient: the less of it, the more of the sum, and the less the others learn."""
-        if episode.part <= ease * self.modest and not episode.unsolved(self.ordinary):
+        if episode.part <= ease * self.modest and not self._drowns_one(episode):
             return False
 
         before, improved = episode.earlier, episode.improved(self.learning)
@@ -316,6 +321,12 @@ class LossScaleImbalance(Rule):
         owned = beyond(self.owned_share, self.warning_ratio) or loud
         at_once = owned and episode.ratio > self.absurd_ratio and episode.first_step <= self._from + self.fewest
         return at_once or ((owned or leads) and self._twice(episode))
+
+    def _drowns_one(self, episode: Episode) -> bool:
+        """Whether a value that is not learned yet stands beside it, which nobody gave a small weight."""
+        largest, block = episode.component, episode.block
+        free = [name for name in episode.others if not self._meant_small(name, largest, block)]
+        return any(abs(block.raw(name)) >= self.ordinary for name in free)
 
     def _clipped(self, episode: Episode, ease: float) -> bool:
         """Whether all others are declared tasks, and the whole gradient is cut down to a few hundredths of itself."""
