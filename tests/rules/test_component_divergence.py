@@ -69,6 +69,16 @@ def test_a_new_stage_begins_anew(make_run, judge):
     assert judge(make_run(columns(a, unlearned(3)[1], stage=(ROW >= 200).astype(float))), RULE) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("smooth", 0), ("smoothness_loss", 0), ("flow_tv", 0), ("total_variation", 0), ("load_balancing", 0),
+     ("sparsity", 0), ("smooth_l1", 1), ("sparse_ce", 1), ("balanced_bce", 1)],
+)  # fmt: skip
+def test_a_smoothness_grows_as_the_model_learns_what_is_rough(name, count, make_run, judge):
+    """By its name, where no role was declared: a flow of nothing is the smoothest."""
+    assert len(judge(make_run(columns(*unlearned(0), name)), RULE)) == count
+
+
 @pytest.mark.parametrize(("weight", "count"), [(1.0, 1), (-1.0, 0)])
 def test_what_is_maximised_is_meant_to_rise(weight, count, make_run, judge):
     """Though it fell at first, while nothing was learned yet."""
@@ -81,3 +91,17 @@ def test_a_total_that_is_logged_no_more_proves_nothing(make_run, judge):
     """The component rises again where the total is unknown."""
     a, b = unlearned(0)
     assert judge(make_run(columns(a, b) | {"loss": np.where(ROW < 80, a + b, np.nan)}), RULE) == []
+
+
+@pytest.mark.parametrize(("began", "count"), [(0.7, 0), (0.105, 1)])
+def test_what_was_gained_before_a_resume_is_gained(began, count, make_run, judge):
+    """Two tasks share one table: a few hundredths of what one learned go to the other, whoever asks since when."""
+    rows = np.arange(60)
+    a = np.interp(rows, [0, 25, 60], [0.105, 0.0825, 0.115]) * noise(1, 0.002)[:60]
+    b = np.linspace(0.8, 0.5, 60)
+    weights = {"weight/a": np.full(60, 0.5), "weight/b": np.full(60, 0.5)}
+    early = {"loss/a": np.linspace(began, 0.105, 60), "loss/b": np.full(60, 0.8), **weights}
+    run = make_run(early | {"loss": (early["loss/a"] + 0.8) / 2}, header={"total_steps": 120}, end=None)
+    late = {"loss/a": a, "loss/b": b, "loss": (a + b) / 2, "step": 61 + rows, **weights}
+    run = make_run(late, header={"total_steps": 120, "resumed_from": 60}, onto=run)
+    assert len(judge(run, RULE)) == count

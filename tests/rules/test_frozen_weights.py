@@ -141,3 +141,13 @@ def test_the_only_sample_is_enough_where_nothing_is_learned(make_run, judge, end
     noise = 0.02 * np.random.default_rng(0).standard_normal(90)
     found = judge(make_run(run | {"loss": 2.3 + (end - 2.3) * rows / 90 + noise}, header={"total_steps": 90}), RULE)
     assert [one.severity for one in found] == ["warning"] * count
+
+
+def test_a_group_whose_weights_are_measured_is_there(make_run, judge):
+    """Though its update ratio was not logged, as that of another group was; the body is frozen on purpose."""
+    modules = [{"name": "body", "depth": 1, "parameters": 9_000, "trainable": 0}]
+    modules += [{"name": "lora", "depth": 1, "parameters": 1_000, "trainable": 1_000}]
+    idle = columns() | {"lr/lora_a": np.full(N, 1e-3)}
+    there = idle | {"weight_norm/lora_a": np.where(SAMPLED, 3 + ROW / 1000, np.nan)}
+    header = {"modules": modules, "total_steps": N}
+    assert [len(judge(make_run(one, header=header), RULE)) for one in (idle, there)] == [1, 0]

@@ -218,6 +218,18 @@ def test_one_block_of_gradients_is_no_proof(make_run, judge):
     assert judge(make_run(columns), RULE) == []
 
 
+@pytest.mark.parametrize(
+    ("before", "share", "ratio", "alarms"), [(0.74, 0.91, 143, 0), (0.88, 0.97, 60, 0), (0.97, 0.97, 60, 1)]
+)
+def test_each_of_two_blocks_is_a_proof(before, share, ratio, alarms, make_run, judge):
+    """Of two samples a step half a block is loud now and then: the one before stood out, and proved nothing."""
+    early = np.arange(30) < 20
+    shares = np.where(early, before, share)
+    columns = {"loss/value": np.where(early, 27 * 5.0, ratio * 5.0), "loss/gradient": np.full(30, 5.0)}
+    found = judge(make_run(columns | {"grad_share/value": shares, "grad_share/gradient": 1 - shares}), RULE)
+    assert len([one for one in found if one.rank]) == alarms
+
+
 def test_the_worst_is_told(make_run, judge):
     """The figures are those that the severity is of, though it gets better."""
     big = np.where(np.arange(N) < 100, 1.0, 5e4 * np.exp(-(np.arange(N) - 100.0) / 8))
@@ -273,6 +285,15 @@ def test_a_prior_that_starves_once_its_weight_is_there(scale, count, make_run, j
     assert [(one.severity, one.first_step) for one in found] == [("warning", 101)] * count
 
 
+@pytest.mark.parametrize(("weight", "count"), [(0.02, 0), (0.1, 0), (0.5, 1)])
+def test_a_smoothness_that_was_given_a_small_weight_is_no_starved_prior(weight, count, make_run, judge):
+    """A total variation in counts beside squared counts, a thousandfold and more of it: no more than it is meant to."""
+    columns = {"loss/value": 3000 * (0.3 + FALL), "loss/variation": np.full(N, 1.8), "weight/variation": weight}
+    columns |= {"weight/value": 1.0, "grad_share/value": np.full(N, 0.999), "grad_share/variation": np.full(N, 0.001)}
+    header = {"components": {"value": {"role": "task"}, "variation": {"role": "regulariser"}}}
+    assert len([one for one in judge(make_run(columns, header=header), RULE) if one.rank]) == count
+
+
 @pytest.mark.parametrize(("policy", "count"), [(np.full(N, 100.0), 1), (100 * FALL, 0)])
 def test_a_hundredfold_that_leads_while_nothing_else_improves(policy, count, make_run, judge):
     """Nine tenths of the gradient are enough then."""
@@ -324,6 +345,15 @@ def test_a_small_error_beside_one_of_ordinary_size(scale, rank, make_run, judge)
     """Energies beside forces: both are normalised errors. Forty times as much is loud, though by the same ratio."""
     columns = {"loss/force": scale * (0.1 + 0.2 * FALL), "weight/force": np.full(N, 10.0), "grad_share/force": 0.97}
     columns |= {"loss/energy": scale * (0.001 + 0.003 * FALL), "weight/energy": 1.0, "grad_share/energy": 0.03}
+    run = make_run({name: np.broadcast_to(values, N) for name, values in columns.items()})
+    assert any(finding.rank for finding in judge(run, RULE)) == rank
+
+
+@pytest.mark.parametrize(("weight", "scale", "rank"), [(0.1, 1.0, False), (0.1, 10.0, True), (0.2, 2.5, True)])
+def test_an_unlearned_value_that_was_given_a_small_weight(weight, scale, rank, make_run, judge):
+    """A spread of vectors at a tenth beside an ordinary cross-entropy: somebody chose it; no role is declared."""
+    columns = {"loss/pairs": scale * (2.8 + 0.4 * FALL), "weight/pairs": 1.0, "grad_share/pairs": 0.98}
+    columns |= {"loss/crowding": np.full(N, 2.5), "weight/crowding": weight, "grad_share/crowding": 0.02}
     run = make_run({name: np.broadcast_to(values, N) for name, values in columns.items()})
     assert any(finding.rank for finding in judge(run, RULE)) == rank
 

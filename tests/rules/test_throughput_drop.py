@@ -117,6 +117,16 @@ def test_what_grows_after_a_third_of_a_short_run(make_run, judge):
         assert judge(make_run({"time/step": jumps}), RULE) == []
 
 
+@pytest.mark.parametrize(("turns", "count"), [(0.25, 0), (0.05, 1)])
+def test_neighbours_that_come_one_after_the_other_take_turns(turns, count, make_run, judge):
+    """What grows is paid in every step alike; where others want the processor, one step waits and the next does not."""
+    random = np.random.default_rng(3)
+    level = 0.06 + 0.006 * np.maximum(np.arange(120) - 40, 0) ** 0.9
+    times = level * np.exp(turns * random.standard_normal(120))
+    times = np.sort(times.reshape(24, 5).mean(axis=1)).repeat(5) + times - times.reshape(24, 5).mean(axis=1).repeat(5)
+    assert len(judge(make_run({"time/step": times}), RULE)) == count
+
+
 def creeping(seconds, rows=300):
     """Half as long again at the end, and more and more so."""
     return seconds * (1 + np.linspace(0, 1, rows) ** 2) * step_times(np.random.default_rng(1), rows, 1.0, 0.02)

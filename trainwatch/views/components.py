@@ -32,10 +32,12 @@ LEARNED = 0.8  # of its first level: above it a task is not learned; healthy one
 WANDERS = 2.5  # standard deviations of levels a fifth of the run apart; where a descent bends it counts as wandering
 
 SMALL_BY_DESIGN = re.compile(
-    r"(^|[_.-])(kld?|z_?loss|(?<!cross[_.-])ent(ropy)?|aux\w*|moe\w*|balance|reg(ul\w*)?|commit\w*|codebook|vq\w*|penalty|wd|log_?var|log_?sigma|policy|actor|pg)($|[_.-])"
+    r"(^|[_.-])(kld?|z_?loss|(?<!cross[_.-])ent(ropy)?|aux\w*|moe\w*|balanc(e|ing)|reg(ul\w*)?|commit\w*|codebook|vq\w*"
+    r"|smooth(ness)?(?=([_.-]loss)?$)|tv|variation|sparsity|ortho\w*|eikonal|weight_decay"
+    r"|penalty|wd|log_?var|log_?sigma|policy|actor|pg)($|[_.-])"
 )
 """Names that the field gives to regularisers, and to policy losses: their size beside a main loss says nothing.
-A cross-entropy is none of them: it is what most main losses are."""
+A cross-entropy is none of them, nor is a smooth L1: they are what most main losses are."""
 REGRESSION = re.compile(r"(^|[_.-])reg($|[_.-])")
 DETECTION = re.compile(r"(^|[_.-])(cls|box|obj)($|[_.-])")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +59,14 @@ class Block:
         return int(self.rows["step"][int(np.argmax(sizes(self.rows, largest) > ratio * rest))])
 
 
+class Earlier(NamedTuple):
+    """How the block before the latest was."""
+
+    share: float = np.nan
+    ratio: float = np.nan
+    first_step: int = 0
+
+
 @dataclass
 class Episode:
     """Blocks on end in which one component outweighs the others: the first of them, and the latest."""
@@ -68,11 +77,11 @@ class Episode:
     block: Block
     others: list[str]
     blocks: int = 1
-    earlier: tuple[float, float] = (np.nan, np.nan)  # share and ratio of the block before
+    earlier: Earlier = field(default_factory=Earlier)
 
     def add(self, block: Block, others: list[str]) -> None:
         """One more block, and what is outweighed in it."""
-        self.earlier = self.share, self.ratio
+        self.earlier = Earlier(self.share, self.ratio, self.block.first_step)
         self.blocks, self.block, self.others = self.blocks + 1, block, others
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -12,8 +13,10 @@ from numpy.typing import NDArray
 from trainwatch.bases.course import OfCourse
 from trainwatch.header import Header
 from trainwatch.rule import Findings
+from trainwatch.run import Run
 from trainwatch.schema import Finding
 from trainwatch.stats import median, noise, running_medians
+from trainwatch.table import Chunk
 from trainwatch.views.components import Course, Relapse, relapse
 from trainwatch.views.curve import rise_at_once
 from trainwatch.views.games import opponent
@@ -29,7 +32,8 @@ class ComponentDivergence(OfCourse):
         A component had been falling, and has given back more than half of what it gained: by a fifth of its best value
         and eight times its noise, and it stays there for a fifth of the stage; or at once, and it has stood there for a
         quarter of the planned steps. The total fell in the same time, or rose with it and has fallen again by more than
-        half of that rise. Weights are the same then and now; a new stage begins anew.
+        half of that rise. Weights are the same then and now; a new stage begins anew. What a run gained before it was
+        resumed is gained.
 
     Why it matters:
         The one number that everybody watches says that all is well, while a task is being unlearned.
@@ -59,6 +63,15 @@ class ComponentDivergence(OfCourse):
     total_falls: float = 0.02  # relative, as everywhere: less is standing still
 
     _planned: int = field(default=0, init=False)  # steps
+    _before: Chunk | None = field(default=None, init=False)  # the rows of earlier processes
+
+    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
+        """The process as it stands, on a copy that knows what was gained before it."""
+        course = self._courses.course(rest)
+        if len(course):
+            trial = copy(self)
+            trial._before = Chunk("train", rest.rows, 0, rest.stop - course.rows)
+            yield from trial.judge(course)
 
     def judge(self, course: Course) -> Iterator[Finding]:
         """The stage that holds now."""
@@ -95,9 +108,20 @@ class ComponentDivergence(OfCourse):
         known = raw[np.isfinite(raw)]
         if min((known > 0).sum(), (known < 0).sum()) > 0.1 * len(known):
             return False
-        gain = found.start - found.best
+        gain = max(found.start, self._began(name, course)) - found.best
         fell = self._fell(course["loss"], found.at)
         return found.now - found.best > self.given_back * gain and fell and self._same_weights(course, found.at)
+
+    def _began(self, name: str, course: Course) -> float:
+        """The level at which a run that was resumed once began, if its weights and its stage are still the same."""
+        before = self._before
+        if before is None or not len(before):
+            return -np.inf
+        weights = [(before[f"weight/{other}"], course.weight(other)[-1]) for other in course.names]
+        moved = any(abs(median(then[:5]) - now) > self.weights * abs(now) for then, now in weights)
+        staged = not np.array_equal(before["stage"][:1], course["stage"][-1:], equal_nan=True)
+        known = before[f"loss/{name}"][np.isfinite(before[f"loss/{name}"])]
+        return -np.inf if moved or staged or not len(known) else median(known[:5])
 
     def _fell(self, total: Floats, at: int) -> bool:
         """Since the component was best, or since the total rose with it; by more than its noise."""

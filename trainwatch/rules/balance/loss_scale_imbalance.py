@@ -42,10 +42,10 @@ class LossScaleImbalance(Rule):
         Not among the others: components of weight 0, of a tiny or negative weight, or one that rises, whose schedule is
         not at its end or that a later stage raises to the large one's scale, with both signs (a policy's surrogate),
         and those that fell from the large one's scale because they are solved. What is a regulariser or an auxiliary,
-        by role or name, is one of them only below a thousandth, at a value of 1 and more, without a gradient to speak
-        of. A start that passes within a fifth of the run while the loss falls is an info. Where neither weights nor
-        gradients are recorded, and the total is not a tenth of what the largest would contribute, weights are at work,
-        and nothing is told.
+        by role or name, is one of them only below a thousandth, at a value of 1 and more and a weight above 0.1,
+        without a gradient to speak of. A start that passes within a fifth of the run while the loss falls is an info.
+        Where neither weights nor gradients are recorded, and the total is not a tenth of what the largest would
+        contribute, weights are at work, and nothing is told.
 
     Why it matters:
         The optimiser follows the sum. What contributes a millionth of it is not trained at all, and after clipping the
@@ -58,8 +58,8 @@ class LossScaleImbalance(Rule):
     When it is wrong:
         A small term beside a large one can be meant (a z-loss, a KL term that starts from 0): declare its role as
         `auxiliary` or `regulariser` in `components`. Where the large one contributes 10 at most and the others' values
-        are below 1, as normalised errors that are being learned, its gradient is no proof, and it is an info. Without
-        recorded weights each counts as 1: less confidence.
+        are below 1, as normalised errors that are being learned, or their weights a tenth and less, as somebody chose
+        them, its gradient is no proof, and it is an info. Without recorded weights each counts as 1: less confidence.
 
     References:
         A hearing-test model whose PeakAmp loss stood at 3,256,742.75 beside Signal at 3.75.
@@ -105,6 +105,7 @@ class LossScaleImbalance(Rule):
     clipped: float = 30.0  # x the limit on the norm, beside it: the others' part is none of the step; health: 11
     unseen: float = 0.1  # of the largest, for the total: sums and means over micro-batches differ by less
     tiny_weight: float = 0.01  # of the largest one's, or of 1: whoever sets that means the term to be small
+    small_weight: float = 0.1  # likewise, of a regulariser (it decides where data do not) and beside a modest loss
     annealed: float = 1.02  # x, within a block: a weight that still rises is meant to be small for now
     early: float = 0.2  # of the run: learned weights balance the components by then
     fewest: int = 5  # rows that a run must have: a median of 5 forgives two outliers
@@ -256,7 +257,13 @@ class LossScaleImbalance(Rule):
         """Whether even what is meant to be small is next to nothing, at a value that is not."""
         owned = block.share(largest) > self.owned_share
         nothing = block.size(largest) > self.absurd_ratio * block.size(name)
-        return owned and nothing and abs(block.raw(name)) >= self.ordinary
+        return (
+            owned and nothing and abs(block.raw(name)) >= self.ordinary and not self._meant_small(name, largest, block)
+        )
+
+    def _meant_small(self, name: str, largest: str, block: Block) -> bool:
+        """Whether somebody gave it a small weight."""
+        return abs(block.weight(name)) <= self.small_weight * min(1.0, abs(block.weight(largest)))
 
     def _verdict(self, episode: Episode) -> Findings:
         """An alarm with its proof, else an info once it lasts; an alarm without gradients may fall back to an info."""
@@ -272,7 +279,8 @@ class LossScaleImbalance(Rule):
             first = told.first_step if told is not None else episode.first_step
             if told is not None and sick and not warned:
                 yield from self._closed(episode.component)
-                first = episode.first_step if episode.blocks <= 2 else episode.block.first_step
+                proof = episode.earlier.first_step if episode.probed else episode.block.first_step
+                first = episode.first_step if episode.blocks <= 2 else proof
             if alarm is not None and sick and self._milder(episode, alarm):
                 yield self._say(replace(alarm, last_step=max(alarm.last_step, episode.block.last_step)))
             else:
@@ -298,20 +306,28 @@ class LossScaleImbalance(Rule):
 
     def _owns(self, episode: Episode, ease: float) -> bool:
         """Three proofs by the gradient: the less of it, the more of the sum, and the less the others learn."""
-        if episode.part <= ease * self.modest and not episode.unsolved(self.ordinary):
+        if episode.part <= ease * self.modest and not self._drowns_one(episode):
             return False
 
-        def beyond(share: float, ratio: float) -> bool:
-            return 1 - episode.share < (1 - share) / ease and episode.ratio > ease * ratio
-
         before, improved = episode.earlier, episode.improved(self.learning)
+
+        def beyond(share: float, ratio: float) -> bool:
+            now = 1 - episode.share < (1 - share) / ease and episode.ratio > ease * ratio
+            if ease == 1.0 and episode.blocks > 1:  # of a few samples a step, one block's median is no level
+                return now and before.share > share and before.ratio > ratio
+            return now
+
         loud = beyond(self.loud_share, self.loud_ratio) and not all(improved)
-        if ease == 1.0 and episode.blocks > 1:  # of a few samples a step, one block's median is no level
-            loud = loud and before[0] > self.loud_share and before[1] > self.loud_ratio
         leads = beyond(self.leads_share, self.critical_ratio) and not any(improved)
         owned = beyond(self.owned_share, self.warning_ratio) or loud
         at_once = owned and episode.ratio > self.absurd_ratio and episode.first_step <= self._from + self.fewest
         return at_once or ((owned or leads) and self._twice(episode))
+
+    def _drowns_one(self, episode: Episode) -> bool:
+        """Whether a value that is not learned yet stands beside it, which nobody gave a small weight."""
+        largest, block = episode.component, episode.block
+        free = [name for name in episode.others if not self._meant_small(name, largest, block)]
+        return any(abs(block.raw(name)) >= self.ordinary for name in free)
 
     def _clipped(self, episode: Episode, ease: float) -> bool:
         """Whether all others are declared tasks, and the whole gradient is cut down to a few hundredths of itself."""

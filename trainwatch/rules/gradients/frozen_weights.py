@@ -147,7 +147,8 @@ class FrozenWeights(Rule):
     def _idle(self, run: Run, rest: Chunk) -> Iterator[Finding]:
         """Named groups with a rate that were never seen to hold anything, beside modules that cannot be trained."""
         groups = {name.removeprefix("lr/") for name in rest.channels if name.startswith("lr/")}
-        seen = {name.removeprefix("update_ratio/") for name in rest.channels if name.startswith("update_ratio/")}
+        kinds = ("update_ratio/", "weight_norm/")  # either is of a group that holds something
+        seen = {name.partition("/")[2] for name in rest.channels if name.startswith(kinds)}
         frozen = [module.name for module in run.header.modules if module.depth == 1 and module.trainable == 0]
         planned, steps = run.header.total_steps or 0, run.last_step or 0
         late = steps >= self.begin * planned if planned else run.end is not None

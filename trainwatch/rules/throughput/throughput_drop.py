@@ -35,7 +35,8 @@ class ThroughputDrop(Rule):
         after the first, anew at each stage of the curriculum and at each resume. Where `tokens` or `samples` are
         recorded, the time for one of them must have grown as well: longer sequences and larger batches are slower by
         plan. And steps that have become half as long again little by little, in both halves of the stage, or three
-        times as long after its first half, or third: that is no neighbour, and a warning however little is lost by now.
+        times as long after its first half, or third, single steps differing by a fifth of that rise at most: that is no
+        neighbour, and a warning however little is lost by now.
 
     Why it matters:
         The run will end later than planned, and something outside the model has changed: a neighbour on the machine, a
@@ -71,6 +72,7 @@ class ThroughputDrop(Rule):
     both: float = 0.4  # the same within each half: a drop that stays has none there
     leapt: float = 3.0  # x: what grows little by little in the second half alone
     climbing: float = 0.95  # rank correlation, there; neighbours on a busy machine that came one by one made 0.93 of it
+    turns: float = 0.2  # of the rise, noise of single steps at its end, there: of a leak 0.15, of neighbours 0.26
     fine: int = 5  # rows of a piece, there: so that short runs have enough of them
     pieces: int = 10  # blocks that show it
     burst: float = 0.3  # s: a neighbour's turn on the processor; a healthy run of short steps lost a tenth of it
@@ -116,7 +118,7 @@ class ThroughputDrop(Rule):
         if not grave and self._costly(course) and not plays([*run.train.channels, *run.eval.channels]):
             if self._creeps(course):
                 drop = self._creeping(course, float(course["step"][0]))
-            elif (since := self._climbs(course)) is not None:
+            elif (since := self._climbs(course)) is not None and self._evenly(run, course, since):
                 drop = self._creeping(course, since)
         yield from [drop] if drop else []
 
@@ -171,6 +173,16 @@ class ThroughputDrop(Rule):
             if clear and _order(late) > self.climbing and self._alone(course):
                 return float(steps[cut])
         return None
+
+    def _evenly(self, run: Run, course: Columns, since: float) -> bool:
+        """Whether single steps at the end differ by little of what each of them costs more than at first: what grows is
+        paid in every step, and neighbours take turns.
+        """
+        steps, seconds = run.train.step[run.train.live], run.train["time/step"][run.train.live]
+        late = seconds[steps >= since]
+        end = late[-(len(late) // 3) :]
+        rise = median(end) - median(seconds[(steps >= course["step"][0]) & (steps < since)])
+        return noise(end) < self.turns * rise
 
     def _alone(self, course: Columns) -> bool:
         """Whether what is known of the work did not grow as well."""
