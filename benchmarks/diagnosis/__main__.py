@@ -1,6 +1,7 @@
 """How much of what is wrong does trainwatch find, and how often does it cry wolf?
 
     python -m benchmarks.diagnosis [--split tuning|held-out|all] [--program NAME] [--kind NAME] [--misses] [--quick]
+                                 [--rows N]
     python -m benchmarks.diagnosis --train [PROGRAM...]
 
 Reads the stored trainings, asks trainwatch about each, prints the tables; over the whole corpus it writes
@@ -17,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.diagnosis import corpus, page, picture, score
+from benchmarks.diagnosis import corpus, page, picture, score, thinning
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -31,6 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--kind", action="append", default=[], help="only this kind of mistake; may be repeated")
     parser.add_argument("--misses", action="store_true", help="print what was said instead, run by run")
     parser.add_argument("--quick", action="store_true", help="whole runs only: no delay of the first live alarm")
+    parser.add_argument("--rows", type=int, help="each log with about so few rows of training: each second, third, ...")
     parser.add_argument("--processes", type=int, default=1, help="runs judged side by side")
     asked = parser.parse_args(arguments)
     if unknown := {*asked.program, *(asked.train or [])} - {*corpus.names()}:
@@ -39,6 +41,8 @@ def main(arguments: list[str] | None = None) -> None:
         train(asked.train or list(corpus.found()))
         return
     records = list(score.wanted(asked.split, asked.program, asked.kind))
+    if asked.rows:
+        records = [thinning.thinned(record, asked.rows) for record in records]
     if not records:
         sys.exit("there is no such training in the store; `--train` does what is missing")
     told = score.judged(records, live=not asked.quick, processes=asked.processes)
@@ -47,7 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
     page.show(verdicts)
     if asked.misses:
         page.show_misses(verdicts)
-    if asked.split == "all" and not asked.program and not asked.kind and not asked.quick:
+    if asked.split == "all" and not asked.program and not asked.kind and not asked.quick and not asked.rows:
         (DOCS / "diagnosis.md").write_text(page.markdown(verdicts))
         (DOCS / "diagnosis.svg").write_text(picture.draw(verdicts))
         print("wrote docs/diagnosis.md and docs/diagnosis.svg")
