@@ -3,6 +3,7 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -346,3 +347,22 @@ def test_an_optimiser_whose_weights_have_no_gradient_moves_nothing(watch, steps)
     row = steps(watch.path)[0]
     assert row["update_ratio/0"] == 0
     assert row["grad_norm"] > 0
+
+
+def test_weights_are_looked_at_in_each_fiftieth_row_whatever_its_step(tmp_path):
+    """A loop that records each second step tells its step: rows count, or step 50 is never recorded."""
+    net = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    with trainwatch.Recorder(tmp_path / "run.jsonl") as watch:
+        watch.attach(net, optimizer)
+        for step in range(1, 121):
+            optimizer.zero_grad()
+            net(torch.ones(2)).sum().backward()
+            optimizer.step()
+            if step % 2 == 0:
+                watch.steps = step - 1
+                watch.step()
+    table = trainwatch.read(tmp_path / "run.jsonl").train
+    known = np.isfinite(table["weight_norm/0"])
+    assert table.step[known].tolist() == [2, 100]
+    assert np.isfinite(table["memory/rss"]).sum() == 1

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from trainwatch.recorder.overlap import Overlap
     from trainwatch.recorder.transfer import Part
 
-EVERY = 50  # steps between two looks at what costs more: weights, update ratios, memory
+EVERY = 50  # rows between two looks at what costs more: weights, update ratios, memory
 Batch = TypeVar("Batch")
 
 
@@ -68,6 +68,7 @@ class Recorder(Journal):
         self._parts: list[Part] = []
         self._inputs = inputs.Inputs()
         self._overlap: Overlap | None = None  # once batches of an evaluation were shown
+        self._rows = self.steps  # those before a resume count
         self._normed, self._spent, self._shares, self._directions = False, 0.0, True, True
         self._resuming = resume is not None  # until an optimiser has taken its first step
         if enabled:
@@ -194,7 +195,7 @@ class Recorder(Journal):
         began = perf_counter()
         fields, parts = self._fields, self._parts
         self._fields, self._parts = {}, []
-        self.steps += 1
+        self.steps, self._rows = self.steps + 1, self._rows + 1
         try:
             self._complete(fields, parts, began)
         except Exception as fault:
@@ -262,8 +263,11 @@ class Recorder(Journal):
             self._spent += perf_counter() - began
 
     def _sampling(self) -> bool:
-        """Whether the next step looks at weights; the first does, but not the first of a resume."""
-        return self.steps == 0 or (self.steps + 1) % EVERY == 0
+        """Whether the next row looks at weights; the first does, but not the first of a resume.
+
+        Rows are counted, not steps: a loop that records each tenth step would never come by a fiftieth.
+        """
+        return self._rows == 0 or (self._rows + 1) % EVERY == 0
 
     def _see(self, batch: Any) -> None:
         if self._enabled and self._stopwatch.phase == "train":
@@ -348,7 +352,7 @@ class Recorder(Journal):
             self._normed = False
             if self._resuming:
                 self._note_resume(models)
-        if self.steps % EVERY == 0:
+        if self._rows % EVERY == 0:
             fields.update(values.memory(models.parameters if models is not None else []))
         self._inputs.collect(fields, parts)
         self._stopwatch.lap(began, fields)
