@@ -108,6 +108,17 @@ def test_a_regulariser_that_owns_two_thirds_all_along(share, count, make_run, ju
     assert len([one for one in found if one.rank]) == count
 
 
+@pytest.mark.parametrize(("level", "count"), [(2.0, 1), (0.0, 0)])
+def test_a_regulariser_around_zero_owns_but_noise(level, count, make_run, judge):
+    """An unbiased estimate of a divergence that is none: the gradient of its noise averages out."""
+    noise = 0.02 * np.random.default_rng(0).standard_normal(N)
+    columns = {"loss/counts": 3 - ROW / (2 * N), "loss/mmd": level + noise}
+    columns |= {"grad_share/mmd": np.full(N, 0.7), "grad_share/counts": np.full(N, 0.3)}
+    header = {"components": {"mmd": {"role": "regulariser"}, "counts": {"role": "task"}}}
+    found = judge(make_run(columns | {"loss": columns["loss/counts"] + 2}, header=header), RULE)
+    assert len([one for one in found if one.rank]) == count
+
+
 @pytest.mark.parametrize(("share", "norm", "count"), [(0.97, 40.0, 1), (0.97, 0.05, 0), (0.8, 40.0, 0)])
 def test_a_regulariser_that_drowns_a_surrogate(share, norm, count, make_run, judge):
     """The surrogate's value tells nothing; what is clipped does. A policy that is solved leaves no large gradient."""

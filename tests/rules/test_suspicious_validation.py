@@ -57,3 +57,21 @@ def test_what_training_never_reaches(values, config, alarms, make_run, judge):
     records = [{"step": 100 * (i + 1), "split": "valid", "loss": float(v)} for i, v in enumerate(values)]
     found = judge(make_run({"loss": TRAIN}, header={"config": config}, evals=records), RULE)
     assert len([one for one in found if one.rank]) == alarms
+
+
+def test_training_that_stands_at_its_floor_as_well_tells_nothing(make_run, judge):
+    """A model that is fine-tuned has nothing left to fall, and its dropout weighs more the nearer it is to 0."""
+    header, records = {"config": {"dropout": 0.1}}, evals(0.0, first=0.0)
+    records = [{**one, "loss": 0.008} for one in records]
+    noisy = 0.02 * np.exp(0.3 * np.random.default_rng(0).standard_normal(len(TRAIN)))
+    assert [one for one in judge(make_run({"loss": noisy}, header=header, evals=records), RULE) if one.rank] == []
+
+
+def test_a_part_of_a_hundredth_of_the_loss_is_left_alone(make_run, judge):
+    header = {"config": {"dropout": 0.05}}
+    columns = {"loss": TRAIN * 1.01, "loss/copy": TRAIN * 0.01}
+    records = [
+        {"step": 100 * (i + 1), "split": "valid", "loss": 1.01 * value, "loss/copy": 1e-6}
+        for i, value in enumerate(TRAIN[99::100].tolist())
+    ]
+    assert judge(make_run(columns, header=header, evals=records), RULE) == []

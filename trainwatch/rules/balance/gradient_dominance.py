@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trainwatch.bases.course import OfCourse
 from trainwatch.header import Header
@@ -105,6 +106,8 @@ class GradientDominance(OfCourse):
 
     def _regulates(self, name: str, course: Course) -> Findings:
         """A regulariser that leads, and for how long, while there is a task that is not solved."""
+        if _around_zero(course[f"loss/{name}"]):
+            return  # an unbiased estimate of a divergence that is 0: the gradient is its noise, and averages out
         share, lasting = course.share(name), course.lasting(self.fraction)
         leads = np.flatnonzero(share > 0.5)
         owned = float(np.nanmean(share)) if len(leads) >= 2 * lasting else 0.0
@@ -159,7 +162,7 @@ class GradientDominance(OfCourse):
             return False
         if not median(course.weight(name)[begin:end]) > 0:
             return False
-        if min((known > 0).sum(), (known < 0).sum()) > 0.1 * len(known):
+        if _around_zero(known):
             return False
         return bool(abs(median(raw[begin:end][-10:])) > self.solved * abs(np.median(known[:5])))
 
@@ -200,3 +203,8 @@ class GradientDominance(OfCourse):
             advice=f"Lower the {name} weight until its share of the gradient is near its importance, or normalise it.",
             confidence=0.85 if found else 0.75 if starve else 0.6,
         )
+
+
+def _around_zero(values: NDArray[np.float64]) -> bool:
+    """Whether a component passes zero again and again."""
+    return bool(min((values > 0).sum(), (values < 0).sum()) > 0.1 * np.isfinite(values).sum())

@@ -65,6 +65,8 @@ class SuspiciousValidation(Rule):
     followed: float = 1.5  # x: what both losses fell by, if they are one quantity on two scales
     agreed: float = 1.25  # x, at most, between the two at the first evaluation: the same quantity
 
+    slight: float = 0.05  # of the whole training loss: a part so small is made of a few samples, in either set
+
     _evaluations: Evaluations = field(default_factory=Evaluations, init=False)
 
     def update(self, chunk: Chunk) -> Findings:
@@ -75,10 +77,13 @@ class SuspiciousValidation(Rule):
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
         """Each loss of each split that has its counterpart in training; one finding a subject."""
         found: dict[str, Finding] = {}
-        for course in self._evaluations.courses():
+        courses = [*self._evaluations.courses()]
+        whole = {course.split: float(np.median(course.train)) for course in courses if course.name == "loss"}
+        for course in courses:
             if course.name.startswith("metric/") or AVERAGED.search(course.split) or not comparable(course, run):
                 continue
-            finding = self._judge(course, run)
+            slight = course.name != "loss" and np.median(course.train) < self.slight * whole.get(course.split, 0.0)
+            finding = None if slight else self._judge(course, run)
             if finding:
                 found.setdefault(course.subject, finding)
         yield from found.values()
@@ -111,9 +116,10 @@ class SuspiciousValidation(Rule):
 
     def _ahead(self, value: Floats, train: Floats) -> bool:
         """Whether it was better all along than training ever became after it, and did not improve with it: the same
-        quantity in another unit would have.
+        quantity in another unit would have. Where training did not improve either (at the floor) that tells nothing.
         """
-        if len(value) < self.fewest:
+        third = len(train) // 3
+        if len(value) < self.fewest or self.followed * np.median(train[-third:]) > np.median(train[:third]):
             return False
         best = np.minimum.accumulate(train[::-1])[::-1]
         followed = np.median(value) / value[0] < self.followed * np.min(train) / train[0]
