@@ -359,7 +359,7 @@ _ALL = (
     Kind(
         "component-detached",
         "a component is computed from detached outputs: it has a weight and no gradient",
-        ("component-dead",),
+        ("component-detached", "component-dead"),
         ("component-ignored", "dead-module", "frozen-weights", "gradient-dominance"),
         "do not detach what is to learn",
     ),

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from trainwatch.recorder import file, header, inputs, losses, values
+from trainwatch.recorder import file, flow, header, inputs, losses, values
 from trainwatch.recorder.journal import Journal
 from trainwatch.recorder.timing import Batches, Phase
 
@@ -63,7 +63,7 @@ class Recorder(Journal):
     ) -> None:
         told = {name: value for name, value in locals().items() if name in header.DECLARED}
         super().__init__(path, resume, total_steps)
-        self._losses = losses.Losses()
+        self._losses, self._flow = losses.Losses(), flow.Flow()
         self._fields: dict[str, Any] = {}
         self._parts: list[Part] = []
         self._inputs = inputs.Inputs()
@@ -136,6 +136,7 @@ class Recorder(Journal):
         summed: Tensor = losses.total(terms, components)
         if self._enabled and self._stopwatch.phase == "train" and share and not losses.undifferentiated(components):
             self._guard("losses()", self._take_losses, components, weights, summed, share)
+            self._guard("losses()", self._take_flow, components, terms)
             if at is not None and self._shares:
                 self._guard("losses(at=)", self._take_gram, terms, at, share)
             if over is not None and self._directions:
@@ -291,6 +292,11 @@ class Recorder(Journal):
             applied = {f"weight/{name}": weights.get(name, 1.0) for name in components}
             values.sort(applied, self._fields, self._parts, self._say, "losses()")
         self._losses.add(components, summed, share)
+
+    def _take_flow(self, components: Mapping[str, Any], terms: Mapping[str, Any]) -> None:
+        """Components that are in the sum and teach nothing."""
+        for told in self._flow.see(components, terms, self.steps + 1):
+            self._put("event", self.steps, {"event": "monitor", **told})
 
     def _take_gram(self, terms: Mapping[str, Any], at: Tensor, share: float) -> None:
         """Shares at ``at``; where they cannot be taken one sentence says why; after a fault they are given up."""
