@@ -57,6 +57,23 @@ def test_what_is_only_recorded_is_left_alone(tmp_path):
     assert run(tmp_path / "run.jsonl", detached, first=lambda net, x: net(x).square().mean().detach())[0] == []
 
 
+@pytest.mark.parametrize("nothing", [lambda: torch.zeros(()), lambda: 0.0])
+def test_a_loss_that_enters_late_is_left_alone(tmp_path, nothing):
+    late = lambda net, x, step: net(x).abs().mean() if step >= 40 else nothing()  # noqa: E731
+    findings = run(tmp_path / "run.jsonl", late, steps=60)[1]
+    assert "component-detached" not in {one.rule for one in findings}
+
+
+def test_a_gradient_may_flow_through_the_weight(tmp_path):
+    """Dual ascent: the violation is a constant, its multiplier learns."""
+    multiplier = torch.zeros((), requires_grad=True)
+    assert run(tmp_path / "run.jsonl", detached, weights={"a": 1.0, "b": -multiplier.exp()})[0] == []
+
+
+def test_a_number_says_nothing(tmp_path):
+    assert run(tmp_path / "run.jsonl", lambda *_: 5.545)[0] == []
+
+
 def test_it_is_over_when_a_gradient_flows_again(tmp_path):
     later = lambda net, x, step: detached(net, x, step) if step < 30 else net(x).abs().mean()  # noqa: E731
     told, findings = run(tmp_path / "run.jsonl", later, steps=40)
@@ -65,11 +82,13 @@ def test_it_is_over_when_a_gradient_flows_again(tmp_path):
     assert (found.state, found.last_step) == ("over", 29)
 
 
-def test_beside_frozen_parts_it_may_be_meant(tmp_path):
+@pytest.mark.parametrize("later", [False, True])
+def test_beside_frozen_parts_it_may_be_meant(tmp_path, later):
     net = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 2))
-    net[1].requires_grad_(False)
+    net[1].requires_grad_(later)
     with trainwatch.Recorder(tmp_path / "run.jsonl") as watch:
         watch.attach(net)
+        net[1].requires_grad_(False)
         for _ in range(25):
             watch.losses({"a": net(torch.randn(3, 4)).square().mean(), "b": net[1](torch.randn(3, 4)).abs().mean()})
             watch.step()

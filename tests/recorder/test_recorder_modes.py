@@ -107,6 +107,12 @@ def test_several_models_and_wrapped_ones_are_looked_at(tmp_path, wrap):
     assert measured == [{"dropout": 1, "batch_norm": 1}]
 
 
+def test_what_is_switched_on_below_a_part_in_eval_mode_is_meant(tmp_path):
+    net = Net()
+    measured = evaluated(tmp_path / "run.jsonl", net, monte_carlo, given=nn.ModuleDict({"net": net}).train())
+    assert measured == [{"dropout": 0, "batch_norm": 0}]
+
+
 def test_what_is_trained_between_two_evaluations_is_no_part_of_them(tmp_path):
     net = Net()
     with trainwatch.Recorder(tmp_path / "run.jsonl") as watch:
@@ -124,14 +130,16 @@ def test_only_an_evaluation_is_looked_at(tmp_path, phase):
     assert evaluated(tmp_path / "run.jsonl", Net(), forgotten, phase=phase) == [{}]
 
 
-def hooks(model):
-    return [hook for module in model.modules() for hook in module._forward_pre_hooks.values()]
+def hooks(model=None):
+    """Torch's own, for every module; and those on the modules of a model."""
+    of_all = torch.nn.modules.module._global_forward_pre_hooks
+    return [*of_all.values(), *(hook for m in (model.modules() if model else ()) for hook in m._forward_pre_hooks)]
 
 
 def test_hooks_are_there_only_while_an_evaluation_goes_on(tmp_path):
     net, seen = Net(), []
-    evaluated(tmp_path / "run.jsonl", net, lambda model: seen.append(len(hooks(model))))
-    assert seen[0] > 0
+    evaluated(tmp_path / "run.jsonl", net, lambda _: seen.append(len(hooks())))
+    assert seen == [1]
     assert hooks(net) == []
 
 
@@ -142,36 +150,43 @@ def test_they_are_gone_after_an_evaluation_that_fails(tmp_path):
     assert hooks(net) == []
 
 
-def test_a_model_can_be_copied_and_saved_while_it_is_evaluated(tmp_path):
-    """As averaged weights and checkpoints of the best are; the copy tells nothing."""
+def test_a_model_can_be_copied_saved_and_scripted_while_it_is_evaluated(tmp_path):
+    """As averaged weights and checkpoints of the best are; the copy tells nothing, and needs no recorder to be read."""
 
     def measure(model):
-        for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        saved = pickle.dumps(model)
+        assert b"trainwatch" not in saved
+        for twin in (copy.deepcopy(model), pickle.loads(saved)):
             forgotten(twin)
+            assert not any(module._forward_pre_hooks for module in twin.modules())
         proper(model)
 
     assert evaluated(tmp_path / "run.jsonl", Net(), measure) == [{"dropout": 0, "batch_norm": 0}]
+    plain = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.1))
+    with pytest.warns(DeprecationWarning, match="jit"):
+        evaluated(tmp_path / "other.jsonl", plain, lambda model: torch.jit.script(model.eval())(torch.randn(2, 4)))
 
 
 def test_a_transformer_layer_keeps_its_faster_path(tmp_path):
-    """It leaves it where there are hooks in it, and its padded positions then come out as something else."""
+    """Then no module within it is passed; in training mode each is."""
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.1, batch_first=True)
     net = nn.Sequential(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.Linear(8, 2))
-    inside = []
-
-    def measure(model):
-        inside.extend(hook for hook in hooks(model[0]))
-        proper_(model)
-
-    def proper_(model):
-        model.eval()
-        model(torch.randn(2, 5, 8))
-
-    assert evaluated(tmp_path / "run.jsonl", net, measure) == [{"dropout": 0}]
-    assert inside == []
+    assert evaluated(tmp_path / "run.jsonl", net, lambda model: model.eval()(torch.randn(2, 5, 8))) == [{}]
     forgot = evaluated(tmp_path / "other.jsonl", net, lambda model: model.train()(torch.randn(2, 5, 8)))
     assert forgot[0]["dropout"] == 2 * 4  # attention and three of its own, in each layer
+
+
+def test_batch_norm_that_is_measured_anew_is_no_evaluation(tmp_path):
+    """Averaged weights: their statistics are taken in training mode, and then a part of them is evaluated."""
+
+    def measure(model):
+        model.train()
+        model.body[0](torch.randn(3, 4))
+        model.eval()
+        model.features(torch.randn(3, 4))
+
+    assert evaluated(tmp_path / "run.jsonl", Net(), measure) == [{"dropout": 0, "batch_norm": 0}]
 
 
 def compiled_outside(net):

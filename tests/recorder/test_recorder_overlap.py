@@ -89,9 +89,9 @@ def test_each_split_is_known_by_its_own_samples(tmp_path, data):
 
 
 def test_a_large_set_is_known_by_its_first_samples():
-    overlap = Overlap()
+    overlap, held = Overlap(), []
     for start in range(0, 3 * KEPT, 512):
-        overlap.evaluated(np.arange(start * 8, (start + 512) * 8).reshape(512, 8))
+        overlap.see(np.arange(start * 8, (start + 512) * 8).reshape(512, 8), held, training=False)
     assert overlap.collect("validation") == {}
     assert overlap.collect("validation")["overlap/samples"] == KEPT
 
@@ -119,6 +119,56 @@ def test_a_sample_has_its_hash_in_any_batch_and_however_far_it_is_padded(count, 
     wider = np.pad(rows, ((0, 0), (0, padded)))
     assert (samples(wider, count) == alone).all()
     assert len(set(alone.tolist())) == len({row.tobytes() for row in rows})
+
+
+def test_training_data_that_is_evaluated_on_is_no_validation_set(tmp_path, data):
+    """Both losses are estimated in one phase, and told as one evaluation: nobody knows whose samples are whose."""
+    x, y = data
+    training, held = loader(x[64:], y[64:]), loader(x[:64], y[:64])
+    with trainwatch.Recorder(tmp_path / "run.jsonl") as watch:
+        wrapped = watch.batches(held)
+        for step in range(4):
+            with watch.phase("eval"):
+                for one in (watch.batches(training), wrapped):
+                    list(one)
+            watch.evaluate(step, "validation", {"loss": 1.0, "train_loss": 1.0})
+            list(watch.batches(training))
+            watch.step()
+    assert told(tmp_path / "run.jsonl")[0] == {}
+    assert {one.get("found", 0) for one in told(tmp_path / "run.jsonl")} == {0}
+
+
+def test_a_validation_loader_that_is_walked_through_between_steps_trains_nothing(tmp_path, data):
+    x, y = data
+    with trainwatch.Recorder(tmp_path / "run.jsonl") as watch:
+        training, held = watch.batches(loader(x[64:], y[64:])), watch.batches(loader(x[:64], y[:64]))
+        for step in range(3):
+            with watch.phase("eval"):
+                list(held)
+            watch.evaluate(step, "validation", {"loss": 1.0})
+            list(held)  # a picture of some of it
+            list(training)
+            watch.step()
+    assert [one.get("found") for one in told(tmp_path / "run.jsonl")] == [None, 0, 0]
+
+
+def test_what_was_walked_through_before_a_step_is_no_part_of_the_next_evaluation(tmp_path, data):
+    x, y = data
+    with trainwatch.Recorder(tmp_path / "run.jsonl") as watch:
+        with watch.phase("eval"):
+            list(watch.batches(loader(x, y)))  # the statistics of the inputs
+        for step in range(3):
+            list(watch.batches(loader(x[64:], y[64:])))
+            watch.step()
+            with watch.phase("eval"):
+                list(watch.batches(loader(x[:64], y[:64])))
+            watch.evaluate(step, "validation", {"loss": 1.0})
+    assert [one.get("found") for one in told(tmp_path / "run.jsonl")] == [None, 0, 0]
+
+
+def test_names_of_samples_are_no_numbers():
+    batch = {"x": np.arange(80.0).reshape(8, 10), "name": np.array(list("abcdefgh")), "part": np.zeros(8, "i4,f4")}
+    assert (samples(batch, 8) == samples({"x": batch["x"]}, 8)).all()
 
 
 def test_channels_last_and_plain_layout_are_each_consistent():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from trainwatch.recorder.values import is_tensor
@@ -20,11 +20,14 @@ class Flow:
         self._since: dict[str, int] = {}
         self._told: set[str] = set()
 
-    def see(self, components: Mapping[str, Any], terms: Iterable[str], step: int) -> Iterator[dict[str, Any]]:
-        """One sum, of the components that have a weight; an event for each of which something new is known."""
-        unknown = [name for name in terms if name not in self._flows]
+    def see(self, terms: Mapping[str, Any], step: int) -> Iterator[dict[str, Any]]:
+        """One sum, of weight x raw; an event for each component of which something new is known.
+
+        A number of Python's never has a gradient, and says nothing.
+        """
+        unknown = [name for name, term in terms.items() if name not in self._flows and is_tensor(term)]
         for name in unknown:
-            if is_tensor(components[name]) and components[name].requires_grad:
+            if terms[name].requires_grad:
                 self._flows.add(name)
                 if name in self._told:
                     yield {"message": f"a gradient flows from {name} again", "gradient_again": name}

@@ -71,9 +71,14 @@ def parts(batch: Any, depth: int = DEPTH) -> Iterator[Any]:
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(batch, torch.Tensor):
         dense = batch.layout == torch.strided and batch.device.type == "cpu" and not batch.is_quantized
-        if dense and (batch.is_contiguous() or batch.is_contiguous(memory_format=_channels_last(batch.dim()))):
-            plain = batch.detach()
-            yield (plain.view(torch.int16) if plain.dtype == torch.bfloat16 else plain).numpy()
+        plain = not (batch.is_conj() or batch.is_neg() or batch.is_nested or "float8" in str(batch.dtype))
+        if (
+            dense
+            and plain
+            and (batch.is_contiguous() or batch.is_contiguous(memory_format=_channels_last(batch.dim())))
+        ):
+            bare = batch.detach()
+            yield (bare.view(torch.int16) if bare.dtype == torch.bfloat16 else bare).numpy()
     elif type(batch).__module__ == "numpy" and hasattr(batch, "flags"):
         if batch.dtype.kind != "O" and batch.flags.forc:
             yield batch

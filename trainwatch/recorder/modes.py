@@ -3,49 +3,54 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from trainwatch.recorder.header import unwrapped
 from trainwatch.recorder.probes import Fault
 
 WHERE = "the look at what is in training mode"
-FUSED = (nn.TransformerEncoderLayer, nn.MultiheadAttention)
-"""These leave their faster path where a hook is in them, and are then evaluated by other sums: none is put there."""
 
 
 class Modes:
-    """Of one or several models, in one evaluation after the other. Its hooks are there only while one goes on.
+    """Of one or several models, in one evaluation after the other.
 
-    A dropout that is on while the model as a whole is in eval mode was switched on by somebody who wants it so (Monte
-    Carlo dropout): it does not count. A model that was given compiled is seen from outside; parts of one are not seen.
+    While one goes on, a hook of torch's own sees every module that data passes; nothing is put on a module, so that it
+    can be copied, saved and scripted. Where this process compiles anything there is no such hook, for what it compiled
+    would be compiled again: then only a model that was given compiled is seen, from outside.
+
+    What is in training mode below something that is in eval mode was switched on by somebody who wants it so (Monte
+    Carlo dropout): it does not count.
     """
 
     def __init__(self, models: Iterable[nn.Module], fault: Fault) -> None:
-        self._models = [(model, unwrapped(model)) for model in models]
-        self._fault = fault
+        self._models, self._fault = [*models], fault
         self._hooks: list[Any] = []
+        self._random: dict[nn.Module, list[nn.Module]] = {}  # what differs by mode, and all that it is a part of
         self._on: dict[nn.Module, bool] = {}  # of each that data passed: whether it was in training mode each time
 
     def begin(self) -> None:
         """An evaluation begins."""
         self.forget()
         try:
-            for given, model in self._models:
-                random = [module for module in model.modules() if _kind(module)]
-                for door in _doors(given, model) if random else ():
-                    inside = [door] if door in random else random  # data may enter by a part's own method
-                    self._hooks.append(door.register_forward_pre_hook(_Hook(self._passed, model, inside)))
+            self._random = {module: above for model in self._models for module, above in _random(model)}
+            if not _compiles():
+                self._hooks = [register_module_forward_pre_hook(self._passed)] if self._random else []
+                return
+            for model in self._models:
+                if hasattr(model, "_orig_mod"):  # what torch.compile returns runs its hooks outside of what is compiled
+                    self._hooks.append(model.register_forward_pre_hook(_Outside(self._all_passed)))
         except Exception as fault:
             self._fault(WHERE, fault)
 
     def end(self) -> None:
-        """It is over: the models are as they were."""
+        """It is over."""
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
@@ -59,35 +64,37 @@ class Modes:
         kinds = [(_kind(module), on) for module, on in self._on.items()]
         return {f"training_mode/{kind}": sum(on for of, on in kinds if of == kind) for kind, _ in kinds}
 
-    def _passed(self, model: nn.Module, inside: list[nn.Module]) -> None:
-        """Data enters. One pass in eval mode is enough: a pass beside it may be there for its own reason."""
-        try:
-            for module in inside:
-                self._on[module] = self._on.get(module, True) and module.training and model.training
-        except Exception as fault:
-            self._fault(WHERE, fault)
+    def _passed(self, module: nn.Module, _data: Any) -> None:
+        """Data enters a module. One pass in eval mode is enough: a pass beside it may be there for its own reason."""
+        if not torch.compiler.is_compiling() and module in self._random:
+            training = module.training and all(one.training for one in self._random[module])
+            self._on[module] = self._on.get(module, True) and training
+
+    def _all_passed(self, model: nn.Module) -> None:
+        for module in unwrapped(model).modules():
+            self._passed(module, None)
 
 
-class _Hook:
-    """A forward pre-hook. A copy of the model, or a file of it, gets one that does nothing."""
+class _Outside:
+    """A hook of a compiled model. A copy of the model, or a file of it, gets one that does nothing."""
 
-    def __init__(self, passed: Callable[..., None], *about: Any) -> None:
-        self._passed, self._about = passed, about
+    def __init__(self, passed: Callable[[nn.Module], None]) -> None:
+        self._passed = passed
 
-    def __call__(self, *_: Any) -> None:
-        if not torch.compiler.is_compiling():
-            self._passed(*self._about)
+    def __call__(self, model: nn.Module, _data: Any) -> None:
+        self._passed(model)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _nothing, ()
+        return _Outside, (id,)
 
 
-def _nothing() -> Callable[..., None]:
-    return _ignored
-
-
-def _ignored(*_: Any) -> None:
-    """What a copied hook does."""
+def _random(model: nn.Module) -> Iterable[tuple[nn.Module, list[nn.Module]]]:
+    """What in a model differs between training and evaluation, each with the modules that it lies in."""
+    named = dict(model.named_modules())
+    for name, module in named.items():
+        if _kind(module):
+            parts = name.split(".") if name else []
+            yield module, [named[".".join(parts[:depth])] for depth in range(len(parts))]
 
 
 def _kind(module: nn.Module) -> str:
@@ -96,28 +103,18 @@ def _kind(module: nn.Module) -> str:
         return "batch_norm" if module.track_running_stats else ""
     if isinstance(module, nn.RNNBase) and module.num_layers == 1:
         return ""
-    rate = next((value for name in _rates(module) if isinstance(value := getattr(module, name, 0), int | float)), 0)
-    return "dropout" if rate > 0 else ""
+    rate = getattr(module, _rate(module), 0)
+    return "dropout" if isinstance(rate, int | float) and rate > 0 else ""
 
 
-def _rates(module: nn.Module) -> tuple[str, ...]:
-    """The attributes in which it keeps the probability of dropping something."""
+def _rate(module: nn.Module) -> str:
+    """The attribute in which it would keep the probability of dropping something."""
     if isinstance(module, _DropoutNd):
-        return ("p",)
-    return ("dropout",) if isinstance(module, nn.MultiheadAttention | nn.RNNBase) else ("drop_prob",)
-
-
-def _doors(given: nn.Module, model: nn.Module) -> Iterator[nn.Module]:
-    """Where data is seen to enter: the model as it was given and as it is, and each module that is random itself."""
-    if hasattr(given, "_orig_mod"):
-        yield given  # what torch.compile returns runs its hooks outside of what it compiled
-    elif not _compiles():
-        modules = [*model.modules()]
-        fused = {inner for module in modules if isinstance(module, FUSED) for inner in module.modules()}
-        yield from {given, model, *filter(_kind, modules)} - fused
+        return "p"
+    return "dropout" if isinstance(module, nn.MultiheadAttention | nn.RNNBase) else "drop_prob"
 
 
 def _compiles() -> bool:
-    """Whether this process compiles anything: a hook in a compiled module would have it compiled again."""
+    """Whether this process compiles anything: a hook in what is compiled would have it compiled again."""
     dynamo = sys.modules.get("torch._dynamo.eval_frame")
     return any(backend is not None for backend in getattr(dynamo, "cached_backends", {}).values())

@@ -67,7 +67,7 @@ class Recorder(Journal):
         self._fields: dict[str, Any] = {}
         self._parts: list[Part] = []
         self._inputs = inputs.Inputs()
-        self._overlap: Overlap | None = None  # once batches of an evaluation were shown
+        self._overlap: Overlap | None = None  # once there is a loader
         self._rows = self.steps  # those before a resume count
         self._normed, self._spent, self._shares, self._directions = False, 0.0, True, True
         self._resuming = resume is not None  # until an optimiser has taken its first step
@@ -93,7 +93,11 @@ class Recorder(Journal):
         The hash is of a thousand numbers of each tensor or array that lies on the host; what does not is left alone.
         Within ``phase("eval")`` it is a validation loader: it is told then how many of its samples are trained on.
         """
-        return Batches(loader, self._stopwatch, self._see) if self._enabled else loader
+        if not self._enabled:
+            return loader
+        if self._overlap is None:
+            self._guard("batches()", self._compare_samples)
+        return Batches(loader, self._stopwatch, self._see)
 
     def inputs(self, values: Tensor) -> None:
         """What the model reads in this step: its mean, spread, largest magnitude, and what in it is not finite."""
@@ -136,7 +140,7 @@ class Recorder(Journal):
         summed: Tensor = losses.total(terms, components)
         if self._enabled and self._stopwatch.phase == "train" and share and not losses.undifferentiated(components):
             self._guard("losses()", self._take_losses, components, weights, summed, share)
-            self._guard("losses()", self._take_flow, components, terms)
+            self._guard("losses()", self._take_flow, terms)
             if at is not None and self._shares:
                 self._guard("losses(at=)", self._take_gram, terms, at, share)
             if over is not None and self._directions:
@@ -270,19 +274,17 @@ class Recorder(Journal):
         """
         return self._rows == 0 or (self._rows + 1) % EVERY == 0
 
-    def _see(self, batch: Any) -> None:
-        if self._enabled and self._stopwatch.phase == "train":
-            self._guard("batches()", self._inputs.see, batch)
-            if self._overlap:
-                self._guard("batches()", self._overlap.trained, batch)
-        elif self._enabled and self._stopwatch.phase == "eval":
-            self._guard("batches(), in an evaluation,", self._see_held, batch)
-
-    def _see_held(self, batch: Any) -> None:
+    def _compare_samples(self) -> None:
         from trainwatch.recorder.overlap import Overlap
 
-        self._overlap = self._overlap or Overlap()
-        self._overlap.evaluated(batch)
+        self._overlap = Overlap()
+
+    def _see(self, batch: Any, loader: Any) -> None:
+        if self._enabled and self._overlap and self._stopwatch.phase in ("train", "eval"):
+            training = self._stopwatch.phase == "train"
+            if training:
+                self._guard("batches()", self._inputs.see, batch)
+            self._guard("batches()", self._overlap.see, batch, loader, training)
 
     def _take_losses(
         self, components: Mapping[str, Any], weights: Mapping[str, Any] | None, summed: Any, share: float
@@ -293,10 +295,11 @@ class Recorder(Journal):
             values.sort(applied, self._fields, self._parts, self._say, "losses()")
         self._losses.add(components, summed, share)
 
-    def _take_flow(self, components: Mapping[str, Any], terms: Mapping[str, Any]) -> None:
-        """Components that are in the sum and teach nothing."""
-        for told in self._flow.see(components, terms, self.steps + 1):
-            self._put("event", self.steps, {"event": "monitor", **told})
+    def _take_flow(self, terms: Mapping[str, Any]) -> None:
+        """Components that are in the sum and teach nothing; what is frozen now may be all that one depends on."""
+        for told in self._flow.see(terms, self.steps + 1):
+            frozen = self._models is not None and not all(one.requires_grad for one in self._models.parameters)
+            self._put("event", self.steps, {"event": "monitor", "frozen": frozen, **told})
 
     def _take_gram(self, terms: Mapping[str, Any], at: Tensor, share: float) -> None:
         """Shares at ``at``; where they cannot be taken one sentence says why; after a fault they are given up."""
@@ -360,6 +363,8 @@ class Recorder(Journal):
                 self._note_resume(models)
         if self._rows % EVERY == 0:
             fields.update(values.memory(models.parameters if models is not None else []))
+        if self._overlap:
+            self._overlap.forget()
         self._inputs.collect(fields, parts)
         self._stopwatch.lap(began, fields)
         fields["time/monitor"] = self._spent + perf_counter() - began

@@ -85,11 +85,11 @@ class Phase:
 
     def __init__(self, stopwatch: Stopwatch, name: str, look: Look | None = None) -> None:
         self._stopwatch, self._name, self._look = stopwatch, name, look
-        self._outermost = False
+        self._outermost: list[bool] = []  # of each time that it was entered
 
     def __enter__(self) -> None:
-        self._outermost = self._stopwatch.phase == "train"
-        if self._outermost:
+        self._outermost.append(self._stopwatch.phase == "train")
+        if self._outermost[-1]:
             self._stopwatch.begin(self._name)
             if self._look:
                 self._look.begin()
@@ -97,7 +97,7 @@ class Phase:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._outermost:
+        if self._outermost.pop():
             self._stopwatch.end()
             if self._look:
                 self._look.end()
@@ -106,14 +106,14 @@ class Phase:
 class Batches(Generic[Batch]):
     """A loader whose batches are timed and ``seen``; as long as the loader, and as often to be walked through."""
 
-    def __init__(self, loader: Iterable[Batch], stopwatch: Stopwatch, seen: Callable[[Batch], object]) -> None:
+    def __init__(self, loader: Iterable[Batch], stopwatch: Stopwatch, seen: Callable[[Batch, object], object]) -> None:
         self._loader, self._stopwatch, self._seen = loader, stopwatch, seen
 
     def __iter__(self) -> Iterator[Batch]:
         began = perf_counter()
         for batch in self._loader:
             self._stopwatch.waited(perf_counter() - began)
-            self._seen(batch)
+            self._seen(batch, self._loader)
             yield batch
             began = perf_counter()
 

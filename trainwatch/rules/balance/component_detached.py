@@ -22,7 +22,8 @@ class ComponentDetached(Rule):
     What it sees:
         `watch.losses` looks at each tensor that it sums: one that requires no gradient, sum after sum, while others
         do, is told (`no_gradient`). It is a warning where the component has a value other than 0 and a weight; an info
-        where a part of the model is frozen, which may be all that it depends on.
+        where a part of the model is frozen, which may be all that it depends on. What has a value only since a gradient
+        flows (a loss that enters late) is left alone.
 
     Why it matters:
         It stands in the total and in the plots, and teaches nothing: the total falls for other reasons, or does not.
@@ -32,7 +33,7 @@ class ComponentDetached(Rule):
         or a copy that was made by `torch.tensor`. What is only to be seen has the weight 0.
 
     When it is wrong:
-        A loss over parameters that are frozen on purpose.
+        A loss over parameters that are frozen on purpose, in a model that the recorder was not given.
 
     References:
         PyTorch's autograd mechanics: what is computed without a graph has none.
@@ -42,10 +43,10 @@ class ComponentDetached(Rule):
     wants: ClassVar[tuple[str, ...]] = ("weight/<component>", "run:modules")
     causes: ClassVar[tuple[str, ...]] = ("component-dead", "loss-stuck", "loss-plateau")
 
-    _frozen: bool = field(default=False, init=False)  # a part of the model
+    _frozen: bool = field(default=False, init=False)  # a part of the model, at first or when it was told
     _since: dict[str, int] = field(default_factory=dict, init=False)  # of the components at hand
     _over: dict[str, int] = field(default_factory=dict, init=False)
-    _valued: set[str] = field(default_factory=set, init=False)
+    _valued: dict[str, int] = field(default_factory=dict, init=False)  # the first step with a value
 
     def start(self, header: Header) -> Findings:
         """What is frozen."""
@@ -58,6 +59,7 @@ class ComponentDetached(Rule):
         if event.get("event") == "monitor":
             step = int(number(event.get("since")) or number(event.get("step")) or 0)
             if name := text(event.get("no_gradient")):
+                self._frozen |= event.get("frozen") is True
                 self._since.setdefault(name, step)
                 self._over.pop(name, None)
             if name := text(event.get("gradient_again")):
@@ -70,15 +72,16 @@ class ComponentDetached(Rule):
             name = channel.removeprefix("loss/")
             if name != channel and name not in self._valued:
                 weight = chunk[f"weight/{name}"]
-                if (np.nan_to_num(chunk[channel]) * np.where(np.isfinite(weight), weight, 1.0) != 0).any():
-                    self._valued.add(name)
+                there = np.nan_to_num(chunk[channel]) * np.where(np.isfinite(weight), weight, 1.0) != 0
+                if there.any():
+                    self._valued[name] = int(chunk.step[there.argmax()])
         return ()
 
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
         """One finding a component."""
         last = run.last_step or 0
         for name, since in self._since.items():
-            if name in self._valued:
+            if self._valued.get(name, last + 1) <= self._over.get(name, last):
                 yield self.finding(
                     "info" if self._frozen else "warning",
                     f"component:{name}",

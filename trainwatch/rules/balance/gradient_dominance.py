@@ -169,10 +169,8 @@ class GradientDominance(OfCourse):
     @staticmethod
     def _surrogate(name: str, course: Course) -> bool:
         """Whether it is a declared task whose value passes 0 now and then: it has a gradient, and no level."""
-        raw = course[f"loss/{name}"]
-        known = raw[np.isfinite(raw)]
-        both = min((known > 0).sum(), (known < 0).sum()) > 0.1 * len(known)
-        return bool(both) and course.roles.task(name) and bool(median(course.weight(name)[-10:]) > 0)
+        there = course.roles.task(name) and bool(median(course.weight(name)[-10:]) > 0)
+        return there and _around_zero(course[f"loss/{name}"])
 
     def _stands(self, name: str, course: Course, end: int, little: float) -> bool:
         raw = course[f"loss/{name}"][:end]

@@ -36,7 +36,8 @@ class SuspiciousValidation(Rule):
         weights make training look up to twice as bad in health. If the recorded config turns all of these off, nine
         tenths are an info already, and a half is a warning, provided both losses agreed at the first evaluation. It is
         one as well, whatever the first evaluation, if it stayed below half of what training ever reached after it, and
-        did not fall as training fell; a dropout of a tenth or less is no excuse for that.
+        did not fall as training fell; a dropout of a tenth or less is no excuse for that. A component of less than a
+        twentieth of the loss is left alone.
 
     Why it matters:
         Unseen data cannot be easier than seen data for long. Either the sets overlap or differ in difficulty, or the
@@ -64,7 +65,6 @@ class SuspiciousValidation(Rule):
     falling: float = 0.1  # a training mean that fell faster than this since the last evaluation lags behind
     followed: float = 1.5  # x: what both losses fell by, if they are one quantity on two scales
     agreed: float = 1.25  # x, at most, between the two at the first evaluation: the same quantity
-
     slight: float = 0.05  # of the whole training loss: a part so small is made of a few samples, in either set
 
     _evaluations: Evaluations = field(default_factory=Evaluations, init=False)

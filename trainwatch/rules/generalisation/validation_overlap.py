@@ -52,7 +52,8 @@ class ValidationOverlap(Rule):
         first. Look at what the two loaders are given: often it is the same set, or a split by another seed.
 
     When it is wrong:
-        A loop that is tried on a single batch on purpose.
+        A loop that is tried on a single batch on purpose; inputs of which there are only so many (all strings of ten
+        bits); a validation set whose duplicates were dropped while training kept them.
 
     References:
         Lones, "How to avoid machine learning pitfalls" (2021), on leakage; Kapoor and Narayanan (2023).
