@@ -77,8 +77,11 @@ def test_fifty_rows_are_enough_if_they_are_the_whole_plan(falls, planned, found,
     rows = np.arange(50)
     loss = 2 * (1 - falls * (1 - np.exp(-rows / 8))) + 0.01 * np.random.default_rng(0).standard_normal(50)
     header = LIMIT | ({"total_steps": planned} if planned else {})
-    run = make_run({"grad_norm": 500 * noise()[:50], "loss": loss}, header=header)
-    assert len(judge(run, RULE)) == found
+    columns = {"grad_norm": 500 * noise()[:50], "loss": loss}
+    assert len(judge(make_run(columns, header=header), RULE)) == found
+    for ratio, still in ((1e-5, found), (1e-3, 0)):
+        run = make_run(columns | {"update_ratio/all": np.where(rows % 25 == 0, ratio, np.nan)}, header=header)
+        assert len(judge(run, RULE)) == still
 
 
 def test_fifty_rows_of_which_the_first_were_not_clipped(make_run, judge):

@@ -302,7 +302,9 @@ def thrown(peak, floor, rows=60):
     """A loss of about 2 that is thrown to a peak in its third row, and comes down again to a floor."""
     row = np.arange(rows)
     up = np.where((row >= 2) & (row < 10), peak * np.exp(-np.maximum(row - 3, 0) / 2), 0.0)
-    return (floor + (2 - floor) * np.exp(-row / 15) + up) * np.exp(0.05 * np.random.default_rng(0).standard_normal(rows))
+    return (floor + (2 - floor) * np.exp(-row / 15) + up) * np.exp(
+        0.05 * np.random.default_rng(0).standard_normal(rows)
+    )
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,8 @@ class ClippingSaturated(Rule):
         row. That is how many good runs live, so it is told only where the norm is a hundred times the limit, the run
         was not resumed into that, and the loss has come down by less than a tenth since it began, over two hundred rows
         or half of the planned steps; where every block is so from the first row on, two are enough for that half, of a
-        log that has few. A limit of a thousandth and less, that far below the norm in all of the run, is no
-        choice but a slip, and is told whatever the loss does.
+        log that has few, unless the weights move as usual (`update_ratio`). A limit of a thousandth and less, that far
+        below the norm in all of the run, is no choice but a slip, and is told whatever the loss does.
 
     Why it matters:
         All gradients have the same length then. With SGD the rate is what the limit makes of it; a component that is a
@@ -48,7 +48,7 @@ class ClippingSaturated(Rule):
 
     block: ClassVar[int] = 20
     needs: ClassVar[tuple[str, ...]] = ("clip|run:max_grad_norm", "grad_norm")
-    wants: ClassVar[tuple[str, ...]] = ("loss", "run:max_grad_norm")
+    wants: ClassVar[tuple[str, ...]] = ("loss", "run:max_grad_norm", "update_ratio/<group>")
     causes: ClassVar[tuple[str, ...]] = ("slow-convergence", "lr-too-low", "loss-stuck", "loss-plateau")
 
     share: float = 0.9  # of the rows of a block
@@ -58,6 +58,7 @@ class ClippingSaturated(Rule):
     learned: float = 0.1  # of the loss since it began: what learns at a rate that small, hardly learns
     half: float = 0.5  # of the planned steps: who has not learned by then has been given the time
     few: int = 2  # blocks, if all of the log is so: rows far apart tell of as many steps
+    usual: float = 3e-4  # norm of the update over that of the weights: Adam takes no notice of a limit
     first_rows: int = 5  # of the loss: the first block of a log of forty rows is half of what there was to learn
     slip: float = 1e-3  # a limit; recipes go down to 0.01, and Adam's epsilon is what such a gradient leaves a weight
 
@@ -104,10 +105,15 @@ class ClippingSaturated(Rule):
         trial = copied(self)
         if len(rest) >= self.block // 2:
             trial.update(rest)
-        if trial._streak.onset is None and trial._all:
+        if trial._streak.onset is None and trial._all and not self._moves(run):
             trial._streak = trial._short
         if trial._streak.onset is not None:
             yield from trial._judge(learns_otherwise=self._resumed or plays(run.train.channels))
+
+    def _moves(self, run: Run) -> bool:
+        """Whether updates are no smaller than usual beside the weights of some group."""
+        ratios = [run.train[name] for name in run.train.channels if name.startswith("update_ratio/")]
+        return any(median(ratio[np.isfinite(ratio)]) > self.usual for ratio in ratios if np.isfinite(ratio).any())
 
     def _judge(self, *, learns_otherwise: bool) -> Iterator[Finding]:
         onset, now = self._streak.onset or self._streak.latest, self._streak.latest

@@ -24,8 +24,9 @@ class WarmupIgnored(Rule):
 
     What it sees:
         A schedule of `lr/<group>` with a `warmup`, and rates of at least 90 % of its start in the first half of it, row
-        upon row, beginning with the first row of the run; one row, if it is of a later step than the first two. Rates that are off in another way, or later, are the matter
-        of `schedule-desync`, which this explains.
+        upon row, beginning with the first row of the run; one row, if it is the only one there and of a later step than
+        the first two. Rates that are off in another way, or later, are the matter of `schedule-desync`, which this
+        explains.
 
     Why it matters:
         Adam's first steps have the size of the rate whatever the gradient is, and its second moments are not known yet:
