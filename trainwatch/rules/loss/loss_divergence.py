@@ -178,8 +178,8 @@ class LossDivergence(CurveRule):
             "warning",
             "run",
             (began, int(stage.step[-1])),
-            f"The loss rose from {first:.4g} to {stage.loss.max():.4g}, came back to {now:.4g}, and has hardly gone "
-            "below where it began.",
+            f"The loss rose from {first:.4g} to {stage.loss.max():.4g}, came back to {now:.4g}, and never was at half "
+            "of where it began.",
             evidence={"start": first, "highest": float(stage.loss.max()), "now": now},
             advice="Lower the learning rate tenfold and more, or lengthen the warm-up, and begin anew: what was "
             "learned after such a rise began from ruins.",
