@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.diagnosis.corpus import Record
 
-NOW_AND_THEN = re.compile(r"(update_ratio|weight_norm|state_steps|memory)/.*|param_hash|grad_carried.*")
+NOW_AND_THEN = re.compile(r"(update_ratio|weight_norm|state_steps|memory|data)/.*|param_hash|grad_carried.*")
 """What the recorder measures once in so many rows: the next row that is kept has it."""
 
 

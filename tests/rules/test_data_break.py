@@ -112,3 +112,14 @@ def test_a_small_rise_that_undoes_what_validation_had_learned(seed, after, merit
     rows += [{"step": int(step), "loss": after} for step in STEPS if step > FIRST]
     rows = [row if merit is None else row | {"metric/accuracy": merit if row["step"] > FIRST else 0.9} for row in rows]
     assert len(judge(make_run({"loss": loss, "loss/a": loss}, evals=rows), RULE)) == count
+
+
+def test_one_row_that_towers_above_what_stands_is_a_broken_batch(make_run, judge):
+    """Other labels cost alike from row to row; a batch thirty times as dear leaves weights that are lost."""
+    loss = np.where(ROWS[:50] < 25, 0.3 + 2 * np.exp(-ROWS[:50] / 6), 2.3)
+    loss += 0.03 * np.random.default_rng(0).standard_normal(50)
+    evals = [{"step": step, "loss": 0.4 if step <= 25 else 2.3} for step in range(5, 51, 5)]
+    evals = [{**row, "metric/accuracy": 0.9 if row["step"] <= 25 else 0.1} for row in evals]
+    assert len(judge(make_run({"loss": loss}, evals=evals), RULE)) == 1
+    loss[25] = 60.0
+    assert judge(make_run({"loss": loss}, evals=evals), RULE) == []

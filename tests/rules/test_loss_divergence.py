@@ -296,3 +296,32 @@ def test_twenty_rows_of_a_skewed_loss_that_stands(seed, make_run, judge):
     loss = np.append(loss, [1.8, 0.73, 1.63, 0.59]) * np.exp(0.05 * np.random.default_rng(seed).standard_normal(20))
     evals = [{"step": step, "loss": 0.77} for step in (10, 20)]
     assert [one for one in judge(make_run({"loss": loss}, evals=evals, end=None), RULE) if one.rank] == []
+
+
+def thrown(peak, floor, rows=60):
+    """A loss of about 2 that is thrown to a peak in its third row, and comes down again to a floor."""
+    row = np.arange(rows)
+    up = np.where((row >= 2) & (row < 10), peak * np.exp(-np.maximum(row - 3, 0) / 2), 0.0)
+    return (floor + (2 - floor) * np.exp(-row / 15) + up) * np.exp(
+        0.05 * np.random.default_rng(0).standard_normal(rows)
+    )
+
+
+@pytest.mark.parametrize(
+    ("peak", "floor", "found"),
+    [(2.5e4, 1.6, 1), (2.5e4, 0.5, 0), (100.0, 1.6, 0), (2.5e4, 20.0, 0)],
+    ids=["to its beginning", "and learned after all", "a transient", "from nothing to a level"],
+)
+def test_what_was_thrown_beyond_measure_and_came_back_to_its_beginning(peak, floor, found, make_run, judge):
+    """In sixty rows, whatever the run is evaluated by."""
+    loss = thrown(peak, floor)
+    found_here = [one for one in judge(make_run({"loss": loss}), RULE) if "came back" in one.message]
+    assert [(one.severity, one.first_step <= 4) for one in found_here] == [("warning", True)] * found
+
+
+def test_a_few_such_rows_or_a_small_unit_throw_nothing(make_run, judge):
+    """Two rows of sixty; and a loss of a ten-thousandth."""
+    two = np.full(60, 2.0)
+    two[[10, 11]] = 1e5
+    assert judge(make_run({"loss": two}), RULE) == []
+    assert judge(make_run({"loss": 1e-4 * thrown(2.5e4, 1.6)}), RULE) == []

@@ -58,3 +58,14 @@ def test_a_resume_is_past_its_warm_up(make_run, judge):
     """At the full rate in its first row."""
     run = make_run({"lr/main": np.full(50, 1e-3), "step": np.arange(101, 151)}, header=head() | {"resumed_from": 100})
     assert judge(run, RULE) == []
+
+
+def test_one_row_of_a_sparse_log_is_enough(make_run, judge):
+    """The only one in the first half of the warm-up, if it is no first step: a log of every sixth step."""
+    step = STEP[5::6]
+    run = make_run({"lr/main": schedule_values(PLAIN, step), "step": step}, header=head())
+    assert [(one.severity, one.first_step) for one in judge(run, RULE)] == [("warning", 6)]
+    for healthy in (schedule_values(SAID, step), 1e-3 * np.minimum(step / 20, 1) ** 0.5):
+        assert judge(make_run({"lr/main": healthy, "step": step}, header=head()), RULE) == []
+    first = make_run({"lr/main": schedule_values(PLAIN, step), "step": step - 5}, header=head(warmup=12))
+    assert judge(first, RULE) == []

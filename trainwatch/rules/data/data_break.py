@@ -32,6 +32,7 @@ class DataBreak(CurveRule):
         rise good, say the same, it is a warning. In a game both must, and only components that no player owns count.
         What recorded weights explain is none; nor is a rise after which what validation had learned has hardly been
         lost, and no figure of merit is worse: training is asked for more (augmentation, smoothed labels). Nor one that
+        began with a row ten times as high as what stands of it: such a batch broke the weights. Nor one that
         training made good while the outputs became much shorter: length-collapse tells of that.
 
     Why it matters:
@@ -65,6 +66,7 @@ class DataBreak(CurveRule):
     stands: float = 0.75  # of a rise that less noise-free rows must keep, in each quarter of what came after
     worse: float = 0.1  # of validation's best before; what was healthy came to 0.03 where the rise was sharp
     gone: float = 0.7  # of what validation had gained, after a rise from one row to the next; health: 0.15, sick: 0.85
+    towers: float = 10.0  # x the rise that stands, in its first row: data that are others cost alike, row by row
     kept: float = 0.5  # of a rise: where training made more than that good, it is not the weights that are lost
 
     def finish(self, run: Run, rest: Chunk) -> Findings:
@@ -85,6 +87,8 @@ class DataBreak(CurveRule):
         if not len(before) or min((steps < first).sum(), len(since)) < 2:
             return False
         since = since[int(len(since) > 2) :]  # at the first, little of the new data may have been learned
+        if stage.loss[broke.row] - broke.level > self.towers * broke.height:
+            return False
         if not self._high(stage, broke, self._undone(run, first, before, since)):
             return False
         sides = [scatter(side) for side in (before, since) if len(side) > 3]  # a steep descent looks like noise

@@ -13,7 +13,7 @@ from trainwatch.header import Header
 from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
 from trainwatch.schema import Finding
-from trainwatch.stats import Floats, Streak, in_blocks, medians
+from trainwatch.stats import Floats, Streak, in_blocks, median, medians
 from trainwatch.table import Chunk
 from trainwatch.views.games import plays
 
@@ -26,8 +26,9 @@ class ClippingSaturated(Rule):
         Blocks of twenty rows of which 90 % are clipped, at a median norm of three times the limit and more, five in a
         row. That is how many good runs live, so it is told only where the norm is a hundred times the limit, the run
         was not resumed into that, and the loss has come down by less than a tenth since it began, over two hundred rows
-        or half of the planned steps. A limit of a thousandth and less, that far below the norm in all of the run, is no
-        choice but a slip, and is told whatever the loss does.
+        or half of the planned steps; where every block is so from the first row on, two are enough for that half, of a
+        log that has few, unless the weights move as usual (`update_ratio`). A limit of a thousandth and less, that far
+        below the norm in all of the run, is no choice but a slip, and is told whatever the loss does.
 
     Why it matters:
         All gradients have the same length then. With SGD the rate is what the limit makes of it; a component that is a
@@ -47,7 +48,7 @@ class ClippingSaturated(Rule):
 
     block: ClassVar[int] = 20
     needs: ClassVar[tuple[str, ...]] = ("clip|run:max_grad_norm", "grad_norm")
-    wants: ClassVar[tuple[str, ...]] = ("loss", "run:max_grad_norm")
+    wants: ClassVar[tuple[str, ...]] = ("loss", "run:max_grad_norm", "update_ratio/<group>")
     causes: ClassVar[tuple[str, ...]] = ("slow-convergence", "lr-too-low", "loss-stuck", "loss-plateau")
 
     share: float = 0.9  # of the rows of a block
@@ -56,20 +57,25 @@ class ClippingSaturated(Rule):
     far: float = 100.0  # x the limit; the trainer's healthy runs reach 11, recipes with a limit of 0.1 more, but learn
     learned: float = 0.1  # of the loss since it began: what learns at a rate that small, hardly learns
     half: float = 0.5  # of the planned steps: who has not learned by then has been given the time
+    few: int = 2  # blocks, if all of the log is so: rows far apart tell of as many steps
+    usual: float = 3e-4  # norm of the update over that of the weights: Adam takes no notice of a limit
+    first_rows: int = 5  # of the loss: the first block of a log of forty rows is half of what there was to learn
     slip: float = 1e-3  # a limit; recipes go down to 0.01, and Adam's epsilon is what such a gradient leaves a weight
 
     _limit: float = field(default=np.nan, init=False)
     _resumed: bool = field(default=False, init=False)
     _total: int | None = field(default=None, init=False)
     _all: bool = field(default=True, init=False)  # every block so far was clipped that far
+    _began: float = field(default=np.nan, init=False)  # the loss of the first rows
     _streak: Streak = field(default_factory=lambda: Streak(5), init=False)
+    _short: Streak = field(default_factory=lambda: Streak(2), init=False)
 
     def start(self, header: Header) -> Findings:
         """The limit."""
         self._limit = header.max_grad_norm or np.nan
         slip = self._limit <= self.slip * (1 + 1e-9)
         self._resumed, self._total = header.resumed_from is not None, header.total_steps
-        self._streak = Streak(1 if slip else self.blocks)
+        self._streak, self._short = Streak(1 if slip else self.blocks), Streak(self.few)
         return ()
 
     def update(self, chunk: Chunk) -> Findings:
@@ -87,7 +93,10 @@ class ClippingSaturated(Rule):
         steps = in_blocks(chunk.step.astype(np.float64), self.block)
         columns: dict[str, Floats] = {"step": steps[:, 0], "last": np.nanmax(steps, axis=1), "share": share}
         columns |= {"norm": norms, "loss": medians(in_blocks(chunk["loss"], self.block))}
-        self._streak.push(saturated[judged], {name: values[judged] for name, values in columns.items()})
+        if not self._short.bad + self._short.good_since:
+            self._began = median(chunk["loss"][: self.first_rows])
+        for streak in (self._streak, self._short):
+            streak.push(saturated[judged], {name: values[judged] for name, values in columns.items()})
         self._all &= bool((saturated & (norms > self.far * self._limit))[judged].all())
         return ()
 
@@ -96,14 +105,24 @@ class ClippingSaturated(Rule):
         trial = copied(self)
         if len(rest) >= self.block // 2:
             trial.update(rest)
+        if trial._streak.onset is None and trial._all and not self._moves(run):
+            trial._streak = trial._short
         if trial._streak.onset is not None:
             yield from trial._judge(learns_otherwise=self._resumed or plays(run.train.channels))
+
+    def _moves(self, run: Run) -> bool:
+        """Whether updates are no smaller than usual beside the weights of some group."""
+        ratios = [run.train[name] for name in run.train.channels if name.startswith("update_ratio/")]
+        return any(median(ratio[np.isfinite(ratio)]) > self.usual for ratio in ratios if np.isfinite(ratio).any())
 
     def _judge(self, *, learns_otherwise: bool) -> Iterator[Finding]:
         onset, now = self._streak.onset or self._streak.latest, self._streak.latest
         times = now["norm"] / self._limit
-        stands = now["loss"] >= onset["loss"] - self.learned * abs(onset["loss"])
-        long = self._streak.bad >= 2 * self.blocks or self._lasts(now["last"] - onset["step"])
+        short = self._streak is self._short
+        began = np.fmax(onset["loss"], self._began) if short else onset["loss"]
+        stands = now["loss"] >= began - self.learned * abs(began)
+        lasts = now["last"] - onset["step"] >= self.half * (self._total or float("inf"))
+        long = self._streak.bad >= 2 * self.blocks or (lasts and (short or self._streak.bad >= self.blocks))
         slip = self._streak.rows == 1 and self._all
         if not (times > self.far and (slip or (stands and long and not learns_otherwise))):
             return
@@ -119,6 +138,3 @@ class ClippingSaturated(Rule):
             advice=f"Find what makes the norm so large, or raise the limit to {now['norm']:.2g} and tune the rate.",
             confidence=0.7,
         )
-
-    def _lasts(self, steps: float) -> bool:
-        return self._streak.bad >= self.blocks and steps >= self.half * (self._total or float("inf"))

@@ -63,7 +63,8 @@ class LossDivergence(CurveRule):
         are enough, or 10 % if the loss has doubled. A loss that never clearly fell cannot give back: it is an alarm
         only if it doubles and stays there, clearly above where it began, in a run that is plainly supervised; or if it
         rises at once by half of its level, far beyond its noise, and both it and the validation loss stay there; or,
-        whatever the run is, at a thousand times where it began, or so in the last rows before it is not finite. It is
+        whatever the run is, at a thousand times where it began, or so in the last rows before it is not finite; or if
+        it came back from a hundred times its first value to just about that, and never was at half of it. It is
         none if the second evaluation since, or a later one, is as good as any before it, and two are waited for; nor,
         where nothing is evaluated, while something other than a rate is scheduled to change (a teacher that lets go).
         What training made good, and validation did not, is data-break. A rise that recorded weights explain is none,
@@ -113,6 +114,9 @@ class LossDivergence(CurveRule):
     shared: float = 0.25  # of validation's best before; beside the few such steps of healthy runs it went on falling
     exploded: float = 10.0  # x the first loss, and that before the rise: there is nothing left to interpret
     beyond: float = 1000.0  # x the first loss, whatever the run may be, and
+    thrown: float = 100.0  # x the first loss, in three of five points: an untrained model does no such thing by itself
+    about: float = 3.0  # x the first loss at most, at the end: what begins at 0 by construction is far above by then
+    kept: float = 0.5  # of the first loss, as the lowest level of all: what the model did not know, it does not know
     tall: float = 10.0  # in its own unit: what begins at 0 by construction, as a distance to a copy, stays small
     young: float = 0.25  # of the planned steps: a few rows may be a transient yet, however many of a short log they are
 
@@ -135,7 +139,11 @@ class LossDivergence(CurveRule):
             known = self._fell(fall) or _plain(run)
             sick = known and (self._back(fall) or self._stepped(run, fall, stage))
             sick = sick or self._beyond(fall) or (_plain(run) and self._lost(fall))
-            if not sick or wanders(run, points):
+            if wanders(run, points):
+                continue
+            if alone and not sick and self._thrown(stage):
+                yield self._finding_thrown(stage)
+            if not sick:
                 continue
             broke = leap(stage.loss)
             answered = broke is not None and other_answers(run, stage, broke)
@@ -156,6 +164,27 @@ class LossDivergence(CurveRule):
         """Whether what had clearly come down stands at a multiple of where it began, however it came there."""
         kept = fall.least - fall.best < self.given_back * fall.progress
         return self._fell(fall) and not kept and fall.now > self.exploded * max(fall.start, 0.0)
+
+    def _thrown(self, stage: Points) -> bool:
+        """Whether it was thrown beyond measure, and came back to where it began and no further."""
+        first, level = float(stage.loss[0]), running_median(stage.loss, 5)
+        back = self.kept * first < float(level.min()) <= float(level[-1]) < self.about * first
+        return first > 0 and back and float(level.max()) > max(self.thrown * first, self.tall)
+
+    def _finding_thrown(self, stage: Points) -> Finding:
+        first, now, level = float(stage.loss[0]), median(stage.loss[-5:]), running_median(stage.loss, 5)
+        began = int(stage.step[max(1, int(np.argmax(level > self.doubled * first)))])
+        return self.finding(
+            "warning",
+            "run",
+            (began, int(stage.step[-1])),
+            f"The loss rose from {first:.4g} to {stage.loss.max():.4g}, came back to {now:.4g}, and never was at half "
+            "of where it began.",
+            evidence={"start": first, "highest": float(stage.loss.max()), "now": now},
+            advice="Lower the learning rate tenfold and more, or lengthen the warm-up, and begin anew: what was "
+            "learned after such a rise began from ruins.",
+            confidence=0.8,
+        )
 
     def _burst(self, run: Run, rest: Chunk, points: Points) -> Iterator[Finding]:
         """A loss that left all bounds in a few rows, and was never finite again: too short for a curve."""

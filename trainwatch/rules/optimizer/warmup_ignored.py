@@ -24,8 +24,9 @@ class WarmupIgnored(Rule):
 
     What it sees:
         A schedule of `lr/<group>` with a `warmup`, and rates of at least 90 % of its start in the first half of it, row
-        upon row, beginning with the first row of the run. Rates that are off in another way, or later, are the matter
-        of `schedule-desync`, which this explains.
+        upon row, beginning with the first row of the run; one row, if it is the only one there and of a later step than
+        the first two. Rates that are off in another way, or later, are the matter of `schedule-desync`, which this
+        explains.
 
     Why it matters:
         Adam's first steps have the size of the rate whatever the gradient is, and its second moments are not known yet:
@@ -53,7 +54,7 @@ class WarmupIgnored(Rule):
     full: float = 0.9  # of the rate after the warm-up
     early: float = 0.5  # of the warm-up: up to there no curve of it has come to 90 %
     shortest: float = 5.0  # steps: less is over before it is seen
-    rows: int = 2  # in a row: one may be logged before the scheduler was built
+    rows: int = 2  # in a row, or steps by the first of them: one may be logged before the scheduler was built
 
     _schedules: dict[str, dict[str, Any]] = field(default_factory=dict, init=False)
     _streaks: dict[str, Streak] = field(default_factory=dict, init=False)
@@ -107,8 +108,10 @@ class WarmupIgnored(Rule):
                 self._right.add(name)
             columns = {"step": chunk.step.astype(np.float64), "rate": rate}
             columns["due"] = start * np.maximum(applied - begin, 0.0) / warmup
-            streak = self._streaks.setdefault(name, Streak(self.rows))
-            streak.push(high[early], {key: values[early] for key, values in columns.items()})
+            sparse = bool((applied[early] - begin > self.rows).all())  # a log of each tenth step has one row or none
+            if early.any():
+                streak = self._streaks.setdefault(name, Streak(1 if sparse else self.rows))
+                streak.push(high[early], {key: values[early] for key, values in columns.items()})
 
     def _sick(self) -> list[str]:
         return [name for name, streak in self._streaks.items() if streak.onset is not None and name not in self._right]
