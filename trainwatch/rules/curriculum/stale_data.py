@@ -46,8 +46,8 @@ class StaleData(Rule):
         `data/<name>/min`, `mean` and `max` of each batch against the range that the declared stage gives that name. In
         blocks of rows: most batches, for longer than a loader's queue lasts. It says whether they would fit an earlier
         stage. Or the stages after one whose batches filled its range, or came close to the end of it that moves, have
-        wider ranges, and not one of their batches, forty and more together, makes use of that. Of batches that are
-        looked at now and then, five in forty steps do, if all before came close to the end that moves.
+        wider ranges, and not one of their batches makes use of that: forty and more together, or fifteen in forty
+        steps; of batches that are looked at now and then five, if all before came close to the end that moves.
 
     Why it matters:
         Workers hold a copy of the dataset object. A stage that is set in the main process never reaches them:
@@ -83,8 +83,9 @@ class StaleData(Rule):
     near: float = 0.2  # of that way would take them beyond it: data that thin out towards an end keep away from it
     filled: int = 10  # batches of a stage, most of which fill its range: then each batch shows what it is drawn from
     few: int = 3  # batches of a stage, of a log of few: most fill its range, and all come near the end that moves
-    sparse: int = 5  # batches since, in as many steps as `fewest`
-    fewest: int = 40  # batches since, none of which leaves that range: those in a loader's queue are fewer
+    fewest: int = 40  # steps since, in which no batch leaves that range: those in a loader's queue are fewer
+    drawn: int = 15  # batches since, in them: where half of all come near an end, one in 30,000 times by chance
+    sparse: int = 5  # batches since, in them, where all of the old ones came near the end that moves
     explains: float = 0.9  # of the batches outside: those fit an earlier stage
 
     _plan: Curriculum | None = field(default=None, init=False)
@@ -191,7 +192,7 @@ class StaleData(Rule):
                 batches = int(asked.rows[old + 1 : end].sum())
                 over = min(self._begins[end] if end < len(width) else np.inf, float(run.last_step or 0))
                 lasts = over - self._begins[old + 1] >= self.fewest
-                enough = batches >= self.fewest or (surely[old] and batches >= self.sparse and lasts)
+                enough = batches >= self.fewest or (lasts and batches >= (self.sparse if surely[old] else self.drawn))
                 if not said and len(begun) and enough:
                     last, said = old + 1 + int(begun[-1]), True
                     yield self._same(name, (old, last), batches, run)
