@@ -77,3 +77,10 @@ def test_one_code_in_a_log_of_few_rows(rows, every, codes, alarms, make_run, jud
     columns["codebook/perplexity"][0] = 60
     run = make_run(columns | {"step": every * (1 + ROW[:rows])})
     assert [finding.severity for finding in judge(run, RULE)] == ["warning"] * alarms
+
+
+@pytest.mark.parametrize(("usage", "alarms"), [(0.8, 0), (0.03, 1)])
+def test_a_share_under_the_name_of_a_number(usage, alarms, make_run, judge):
+    """Nobody uses a part of a code: what stands between 0 and 1 is a share."""
+    run = make_run({"codes_used": np.full(N, usage), "loss/recon": STUCK * noise()})
+    assert len([finding for finding in judge(run, RULE) if finding.rank]) == alarms

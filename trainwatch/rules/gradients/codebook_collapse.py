@@ -116,17 +116,17 @@ class CodebookCollapse(Rule):
 
     def _empty(self, series: dict[str, Floats]) -> dict[str, str]:
         """The channel that counts less than two codes, however few rows there are."""
-        for name, _, late in _usage(series):
-            if _counts(name) and (late < self.codes).mean() > 0.9:
+        for name, values, late in _usage(series):
+            if _counts(name, values) and (late < self.codes).mean() > 0.9:
                 return {name: "stands below two codes"}
         return {}
 
     def _sick(self, series: dict[str, Floats]) -> dict[str, str]:
         """The channel that shows a loss or a lack of codes, and how."""
         for name, values, late in _usage(series):
-            if _counts(name) and (late < self.lost * values.max()).mean() > 0.9:
+            if _counts(name, values) and (late < self.lost * values.max()).mean() > 0.9:
                 return {name: f"fell from {values.max():.3g} and stays there"}
-            if "used" in name and not _counts(name) and (late < self.used).mean() > 0.9:
+            if "used" in name and not _counts(name, values) and (late < self.used).mean() > 0.9:
                 return {name: "stays below a tenth of the codes"}
         measured = any(USAGE.fullmatch(name) for name in series)
         for name, all_values in series.items() if not measured else ():
@@ -145,9 +145,9 @@ def _usage(series: dict[str, Floats]) -> Iterator[tuple[str, Floats, Floats]]:
             yield name, values, values[-max(3, len(values) // 3) :]
 
 
-def _counts(name: str) -> bool:
-    """Whether it is a number of codes, and no share."""
-    return "perplexity" in name or "codes" in name
+def _counts(name: str, values: Floats) -> bool:
+    """Whether it is a number of codes, and no share, as which a part of one code betrays itself."""
+    return "perplexity" in name or ("codes" in name and not ((values > 0) & (values < 1)).any())
 
 
 def _onset(chunk: Chunk, name: str, now: float) -> int:
