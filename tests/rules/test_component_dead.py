@@ -236,12 +236,14 @@ def test_a_head_without_a_gradient_in_a_log_of_few_rows(kept, planned, rise, cou
     assert [one.subject for one in judge(run, RULE) if one.rank] == count * ["component:b"]
 
 
-@pytest.mark.parametrize(("rise", "count"), [(2.0, 1), (0.1, 0), (-0.1, 0)])
-def test_a_task_that_rises_out_of_reach_in_a_log_of_few_rows(rise, count, make_run, judge):
-    """It does not reach the tensor at hand; thirty rows tell what has doubled from what is slow."""
+@pytest.mark.parametrize(("rise", "held", "count"), [(2.0, 2.0, 1), (2.0, 0.1, 0), (0.1, 2.0, 0), (-0.1, -0.1, 0)])
+def test_a_task_that_rises_out_of_reach_in_a_log_of_few_rows(rise, held, count, make_run, judge):
+    """It does not reach the tensor at hand; thirty rows tell what has doubled from what is slow, or a value's error."""
     table = columns(ROW, (2.0 + rise * ROW / N) * NOISE)
     few = {name: values[::4] for name, values in table.items() if name != "component_grad/b"}
-    run = make_run(few | {"step": 1 + ROW[::4]}, header=TASK | {"outside_at": ["b"], "total_steps": N})
+    evals = [{"step": at, "loss/b": 2.0 + held * at / N} for at in range(1, N + 1, 17)]
+    header = TASK | {"outside_at": ["b"], "total_steps": N}
+    run = make_run(few | {"step": 1 + ROW[::4]}, header=header, evals=evals)
     assert [one.subject for one in judge(run, RULE) if one.rank] == count * ["component:b"]
 
 
@@ -253,3 +255,11 @@ def test_a_bound_that_is_reached_at_once(first, count, make_run, judge):
     evals = [{"step": at, "loss/kl": 5 + 0.2 * at} for at in range(3, 31, 3)]
     run = make_run(few | {"weight/kl": np.ones(30)}, evals=evals)
     assert [one.subject for one in judge(run, RULE) if one.rank] == count * ["component:kl"]
+
+
+def test_an_opponent_is_trained_in_a_step_of_its_own(make_run, judge):
+    """Where its gradient is not recorded, and its loss does not come down, as in any game."""
+    table = {"loss/a": FALL * NOISE, "loss/discriminator": 0.7 * NOISE, "grad_norm/trunk": NOISE}
+    modules = [{"name": name, "depth": 1, "parameters": 9, "trainable": 9} for name in ("trunk", "discriminator")]
+    run = make_run(table, header={"modules": modules, "total_steps": N})
+    assert [one.subject for one in judge(run, RULE) if one.rank] == []
