@@ -68,3 +68,19 @@ def test_codes_that_are_counted(make_run, judge):
     for codes, alarms in ((1.0, 1), (20.0, 0)):
         run = make_run({"codes_used": np.full(N, codes), "loss/recon": STUCK * noise()})
         assert len([finding for finding in judge(run, RULE) if finding.rank]) == alarms
+
+
+@pytest.mark.parametrize(("rows", "every", "codes", "alarms"), [(24, 5, 1.0, 1), (24, 2, 1.0, 0), (24, 5, 2.5, 0)])
+def test_one_code_in_a_log_of_few_rows(rows, every, codes, alarms, make_run, judge):
+    """Once sixty steps are done; usage of a few codes needs more rows to be believed."""
+    columns = {"codebook/perplexity": np.full(rows, codes), "loss/recon": STUCK[:rows] * noise()[:rows]}
+    columns["codebook/perplexity"][0] = 60
+    run = make_run(columns | {"step": every * (1 + ROW[:rows])})
+    assert [finding.severity for finding in judge(run, RULE)] == ["warning"] * alarms
+
+
+@pytest.mark.parametrize(("usage", "alarms"), [(0.8, 0), (0.03, 1)])
+def test_a_share_under_the_name_of_a_number(usage, alarms, make_run, judge):
+    """Nobody uses a part of a code: what stands between 0 and 1 is a share."""
+    run = make_run({"codes_used": np.full(N, usage), "loss/recon": STUCK * noise()})
+    assert len([finding for finding in judge(run, RULE) if finding.rank]) == alarms

@@ -220,3 +220,46 @@ def test_validation_tells_what_a_bound_cuts_off(value, held, growth, count, make
     assert [(one.severity, one.subject, one.first_step) for one in found if one.rank] == count * [
         ("warning", "component:kl", 9)
     ]
+
+
+@pytest.mark.parametrize(
+    ("kept", "planned", "rise", "count"),
+    [(30, 30, 0.0, 1), (30, 90, 0.0, 0), (30, 30, -0.5, 0), (15, 15, 0.0, 0)],
+    ids=["a head that nothing trains", "it may be trained yet", "it is learned", "too few"],
+)
+def test_a_head_without_a_gradient_in_a_log_of_few_rows(kept, planned, rise, count, make_run, judge):
+    """Its module never had one by half of the run, and its value stands while another's comes down."""
+    table = {"loss/a": FALL * NOISE, "loss/b": (2.5 + 2 * rise * ROW / N) * NOISE, "grad_norm/trunk": NOISE}
+    few = {name: values[:: N // kept] for name, values in table.items()}
+    modules = [{"name": name, "depth": 1, "parameters": 9, "trainable": 9} for name in ("trunk", "b")]
+    run = make_run(few, header={"modules": modules, "total_steps": planned})
+    assert [one.subject for one in judge(run, RULE) if one.rank] == count * ["component:b"]
+
+
+@pytest.mark.parametrize(("rise", "held", "count"), [(2.0, 2.0, 1), (2.0, 0.1, 0), (0.1, 2.0, 0), (-0.1, -0.1, 0)])
+def test_a_task_that_rises_out_of_reach_in_a_log_of_few_rows(rise, held, count, make_run, judge):
+    """It does not reach the tensor at hand; thirty rows tell what has doubled from what is slow, or a value's error."""
+    table = columns(ROW, (2.0 + rise * ROW / N) * NOISE)
+    few = {name: values[::4] for name, values in table.items() if name != "component_grad/b"}
+    evals = [{"step": at, "loss/b": 2.0 + held * at / N} for at in range(1, N + 1, 17)]
+    header = TASK | {"outside_at": ["b"], "total_steps": N}
+    run = make_run(few | {"step": 1 + ROW[::4]}, header=header, evals=evals)
+    assert [one.subject for one in judge(run, RULE) if one.rank] == count * ["component:b"]
+
+
+@pytest.mark.parametrize(("first", "count"), [([0.3626, 0.1779], 1), ([0.4, 0.2], 0)])
+def test_a_bound_that_is_reached_at_once(first, count, make_run, judge):
+    """In a log of thirty rows, two of them below it; of two digits a rounding may have made it."""
+    value = np.array([*first, *np.ones(28)])
+    few = {"loss": FALL[:30] * NOISE[:30] + value, "loss/a": FALL[:30] * NOISE[:30], "loss/kl": value}
+    evals = [{"step": at, "loss/kl": 5 + 0.2 * at} for at in range(3, 31, 3)]
+    run = make_run(few | {"weight/kl": np.ones(30)}, evals=evals)
+    assert [one.subject for one in judge(run, RULE) if one.rank] == count * ["component:kl"]
+
+
+def test_an_opponent_is_trained_in_a_step_of_its_own(make_run, judge):
+    """Where its gradient is not recorded, and its loss does not come down, as in any game."""
+    table = {"loss/a": FALL * NOISE, "loss/discriminator": 0.7 * NOISE, "grad_norm/trunk": NOISE}
+    modules = [{"name": name, "depth": 1, "parameters": 9, "trainable": 9} for name in ("trunk", "discriminator")]
+    run = make_run(table, header={"modules": modules, "total_steps": N})
+    assert [one.subject for one in judge(run, RULE) if one.rank] == []

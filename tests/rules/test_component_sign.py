@@ -212,3 +212,12 @@ def test_what_is_maximised_to_the_harm_of_all(name, task, valid, psnr, told, mak
     )
     (finding,) = judge(run, RULE)
     assert finding.severity == (told if name == "variation" else "info")
+
+
+@pytest.mark.parametrize(("rows", "severity"), [(24, "warning"), (18, "info")])
+def test_a_player_that_both_sides_push_up_in_a_log_of_few_rows(rows, severity, make_run, judge):
+    """The opponent's own loss goes against it in twenty rows and more."""
+    row = np.linspace(0, N, rows)
+    few = {name: values[:rows] for name, values in columns("adversarial", 1.0, np.full(N, -0.03)).items()}
+    few |= {"loss/adversarial": 0.7 + row / 1500, "discriminator/loss": 1.4 - row / 1000}
+    assert [one.severity for one in judge(make_run(few), RULE) if "adversarial" in one.subject] == [severity]

@@ -374,3 +374,16 @@ def test_a_thousandfold_from_the_first_row_on_needs_one_block(make_run, judge):
     columns = {"loss/a": np.where(share > 0.9, 1.0, 5e4), "loss/b": np.full(N, 1e5), "grad_share/b": share}
     (finding,) = judge(make_run(columns), RULE)
     assert (finding.severity, finding.first_step, finding.last_step, finding.state) == ("critical", 1, 20, "over")
+
+
+@pytest.mark.parametrize(
+    ("ratio", "planned", "alarms"), [(5e3, 48, 1), (500, 48, 0), (5e3, 200, 0)], ids=["", "less", "the run goes on"]
+)
+def test_a_thousandfold_in_the_last_block_of_few_rows(ratio, planned, alarms, make_run, judge):
+    """What it drowns begins in the middle of a log of 48 rows, which has no second block for it."""
+    there = np.arange(48) >= 20
+    columns = {"loss/a": np.full(48, 5.0), "loss/b": np.where(there, 5 * ratio, 5.0)}
+    columns |= {"grad_share/b": np.where(there, 0.999, 0.5), "grad_share/a": np.where(there, 0.001, 0.5)}
+    columns |= {"weight/a": np.ones(48), "weight/b": np.ones(48)}
+    found = judge(make_run(columns, header={"total_steps": planned}), RULE)
+    assert len([one for one in found if one.rank]) == alarms

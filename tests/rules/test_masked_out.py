@@ -112,3 +112,13 @@ def test_validation_falls_less_far_than_what_is_learnt_by_heart(make_run, judge,
     evals = [{"step": step, "loss": 6 * left ** ((step - 50) / 350)} for step in range(50, 401, 50)]
     (found,) = judge(make_run({"data/masked/a": share, "loss/a": loss, "loss": total}, evals=evals), RULE)
     assert found.severity == severity
+
+
+@pytest.mark.parametrize(("validation", "severity"), [(1, "warning"), (-1, "info")])
+def test_a_few_positions_learnt_by_heart_in_a_log_of_few_rows(make_run, judge, validation, severity):
+    """Nothing is left in every fifth of forty rows, and validation has gained nothing."""
+    loss, share = 3 * np.exp(-np.arange(40) / 10) + 0.2, np.full(40, 0.99)
+    share[::5] = 1.0
+    evals = [{"step": step, "loss/a": 1 + validation * step / 100} for step in range(5, 41, 5)]
+    (found,) = judge(make_run({"data/masked/a": share, "loss/a": loss}, evals=evals), RULE)
+    assert found.severity == severity

@@ -140,3 +140,21 @@ def test_a_few_looks_at_large_batches(late, every, alarms, make_run, judge):
     head = {"total_steps": 90, "curriculum": {"name": "P", "ramp": "step", "stages": plan}}
     found = judge(make_run(columns, header=head), "stale-data")
     assert [(one.severity, one.first_step) for one in found] == [("warning", 31)] * alarms
+
+
+@pytest.mark.parametrize(
+    ("every", "late", "near", "alarms"),
+    [(2, 0.2, 3, 1), (2, 0.4, 3, 0), (3, 0.2, 3, 1), (5, 0.2, 3, 0), (2, 0.2, 1, 0)],
+)
+def test_a_range_that_stays_in_a_log_of_few_rows(every, late, near, alarms, make_run, judge):
+    """Fifteen batches in the sixty steps since: a loader's queue is shorter, and chance does not keep them within;
+    unless few before came near the end: a tail thins out.
+    """
+    random, row = np.random.default_rng(0), np.arange(120)
+    noise = np.where(row < 60, 0.2, late)[:, None] * random.random((120, 32))
+    stages = [{"start": 60 * i, "name": f"s{i}", "data": {"noise": [0.0, 0.2 * (i + 1)]}} for i in (0, 1)]
+    values = {f"data/noise/{which}": getattr(noise, which)(axis=1)[::every] for which in ("min", "mean", "max")}
+    values["data/noise/max"][: 60 // every : near] = 0.155
+    head = {"total_steps": 120, "curriculum": {"name": "P", "ramp": "step", "stages": stages}}
+    found = judge(make_run(values | {"step": 1 + row[::every]}, header=head), "stale-data")
+    assert len(found) == alarms

@@ -64,3 +64,12 @@ def test_silent_on(kind, seed, make_run, judge):
         table = {name: values for name, values in table.items() if not name.startswith("weight/")}
         table["loss"] = a + 3 * b
     assert judge(make_run(table), RULE) == []
+
+
+@pytest.mark.parametrize(("by", "alarms"), [(2.0, 1), (1.9, 0)])
+def test_weights_of_one_digit_that_change_in_every_block(by, alarms, make_run, judge):
+    """They may have been rounded, which does not hit the accumulation's ratio in every row."""
+    a, b = losses(0)
+    weight = np.where(ROW % 20 < 10, 0.1, 0.2)
+    table = columns((0.01 * a + weight * b) / by, a, b, weight) | {"weight/a": np.full(N, 0.01)}
+    assert len(judge(make_run(table, header={"horizon": {"accumulation": 2}}), RULE)) == alarms

@@ -18,7 +18,7 @@ from trainwatch.stats import Streak, median
 from trainwatch.table import Chunk
 from trainwatch.views.components import BLOCK, Roles, components, gradients, small_by_design, together
 from trainwatch.views.evaluations import held_out
-from trainwatch.views.games import plays
+from trainwatch.views.games import opponent, plays
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -32,15 +32,16 @@ class ComponentDead(Rule):
         The norm of the component's gradient is exactly 0 in five probes in a row, over 20 rows at least, in which its
         weight and its value are not, while other components have one. Or the recorder found that a declared task does
         not depend on the tensor at which the others' gradients are taken (`outside_at`), and its value has not come
-        down in a hundred rows; so for an auxiliary, if a whole module has never had a gradient. Or the module of its
-        own name never had one, and its value has not come down while another's has. Or it has no gradient over the
-        parameters, and the others' add up to the whole gradient's norm in every sample; what is no task has to have
-        risen besides, so that it does depend on what is trained. Or it stands at its highest value in most rows, and
-        had five others at least, while validation has more than twice as much of it in every evaluation, and half as
-        much again at one time as at another: a bound cuts it off. Where no gradients are recorded: its value is one and
-        the same from the first row on, while the total changes; or a declared task was never better than at first, in
-        training and in validation, and ends worse by half in both, which is more than the others together have gained,
-        of which one is learned: a step along its gradient would have lowered it.
+        down in a hundred rows, or has risen by half by half of the run, in validation, too; so for an auxiliary, if a
+        whole module has never had a gradient. Or the module of its own name never had one by half of the run, and its
+        value has not come down while another's has. Or it has no gradient over the parameters, and the others' add up
+        to the whole gradient's norm in every sample; what is no task has to have risen besides, so that it does depend
+        on what is trained. Or it stands at its highest value in most rows, and had five others at least (or any of
+        three digits), while validation has more than twice as much of it in every evaluation, and half as much again at
+        one time as at another: a bound cuts it off. Where no gradients are recorded: its value is one and the same from
+        the first row on, while the total changes; or a declared task was never better than at first, in training and in
+        validation, and ends worse by half in both, which is more than the others together have gained, of which one is
+        learned: a step along its gradient would have lowered it.
 
     Why it matters:
         It stands in the sum and in the plots, and teaches nothing: it is clamped (a bounded error that no answer comes
@@ -88,7 +89,8 @@ class ComponentDead(Rule):
     evaluations: int = 5  # none of which was better than the first
     same: float = 0.02  # relative: the parts are of three digits, and cancel
     beyond: float = 2.0  # x a bound, at least, in every evaluation: a gap of generalisation comes to less at first
-    values: int = 6  # different ones: fewer are a log of two digits
+    values: int = 6  # different ones: fewer are a log of two digits; unless those below the bound have more than
+    fine: float = 0.01  # of it
     varies: float = 1.5  # x, from the least to the most of validation: by a scale of its own alone it would stand still
     moves: float = 0.75  # of the rows change the total: a log of two or three digits repeats itself
 
@@ -207,8 +209,8 @@ class ComponentDead(Rule):
             due = np.isfinite(value) & (whole[f"weight/{name}"] != 0)
             most = np.max(value[due], initial=0.0)
             at = np.flatnonzero(due & (value == most))
-            coarse = len(np.unique(value[due])) < self.values
-            if not most or coarse or len(at) < max(self.constant_rows, due.sum() // 2):
+            coarse = not most or self._coarse(np.unique(value[due & (value < most)]), most)
+            if coarse or len(at) < max(self.rows, due.sum() // 2):
                 continue
             steps, held = held_out(run, f"loss/{name}")
             held = held[steps >= whole.step[at[0]]]
@@ -224,17 +226,26 @@ class ComponentDead(Rule):
                     confidence=0.9,
                 )
 
+    def _coarse(self, below: Floats, most: float) -> bool:
+        """Whether the values below a bound are so few, and of so few digits, that rounding may have made it."""
+        places = int(np.floor(-np.log10(self.fine * most)))
+        exact = np.isclose(below, np.round(below, places), rtol=1e-9, atol=0)
+        return len(below) < self.values - 1 and (not len(below) or bool(exact.any()))
+
     def _cut_off(self, run: Run, whole: Chunk) -> Findings:
         """Tasks that the recorder found not to depend on the tensor at hand, and that nothing trains elsewhere."""
         told = run.header.raw.get("outside_at")
-        if not isinstance(told, list) or len(whole) < self.unlearned_rows:
+        if not isinstance(told, list) or not self._lasted(run, whole):
             return
         taught, idle = gradients(whole), _without_gradient(run)
         if not idle and not any(_fell(whole, name) >= self.others_fell for name in taught):
             return  # nobody learns
         for name in [name for name in components(whole) if name in told and name not in taught]:
             meant = self._roles.task(name) or (idle and not self._regularises(name))
-            if meant and self._weight(whole, name) > 0 and _fell(whole, name) < self.fell:
+            stands = (
+                self._lost(run, whole, name) if len(whole) < self.unlearned_rows else _fell(whole, name) < self.fell
+            )
+            if meant and self._weight(whole, name) > 0 and stands:
                 at = run.header.raw.get("gradient_at") or "the tensor at which gradients are taken"
                 why = f"does not depend on {at}, where the others' gradients are, and is not learned"
                 yield self._unlearned(run, name, why, _levels(whole, name), 0.75)
@@ -243,13 +254,25 @@ class ComponentDead(Rule):
         """Where no components' gradients are recorded: those whose own module, a head by its name, never had any."""
         idle = _without_gradient(run)
         learnt = any(_fell(whole, name) >= self.others_fell for name in components(whole))
-        if not idle or gradients(whole) or len(whole) < self.unlearned_rows or not learnt:
+        if not idle or gradients(whole) or not self._lasted(run, whole) or not learnt:
             return
         for name in components(whole):
             lost = _fell(whole, name) < self.others_fell  # what the others change of its inputs moves it a little
-            if name in idle and lost and not self._regularises(name) and not self._weight(whole, name) <= 0:
+            head = name in idle and not opponent(name)  # an opponent has its gradient in a step of its own
+            if head and lost and not self._regularises(name) and not self._weight(whole, name) <= 0:
                 why = f"is not learned, and the module {name} has never had a gradient"
                 yield self._unlearned(run, name, why, _levels(whole, name), 0.85)
+
+    def _lost(self, run: Run, whole: Chunk, name: str) -> bool:
+        """Whether it has risen by half, in training and validation: few rows tell no less."""
+        held = held_out(run, f"loss/{name}")[1]
+        risen = len(held) >= 3 and held[-3:].min() > (1 + self.worsened) * held[0] > 0
+        return bool(risen) and _fell(whole, name) < -self.worsened
+
+    def _lasted(self, run: Run, whole: Chunk) -> bool:
+        """Whether what is trained elsewhere, or is to be trained yet, has had its time."""
+        half = 2 * (run.last_step or 0) >= self._planned > 0
+        return len(whole) >= (self.rows if half else self.unlearned_rows)
 
     def _regularises(self, name: str) -> bool:
         """Whether it was declared a regulariser, or has the name of one."""

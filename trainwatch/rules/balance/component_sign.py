@@ -96,7 +96,7 @@ class ComponentSign(OfCourse):
     leads: float = 10.0  # x the others together, below 0
     against: float = -0.5  # cosine: half of what a task's step gains is undone; a score that is sought goes with it
     apart: float = -0.7  # correlation with the opponent's own loss; of a part of it, it is above 0
-    rows: int = 30  # of both: fewer may go together by chance
+    rows: int = 20  # of both, nine in ten: a correlation as far from 0 is one in 2,000 by chance
     probes: int = 5  # of a cosine: one batch proves nothing
 
     _negative: dict[str, int] = field(default_factory=dict, init=False)  # the first step with a negative weight

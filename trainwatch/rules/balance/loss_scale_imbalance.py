@@ -31,9 +31,9 @@ class LossScaleImbalance(Rule):
         blocks of rows: 3,256,742 beside 3.75. Scale alone is worth knowing, no more; an alarm needs a proof, in two
         blocks, that the others are not trained.
 
-        By the gradient: the component owns nearly all of it (and one block will do at the very start, if it is a
-        thousand times the others); or nine tenths of it at fifty times the others' sum, and not all of them improve; or
-        four fifths of it at a hundred times, and none of them improves.
+        By the gradient: the component owns nearly all of it (and one block will do at the very start, or by half of a
+        run that has few rows, if it is a thousand times the others); or nine tenths of it at fifty times the others'
+        sum, and not all of them improve; or four fifths of it at a hundred times, and none of them improves.
 
         Where no gradients are recorded: it is a thousand times the others, while these stand at values of 1 and more
         and none of them improves; or thirty times declared tasks (ten times, if it was declared to be no task itself),
@@ -320,8 +320,13 @@ class LossScaleImbalance(Rule):
         loud = beyond(self.loud_share, self.loud_ratio) and not all(improved)
         leads = beyond(self.leads_share, self.critical_ratio) and not any(improved)
         owned = beyond(self.owned_share, self.warning_ratio) or loud
-        at_once = owned and episode.ratio > self.absurd_ratio and episode.first_step <= self._from + self.fewest
+        soon = episode.first_step <= self._from + self.fewest or self._few(episode.block)
+        at_once = owned and episode.ratio > self.absurd_ratio and soon
         return at_once or ((owned or leads) and self._twice(episode))
+
+    def _few(self, block: Block) -> bool:
+        """Whether the run is half done, and has not the rows for its second block to come soon."""
+        return self._final and self._rows < LASTING * self.block and 2 * block.last_step >= self._total > 0
 
     def _drowns_one(self, episode: Episode) -> bool:
         """Whether a value that is not learned yet stands beside it, which nobody gave a small weight."""

@@ -121,12 +121,15 @@ class TotalUnexplained(Rule):
         total, summed = total[there], summed[there]
         rest = total - summed
         rows = slice(index * self.block, (index + 1) * self.block)
+        ratio = total / np.where(summed == 0, np.nan, summed)
+        steady = np.nanmax(np.abs(ratio / median(ratio) - 1.0), initial=0.0) < self.steady and np.ptp(total) > 0
+        if steady and self._divided(median(ratio)):
+            return True
         if abs(float(np.median(rest))) <= self._rounding(chunk, rows):
             return False
         if not (np.sign(rest) == np.sign(np.median(rest))).mean() >= 0.9:
             return False
-        ratio = total / np.where(summed == 0, np.nan, summed)
-        if np.nanmax(np.abs(ratio / median(ratio) - 1.0), initial=0.0) < self.steady and np.ptp(total) > 0:
+        if steady:
             return True
         if np.abs(np.median(rest)) > self.apart * max(np.ptp(total), np.ptp(summed), noise(total)):
             return True
@@ -134,6 +137,10 @@ class TotalUnexplained(Rule):
         if not moved[1].std() > self.lively * moved[0].std() * abs(median(1.0 / ratio)) > 0:
             return False
         return bool(np.corrcoef(*moved)[0, 1] > self.together)
+
+    def _divided(self, ratio: float) -> bool:
+        """Whether it is that of the accumulation: digits that a log drops do not hit one number in every row."""
+        return self._accumulation > 1 and abs(ratio * self._accumulation - 1) < self.steady
 
     @staticmethod
     def _rounding(chunk: Chunk, rows: slice) -> float:

@@ -46,8 +46,9 @@ class StaleData(Rule):
         `data/<name>/min`, `mean` and `max` of each batch against the range that the declared stage gives that name. In
         blocks of rows: most batches, for longer than a loader's queue lasts. It says whether they would fit an earlier
         stage. Or the stages after one whose batches filled its range, or came close to the end of it that moves, have
-        wider ranges, and not one of their batches, forty and more together, makes use of that. Of batches that are
-        looked at now and then, five in forty steps do, if all before came close to the end that moves.
+        wider ranges, and not one of their batches makes use of that: forty and more together, or fifteen in forty
+        steps, if most before came close to the end that moves; of batches that are looked at now and then five, if all
+        did.
 
     Why it matters:
         Workers hold a copy of the dataset object. A stage that is set in the main process never reaches them:
@@ -83,8 +84,9 @@ class StaleData(Rule):
     near: float = 0.2  # of that way would take them beyond it: data that thin out towards an end keep away from it
     filled: int = 10  # batches of a stage, most of which fill its range: then each batch shows what it is drawn from
     few: int = 3  # batches of a stage, of a log of few: most fill its range, and all come near the end that moves
-    sparse: int = 5  # batches since, in as many steps as `fewest`
-    fewest: int = 40  # batches since, none of which leaves that range: those in a loader's queue are fewer
+    fewest: int = 40  # steps since, in which no batch leaves that range: those in a loader's queue are fewer
+    drawn: int = 15  # batches since, in them, where half of the old ones came near the end that moves: 1 in 30,000
+    sparse: int = 5  # batches since, in them, where all of them did
     explains: float = 0.9  # of the batches outside: those fit an earlier stage
 
     _plan: Curriculum | None = field(default=None, init=False)
@@ -153,7 +155,7 @@ class StaleData(Rule):
         asked.full += np.bincount(stage[full], minlength=len(asked.full))
         np.minimum.at(asked.least, stage, low)
         np.maximum.at(asked.most, stage, high)
-        down, up = self.near * _moves(-asked.low), self.near * _moves(asked.high)
+        down, up = (self.near * moves for moves in _moved(asked))
         asked.low_near += np.bincount(stage[low - asked.low[stage] <= down[stage]], minlength=len(asked.rows))
         asked.high_near += np.bincount(stage[asked.high[stage] - high <= up[stage]], minlength=len(asked.rows))
 
@@ -164,7 +166,7 @@ class StaleData(Rule):
         """
         least = self.moved * (asked.high - asked.low)
         shown, some = np.ones(len(asked.rows), dtype=bool), np.zeros(len(asked.rows), dtype=bool)
-        for moves, near in ((_moves(-asked.low), asked.low_near), (_moves(asked.high), asked.high_near)):
+        for moves, near in zip(_moved(asked), (asked.low_near, asked.high_near), strict=True):
             shown &= (moves == 0) | (near == asked.rows if surely else near > self.most * asked.rows)
             some |= moves > np.maximum(least, 0)
         if surely:
@@ -191,8 +193,8 @@ class StaleData(Rule):
                 batches = int(asked.rows[old + 1 : end].sum())
                 over = min(self._begins[end] if end < len(width) else np.inf, float(run.last_step or 0))
                 lasts = over - self._begins[old + 1] >= self.fewest
-                enough = batches >= self.fewest or (surely[old] and batches >= self.sparse and lasts)
-                if not said and len(begun) and enough:
+                few = self.sparse if surely[old] else self.drawn if shown[old] else self.fewest
+                if not said and len(begun) and batches >= (few if lasts else self.fewest):
                     last, said = old + 1 + int(begun[-1]), True
                     yield self._same(name, (old, last), batches, run)
 
@@ -272,10 +274,11 @@ class StaleData(Rule):
         )
 
 
-def _moves(end: Floats) -> Floats:
-    """How far an end of the range moves outwards with the next stage, 0 where it does not. float64 [stages]"""
-    moves = np.maximum(np.diff(end, append=end[-1:]), 0.0)
-    return np.where(moves > 1e-5 * np.abs(end), moves, 0.0)
+def _moved(asked: Asked) -> list[Floats]:
+    """How far each end of the range moves outwards with the next stage, 0 where it does not. float64 [stages], twice"""
+    ways = [np.maximum(np.diff(end, append=end[-1:]), 0.0) for end in (-asked.low, asked.high)]
+    least = 1e-5 * np.maximum(np.abs(asked.low), np.abs(asked.high))  # the bounds' slack grows with them
+    return [np.where(moves > least, moves, 0.0) for moves in ways]
 
 
 def _span(low: float, high: float) -> str:

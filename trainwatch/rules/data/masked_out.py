@@ -98,7 +98,11 @@ class MaskedOut(Rule):
         late = run.end is not None or (run.last_step or 0) >= self.half * self._total
         if self.fewest <= rows < self.blocks * self.block and late:
             whole = Chunk("train", rest.rows, rest.start - self._rows, rest.stop)
-            yield from self._judge(whole, {}, -(-rows // self.block))
+            streaks: dict[str, Streak] = {}
+            for finding in self._judge(whole, streaks, -(-rows // self.block)):
+                component = finding.subject.removeprefix("component:")
+                by_heart = finding.state == "active" and self._by_heart(run, component)
+                yield self._finding(component, streaks[component], by_heart=True) if by_heart else finding
 
     def _by_heart(self, run: Run, component: str) -> bool:
         """Whether batches have nothing left now and then, and validation has gained nothing from the others."""
@@ -106,11 +110,12 @@ class MaskedOut(Rule):
         name = name if name in run.eval else "loss"
         trained, losses = run.train[name][masked < self.everything], run.eval.curve(name)[1]
         trained, masked = trained[np.isfinite(trained)], masked[np.isfinite(masked)]
-        if not len(masked) or len(losses) <= self.evaluations or len(trained) < 2 * self.block:
+        width = min(self.block, len(trained) // 4)
+        if width < self.fewest or len(losses) <= self.evaluations:
             return False
         often = float((masked >= self.everything).mean()) > self.empty
         held = float(np.median(losses[-self.evaluations :]))
-        first, now = (float(np.median(rows)) for rows in (trained[: self.block], trained[-self.block :]))
+        first, now = (float(np.median(rows)) for rows in (trained[:width], trained[-width:]))
         far = held > self.above * now > 0 and held * first >= self.follows * now * losses[0]
         return often and (held >= losses[0] or far)
 

@@ -31,9 +31,9 @@ class CodebookCollapse(Rule):
     What it sees:
         `codebook/perplexity` (the effective number of codes in use) below two, or below a tenth of its own best, or
         `codebook/used` (a share) below a tenth, for the last third of the run, while the other losses stand still. A
-        channel like `codes_used` is a number of codes. Without such channels: a commitment or codebook loss that fell
-        to a thousandth of its first values while the others never came down. Few codes while the others still improve
-        are an info.
+        channel like `codes_used` is a number of codes. A log of fewer than 60 rows is judged by less than two codes
+        alone, from 60 steps on. Without such channels: a commitment or codebook loss that fell to a thousandth of its
+        first values while the others never came down. Few codes while the others still improve are an info.
 
     Why it matters:
         All inputs become the same few codes: the bottleneck carries nothing, and the decoder learns the mean.
@@ -61,7 +61,8 @@ class CodebookCollapse(Rule):
     used: float = 0.1  # of the codes: nine of ten are never chosen
     floor: float = 1e-3  # of the first commitment loss: code and output are the same constant
     learned: float = 0.05  # of the other losses: a bottleneck that carries anything brings them down by more
-    fewest: int = 60  # rows: usage is low in the first steps of any run
+    fewest: int = 60  # rows: usage is low in the first steps of any run; or as many steps, of which there are
+    few: int = 20  # rows, where less than two codes are used: a share of a large codebook needs more to be believed
 
     _history: History = field(default_factory=History, init=False)
     _rows: int = field(default=0, init=False)
@@ -74,14 +75,15 @@ class CodebookCollapse(Rule):
         self._rows, self._begun = self._rows + len(chunk), bool(begun[-1])
         return ()
 
-    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
+    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
         """Whether the codebook is lost as the run stands."""
         columns, _ = self._columns(rest)
-        if self._rows + len(rest) < self.fewest or len(columns) < 2:
+        rows = self._rows + len(rest)
+        if rows < self.few or max(rows, run.last_step or 0) < self.fewest or len(columns) < 2:
             return
         series = self._history.series(columns)
         whole = Chunk("train", rest.rows, rest.start - self._rows, rest.stop)
-        for name, why in self._sick(series).items():
+        for name, why in (self._empty(series) or (self._sick(series) if rows >= self.fewest else {})).items():
             values = series[name][np.isfinite(series[name])]
             others = [key for key in series if key.startswith("loss") and not COMMITMENT.fullmatch(key)]
             late = {key: series[key][-2 * len(series[key]) // 3 :] for key in others}
@@ -112,19 +114,19 @@ class CodebookCollapse(Rule):
             columns |= {name: np.where(begun, chunk[name], np.nan) for name in names}
         return columns, begun
 
-    def _sick(self, series: dict[str, Floats]) -> dict[str, str]:
-        """The channel that shows it, and how."""
-        for name, all_values in series.items():
-            values = all_values[np.isfinite(all_values)]
-            late = values[-max(3, len(values) // 3) :]
-            if len(values) < 6:
-                continue
-            counted = "perplexity" in name or "codes" in name
-            if USAGE.fullmatch(name) and counted and (late < self.codes).mean() > 0.9:
+    def _empty(self, series: dict[str, Floats]) -> dict[str, str]:
+        """The channel that counts less than two codes, however few rows there are."""
+        for name, values, late in _usage(series):
+            if _counts(name, values) and (late < self.codes).mean() > 0.9:
                 return {name: "stands below two codes"}
-            if USAGE.fullmatch(name) and counted and (late < self.lost * values.max()).mean() > 0.9:
+        return {}
+
+    def _sick(self, series: dict[str, Floats]) -> dict[str, str]:
+        """The channel that shows a loss or a lack of codes, and how."""
+        for name, values, late in _usage(series):
+            if _counts(name, values) and (late < self.lost * values.max()).mean() > 0.9:
                 return {name: f"fell from {values.max():.3g} and stays there"}
-            if USAGE.fullmatch(name) and "used" in name and not counted and (late < self.used).mean() > 0.9:
+            if "used" in name and not _counts(name, values) and (late < self.used).mean() > 0.9:
                 return {name: "stays below a tenth of the codes"}
         measured = any(USAGE.fullmatch(name) for name in series)
         for name, all_values in series.items() if not measured else ():
@@ -133,6 +135,19 @@ class CodebookCollapse(Rule):
             if COMMITMENT.fullmatch(name) and first > 0 and np.median(values[-len(values) // 3 :]) < self.floor * first:
                 return {name: "is at its floor"}
         return {}
+
+
+def _usage(series: dict[str, Floats]) -> Iterator[tuple[str, Floats, Floats]]:
+    """Name, values and last third of each channel of usage that has six values."""
+    for name in filter(USAGE.fullmatch, series):
+        values = series[name][np.isfinite(series[name])]
+        if len(values) >= 6:
+            yield name, values, values[-max(3, len(values) // 3) :]
+
+
+def _counts(name: str, values: Floats) -> bool:
+    """Whether it is a number of codes, and no share, as which a part of one code betrays itself."""
+    return "perplexity" in name or ("codes" in name and not ((values > 0) & (values < 1)).any())
 
 
 def _onset(chunk: Chunk, name: str, now: float) -> int:
