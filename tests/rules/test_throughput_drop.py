@@ -149,6 +149,9 @@ def test_a_run_of_fifty_rows_is_looked_at_row_by_row(make_run, judge):
     assert abs(found.first_step - 23) <= 5
     assert judge(make_run({"time/step": grows, "stage": np.repeat(np.arange(10), 5)}), RULE) == []
     assert judge(make_run({"time/step": grows, "tokens": np.cumsum(grows)}), RULE) == []
+    even = step_times(np.random.default_rng(0), 50, 0.05, 0.05)
+    assert len(judge(make_run({"time/step": even * np.linspace(1, 6, 50)}), RULE)) == 1
+    assert judge(make_run({"time/step": even * np.linspace(1, 2, 50)}), RULE) == []
     for seed in range(40):
         random = np.random.default_rng(seed)
         busy = times * np.exp(np.cumsum(0.15 * random.standard_normal(50)))

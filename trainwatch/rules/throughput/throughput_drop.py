@@ -38,7 +38,7 @@ class ThroughputDrop(Rule):
         plan. And steps that have become half as long again little by little, in both halves of the stage, or three
         times as long after its first half, or third, single steps differing by a fifth of that rise at most: that is no
         neighbour, and a warning however little is lost by now. A stage of less than a hundred rows is looked at row by
-        row for this.
+        row for this, and has to become three times as slow.
 
     Why it matters:
         The run will end later than planned, and something outside the model has changed: a neighbour on the machine, a
@@ -131,7 +131,8 @@ class ThroughputDrop(Rule):
             pieces = course
         if not self._costly(course, each):
             return None
-        if self._creeps(course, self.climbing if each == 1 else self.ordered):
+        grown, ordered = (self.leapt, self.climbing) if each == 1 else (self.grown, self.ordered)
+        if self._creeps(course, grown, ordered):
             return self._creeping(course, float(course["step"][0]))
         since = self._climbs(course, pieces, self.singles if each == 1 else self.pieces)
         return self._creeping(course, since) if since is not None and self._evenly(run, course, since) else None
@@ -155,7 +156,7 @@ class ThroughputDrop(Rule):
         begin = median(np.array_split(seconds, 4)[0]) if len(seconds) > 3 else float(seconds[0])
         return each * float(np.maximum(seconds - begin, 0.0).sum()) > self.burst
 
-    def _creeps(self, course: Columns, ordered: float) -> bool:
+    def _creeps(self, course: Columns, grown: float, ordered: float) -> bool:
         """Whether a step, and what is known of its work, costs more and more."""
         for name in COSTS[:3]:
             values = course.get(name, np.empty(0))[1:]  # compilation and caches are in the first block
@@ -166,7 +167,7 @@ class ThroughputDrop(Rule):
                 return False
             begin, *_, end = levels = [median(part) for part in np.array_split(values, 4)]
             grows = (
-                end > max(self.grown * begin, begin + self.clear * noise(values))
+                end > max(grown * begin, begin + self.clear * noise(values))
                 and end - float(np.mean(levels[1:3])) > (end - begin) / 4
             )
             halves = [_order(half) for half in np.array_split(values, 2)]
