@@ -151,3 +151,10 @@ def test_a_group_whose_weights_are_measured_is_there(make_run, judge):
     there = idle | {"weight_norm/lora_a": np.where(SAMPLED, 3 + ROW / 1000, np.nan)}
     header = {"modules": modules, "total_steps": N}
     assert [len(judge(make_run(one, header=header), RULE)) for one in (idle, there)] == [1, 0]
+
+
+def test_samples_of_another_step_than_the_norm_of_a_hinge(make_run, judge):
+    """Every second step has no gradient, and the sampled steps were of those; where all have one, nothing moves."""
+    run = columns(0.0)
+    assert [one.severity for one in judge(make_run(run), RULE)] == ["critical"]
+    assert judge(make_run(run | {"grad_norm": np.where(SAMPLED, 1.0, ROW % 2)}), RULE) == []

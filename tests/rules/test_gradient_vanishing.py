@@ -57,3 +57,12 @@ def test_a_norm_that_is_recorded_from_some_step_on(make_run):
     engine.feed(run)
     assert [found for found in engine.findings(run) if found.rule == RULE] == []
     assert engine.failed == {}
+
+
+def test_a_hinge_whose_margins_are_kept_has_no_gradient(make_run, judge):
+    """Single triplets, later three of five solved; a gradient that is gone where they are not is named."""
+    solved = np.arange(50)[::-1] % 5 < np.where(np.arange(50) < 25, 1, 3)
+    loss = np.where(solved, 0.0, np.random.default_rng(0).uniform(0.2, 2.5, 50))
+    assert judge(make_run({"loss": loss, "grad_norm": np.where(solved, 0.0, 4.0)}), RULE) == []
+    (finding,) = judge(make_run({"loss": loss, "grad_norm": np.zeros(50)}), RULE)
+    assert finding.severity == "critical"

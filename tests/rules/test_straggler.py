@@ -98,3 +98,23 @@ def test_what_is_recorded_as_computing_may_be_a_small_part_of_the_step(times, co
     ]
     runs[0].ranks = {1: runs[1]}
     assert [(f.severity, f.subject) for f in judge(runs[0], RULE)] == [("warning", "rank:1")] * count
+
+
+def few(ranked, rows, share=1.0, seed=0):
+    """Steps of two ranks, one of which waits longer in such a share of them."""
+    random = np.random.default_rng(seed)
+    own = list(0.02 * np.exp(0.1 * random.standard_normal((2, rows))))
+    own[1] = own[1] * np.where(random.random(rows) < share, 3.0, 0.9)
+    return ranked(*own)
+
+
+def test_a_run_of_few_steps_is_judged_as_a_whole(ranked, judge):
+    """From thirty steps on; not where only two steps of three are slow, nor the first half of the run."""
+    assert judge(few(ranked, 29), RULE) == []
+    for rows in (30, 45, 59):
+        (finding,) = judge(few(ranked, rows), RULE)
+        assert (finding.severity, finding.subject) == ("warning", "rank:1")
+    for seed in range(20):
+        assert judge(few(ranked, 50, 0.66, seed), RULE) == []
+    warm = 0.02 + np.where(np.arange(50) < 25, 0.05, 0.0)
+    assert judge(ranked(np.full(50, 0.02), warm), RULE) == []

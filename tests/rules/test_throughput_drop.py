@@ -138,3 +138,21 @@ def test_a_trend_costs_more_than_a_turn_on_the_processor(make_run, judge):
     (found,) = judge(make_run({"time/step": creeping(0.05)}), RULE)
     assert found.severity == "warning"
     assert "longer than the one before" in found.message
+
+
+def test_a_run_of_fifty_rows_is_looked_at_row_by_row(make_run, judge):
+    """From 20 ms to 130; not neighbours that come and go, nor what every later stage of the curriculum costs."""
+    times = np.random.default_rng(0).uniform(0.015, 0.027, 50)
+    grows = times + 0.004 * np.maximum(np.arange(50) - 22, 0)
+    (found,) = judge(make_run({"time/step": grows}), RULE)
+    assert found.severity == "warning"
+    assert abs(found.first_step - 23) <= 5
+    assert judge(make_run({"time/step": grows, "stage": np.repeat(np.arange(10), 5)}), RULE) == []
+    assert judge(make_run({"time/step": grows, "tokens": np.cumsum(grows)}), RULE) == []
+    even = step_times(np.random.default_rng(0), 50, 0.05, 0.05)
+    assert len(judge(make_run({"time/step": even * np.linspace(1, 6, 50)}), RULE)) == 1
+    assert judge(make_run({"time/step": even * np.linspace(1, 2, 50)}), RULE) == []
+    for seed in range(40):
+        random = np.random.default_rng(seed)
+        busy = times * np.exp(np.cumsum(0.15 * random.standard_normal(50)))
+        assert judge(make_run({"time/step": busy}), RULE) == [], seed

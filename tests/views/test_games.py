@@ -42,6 +42,10 @@ def test_a_regulariser_and_the_regression_of_boxes():
     assert small_by_design("loss_reg", ["ce"])
     assert not small_by_design("reg", ["cls", "obj"])
     assert small_by_design("kl", ["cls"])
+    pair = ["variance", "covariance"]
+    assert all(small_by_design(name, ["invariance", *pair]) for name in pair)
+    assert not any(small_by_design(name, ["pitch", name]) for name in pair)
+    assert not small_by_design("invariance", pair)
     assert not Roles(names=("cls", "reg")).aside("reg")
     assert Roles(names=("ce", "reg")).aside("reg")
     assert not any(small_by_design(name, []) for name in ("cross_entropy", "loss.cross-entropy", "cross_ent"))

@@ -40,12 +40,21 @@ SMALL_BY_DESIGN = re.compile(
 A cross-entropy is none of them, nor is a smooth L1: they are what most main losses are."""
 REGRESSION = re.compile(r"(^|[_.-])reg($|[_.-])")
 DETECTION = re.compile(r"(^|[_.-])(cls|box|obj)($|[_.-])")
+SPREAD = re.compile(r"(^|[_.-])(var(iance)?|std)($|[_.-])")
+DECORRELATION = re.compile(r"(^|[_.-])(cov(ariance)?|decorr\w*)($|[_.-])")
 
 
 def small_by_design(name: str, beside: Iterable[str]) -> bool:
-    """Whether a name is that of a regulariser; `reg` beside `cls`, `box` or `obj` is the regression of the boxes."""
-    low = name.lower()
-    boxes = REGRESSION.search(low) and any(DETECTION.search(other.lower()) for other in beside)
+    """Whether a name is that of a regulariser.
+
+    `reg` beside `cls`, `box` or `obj` is the regression of the boxes; a variance and a covariance, beside each other,
+    keep an embedding from collapse: what spreads it also correlates it, so that one pulls against the other.
+    """
+    low, others = name.lower(), [other.lower() for other in beside]
+    spreads, decorrelates = (any(kind.search(one) for one in others) for kind in (SPREAD, DECORRELATION))
+    if (SPREAD.search(low) and decorrelates) or (DECORRELATION.search(low) and spreads):
+        return True
+    boxes = REGRESSION.search(low) and any(DETECTION.search(other) for other in others)
     return bool(SMALL_BY_DESIGN.search(low)) and not boxes
 
 

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainwatch.rule import Rule
+from trainwatch.run import Run
 from trainwatch.schema import Finding
 from trainwatch.stats import Blocks, Floats, Streak, medians
-from trainwatch.table import TableName
+from trainwatch.table import Chunk, TableName
 from trainwatch.views.ranks import Abreast
 
 OWN = ("time/data", "time/compute")
@@ -27,8 +28,9 @@ class Straggler(Rule):
         Each rank's own time of a step, before it meets the others: `time/data` and, where it is recorded,
         `time/compute`. In blocks of 20 steps the median of the slowest rank against the median of all others, if it is
         slower in four steps of five and the same rank in 3 blocks in a row: 10 % of the step is an info, 20 % are a
-        warning; so are 5 % where computing is recorded and the rank needs twice the time of the others. The step time
-        itself says nothing: synchronous training makes it equal.
+        warning; so are 5 % where computing is recorded and the rank needs twice the time of the others. A run that has
+        less than 60 steps is judged as a whole, from 30 on: the same rank must be slowest in each quarter, and slower
+        in nine steps of ten. The step time itself says nothing: synchronous training makes it equal.
 
     Why it matters:
         With every step all ranks wait for the slowest: 20 % on one of 64 GPUs is 20 % of 64.
@@ -57,8 +59,13 @@ class Straggler(Rule):
     part: float = 0.05  # of the step, for such a rank: what is recorded as computing may be its smaller part
     steady: float = 0.8  # of a block's steps in which it is slower than the others' median: chance comes to a half
     blocks: int = 3  # in a row: chance does not pick the same rank three times
+    fewest: int = 30  # steps of a run that has not so many blocks, whose steps must be
+    steadier: float = 0.9  # of them: of 30 steps as rare by chance as four of five are of 60
+    parts: int = 4  # of such a run, in each of which the same rank is slow: what a start costs is in the first
 
     _blocks: Blocks = field(init=False)
+    _first: dict[str, Floats] = field(default_factory=dict, init=False)  # the columns of a run that has no more
+    _ranks: tuple[int, ...] = field(default=(), init=False)
     _slow: dict[int, Streak] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -75,12 +82,46 @@ class Straggler(Rule):
         columns = {f"own/{rank}": own[index] for index, rank in enumerate(rows.ranks)}
         columns["computed"] = np.full(len(rows), float("time/compute" in rows))
         whole = np.fmax.reduce(step, axis=0)
-        blocks = self._blocks.push({**columns, "whole": whole, "step": rows.step.astype(np.float64)})
+        columns |= {"whole": whole, "step": rows.step.astype(np.float64)}
+        self._remember(rows.ranks, columns)
+        blocks = self._blocks.push(columns)
         if blocks:
             yield from self._judge(rows.ranks, blocks)
 
+    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
+        """A run of few steps, as it stands now."""
+        rows = len(self._first.get("step", ()))
+        if not self.fewest <= rows < self.blocks * ROWS:
+            return
+        size = rows // self.parts
+        late = {name: values[-self.parts * size :].reshape(self.parts, size) for name, values in self._first.items()}
+        culprit, columns = self._slowest(self._ranks, late, 0.0)
+        index = int(culprit[0]) if len(culprit) == self.parts else -1
+        if index >= 0 and (culprit == index).all() and columns["steady"].mean() >= self.steadier:
+            streak = Streak(self.parts)
+            streak.push(culprit == index, columns)
+            yield self._told(self._ranks[index], streak)
+
+    def _remember(self, ranks: tuple[int, ...], columns: dict[str, Floats]) -> None:
+        """Keep the rows of a run's beginning, as long as they are all there are."""
+        if ranks != self._ranks:
+            self._ranks, self._first = ranks, {}
+        if len(self._first.get("step", ())) < self.blocks * ROWS:
+            empty = np.empty(0)
+            self._first = {name: np.concatenate([self._first.get(name, empty), columns[name]]) for name in columns}
+
     def _judge(self, ranks: tuple[int, ...], blocks: dict[str, Floats]) -> Iterator[Finding]:
-        """The slowest rank of each block, if it is slower by enough."""
+        """Blocks in a row that have the same slow rank."""
+        culprit, columns = self._slowest(ranks, blocks, self.steady)
+        for index in sorted({*culprit[culprit >= 0].tolist(), *(ranks.index(rank) for rank in self._slow)}):
+            streak = self._slow.setdefault(ranks[index], Streak(self.blocks))
+            if streak.push(culprit == index, columns):
+                yield self._told(ranks[index], streak)
+
+    def _slowest(
+        self, ranks: tuple[int, ...], blocks: dict[str, Floats], steady: float
+    ) -> tuple[NDArray[np.intp], dict[str, Floats]]:
+        """The slowest rank of each block, as its place, if it is slower by enough; else -1. And what is told of it."""
         rows = np.stack([blocks[f"own/{rank}"] for rank in ranks])  # [ranks, blocks, rows]
         own = np.stack([medians(of_rank) for of_rank in rows])  # [ranks, blocks]
         whole = np.maximum(medians(blocks["whole"]), own.max(axis=0))
@@ -91,14 +132,11 @@ class Straggler(Rule):
         excess = (own.max(axis=0) - np.median(others, axis=0)) / whole if len(known) else np.empty(0)
         times = blocks["computed"][known, 0] * own.max(axis=0) / np.median(others, axis=0)
         bar = np.where(times >= self.times, self.part, self.told)
-        culprit = np.where((excess >= bar) & (_steadily(rows, slowest) >= self.steady), slowest, -1)
+        steadily = _steadily(rows, slowest)
+        culprit = np.where((excess >= bar) & (steadily >= steady), slowest, -1)
         columns = {"step": blocks["step"][known, 0], "last": blocks["step"][known, -1]}
-        columns |= {"excess": excess, "times": times, "whole": whole}
-        columns |= {"own": own.max(axis=0), "others": np.median(others, axis=0)}
-        for index in sorted({*culprit[culprit >= 0].tolist(), *(ranks.index(rank) for rank in self._slow)}):
-            streak = self._slow.setdefault(ranks[index], Streak(self.blocks))
-            if streak.push(culprit == index, columns):
-                yield self._told(ranks[index], streak)
+        columns |= {"excess": excess, "times": times, "whole": whole, "steady": steadily}
+        return culprit, columns | {"own": own.max(axis=0), "others": np.median(others, axis=0)}
 
     def _told(self, rank: int, streak: Streak) -> Finding:
         onset, now = streak.onset or {}, streak.latest

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
@@ -28,7 +29,8 @@ class FrozenWeights(Rule):
         An update ratio of exactly 0 in every parameter group for two samples (for the only one, where half of the run
         is over and the loss has not come down), a `param_hash` that is the same in twenty
         rows, or weight norms equal to the last digit in five samples; in rows with a gradient above 0, a learning rate
-        above a thousandth of the highest so far, and no step that the gradient scaler skipped. Modules that are frozen
+        above a thousandth of the highest so far, and no step that the gradient scaler skipped; an update ratio is no
+        witness where one row in ten has a gradient of exactly 0. Modules that are frozen
         while a parameter group of the optimiser that has a name and a rate finds nothing to move; or a module with a
         gradient, while the group of its name finds none, where other groups are looked at; or one of several models,
         while the optimiser of its name steps without any. Modules of a tenth of
@@ -74,7 +76,10 @@ class FrozenWeights(Rule):
     told: int = 600  # parameters: of fewer nobody can say whether a draw or a training left them
     few: float = 0.02  # of the parameters can be trained, and all of them in normalisation layers
 
+    idle: float = 0.1  # of the rows have no gradient: two such steps are then sampled in a row by chance
+
     _streaks: dict[str, Streak] = field(default_factory=dict, init=False)
+    _without: tuple[int, int] = field(default=(0, 0), init=False)  # rows without a gradient, and with a norm
     _last: dict[str, float] = field(default_factory=dict, init=False)
     _highest: float = field(default=0.0, init=False)
     _seen: int = field(default=0, init=False)
@@ -89,12 +94,15 @@ class FrozenWeights(Rule):
         rate = np.fmax.reduce(rates)
         highest = np.fmax.accumulate(np.concatenate([[self._highest], rate]))[1:]
         self._highest = float(highest[-1])
-        due = (rate > self.alive * highest) & (rate > 0) & chunk.trained() & (_gradient(chunk) > 0)
+        gradient = _gradient(chunk)
+        due = (rate > self.alive * highest) & (rate > 0) & chunk.trained() & (gradient > 0)
+        idle = self._idles(gradient)
         moved, step = self._moved(chunk), chunk.step.astype(np.float64)
         row = self._seen + np.arange(len(chunk), dtype=np.float64)
         self._seen += len(chunk)
         for witness, rows in (("update_ratio", self.samples), ("param_hash", self.hashes), ("weight_norm", self.norms)):
             judged = due & np.isfinite(moved[witness])
+            judged &= ~idle | (witness != "update_ratio")
             probes = self._probes.setdefault(witness, Probes())
             since = probes.since(judged | (rate <= self.alive * highest), step)
             columns = {"row": row, "step": step, "rate": rate, "since": since}
@@ -206,6 +214,18 @@ class FrozenWeights(Rule):
     @staticmethod
     def _highest_of(run: Run, group: str) -> float:
         return float(np.fmax.reduce(run.train.column(f"lr/{group}", 0, run.train.size), initial=0.0))
+
+    def _idles(self, gradient: Floats) -> NDArray[np.bool_]:
+        """Whether so many rows up to each had a gradient of exactly 0 that a sampled step may have been such a one: a
+        hinge whose margins are kept, in a log that tells the norm of other steps than it samples.
+        """
+        none, known = (
+            before + np.add.accumulate(rows)
+            for before, rows in zip(self._without, (gradient == 0, np.isfinite(gradient)), strict=True)
+        )
+        self._without = (int(none[-1]), int(known[-1])) if len(gradient) else self._without
+        idle: NDArray[np.bool_] = none > self.idle * known
+        return idle
 
     def _moved(self, chunk: Chunk) -> dict[str, Floats]:
         """0 where a witness saw nothing move, above where it did, NaN where it looked not. float64 [rows]"""

@@ -22,7 +22,8 @@ class GradientVanishing(Rule):
     What it sees:
         A norm that is below 1e-7, or below a ten-thousandth of the run's first norms, for the last half of the run; or
         the first module's norm below a thousandth of the last module's all along. In each case only where the loss
-        never came down: a model that has learned its task has small gradients too.
+        never came down: a model that has learned its task has small gradients too; so has a batch whose loss is 0, and
+        its norm does not count.
 
     Why it matters:
         Saturated activations, a wrong scale at the start or a detached graph stop the training, and the run goes on for
@@ -59,13 +60,13 @@ class GradientVanishing(Rule):
 
     def update(self, chunk: Chunk) -> Findings:
         """Norms and loss at bounded resolution."""
-        self._history.push(_columns(chunk))
+        self._history.push(self._columns(chunk))
         self._rows += len(chunk)
         return ()
 
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
         """Whether the norm is gone as the run stands."""
-        series = self._history.series(_columns(rest))
+        series = self._history.series(self._columns(rest))
         loss = series.get("loss", np.empty(0))
         whole = Chunk("train", rest.rows, rest.start - self._rows, rest.stop)
         known = loss[np.isfinite(loss)]
@@ -74,6 +75,14 @@ class GradientVanishing(Rule):
         if np.median(np.abs(known)) <= self.solved or fall(-loss) > 0.5:  # solved; or it rose, which vanishing cannot
             return
         yield from self._whole(series, whole) or self._front(whole, run)
+
+    def _columns(self, chunk: Chunk) -> dict[str, Floats]:
+        return {"norm": self._norm(chunk), "loss": chunk["loss"]}
+
+    def _norm(self, chunk: Chunk) -> Floats:
+        """The whole norm; unknown where the row's loss is solved: a hinge whose margins are kept has no gradient."""
+        solved = np.abs(chunk["loss"]) <= self.solved if "loss" in chunk.channels else False
+        return np.where(solved, np.nan, _norm(chunk))
 
     def _whole(self, series: dict[str, Floats], whole: Chunk) -> list[Finding]:
         norm = series["norm"][np.isfinite(series["norm"])]
@@ -85,7 +94,7 @@ class GradientVanishing(Rule):
         late = norm[len(norm) // 2 :]
         if np.median(late) > bar or np.median(norm[-3:]) > bar:
             return []
-        values = _norm(whole)
+        values = self._norm(whole)
         low = np.isfinite(values) & (values <= bar)
         high = np.flatnonzero(np.isfinite(values) & (values > bar))
         since = np.flatnonzero(low)
@@ -135,10 +144,6 @@ def _norm(chunk: Chunk) -> Floats:
         return chunk["grad_norm"]
     parts = [chunk[name] for name in chunk.channels if name.startswith("grad_norm/")][:64]
     return np.sqrt(np.sum(np.square(parts), axis=0)) if parts else np.full(len(chunk), np.nan)
-
-
-def _columns(chunk: Chunk) -> dict[str, Floats]:
-    return {"norm": _norm(chunk), "loss": chunk["loss"]}
 
 
 def _ends(chunk: Chunk, run: Run) -> tuple[str, str] | None:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from trainwatch.copying import copied
 from trainwatch.header import Header
 from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
@@ -36,7 +37,8 @@ class ThroughputDrop(Rule):
         recorded, the time for one of them must have grown as well: longer sequences and larger batches are slower by
         plan. And steps that have become half as long again little by little, in both halves of the stage, or three
         times as long after its first half, or third, single steps differing by a fifth of that rise at most: that is no
-        neighbour, and a warning however little is lost by now.
+        neighbour, and a warning however little is lost by now. A stage of less than a hundred rows is looked at row by
+        row for this, and has to become three times as slow.
 
     Why it matters:
         The run will end later than planned, and something outside the model has changed: a neighbour on the machine, a
@@ -75,6 +77,9 @@ class ThroughputDrop(Rule):
     turns: float = 0.2  # of the rise, noise of single steps at its end, there: of a leak 0.15, of neighbours 0.26
     fine: int = 5  # rows of a piece, there: so that short runs have enough of them
     pieces: int = 10  # blocks that show it
+    few: int = 100  # rows of a regime that has less: they are looked at one by one
+    fewest: int = 30  # rows
+    singles: int = 20  # single rows that climb: by chance they are as rarely in order as ten medians of five are
     burst: float = 0.3  # s: a neighbour's turn on the processor; a healthy run of short steps lost a tenth of it
     worth: float = 0.01  # of the time so far: less than that, and than half a minute, is not worth a word
 
@@ -111,16 +116,26 @@ class ThroughputDrop(Rule):
             self._streak.push(columns["ratio"] > 1 / (1 - self.drop), columns)
         return ()
 
-    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
-        """What is lost by now; a part of a block is too few steps to time by."""
-        course, drop = self._course.series(), self._drop()
-        grave = drop is not None and drop.severity == "warning"
-        if not grave and self._costly(course) and not plays([*run.train.channels, *run.eval.channels]):
-            if self._creeps(course):
-                drop = self._creeping(course, float(course["step"][0]))
-            elif (since := self._climbs(course)) is not None and self._evenly(run, course, since):
-                drop = self._creeping(course, since)
+    def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
+        """What is lost by now; a part of a block is too few steps to time by, but to see that each takes longer."""
+        drop = self._drop()
+        if not (drop and drop.severity == "warning") and not plays([*run.train.channels, *run.eval.channels]):
+            drop = self._longer(run, rest) or drop
         yield from [drop] if drop else []
+
+    def _longer(self, run: Run, rest: Chunk) -> Finding | None:
+        """Steps that take longer and longer: by blocks, or row by row where there are few."""
+        course, pieces, each = self._course.series(), self._pieces.series(), self.block
+        if self.fewest <= len(run.train.step) and self.fine * len(pieces.get("step", ())) < self.few:
+            course, each = self._single(run, rest), 1
+            pieces = course
+        if not self._costly(course, each):
+            return None
+        grown, ordered = (self.leapt, self.climbing) if each == 1 else (self.grown, self.ordered)
+        if self._creeps(course, grown, ordered):
+            return self._creeping(course, float(course["step"][0]))
+        since = self._climbs(course, pieces, self.singles if each == 1 else self.pieces)
+        return self._creeping(course, since) if since is not None and self._evenly(run, course, since) else None
 
     def _drop(self) -> Finding | None:
         if self._streak is not None and self._streak.onset is not None:
@@ -129,16 +144,19 @@ class ThroughputDrop(Rule):
                 return self._finding(self._streak)
         return None
 
-    def _costly(self, course: Columns) -> bool:
-        """Whether more time is lost than a neighbour's turn takes: steps of a millisecond go up and down with those."""
+    def _costly(self, course: Columns, each: int) -> bool:
+        """Whether more time is lost than a neighbour's turn takes: steps of a millisecond go up and down with those.
+
+        A value of the course stands for so many rows each.
+        """
         seconds = course.get("seconds", np.empty(0))[1:]
         seconds = seconds[np.isfinite(seconds)]
         if not len(seconds):
             return False
         begin = median(np.array_split(seconds, 4)[0]) if len(seconds) > 3 else float(seconds[0])
-        return self.block * float(np.maximum(seconds - begin, 0.0).sum()) > self.burst
+        return each * float(np.maximum(seconds - begin, 0.0).sum()) > self.burst
 
-    def _creeps(self, course: Columns) -> bool:
+    def _creeps(self, course: Columns, grown: float, ordered: float) -> bool:
         """Whether a step, and what is known of its work, costs more and more."""
         for name in COSTS[:3]:
             values = course.get(name, np.empty(0))[1:]  # compilation and caches are in the first block
@@ -149,24 +167,38 @@ class ThroughputDrop(Rule):
                 return False
             begin, *_, end = levels = [median(part) for part in np.array_split(values, 4)]
             grows = (
-                end > max(self.grown * begin, begin + self.clear * noise(values))
+                end > max(grown * begin, begin + self.clear * noise(values))
                 and end - float(np.mean(levels[1:3])) > (end - begin) / 4
             )
             halves = [_order(half) for half in np.array_split(values, 2)]
-            if not grows or _order(values) < self.ordered or min(halves) < self.both:
+            if not grows or _order(values) < ordered or min(halves) < self.both:
                 return False
         return "seconds" in course
 
-    def _climbs(self, course: Columns) -> float | None:
+    def _single(self, run: Run, rest: Chunk) -> Columns:
+        """The costs of the single rows of a present regime that has few of them; the same columns as of the blocks."""
+        begins = self._course.series().get("step", np.empty(0))
+        if not len(begins) or copied(self._regimes).begins(rest).any():
+            return {}
+        here = run.train.live & (run.train.step >= begins[0])
+        stages = run.train["stage"][here]
+        if len(np.unique(stages[np.isfinite(stages)])) > 1:  # each takes its own time, however short it is
+            return {}
+        columns = {"seconds": run.train["time/step"][here], "step": run.train.step[here].astype(np.float64)}
+        for cost, name in (("token", "tokens"), ("sample", "samples")):
+            work = np.diff(run.train[name][here], prepend=np.nan)
+            columns[cost] = np.where(work > 0, columns["seconds"] / work, np.nan)
+        return columns
+
+    def _climbs(self, course: Columns, pieces: Columns, fewest: int) -> float | None:
         """The step up to which steps were alike and after which they cost more and more: half of them, or a third."""
-        pieces = self._pieces.series()
         known = np.isfinite(pieces.get("seconds", np.empty(0)))
         values, steps = (pieces.get(name, np.empty(0))[known][1:] for name in ("seconds", "step"))
         for parts in (2, 3):
             cut = len(values) // parts
             first, late = values[:cut], values[cut:]
             third = len(late) // 3
-            if len(late) < self.pieces:
+            if len(late) < fewest:
                 continue
             middle, end = median(late[third:-third]), median(late[-third:])
             clear = end > max(self.leapt * float(first.max()), middle + self.clear * noise(first))
@@ -187,7 +219,11 @@ class ThroughputDrop(Rule):
     def _alone(self, course: Columns) -> bool:
         """Whether what is known of the work did not grow as well."""
         known = [course[name][np.isfinite(course[name])] for name in COSTS[1:3] if name in course]
-        return all(median(one[-2:]) > self.grown * median(one[: len(one) // 2]) for one in known if len(one) > 3)
+        return all(
+            median(one[-max(2, len(one) // 6) :]) > self.grown * median(one[: len(one) // 2])
+            for one in known
+            if len(one) > 3
+        )
 
     def _creeping(self, course: Columns, onset: float) -> Finding:
         begin, *_, now = (median(part) for part in np.array_split(course["seconds"][1:], 4))
