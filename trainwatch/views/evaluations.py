@@ -23,7 +23,7 @@ TRAINING = ("train", "training", "train_eval")
 """Splits that are no validation."""
 UP = re.compile(
     r"(^|[/_.-])(acc\w*|exact\w*|top\d+|f1\w*|auc\w*|auroc|bleu\w*|rouge\w*|m?ap\d*|m?iou\w*|r2|pearson\w*|spearman\w*|mcc|dice"
-    r"|psnr|ssim|concordance\w*|c_?index)($|[/_.-])",
+    r"|psnr|ssim|pck\w*|oks\w*|concordance\w*|c_?index)($|[/_.-])",
     re.IGNORECASE,
 )
 """Figures of merit of which more is better. Rewards wander, precision and recall are traded: none of them is here."""
