@@ -126,7 +126,7 @@ def test_a_short_log_that_came_down_in_the_twenty_rows_before(seed, after, count
     assert len(judge(make_run(columns, evals=evals), RULE)) == count
 
 
-@pytest.mark.parametrize(("times", "after", "count"), [(4.0, 2.0, 1), (4.0, 1.05, 0), (1.7, 2.0, 0), (1.0, 1.0, 0)])
+@pytest.mark.parametrize(("times", "after", "count"), [(6.0, 2.0, 1), (6.0, 1.05, 0), (1.7, 2.0, 0), (1.0, 1.0, 0)])
 @pytest.mark.parametrize("seed", range(5))
 def test_nine_rows_of_a_stage_show_a_loss_that_doubles(seed, times, after, count, make_run, judge):
     row = np.arange(54)
