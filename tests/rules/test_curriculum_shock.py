@@ -151,3 +151,39 @@ def test_validation_that_is_set_back_for_good(held, count, make_run, judge):
     evals = [{"step": 10 * i, "loss": value} for i, value in enumerate(values, 1)]
     found = judge(make_run({"loss": loss}, header=plan, evals=evals), "curriculum-shock")
     assert [(one.severity, one.first_step) for one in found] == count * [("warning", 60)]
+
+
+def staged(begins, steps, loss, every):
+    """A log of each so many-th step of a run of several stages."""
+    stages = [{"start": start, "name": f"s{start}", "weights": {"a": 1.0}} for start in begins]
+    step = np.arange(every, steps + 1, every)
+    return {"step": step, "loss/a": loss(step)}, {"total_steps": steps, "curriculum": {"name": "P", "stages": stages}}
+
+
+@pytest.mark.parametrize(("low", "alarms"), [(2.0, 1), (0.3, 0)])
+@pytest.mark.parametrize("seed", range(10))
+def test_three_rows_a_quarter_that_all_stand_high(seed, low, alarms, make_run, judge):
+    """Twice what was learned is lost, in every row of the third stage; not where one row of a quarter comes near."""
+    noise = 0.03 * np.random.default_rng(seed).standard_normal(181)
+
+    def lost(step):
+        high = np.where(step % 12 == 0, low, 2.0)
+        return np.where(step > 120, high, 0.1 + 0.8 * np.exp(-step / 60)) + noise[step]
+
+    columns, plan = staged((0, 60, 120), 180, lost, 4)
+    found = judge(make_run(columns, header=plan), "curriculum-shock")
+    assert [(one.severity, one.first_step) for one in found] == [("warning", 120)] * alarms
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_harder_stage_of_a_short_log_with_validation_of_its_own(seed, make_run, judge):
+    """The last twenty rows before are the way there: validation stands where training came to, on both sides."""
+    noise = 0.01 * np.random.default_rng(seed).standard_normal(121)
+
+    def loss(step):
+        return 0.2 + np.exp(-step / 40) + (step > 60) * (0.6 + np.exp(-1.5) - np.exp(-step / 40))
+
+    columns, plan = staged((0, 60), 120, lambda step: loss(step) + noise[step], 2)
+    evals = [{"step": int(s), "loss": float(loss(s))} for s in range(10, 121, 10)]
+    found = judge(make_run({**columns, "loss": columns["loss/a"]}, header=plan, evals=evals), "curriculum-shock")
+    assert [one.severity for one in found] == ["info"]

@@ -123,3 +123,27 @@ def test_one_row_that_towers_above_what_stands_is_a_broken_batch(make_run, judge
     assert len(judge(make_run({"loss": loss}, evals=evals), RULE)) == 1
     loss[25] = 60.0
     assert judge(make_run({"loss": loss}, evals=evals), RULE) == []
+
+
+@pytest.mark.parametrize(("after", "count"), [(1.3, 1), (1.03, 0)])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_short_log_that_came_down_in_the_twenty_rows_before(seed, after, count, make_run, judge):
+    """What it rises to is lower than what the first of them were."""
+    row = np.arange(60)
+    loss = 1.2 + 2 * np.exp(-row / 10) + np.where(row < 30, 0.0, 0.5 * np.exp(-(row - 30) / 15))
+    loss += 0.02 * np.random.default_rng(seed).standard_normal(60)
+    evals = [{"step": s, "loss": 1.2 + 2 * np.exp(-s / 10) if s <= 30 else 1.3 * after} for s in range(5, 61, 5)]
+    columns = {"step": row + 1, "loss": loss, "loss/a": loss}
+    assert len(judge(make_run(columns, evals=evals), RULE)) == count
+
+
+@pytest.mark.parametrize(("times", "after", "count"), [(6.0, 2.0, 1), (6.0, 1.05, 0), (1.7, 2.0, 0), (1.0, 1.0, 0)])
+@pytest.mark.parametrize("seed", range(5))
+def test_nine_rows_of_a_stage_show_a_loss_that_doubles(seed, times, after, count, make_run, judge):
+    row = np.arange(54)
+    loss = np.where(row < 18, 2.0, 0.8) * np.exp(-row / 60) + 0.03 * np.random.default_rng(seed).standard_normal(54)
+    loss[18], broke = 1.3, row >= 27
+    loss[broke] *= 1 + (times - 1) * np.exp(-(row[broke] - 27) / 20)
+    evals = [{"step": s, "loss": (1.0 - s / 100) * (after if s > 27 else 1)} for s in range(3, 55, 3)]
+    columns = {"step": row + 1, "stage": row // 18, "loss": loss, "loss/a": loss}
+    assert len(judge(make_run(columns, evals=evals), RULE)) == count

@@ -186,6 +186,31 @@ def test_a_component_of_a_total_that_is_weighed_for_later(make_run, judge, last,
     assert [one.severity for one in judge(make_run(columns, evals=rows), "overfitting")] == [severity]
 
 
+@pytest.mark.parametrize(
+    ("height", "whole", "stands", "severity"),
+    [
+        (0.06, 0.02, True, "info"),
+        (0.06, 0.02, False, "warning"),  # it goes on rising
+        (0.06, 0.06, True, "warning"),  # so far does the whole rise
+        (0.15, 0.02, True, "warning"),
+    ],
+)
+def test_a_components_small_rise_that_is_over(height, whole, stands, severity, make_run, judge):
+    """Tasks trade so much, while the whole hardly rises; taking an earlier checkpoint would gain little."""
+    k = np.arange(30)
+    up = np.clip((k - 7) / (6 if stands else 22), 0, 1) * (1 if stands else 22 / 6)
+    down = 0.05 * np.maximum(7 - k, 0)
+    rows = evals(1 + down + height * up)
+    rows = [
+        {**row, "loss/b": row["loss"], "loss": 2 + 2 * d + 2 * whole * u}
+        for row, d, u in zip(rows, down, up, strict=True)
+    ]
+    step = np.arange(1, 3001)
+    train = 0.3 + 2.0 * np.exp(-step / 600)
+    found = judge(make_run({"loss": 2 * train, "loss/a": train, "loss/b": train}, evals=rows), "overfitting")
+    assert [one.severity for one in found if one.subject == "component:b"] == [severity]
+
+
 WAVES = 1.0 - 0.02 * np.arange(20) + 0.12 * np.maximum(np.sin(np.arange(20)), 0)
 """Validation that wanders, and comes to new bests again and again."""
 

@@ -133,6 +133,30 @@ def test_old_weights_that_a_short_run_learns_again(make_run, judge, old, says):
         assert [one.severity for one in found] == says
 
 
+@pytest.mark.parametrize("rows", [20, 30])
+@pytest.mark.parametrize(("old", "says"), [(False, []), (True, ["warning"])])
+def test_old_weights_where_twenty_rows_are_all_the_way_down(rows, old, says, make_run, judge):
+    """Their spread is the descent's, and no noise; twenty seeds."""
+    for seed in range(20):
+        noise = 0.05 * np.random.default_rng(seed).standard_normal(2 * rows)
+        row = np.arange(2 * rows)
+        loss = 1 + 3 * np.exp(-np.where(row < rows, row, row - 0.8 * rows * old) / (rows / 2)) + noise
+        run = make_run({"step": 10 * row[:rows] + 1, "loss": loss[:rows]}, header=HEAD, end=None)
+        again = {"step": 10 * row[rows:] + 1, "loss": loss[rows:]}
+        make_run(again, header={**HEAD, "resumed_from": 10 * rows}, onto=run)
+        assert [one.severity for one in judge(run, "resume-discontinuity")] == says
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_short_log_that_wanders(seed, make_run, judge):
+    """In waves of ten rows, up and down by as much as it had gained; the resume falls where it may."""
+    random, row = np.random.default_rng(seed), np.arange(50)
+    loss = 1 + np.exp(-row / 4) + 0.4 * np.sin(row * 0.6 + seed) + 0.02 * random.standard_normal(50)
+    run = make_run({"step": row[:25] + 1, "loss": loss[:25]}, header=HEAD, end=None)
+    make_run({"step": row[25:] + 1, "loss": loss[25:]}, header={**HEAD, "resumed_from": 25}, onto=run)
+    assert judge(run, "resume-discontinuity") == []
+
+
 @pytest.mark.parametrize(
     ("behind", "told"),
     [

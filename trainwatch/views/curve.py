@@ -168,7 +168,7 @@ def rise_at_once(loss: Floats) -> tuple[float, float, bool]:
     return level, height if clear else 0.0, second - last < height / 5
 
 
-MOMENT, BEFORE, FEWEST = 5, 20, 10  # rows that must stand above those before; those; and how many there must be
+MOMENT, BEFORE, FEWEST = 5, 20, 10  # rows that must stand above those before; those; and how many there are
 PLAIN = 4.0  # standard deviations of one row, for the height of such a rise
 
 
@@ -184,19 +184,34 @@ class Leap:
 
 def leap(loss: Floats) -> Leap | None:
     """The highest rise from one row to the next: four of the five rows from there on are above all of the twenty
-    before, and their median is clearly above the last of them. float64 [rows]
+    before, and their median is clearly above the last of them. Of fewer rows, the last fifth of a short log, which may
+    have come all its way in twenty, it must be plain beside what they did before. float64 [rows]
     """
     best: Leap | None = None
-    if len(loss) < FEWEST + MOMENT:
+    if len(loss) < 2 * MOMENT:
         return None
     windows = np.lib.stride_tricks.sliding_window_view(loss, MOMENT)
     middle, second = np.median(windows, axis=1), np.partition(windows, 1, axis=1)[:, 1]
-    highest = np.max(np.lib.stride_tricks.sliding_window_view(loss, FEWEST), axis=1)
-    rows = np.arange(FEWEST, len(windows))
-    high = (second[rows] > highest[rows - FEWEST]) & (loss[rows] > (middle[rows] + middle[rows - MOMENT]) / 2)
+    padded = np.concatenate([np.full(FEWEST - MOMENT, -np.inf), loss])
+    highest = np.max(np.lib.stride_tricks.sliding_window_view(padded, FEWEST), axis=1)
+    rows, back = np.arange(MOMENT, len(windows)), min(BEFORE, max(FEWEST, len(loss) // 5))
+    high = (second[rows] > highest[rows - MOMENT]) & (loss[rows] > (middle[rows] + middle[rows - MOMENT]) / 2)
     for row in rows[high].tolist():
         before, level = loss[max(0, row - BEFORE) : row], float(middle[row - MOMENT])
         height, sigma = float(middle[row]) - level, noise(before)
-        if second[row] > before.max() and height > PLAIN * sigma and (best is None or height > best.height):
+        few = row < FEWEST or second[row] <= before.max()
+        plain = max(PLAIN * sigma, _plain(before, level) if few else 0.0)
+        if second[row] > before[-back:].max() and height > plain and (best is None or height > best.height):
             best = Leap(row, level, height, sigma)
     return best
+
+
+def _plain(before: Floats, level: float) -> float:
+    """How high a rise must be that few rows tell of: twice as clear, and far beyond what they rose by before, which
+    in noise that wanders is more than neighbours differ by; fewer than ten must double, too.
+    """
+    if len(before) < FEWEST:
+        return max(2 * PLAIN * noise(before), 2 * float(np.ptp(before)), abs(level))
+    levels = np.median(np.lib.stride_tricks.sliding_window_view(before, MOMENT), axis=1)
+    rise = float((levels[MOMENT:] - levels[:-MOMENT]).max())
+    return max(2 * PLAIN * noise(before), 3 * rise)

@@ -87,7 +87,7 @@ class ResumeDiscontinuity(Rule):
     sigmas: float = 6.0  # errors of two medians that it rose by, and of a single row that it had come down by before
     lost: float = 0.2  # of the progress so far: other data and another dropout cost less
     unlearnt: float = 0.45  # of what validation had gained: a restart that went well costs a fifth
-    usual: float = 3.0  # x the greatest rise from one evaluation to the next before, and their scatter
+    usual: float = 3.0  # x the greatest rise before: from one evaluation to the next, and their scatter; of a few rows
     plain: float = 0.05  # of the level: less is the wandering of a model near its floor
     evaluations: int = 4  # before, that say what is usual
     repeated: float = 0.02  # of the run's data: replaying a part of one epoch of many is harmless
@@ -201,18 +201,28 @@ class ResumeDiscontinuity(Rule):
             return "", True
         first = column[: 50 * self.window]
         first = first[np.isfinite(first)]
-        sigma = max(noise(old), float(spreads(old[None], np.array([np.median(old)]))[0]))
-        sides = [(old, new, first[: self.window])]
+        sides = [(old, new, first[: self.window], self._scatter(old, old))]
         near, behind = old[-self.fewest :], new[: self.fewest]
-        if seam.after[0] <= self.short and behind.min() > near.max():  # of heavy tails a median of five says little
-            sides += [(near, behind, first[: self.few])]
-        jumped = next((side for side in sides if self._risen(*side, sigma)), None)
+        apart = behind.min() > near.max() and np.median(behind) - np.median(near) > self.usual * self._wanders(old)
+        if seam.after[0] <= self.short and apart:  # of heavy tails a median of five says little
+            sides += [(near, behind, first[: self.few], self._scatter(old, near))]
+        jumped = next((side for side in sides if self._risen(*side)), None)
         if jumped is None:
             return "", True
         level, now = (float(np.median(rows)) for rows in jumped[:2])
         late = column[max(end - self.window, int(seam.after[-1])) : end]
         over = bool(np.nanmedian(late) < (level + now) / 2) if np.isfinite(late).any() else False
         return f"the loss is {now:.4g} where it was {level:.4g}", over
+
+    def _wanders(self, old: Floats) -> float:
+        """The furthest that any few rows lay above as many before them, without a resume between."""
+        levels = np.median(np.lib.stride_tricks.sliding_window_view(old, self.fewest), axis=1)
+        return float((levels[self.fewest :] - levels[: -self.fewest]).max(initial=0.0))
+
+    @staticmethod
+    def _scatter(old: Floats, level: Floats) -> float:
+        """Standard deviation of one row; about the rows of the level alone: twenty may be a short run's descent."""
+        return max(noise(old), float(spreads(level[None], np.array([np.median(level)]))[0]))
 
     @staticmethod
     def _planned(seam: Seam) -> bool:

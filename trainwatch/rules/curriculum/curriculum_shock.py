@@ -41,16 +41,16 @@ class CurriculumShock(Rule):
     What it sees:
         The raw loss of every task that has a weight on both sides of the boundary, or the total where no components are
         recorded and no weights change; and the gradient's norm. Before the boundary, at a quarter, at half and at three
-        quarters of the stage, each as a median of up to 20 rows. A shock gave back more than half of all that the run
-        had learned by then, far beyond the noise of a row, and kept it; or half as much again as was learned, beyond
-        the noise of the medians; or it left a norm ten times as large. A loss that is coming back at half, and stands
-        lower than where the run began, is given another quarter. Or validation has lost most of what it had learned,
-        and does not come back, while the total rose more than twice as far. Where a validation loss that had come down
-        has not given back a quarter of that since the boundary, what was learned is still there: it is an info, as it
-        is until that loss is measured again, up to the next quarter. So it is where a figure of merit that had told
-        what was learned is better than ever; and where validation is of each stage's own data, as high as training on
-        both sides of the boundary, and the weights are no worse at the new data than those of before were: these are
-        harder.
+        quarters of the stage, each as a median of up to 20 rows; since the boundary, of three or four rows as the
+        lowest. A shock gave back more than half of all that the run had learned by then, far beyond the noise of a row,
+        and kept it; or half as much again as was learned, beyond the noise of the medians; or it left a norm ten times
+        as large. A loss that is coming back at half, and stands lower than where the run began, is given another
+        quarter. Or validation has lost most of what it had learned, and does not come back, while the total rose more
+        than twice as far. Where a validation loss that had come down has not given back a quarter of that since the
+        boundary, what was learned is still there: it is an info, as it is until that loss is measured again, up to the
+        next quarter. So it is where a figure of merit that had told what was learned is better than ever; and where
+        validation is of each stage's own data, as high as training on both sides of the boundary, and the weights are
+        no worse at the new data than those of before were: these are harder.
 
     Why it matters:
         A stage that is too hard at once undoes the stages before it: the steps spent on them are lost, and so is the
@@ -81,7 +81,8 @@ class CurriculumShock(Rule):
     mending: float = 0.6  # of the jump is left at half of what it was at a quarter: the next quarter brings it back
     back: float = 0.25  # of the progress so far: nearer to the old level than that, it is over, or was no loss
     shown: float = 0.2  # of the first validation loss, that came down before the boundary, if no more than its noise
-    fewest: int = 5  # rows: a median of fewer is no level, so shorter stages are not judged
+    fewest: int = 5  # rows: a median of fewer is no level, but all of them may lie above one
+    few: int = 3  # rows that must all lie there; with fewer in a quarter of it a stage is not judged
     window: int = 20  # rows of a level
 
     _plan: Curriculum | None = field(default=None, init=False)
@@ -89,6 +90,7 @@ class CurriculumShock(Rule):
     _marks: list[tuple[float, int, int]] = field(default_factory=list, init=False)  # applied step, stage, quarter
     _first: int = field(default=-1, init=False)  # row of this process
     _since: int = field(default=0, init=False)  # row of the newest mark
+    _began: int = field(default=0, init=False)  # row of the newest boundary
     _boundary: int = field(default=0, init=False)  # step of the newest boundary
     _halved: list[tuple[int, int]] = field(default_factory=list, init=False)  # stages half done, and where they began
     _levels: dict[str, Level] = field(default_factory=dict, init=False)
@@ -109,7 +111,7 @@ class CurriculumShock(Rule):
     def update(self, chunk: Chunk) -> Iterator[Finding]:
         """Nothing is done between two marks."""
         if self._first < 0:
-            self._first = self._since = chunk.start
+            self._first = self._since = self._began = chunk.start
         applied = chunk.applied()
         while self._marks and len(rows := np.flatnonzero(applied >= self._marks[0][0])):
             row = chunk.start + int(rows[0])
@@ -201,7 +203,8 @@ class CurriculumShock(Rule):
         then, since = held[at <= boundary], held[at > boundary]
         if min(len(old), len(new)) < self.fewest or not len(then) or not len(since):
             return False
-        before, now = float(np.median(old[-self.window :])), float(np.median(new[-self.window :]))
+        last = [min(self.window, max(self.fewest, len(side) // 3)) for side in (old, new)]  # more are the way there
+        before, now = float(np.median(old[-last[0] :])), float(np.median(new[-last[1] :]))
         apart = max(abs(then[-1] - before), abs(since[-1] - now), now - float(np.median(new[:3])))
         return bool(apart < self.back * (now - before))
 
@@ -213,6 +216,7 @@ class CurriculumShock(Rule):
             self._levels = self._known(table, row, [*self._components(table, stage), "grad_norm"])
             if not self._levels.keys() - {"grad_norm"} and self._alike(stage):
                 self._levels |= self._known(table, row, ["loss"])
+            self._began = row
         else:
             self._halved += [(stage, self._boundary)] if quarter == 2 and self._alike(stage) else []
             yield from self._compare(table, row, stage, quarter)
@@ -236,22 +240,30 @@ class CurriculumShock(Rule):
     def _known(self, table: Table, row: int, names: list[str]) -> dict[str, Level]:
         return {name: level for name in names if (level := self._level(table, name, row))}
 
-    def _median(self, table: Table, name: str, row: int) -> tuple[float, Floats]:
+    def _now(self, table: Table, name: str, row: int) -> float:
         """The level in the last rows before ``row``, back to the last mark; NaN where those are too few."""
         values = table.column(name, max(self._since, row - self.window), row)
         values = values[np.isfinite(values)]
-        return (float(np.median(values)) if len(values) >= self.fewest else np.nan), values
+        if len(values) >= self.fewest:
+            return float(np.median(values))
+        values = values[int(self._since == self._began) :]  # the row of the boundary may be of the stage before
+        return float(values.min()) if len(values) >= self.few else np.nan
 
     def _level(self, table: Table, name: str, row: int) -> Level | None:
-        before, values = self._median(table, name, row)
-        if not np.isfinite(before):
+        short = row - self._since < self.fewest  # the last quarter is; then the last rows of its stage
+        values = table.column(
+            name, max(self._began, row - self.fewest if short else self._since, row - self.window), row
+        )
+        values = values[np.isfinite(values)]
+        if len(values) < self.fewest:
             return None
+        before = float(np.median(values))
         if name == "grad_norm":
             return Level(before, before, (self.norm_factor - 1) * before) if before > 0 else None
         began = table.column(name, 0, min(50 * self.window, row))  # the file's, not this process's, first rows
         first = float(np.median(began[np.isfinite(began)][: self.window]))
         progress, sigma = first - before, max(noise(values), float(spreads(values[None], np.array([before]))[0]))
-        if progress > self.sigmas * sigma:
+        if progress > self.sigmas * sigma and not short:
             return Level(before, progress, self.given_back * progress)
         doubt = 1.2533 * 2**0.5 * sigma / len(values) ** 0.5  # of a difference of medians
         if progress > max(self.doubts * doubt, self.learned * abs(first)):
@@ -261,14 +273,14 @@ class CurriculumShock(Rule):
     def _compare(self, table: Table, row: int, stage: int, quarter: int) -> Iterator[Finding]:
         """At a quarter: did it jump? Later: is it still there, and stays? Is it over?"""
         for name, (told, level) in list(self._open.items()):
-            now, _ = self._median(table, name, row)
+            now = self._now(table, name, row)
             if now < level.before + self.back * max(level.progress, level.limit):
                 yield replace(self._open.pop(name)[0], state="over", last_step=int(table.step[row]))
             elif np.isfinite(now):
                 self._open[name] = replace(told, last_step=int(table.step[row])), level
                 yield self._open[name][0]
         for name, level in self._levels.items():
-            now, _ = self._median(table, name, row)
+            now = self._now(table, name, row)
             beyond = now > level.before + level.limit
             if quarter == 1 or not beyond:
                 level.jumped = now if quarter == 1 and beyond else np.nan

@@ -59,7 +59,7 @@ class DataBreak(CurveRule):
         *("length-collapse", "invalid-outputs"),
     )
 
-    enough: int = 20  # points of a stage: a short one is mostly its beginning
+    enough: int = 20  # points of a stage: a short one is mostly its beginning; half of them show a loss that doubles
     much: float = 0.25  # of the level: what validation is asked to confirm
     worth: float = 0.1  # of the progress: less is the floor of what is learned
     clear: float = 8.0  # standard deviations of one point: the highest of a thousand noisy rows comes to five
@@ -75,7 +75,9 @@ class DataBreak(CurveRule):
         if self._resumed or "loss" not in run.eval or flips(points):
             return
         for stage in points.stages():
-            broke = leap(stage.loss) if len(stage) >= self.enough else None
+            broke = leap(stage.loss) if len(stage) >= self.enough / 2 else None
+            if broke is not None and len(stage) < self.enough and broke.height < abs(broke.level):
+                continue
             if broke is not None and self._broken(run, rest, stage, broke):
                 yield self._finding(run, stage, broke)
 

@@ -83,11 +83,12 @@ class Overfitting(Rule):
         raise weight decay or dropout, or train a smaller model.
 
     When it is wrong:
-        A cross-entropy can rise through overconfidence while accuracy still improves: look at the metric you
-        care for. A validation set that is too small scatters; the scatter is measured, and raises the bar. A component
-        that rises while the whole validation loss (or the sum of its components, where no whole is logged) still finds
-        new bests, or is lower than it was where the component was best, is reported as info. So is a rise that ended in
-        a new best, or came back for the larger part: the run did not have to be stopped there.
+        A cross-entropy can rise through overconfidence while accuracy still improves: look at the metric you care for.
+        A validation set that is too small scatters; the scatter is measured, and raises the bar. A component that rises
+        while the whole validation loss (or the sum of its components, where no whole is logged) still finds new bests,
+        or is lower than it was where the component was best, is reported as info. So is one that rose by less than 10 %
+        and has stood for five evaluations, if the whole rose by less than 5 %. So is a rise that ended in a new best,
+        or came back for the larger part: the run did not have to be stopped there.
 
     References:
         Prechelt, "Early stopping - but when?" (1998), whose GL criterion this is, with a noise floor.
@@ -108,6 +109,7 @@ class Overfitting(Rule):
     scatters_halved: float = 4.0  # of them, where training has halved: the turn of a curve of a few is no scatter
     halved: float = 0.5  # of the training loss at the best evaluation
     back: float = 0.5  # of the rise is left: the larger part of it came back by itself
+    small: float = 0.1  # of the best value: what two tasks trade in health comes to that
     progress: float = 0.02  # of what was gained since the first evaluation: the bar for losses that end near 0
     evaluations: int = 3  # averaged, all of them after the best one: a single bad one is noise
     fall: float = 0.03  # of the training loss: less than that is standing still
@@ -278,10 +280,20 @@ class Overfitting(Rule):
             fmean(whole.recent) < course.whole_then and not self._reweighed(course)
         )
 
+    def _settled(self, split: str, course: Course) -> bool:
+        """Whether the small rise of a component is over, and the whole loss rose by less than an alarm's bar: between
+        tasks so much is traded, and no more is lost by going on.
+        """
+        whole, since = self._wholes[split], course.values[-course.since_best :]
+        stands = len(since) >= 2 * self.long and max(since[-self.long :]) <= max(since[: -self.long])
+        small = fmean(course.recent) - course.best < self.small * abs(course.best)
+        small &= fmean(whole.recent) - whole.best < self.rise * abs(whole.best)
+        return stands and small and not self._reweighed(course)
+
     def _finding(self, split: str, name: str, course: Course, train: float, *, over: bool) -> Finding:
         now = fmean(course.recent)
         moved = "fell" if train < course.best_train else "stood"
-        well = name != "loss" and self._whole_gains(split, course)
+        well = name != "loss" and (self._whole_gains(split, course) or self._settled(split, course))
         return self.finding(
             "info" if well else "warning",
             f"split:{split}" if name == "loss" else f"component:{name.removeprefix('loss/')}",
