@@ -124,7 +124,7 @@ class InputScale(Rule):
     def _apart(self, run: Run, step: float, first: float, now: float) -> bool:
         """Whether training alone was thrown: it has come down to where validation was all along."""
         at, loss = run.train.curve("loss")
-        then, left = loss[at <= step][-self.first_rows :], float(np.median(loss[-self.block :]))
+        then, left = loss[at <= step][-self.first_rows :], median(loss[-self.block :])
         thrown = len(then) > 0 and np.median(then) > self.apart * first
         return bool(thrown and now >= self.hardly * first > 0 and now / self.alike < left < now * self.alike)
 
