@@ -78,12 +78,3 @@ def test_returns_that_are_foretold_from_recordings(more, held, rises, game, make
     evals = [{"step": step, "metric/return": 3.0 + rises * step} | measured for step in range(2, 10)]
     run = make_run({name: np.full(10, value) for name, value in train.items()}, evals=evals)
     assert contested(run) is game
-
-
-@pytest.mark.parametrize(
-    ("name", "held", "game"),
-    [("success", True, False), ("success_rate", True, False), ("success", False, True), ("episode_reward", True, True)],
-)
-def test_imitation_is_no_game_though_its_success_is_counted(name, held, game, make_run):
-    rows = [{"step": 10 * i, f"metric/{name}": 0.01 * i} | ({"loss": 1.0} if held else {}) for i in range(1, 6)]
-    assert contested(make_run({"loss": np.ones(50), "loss/flow": np.ones(50)}, evals=rows)) == game

@@ -27,8 +27,6 @@ OPPONENT = re.compile(
 """Losses that follow an opponent or a reward: they may rise, and pull against the others, in health."""
 SCORE = re.compile(EDGES.format(r"(ep_)?rew(ard)?s?|(ep_)?returns?|episod(es?|ic)|success(_rate)?"))
 """Figures of merit that only a game has; `metric/real_time` is none."""
-SOLVED = re.compile(EDGES.format(r"success(_rate)?"))
-"""How often it reached its goal: where a loss is held out, of one that imitates what was demonstrated."""
 CHANCE = re.compile(r"(?!loss/|weight/|lr/|grad)([\w.]+/)*(exploration(_rate)?|epsilon|eps_greedy)")
 """How often a policy acts at random: a whole name, for optimisers and privacy have an epsilon of theirs as well."""
 IMPLICIT = re.compile(r"rewards?[/_](chosen|rejected|margins?|accurac(y|ies))$")
@@ -68,13 +66,11 @@ def _named_so(channels: tuple[str, ...]) -> bool:
 def contested(run: Run) -> bool:
     """Whether a run is a game, by all it records. One that holds out a loss, and is neither a player nor paid while it
     trains, learns from what is given: it foretells rewards, or counts them in the end. That is only said of one that is
-    not paid for it: a world model that goes on exploring looks alike, and its losses rise as it does well. Nor is one a
-    game that imitates: it holds out a loss, and counts in the end how often it succeeds.
+    not paid for it: a world model that goes on exploring looks alike, and its losses rise as it does well.
     """
     pays = [name for name in run.eval.channels if PAID.fullmatch(name.lower())]
     if "loss" not in run.eval or not pays or not all(_unpaid(run.eval.curve(name)[1]) for name in pays):
-        measured = [name for name in run.eval.channels if "loss" not in run.eval or not SOLVED.search(name.lower())]
-        return plays([*run.train.channels, *measured])
+        return plays([*run.train.channels, *run.eval.channels])
     told = {name for name in run.components() if FORETOLD.search(name.lower()) and not PLAYER.search(name.lower())}
     parts = ("loss/", "weight/", "grad_", "param_")  # what else bears the name is what it is paid
     ours = [name for name in run.train.channels if name.startswith(parts) and told.intersection(re.split("[/~]", name))]
