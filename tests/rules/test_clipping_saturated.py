@@ -72,14 +72,14 @@ def test_half_of_the_planned_steps_is_time_enough_to_learn(total, count, make_ru
 @pytest.mark.parametrize(("falls", "planned", "found"), [(0.05, 50, 1), (0.3, 50, 0), (0.05, 200, 0), (0.05, None, 0)])
 def test_fifty_rows_are_enough_if_they_are_the_whole_plan(falls, planned, found, make_run, judge):
     """Of a run of fifty epochs, say, that learned nothing; not where half of what there was came in the first twenty
-    of them, nor at the beginning of a longer run.
+    of them, nor at the beginning of a longer run, nor where the weights move or nobody knows: Adam minds no limit.
     """
     rows = np.arange(50)
     loss = 2 * (1 - falls * (1 - np.exp(-rows / 8))) + 0.01 * np.random.default_rng(0).standard_normal(50)
     header = LIMIT | ({"total_steps": planned} if planned else {})
     columns = {"grad_norm": 500 * noise()[:50], "loss": loss}
-    assert len(judge(make_run(columns, header=header), RULE)) == found
-    for ratio, still in ((1e-5, found), (1e-3, 0)):
+    assert judge(make_run(columns, header=header), RULE) == []
+    for ratio, still in ((1e-5, found), (1e-4, 0)):
         run = make_run(columns | {"update_ratio/all": np.where(rows % 25 == 0, ratio, np.nan)}, header=header)
         assert len(judge(run, RULE)) == still
 

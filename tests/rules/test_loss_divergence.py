@@ -319,6 +319,15 @@ def test_what_was_thrown_beyond_measure_and_came_back_to_its_beginning(peak, flo
     assert [(one.severity, one.first_step <= 4) for one in found_here] == [("warning", True)] * found
 
 
+def test_a_transient_of_a_long_run_is_not_told_and_a_game_is_thrown_higher(make_run, judge):
+    """The first sixty of many thousand steps; a value loss that swings a thousandfold."""
+    told = lambda columns, **more: [x for x in judge(make_run(columns, **more), RULE) if "came back" in x.message]  # noqa: E731
+    assert told({"loss": thrown(2.5e4, 1.6)}, header={"total_steps": 5000}) == []
+    for peak, count in ((2.5e4, 0), (2.5e7, 1)):
+        loss = thrown(peak, 1.6)
+        assert len(told({"loss": loss, "loss/value": loss})) == count
+
+
 def test_a_few_such_rows_or_a_small_unit_throw_nothing(make_run, judge):
     """Two rows of sixty; and a loss of a ten-thousandth."""
     two = np.full(60, 2.0)

@@ -127,7 +127,7 @@ class ResumeDiscontinuity(Rule):
         loss, over = self._loss(seam, end)
         if not loss and not changed:
             loss, over = self._validation(run, index, seam)
-        parts += [(loss, True)] * bool(loss)
+        parts += [(loss, not changed)] * bool(loss)
         data = data if data[0] else self._again(run, seam)
         parts += [data] * bool(data[0])
         parts += [(text, False) for text in (self._scale(seam), self._counter(seam)) if text]

@@ -91,7 +91,8 @@ class Straggler(Rule):
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
         """A run of few steps, as it stands now."""
         rows = len(self._first.get("step", ()))
-        if not self.fewest <= rows < self.blocks * ROWS:
+        early = run.end is None and 2 * (run.last_step or 0) < (run.header.total_steps or 0)
+        if early or not self.fewest <= rows < self.blocks * ROWS:
             return
         size = rows // self.parts
         late = {name: values[-self.parts * size :].reshape(self.parts, size) for name, values in self._first.items()}

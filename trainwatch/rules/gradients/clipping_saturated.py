@@ -27,7 +27,7 @@ class ClippingSaturated(Rule):
         row. That is how many good runs live, so it is told only where the norm is a hundred times the limit, the run
         was not resumed into that, and the loss has come down by less than a tenth since it began, over two hundred rows
         or half of the planned steps; where every block is so from the first row on, two are enough for that half, of a
-        log that has few, unless the weights move as usual (`update_ratio`). A limit of a thousandth and less, that far
+        log that has few, if the weights hardly move (`update_ratio`). A limit of a thousandth and less, that far
         below the norm in all of the run, is no choice but a slip, and is told whatever the loss does.
 
     Why it matters:
@@ -58,7 +58,7 @@ class ClippingSaturated(Rule):
     learned: float = 0.1  # of the loss since it began: what learns at a rate that small, hardly learns
     half: float = 0.5  # of the planned steps: who has not learned by then has been given the time
     few: int = 2  # blocks, if all of the log is so: rows far apart tell of as many steps
-    usual: float = 3e-4  # norm of the update over that of the weights: Adam takes no notice of a limit
+    usual: float = 3e-5  # norm of the update over that of the weights: Adam takes no notice of a limit
     first_rows: int = 5  # of the loss: the first block of a log of forty rows is half of what there was to learn
     slip: float = 1e-3  # a limit; recipes go down to 0.01, and Adam's epsilon is what such a gradient leaves a weight
 
@@ -105,15 +105,16 @@ class ClippingSaturated(Rule):
         trial = copied(self)
         if len(rest) >= self.block // 2:
             trial.update(rest)
-        if trial._streak.onset is None and trial._all and not self._moves(run):
+        if trial._streak.onset is None and trial._all and self._stands(run):
             trial._streak = trial._short
         if trial._streak.onset is not None:
             yield from trial._judge(learns_otherwise=self._resumed or plays(run.train.channels))
 
-    def _moves(self, run: Run) -> bool:
-        """Whether updates are no smaller than usual beside the weights of some group."""
+    def _stands(self, run: Run) -> bool:
+        """Whether updates are recorded, and are smaller than usual beside the weights of every group."""
         ratios = [run.train[name] for name in run.train.channels if name.startswith("update_ratio/")]
-        return any(median(ratio[np.isfinite(ratio)]) > self.usual for ratio in ratios if np.isfinite(ratio).any())
+        known = [ratio[np.isfinite(ratio)] for ratio in ratios if np.isfinite(ratio).any()]
+        return bool(known) and all(median(ratio) <= self.usual for ratio in known)
 
     def _judge(self, *, learns_otherwise: bool) -> Iterator[Finding]:
         onset, now = self._streak.onset or self._streak.latest, self._streak.latest

@@ -147,7 +147,7 @@ def _usage(series: dict[str, Floats]) -> Iterator[tuple[str, Floats, Floats]]:
 
 def _counts(name: str, values: Floats) -> bool:
     """Whether it is a number of codes, and no share, as which a part of one code betrays itself."""
-    return "perplexity" in name or ("codes" in name and not ((values > 0) & (values < 1)).any())
+    return ("perplexity" in name or "codes" in name) and not ((values > 0) & (values < 0.99)).any()
 
 
 def _onset(chunk: Chunk, name: str, now: float) -> int:

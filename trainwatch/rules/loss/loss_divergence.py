@@ -114,7 +114,7 @@ class LossDivergence(CurveRule):
     shared: float = 0.25  # of validation's best before; beside the few such steps of healthy runs it went on falling
     exploded: float = 10.0  # x the first loss, and that before the rise: there is nothing left to interpret
     beyond: float = 1000.0  # x the first loss, whatever the run may be, and
-    thrown: float = 100.0  # x the first loss, in three of five points: an untrained model does no such thing by itself
+    thrown: float = 100.0  # x the first loss, in three of five points: no untrained model does so; its square in games
     about: float = 3.0  # x the first loss at most, at the end: what begins at 0 by construction is far above by then
     kept: float = 0.5  # of the first loss, as the lowest level of all: what the model did not know, it does not know
     tall: float = 10.0  # in its own unit: what begins at 0 by construction, as a distance to a copy, stays small
@@ -139,11 +139,10 @@ class LossDivergence(CurveRule):
             known = self._fell(fall) or _plain(run)
             sick = known and (self._back(fall) or self._stepped(run, fall, stage))
             sick = sick or self._beyond(fall) or (_plain(run) and self._lost(fall))
-            if wanders(run, points):
-                continue
-            if alone and not sick and self._thrown(stage):
-                yield self._finding_thrown(stage)
-            if not sick:
+            game = wanders(run, points)
+            if alone and (game or not sick) and self._thrown(points, self.thrown**2 if game else self.thrown):
+                yield self._finding_thrown(points)  # what it is thrown from may be a stage of two rows
+            if game or not sick:
                 continue
             broke = leap(stage.loss)
             answered = broke is not None and other_answers(run, stage, broke)
@@ -165,11 +164,15 @@ class LossDivergence(CurveRule):
         kept = fall.least - fall.best < self.given_back * fall.progress
         return self._fell(fall) and not kept and fall.now > self.exploded * max(fall.start, 0.0)
 
-    def _thrown(self, stage: Points) -> bool:
-        """Whether it was thrown beyond measure, and came back to where it began and no further."""
+    def _thrown(self, stage: Points, times: float) -> bool:
+        """Whether it was thrown beyond measure, and came back to where it began and no further: it is over, and no
+        transient of a run's first steps.
+        """
         first, level = float(stage.loss[0]), running_median(stage.loss, 5)
+        highest, left = float(level.max()), float(stage.loss[-max(5, len(stage) // 4) :].max())
         back = self.kept * first < float(level.min()) <= float(level[-1]) < self.about * first
-        return first > 0 and back and float(level.max()) > max(self.thrown * first, self.tall)
+        over = left < highest / 10 and stage.step[-1] >= self.young * self._planned
+        return bool(first > 0 and back and over and highest > max(times * first, self.tall))
 
     def _finding_thrown(self, stage: Points) -> Finding:
         first, now, level = float(stage.loss[0]), median(stage.loss[-5:]), running_median(stage.loss, 5)

@@ -188,6 +188,9 @@ class ThroughputDrop(Rule):
         for cost, name in (("token", "tokens"), ("sample", "samples")):
             work = np.diff(run.train[name][here], prepend=np.nan)
             columns[cost] = np.where(work > 0, columns["seconds"] / work, np.nan)
+        sizes = (run.train[f"data/{name}/mean"][here] for name in ("length", "lengths", "tokens", "size"))
+        if any(np.isfinite(size).all() and abs(_order(size)) > self.ordered for size in sizes):
+            return {}  # what is longer takes longer
         return columns
 
     def _climbs(self, course: Columns, pieces: Columns, fewest: int) -> float | None:
