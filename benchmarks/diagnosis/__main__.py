@@ -37,6 +37,8 @@ def main(arguments: list[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     if unknown := {*asked.program, *(asked.train or [])} - {*corpus.names()}:
         parser.error(f"program '{min(unknown)}' does not exist; choose from {', '.join(corpus.names())}")
+    if asked.rows is not None and asked.rows < 1:
+        parser.error(f"--rows {asked.rows}: a log has one row at least")
     if asked.train is not None:
         train(asked.train or list(corpus.found()))
         return

@@ -406,6 +406,21 @@ def logged(parts: Parts, every: int = 2) -> Parts:
     return replace(parts, every=every)
 
 
+def by_epochs(parts: Parts, epochs: int) -> Parts:
+    """A row and an evaluation at the end of each of so many epochs, as the header says."""
+    assert parts.evaluation is not None
+    each = parts.batches_per_epoch
+    parts.header["config"]["epochs"] = epochs
+    measured = replace(parts.evaluation, every=each)
+    return replace(parts, steps=each * epochs, every=each, evaluation=measured, records=parts.records | {"epochs"})
+
+
+def taken_up(parts: Parts) -> Parts:
+    """Stopped six steps after the checkpoint at its half, and taken up from there; one is written each quarter."""
+    parts.header["checkpoint_every"] = quarter = parts.steps // 4
+    return replace(parts, resume=Resume(2 * quarter, lost=6), records=parts.records | {"checkpoints"})
+
+
 def declared(kind: str, start: float, end: float, over_steps: int, **more: Any) -> dict[str, Any]:
     """A schedule as the header declares it."""
     return {"kind": kind, "start": start, "end": end, "over_steps": over_steps, **more}

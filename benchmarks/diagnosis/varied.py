@@ -134,6 +134,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--draw", type=int, default=0, help="another number draws other runs")
     parser.add_argument("--runs", type=int, default=100, help="how many are drawn")
     asked = parser.parse_args(arguments)
+    if asked.runs < 1:
+        parser.error(f"--runs {asked.runs}: draw one run at least")
     records, count = drawn(asked.runs, asked.draw), 0
     console = Console()
     for record in track(records, "varying", disable=not console.is_terminal, transient=True):

@@ -71,10 +71,10 @@ def parts(batch: Any, depth: int = DEPTH) -> Iterator[Any]:
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(batch, torch.Tensor):
         dense = batch.layout == torch.strided and batch.device.type == "cpu" and not batch.is_quantized
-        plain = not (batch.is_conj() or batch.is_neg() or batch.is_nested or "float8" in str(batch.dtype))
+        numpy_has_it = not (batch.is_conj() or batch.is_neg() or batch.is_nested or "float8" in str(batch.dtype))
         if (
             dense
-            and plain
+            and numpy_has_it
             and (batch.is_contiguous() or batch.is_contiguous(memory_format=_channels_last(batch.dim())))
         ):
             bare = batch.detach()

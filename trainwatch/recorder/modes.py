@@ -32,16 +32,16 @@ class Modes:
     def __init__(self, models: Iterable[nn.Module], fault: Fault) -> None:
         self._models, self._fault = [*models], fault
         self._hooks: list[Any] = []
-        self._random: dict[nn.Module, list[nn.Module]] = {}  # what differs by mode, and all that it is a part of
+        self._by_mode: dict[nn.Module, list[nn.Module]] = {}  # what differs by mode, and all that it is a part of
         self._on: dict[nn.Module, bool] = {}  # of each that data passed: whether it was in training mode each time
 
     def begin(self) -> None:
         """An evaluation begins."""
         self.forget()
         try:
-            self._random = {module: above for model in self._models for module, above in _random(model)}
+            self._by_mode = {module: above for model in self._models for module, above in _differing(model)}
             if not _compiles():
-                self._hooks = [register_module_forward_pre_hook(self._passed)] if self._random else []
+                self._hooks = [register_module_forward_pre_hook(self._passed)] if self._by_mode else []
                 return
             for model in self._models:
                 if hasattr(model, "_orig_mod"):  # what torch.compile returns runs its hooks outside of what is compiled
@@ -66,8 +66,8 @@ class Modes:
 
     def _passed(self, module: nn.Module, _data: Any) -> None:
         """Data enters a module. One pass in eval mode is enough: a pass beside it may be there for its own reason."""
-        if not torch.compiler.is_compiling() and module in self._random:
-            training = module.training and all(one.training for one in self._random[module])
+        if not torch.compiler.is_compiling() and module in self._by_mode:
+            training = module.training and all(one.training for one in self._by_mode[module])
             self._on[module] = self._on.get(module, True) and training
 
     def _all_passed(self, model: nn.Module) -> None:
@@ -85,10 +85,10 @@ class _Outside:
         self._passed(model)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Outside, (id,)
+        return _Outside, (id,)  # which takes a module, and does nothing to it
 
 
-def _random(model: nn.Module) -> Iterable[tuple[nn.Module, list[nn.Module]]]:
+def _differing(model: nn.Module) -> Iterable[tuple[nn.Module, list[nn.Module]]]:
     """What in a model differs between training and evaluation, each with the modules that it lies in."""
     named = dict(model.named_modules())
     for name, module in named.items():

@@ -22,7 +22,18 @@ from torch.nn import functional
 
 from benchmarks.diagnosis import mistakes
 from benchmarks.diagnosis.data import shuffled
-from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, declared, linear, planned
+from benchmarks.diagnosis.loop import (
+    Batch,
+    Channels,
+    Components,
+    Evaluation,
+    Parts,
+    by_epochs,
+    declared,
+    linear,
+    planned,
+    taken_up,
+)
 from benchmarks.diagnosis.schooling import school
 
 HELD_OUT = False
@@ -268,18 +279,9 @@ def labels(y: Tensor) -> Channels:
     return {f"data/label/{name}": getattr(y, name)().item() for name in ("min", "mean", "max")}
 
 
-def per_epoch(parts: Parts, epochs: int = 16) -> Parts:
-    """A row and an evaluation at the end of each epoch."""
-    each = parts.batches_per_epoch
-    parts = replace(parts, steps=each * epochs, every=each, evaluation=Evaluation(each, measured))
-    parts.header["config"]["epochs"], parts.records = epochs, parts.records | {"epochs"}
-    return annealed(parts, warmup=each)
-
-
-def resumed(parts: Parts) -> Parts:
-    """Stopped six steps after a checkpoint, and taken up from there."""
-    parts.header["checkpoint_every"] = every = parts.steps // 4
-    return replace(parts, resume=Resume(2 * every, lost=6), records=parts.records | {"checkpoints"})
+def per_epoch(parts: Parts) -> Parts:
+    """A row and an evaluation at the end of each of 16 epochs."""
+    return annealed(by_epochs(parts, 16), warmup=parts.batches_per_epoch)
 
 
 def watched(parts: Parts) -> Parts:
@@ -298,7 +300,7 @@ VARIANTS: dict[str, Callable[[Parts], Parts]] = {
     "fine-tuning": partial(continued, rate=1e-4),
     "frozen-trunk": frozen_trunk,
     "per-epoch": per_epoch,
-    "resumed": resumed,
+    "resumed": taken_up,
     "watched": watched,
     "loss-only": lambda parts: replace(marginal(parts), records=frozenset(), header={}, evaluation=None),
 }

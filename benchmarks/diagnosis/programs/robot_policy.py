@@ -21,7 +21,17 @@ from torch.nn import functional
 
 from benchmarks.diagnosis import mistakes
 from benchmarks.diagnosis.data import shuffled
-from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, declared, planned
+from benchmarks.diagnosis.loop import (
+    Batch,
+    Channels,
+    Components,
+    Evaluation,
+    Parts,
+    by_epochs,
+    declared,
+    planned,
+    taken_up,
+)
 from benchmarks.diagnosis.schooling import taught
 
 HELD_OUT = True
@@ -288,18 +298,9 @@ def half(parts: Parts) -> Parts:
     return replace(parts, scaler=scaler, autocast=torch.float16)
 
 
-def per_epoch(parts: Parts, epochs: int = 12) -> Parts:
-    """A row and an evaluation at the end of each epoch."""
-    each = parts.batches_per_epoch
-    parts = replace(parts, steps=each * epochs, every=each, evaluation=Evaluation(each, measured))
-    parts.header["config"]["epochs"], parts.records = epochs, parts.records | {"epochs"}
-    return annealed(parts, warmup=each)
-
-
-def resumed(parts: Parts) -> Parts:
-    """Stopped six steps after a checkpoint, and taken up from there."""
-    parts.header["checkpoint_every"] = every = parts.steps // 4
-    return fed(replace(parts, resume=Resume(2 * every, lost=6), records=parts.records | {"checkpoints"}))
+def per_epoch(parts: Parts) -> Parts:
+    """A row and an evaluation at the end of each of 12 epochs."""
+    return annealed(by_epochs(parts, 12), warmup=parts.batches_per_epoch)
 
 
 def watched(parts: Parts) -> Parts:
@@ -317,7 +318,7 @@ VARIANTS: dict[str, Callable[[Parts], Parts]] = {
     "half": half,
     "warm-restarts": lambda parts: annealed(parts, warmup=0, restarts=2),
     "per-epoch": per_epoch,
-    "resumed": resumed,
+    "resumed": lambda parts: fed(taken_up(parts)),
     "watched": watched,
     "loss-only": lambda parts: replace(parts, records=frozenset(), header={}, evaluation=None),
 }

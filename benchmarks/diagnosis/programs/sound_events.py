@@ -24,7 +24,18 @@ from torch.nn import functional
 
 from benchmarks.diagnosis import loop, mistakes
 from benchmarks.diagnosis.data import shuffled
-from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Resume, declared, linear, planned
+from benchmarks.diagnosis.loop import (
+    Batch,
+    Channels,
+    Components,
+    Evaluation,
+    Parts,
+    by_epochs,
+    declared,
+    linear,
+    planned,
+    taken_up,
+)
 from benchmarks.diagnosis.schooling import school
 
 HELD_OUT = True
@@ -271,18 +282,9 @@ def fine_tuned(parts: Parts, rate: float = RATE / 300) -> Parts:
     return annealed(parts, rate, kind="constant", end=rate, warmup=0)
 
 
-def per_epoch(parts: Parts, epochs: int = 14) -> Parts:
-    """A row and an evaluation at the end of each epoch."""
-    each = parts.batches_per_epoch
-    parts = replace(parts, steps=each * epochs, every=each, evaluation=Evaluation(each, measured))
-    parts.header["config"]["epochs"], parts.records = epochs, parts.records | {"epochs"}
-    return annealed(parts, warmup=each)
-
-
-def resumed(parts: Parts) -> Parts:
-    """Stopped six steps after a checkpoint, and taken up from there."""
-    parts.header["checkpoint_every"] = every = parts.steps // 4
-    return fed(replace(parts, resume=Resume(2 * every, lost=6), records=parts.records | {"checkpoints"}))
+def per_epoch(parts: Parts) -> Parts:
+    """A row and an evaluation at the end of each of 14 epochs."""
+    return annealed(by_epochs(parts, 14), warmup=parts.batches_per_epoch)
 
 
 def watched(parts: Parts) -> Parts:
@@ -301,7 +303,7 @@ VARIANTS: dict[str, Callable[[Parts], Parts]] = {
     "warm-restarts": lambda parts: annealed(parts, warmup=0, restarts=2),
     "bf16": lambda parts: replace(parts, autocast=torch.bfloat16, header=parts.header | BF16),
     "per-epoch": per_epoch,
-    "resumed": resumed,
+    "resumed": lambda parts: fed(taken_up(parts)),
     "watched": watched,
     "loss-only": lambda parts: replace(parts, records=frozenset(), header={}, evaluation=None),
 }
