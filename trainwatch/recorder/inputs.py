@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import zlib
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 SAMPLES = 1024  # numbers of a tensor that are hashed: two batches that agree in so many are one, and it takes 20 us
 PARTS = 8  # tensors or arrays of a batch that are looked at
+NEAR, FAR = 8, 64  # batches: workers that read the same come one after the other; what was not in so many is new
 DEPTH = 3  # lists and mappings within each other
 NAMES = ("data/input_mean", "data/input_std", "data/input_absmax", "bad/input")
 
@@ -26,6 +28,8 @@ class Inputs:
 
     def __init__(self) -> None:
         self._print: int | None = None
+        self._last: deque[int] = deque(maxlen=FAR)
+        self._batches = self._again = self._new = 0
         self._prints = True
         self._scales: list[Tensor] = []
 
@@ -33,8 +37,19 @@ class Inputs:
         """The loop got a batch. After a fault fingerprints are given up."""
         if self._prints:
             self._prints = False
-            self._print = fingerprint(batch, self._print)
+            own = fingerprint(batch)
+            if own is not None:
+                self._print = own if self._print is None else zlib.crc32(b"%d %d" % (self._print, own))
+                self._count(own)
             self._prints = True
+
+    def _count(self, own: int) -> None:
+        """Whether a batch is one of those just before, or one that has not been for long."""
+        near = list(self._last)[-NEAR:]
+        self._batches += 1
+        self._again += own in near
+        self._new += own not in self._last
+        self._last.append(own)
 
     def read(self, values: Any, say: Say) -> None:
         """The model reads this tensor."""
@@ -47,17 +62,20 @@ class Inputs:
         """Add it to the step's row; what the loop logged itself counts more."""
         if self._print is not None:
             fields.setdefault("data/fingerprint", self._print)
-            self._print = None
+            if self._batches > 1:  # of one the fingerprint tells as much
+                fields |= {"data/batches": self._batches, "data/again": self._again, "data/new": self._new}
+            self._print, self._batches, self._again, self._new = None, 0, 0, 0
         if self._scales:
             parts += together(self._scales)
             self._scales = []
 
 
-def fingerprint(batch: Any, before: int | None = None) -> int | None:
-    """A hash of a batch on the host, on top of ``before``; ``before`` where nothing in it can be read for nothing.
+def fingerprint(batch: Any) -> int | None:
+    """A hash of a batch on the host; None where nothing in it can be read for nothing.
 
     What lies on a device is left alone: to read it would be to wait for it.
     """
+    before: int | None = None
     for _, part in zip(range(PARTS), parts(batch), strict=False):
         flat = part.ravel(order="K")
         sample = flat[:: (flat.size // SAMPLES) | 1]  # an odd stride does not fall into step with rows and columns

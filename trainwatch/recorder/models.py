@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from trainwatch.recorder import probes
+from trainwatch.recorder import probes, unreached
 from trainwatch.recorder.carried import Carried
 from trainwatch.recorder.header import modules_form
 from trainwatch.recorder.modes import Modes
 from trainwatch.recorder.probes import Fault, ModelProbe, OptimizerProbe
 from trainwatch.recorder.transfer import Part, capture
+from trainwatch.recorder.unreached import Unreached
 
 
 class Models:
@@ -35,6 +36,13 @@ class Models:
         self.sharded = any(probe.sharded for probe in self.models.values())
         whole = {} if self.sharded else optimizers
         self.carried = [Carried(name if len(whole) > 1 else "", one, fault) for name, one in whole.items()]
+        names = {
+            id(parameter): f"{name}.{own}" if name else own
+            for name, probe in self.models.items()
+            for own, parameter in probe.model.named_parameters()
+        }
+        self._looks = [Unreached(names, one, fault) for one in optimizers.values()]
+        self._unreached: dict[str, int] = {}  # as it was told last
         self._unscaled_said = False
 
     def close(self) -> None:
@@ -42,7 +50,9 @@ class Models:
         self.modes.end()
         for probe in self.optimizers:
             probe.detach()
-        for look in self.carried:
+        for carried in self.carried:
+            carried.detach()
+        for look in self._looks:
             look.detach()
 
     def grads(self, of: str | None) -> list[nn.Parameter]:
@@ -98,6 +108,14 @@ class Models:
             probe.norm_wanted = not normed
         if self.scaler is not None and any(probe.hooked for probe in self.optimizers):
             fields.setdefault("amp/skipped", int(not any(called)))
+
+    def unreached(self) -> dict[str, Any] | None:
+        """An event, where other weights than before are known to have never had a gradient."""
+        sizes = {module: size for look in self._looks for module, size in look.told().items()}
+        if sizes == self._unreached:
+            return None
+        self._unreached = sizes
+        return unreached.event(sizes)
 
     def forgotten(self) -> list[str] | None:
         """Optimisers whose first step found no state to go on from; None before any has taken a step."""

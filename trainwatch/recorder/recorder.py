@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from trainwatch.recorder import file, flow, header, inputs, losses, values
+from trainwatch.recorder import file, flow, header, inputs, labels, losses, values
 from trainwatch.recorder.journal import Journal
 from trainwatch.recorder.timing import Batches, Phase
 
@@ -66,7 +66,7 @@ class Recorder(Journal):
         self._losses, self._flow = losses.Losses(), flow.Flow()
         self._fields: dict[str, Any] = {}
         self._parts: list[Part] = []
-        self._inputs = inputs.Inputs()
+        self._inputs, self._labels = inputs.Inputs(), labels.Labels()
         self._overlap: Overlap | None = None  # once there is a loader
         self._rows = self.steps  # those before a resume count
         self._normed, self._spent, self._shares, self._directions = False, 0.0, True, True
@@ -91,6 +91,8 @@ class Recorder(Journal):
         """The loader's batches; the wait for them is recorded as ``time/data``, a hash as ``data/fingerprint``.
 
         The hash is of a thousand numbers of each tensor or array that lies on the host; what does not is left alone.
+        Of labels there (integers: the second of a pair, or what is named so) it is told how many kinds a batch has, and
+        whether all of them are ignored (-100).
         Within ``phase("eval")`` it is a validation loader: it is told then how many of its samples are trained on.
         """
         if not self._enabled:
@@ -284,6 +286,7 @@ class Recorder(Journal):
             training = self._stopwatch.phase == "train"
             if training:
                 self._guard("batches()", self._inputs.see, batch)
+                self._guard("batches()", self._labels.see, batch)
             self._guard("batches()", self._overlap.see, batch, loader, training)
 
     def _take_losses(
@@ -359,6 +362,8 @@ class Recorder(Journal):
             models.collect(fields, parts, self._normed)
             models.sample(self._sampling())
             self._normed = False
+            if (told := models.unreached()) is not None:
+                self._put("event", self.steps, told)
             if self._resuming:
                 self._note_resume(models)
         if self._rows % EVERY == 0:
@@ -366,6 +371,7 @@ class Recorder(Journal):
         if self._overlap:
             self._overlap.forget()
         self._inputs.collect(fields, parts)
+        self._labels.collect(fields)
         self._stopwatch.lap(began, fields)
         fields["time/monitor"] = self._spent + perf_counter() - began
         self._spent = 0.0

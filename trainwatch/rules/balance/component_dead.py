@@ -19,6 +19,7 @@ from trainwatch.table import Chunk
 from trainwatch.views.components import BLOCK, Roles, components, gradients, small_by_design, together
 from trainwatch.views.evaluations import held_out
 from trainwatch.views.games import opponent, plays
+from trainwatch.views.unreached import alike, unreached
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -258,9 +259,10 @@ class ComponentDead(Rule):
             return
         for name in components(whole):
             lost = _fell(whole, name) < self.others_fell  # what the others change of its inputs moves it a little
-            head = name in idle and not opponent(name)  # an opponent has its gradient in a step of its own
+            own = next((module for module in idle if alike(module, name)), "")
+            head = own and not opponent(name)  # an opponent has its gradient in a step of its own
             if head and lost and not self._regularises(name) and not self._weight(whole, name) <= 0:
-                why = f"is not learned, and the module {name} has never had a gradient"
+                why = f"is not learned, and the module {own} has never had a gradient"
                 yield self._unlearned(run, name, why, _levels(whole, name), 0.85)
 
     def _lost(self, run: Run, whole: Chunk, name: str) -> bool:
@@ -400,10 +402,12 @@ def _first_zero(chunk: Chunk) -> Bools:
 
 
 def _without_gradient(run: Run) -> list[str]:
-    """Outer modules that may be trained and never had a gradient, while others have."""
+    """Modules that may be trained and never had a gradient, while others have: the outer ones by their norms, and what
+    the recorder tells.
+    """
     norms = [name.removeprefix("grad_norm/") for name in run.train.channels if name.startswith("grad_norm/")]
     outer = [module.name for module in run.header.modules if module.depth == 1 and module.trainable > 0]
-    return [name for name in outer if name and name not in norms] if norms else []
+    return [*([name for name in outer if name and name not in norms] if norms else []), *unreached(run)]
 
 
 def _levels(rows: Chunk, name: str) -> tuple[float, float]:

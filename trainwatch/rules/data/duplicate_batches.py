@@ -30,7 +30,8 @@ class DuplicateBatches(Rule):
 
     What it sees:
         Rows whose `data/fingerprint` was seen a few rows before, in many rows of every stretch of the run, while new
-        batches go on coming: A A A A B B B B, one A from each of four workers. Across ranks: the same fingerprint at
+        batches go on coming: A A A A B B B B, one A from each of four workers. Where a step has several batches,
+        `watch.batches` counts them one by one. Across ranks: the same fingerprint at
         the same step. Or nothing but the same sixteen batches at most, eight times over, of a training set that is
         known to have four times as many and more (`horizon`, or `epoch`). Where that is not known: the same four
         batches at most, 25 times over, if others came before, if the data are what the policy that is trained goes
@@ -83,7 +84,12 @@ class DuplicateBatches(Rule):
         prints = chunk[CHANNEL]
         again, new = self._repeats(prints)
         self._last = np.concatenate([self._last, prints])[-self.far :]
-        columns = _shares(chunk, again, new)
+        several = chunk["data/batches"] > 1  # of a step: its fingerprint is of all of them, and never comes again
+        shares = (
+            np.where(several, chunk[f"data/{name}"] / chunk["data/batches"], rows)
+            for name, rows in (("again", again), ("new", new))
+        )
+        columns = _shares(chunk, *shares)
         holds = (columns["again"] >= self.share) & (columns["new"] >= self.fresh)
         if self._streak.push(holds, columns):
             yield self._copies(self._streak)
@@ -189,10 +195,10 @@ class DuplicateBatches(Rule):
         )
 
 
-def _shares(chunk: Chunk, again: Bools, new: Bools) -> dict[str, Floats]:
+def _shares(chunk: Chunk, again: Floats, new: Floats) -> dict[str, Floats]:
     """By blocks: the share of repeats and of new batches, the first and the last step."""
     steps = in_blocks(chunk.step.astype(np.float64), DuplicateBatches.block)
-    shares = (in_blocks(rows.astype(np.float64), DuplicateBatches.block).mean(axis=1) for rows in (again, new))
+    shares = (in_blocks(rows, DuplicateBatches.block).mean(axis=1) for rows in (again, new))
     return dict(zip(("again", "new"), shares, strict=True)) | {"step": steps[:, 0], "last": steps[:, -1]}
 
 
