@@ -30,7 +30,7 @@ ERROR = re.compile(
 )
 """Names of errors, of which nobody wants more."""
 PENALTY = re.compile(r"(^|[_.-])(kld?|penal\w*|wd|(weight_?)?decay|gp|tv|smooth\w*|spars\w*)($|[_.-])")
-"""Names of regularisers that hold something near 0 or near a reference: nobody wants more of them."""
+"""Names of regularisers that hold something near 0 or near a reference: nobody wants more of them, as of errors."""
 VALUE = re.compile(r"(^|[_.-])(values?|vf)($|[_.-])")
 """A value follows the rewards, but its loss is an error: nobody wants more of it."""
 CRITIC = re.compile(r"(^|[/_.-])(d|dis|disc|discriminator|critic)([/_.-]loss)?$")
@@ -130,7 +130,7 @@ class ComponentSign(OfCourse):
 
     def _meant(self, name: str, course: Course) -> bool:
         """Whether it is to be maximised, by its name or as a regulariser that is no penalty by its name."""
-        held = VALUE.search(name.lower()) or PENALTY.search(name.lower())
+        held = any(kind.search(name.lower()) for kind in (VALUE, PENALTY, ERROR))
         return _sought(name) or (course.roles.regulates(name) and not held)
 
     def _maximised(self, name: str, course: Course, first: int, run: Run) -> Finding:

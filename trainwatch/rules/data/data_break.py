@@ -26,8 +26,8 @@ class DataBreak(CurveRule):
 
     What it sees:
         Within one stage of the curriculum, the highest rise of the loss from one row to the next: by a quarter of its
-        level, far beyond its noise; or half as far, if none of it was made good, or if validation gave back most of
-        what it had gained, and a figure of merit, if there is one, says the same. If validation has been a tenth worse
+        level, far beyond its noise; or half as far, if none of it was made good, or if validation gave back two fifths
+        of what it had gained, and a figure of merit, if there is one, says the same. If validation has been a tenth worse
         ever since than at its best before, and the raw components, or a figure of merit, or training that has made the
         rise good, say the same, it is a warning. In a game both must, and only components that no player owns count.
         What recorded weights explain is none; nor is a rise after which what validation had learned has hardly been
@@ -65,7 +65,7 @@ class DataBreak(CurveRule):
     clear: float = 8.0  # standard deviations of one point: the highest of a thousand noisy rows comes to five
     stands: float = 0.75  # of a rise that less noise-free rows must keep, in each quarter of what came after
     worse: float = 0.1  # of validation's best before; what was healthy came to 0.03 where the rise was sharp
-    gone: float = 0.7  # of what validation had gained, after a rise from one row to the next; health: 0.15, sick: 0.85
+    gone: float = 0.4  # of what validation had gained, after a rise from one row to the next; health: 0.15, sick: 0.46
     towers: float = 10.0  # x the rise that stands, in its first row: data that are others cost alike, row by row
     kept: float = 0.5  # of a rise: where training made more than that good, it is not the weights that are lost
 
@@ -88,10 +88,13 @@ class DataBreak(CurveRule):
         since = values[(steps >= first) & (steps <= last)]
         if not len(before) or min((steps < first).sum(), len(since)) < 2:
             return False
-        since = since[int(len(since) > 2) :]  # at the first, little of the new data may have been learned
+        if len(since) > 2:  # at the first, little of the new data may have been learned
+            since, learned = since[1:], float(steps[steps >= first][1])
+        else:
+            learned = first
         if stage.loss[broke.row] - broke.level > self.towers * broke.height:
             return False
-        if not self._high(stage, broke, self._undone(run, first, before, since)):
+        if not self._high(stage, broke, self._undone(run, learned, before, since)):
             return False
         sides = [scatter(side) for side in (before, since) if len(side) > 3]  # a steep descent looks like noise
         bar = max(self.worse * abs(before.min()), 2 * min(sides, default=0.0))
@@ -101,12 +104,12 @@ class DataBreak(CurveRule):
             return False
         if contested(run):  # its own losses rise in health, others in it do not
             given = [name for name in run.components() if not opponent(name)]
-            return self._raw_rose(run, rest, first, broke.height, given) and less_merit(run, first)
-        confirmed = self._raw_rose(run, rest, first, broke.height, run.components()) or less_merit(run, first)
+            return self._raw_rose(run, rest, first, broke.height, given) and less_merit(run, learned)
+        confirmed = self._raw_rose(run, rest, first, broke.height, run.components()) or less_merit(run, learned)
         return confirmed or left(stage, broke) < self.kept
 
     def _undone(self, run: Run, first: float, before: Floats, since: Floats) -> bool:
-        """Whether validation gave back most of what it had ever gained, and no figure of merit says otherwise."""
+        """Whether validation gave back much of what it had ever gained, and no figure of merit says otherwise."""
         gained = float(before[0] - before.min())
         lost = gained > self.worth * abs(before[0]) and since.min() - before.min() > self.gone * gained
         merits = [name for name in run.eval.channels if name.startswith("metric/") and direction(name)]

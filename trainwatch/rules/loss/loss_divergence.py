@@ -64,7 +64,7 @@ class LossDivergence(CurveRule):
         only if it doubles and stays there, clearly above where it began, in a run that is plainly supervised; or if it
         rises at once by half of its level, far beyond its noise, and both it and the validation loss stay there; or,
         whatever the run is, at a thousand times where it began, or so in the last rows before it is not finite; or if
-        it came back from a hundred times its first value to just about that, and never was at half of it. It is
+        it came back from twenty times its first value to just about that, and never was at half of it. It is
         none if the second evaluation since, or a later one, is as good as any before it, and two are waited for; nor,
         where nothing is evaluated, while something other than a rate is scheduled to change (a teacher that lets go).
         What training made good, and validation did not, is data-break. A rise that recorded weights explain is none,
@@ -114,7 +114,8 @@ class LossDivergence(CurveRule):
     shared: float = 0.25  # of validation's best before; beside the few such steps of healthy runs it went on falling
     exploded: float = 10.0  # x the first loss, and that before the rise: there is nothing left to interpret
     beyond: float = 1000.0  # x the first loss, whatever the run may be, and
-    thrown: float = 100.0  # x the first loss, in three of five points: no untrained model does so; its square in games
+    thrown: float = 20.0  # x the first loss, in three of five points: no untrained model does so; and
+    thrown_in_games: float = 10_000.0  # x, for there rewards scale the loss
     about: float = 3.0  # x the first loss at most, at the end: what begins at 0 by construction is far above by then
     kept: float = 0.5  # of the first loss, as the lowest level of all: what the model did not know, it does not know
     tall: float = 10.0  # in its own unit: what begins at 0 by construction, as a distance to a copy, stays small
@@ -140,7 +141,7 @@ class LossDivergence(CurveRule):
             sick = known and (self._back(fall) or self._stepped(run, fall, stage))
             sick = sick or self._beyond(fall) or (_plain(run) and self._lost(fall))
             game = wanders(run, points)
-            if alone and (game or not sick) and self._thrown(points, self.thrown**2 if game else self.thrown):
+            if alone and (game or not sick) and self._thrown(points, self.thrown_in_games if game else self.thrown):
                 yield self._finding_thrown(points)  # what it is thrown from may be a stage of two rows
             if game or not sick:
                 continue
