@@ -142,6 +142,14 @@ def test_nobody_wants_more_of_an_error(name, unit, role, severity, make_run, jud
     assert [found.severity for found in judge(run, RULE)] == [severity]
 
 
+@pytest.mark.parametrize(("name", "severity"), [("l2", "warning"), ("spread", "info")])
+def test_nobody_wants_many_times_an_error(name, severity, make_run, judge):
+    """It rises twentyfold and outgrows the others, and its role is that of a regulariser."""
+    header = {"components": {name: {"role": "regulariser"}, "a": {"role": "task"}}}
+    run = make_run(columns(name, np.linspace(1.0, 20.0, N), np.full(N, -2.0)), header=header)
+    assert [found.severity for found in judge(run, RULE)] == [severity]
+
+
 def test_a_rise_ends_with_the_rate(make_run, judge):
     """Twenty times what it was, and flat at last."""
     run = make_run(columns("b", 0.5 + 10 * np.sin(np.pi * ROW / 2 / N), np.full(N, -1.0)))

@@ -309,8 +309,8 @@ def thrown(peak, floor, rows=60):
 
 @pytest.mark.parametrize(
     ("peak", "floor", "found"),
-    [(2.5e4, 1.6, 1), (2.5e4, 0.5, 0), (100.0, 1.6, 0), (2.5e4, 20.0, 0)],
-    ids=["to its beginning", "and learned after all", "a transient", "from nothing to a level"],
+    [(2.5e4, 1.6, 1), (2.5e4, 0.5, 0), (100.0, 1.6, 0), (2.5e4, 20.0, 0), (200.0, 2.6, 1), (20.0, 2.6, 0)],
+    ids=["to its beginning", "and learned after all", "a transient", "from nothing to a level", "above it", "a little"],
 )
 def test_what_was_thrown_beyond_measure_and_came_back_to_its_beginning(peak, floor, found, make_run, judge):
     """In sixty rows, whatever the run is evaluated by."""

@@ -30,7 +30,7 @@ ERROR = re.compile(
 )
 """Names of errors, of which nobody wants more."""
 PENALTY = re.compile(r"(^|[_.-])(kld?|penal\w*|wd|(weight_?)?decay|gp|tv|smooth\w*|spars\w*)($|[_.-])")
-"""Names of regularisers that hold something near 0 or near a reference: nobody wants more of them, as of errors."""
+"""Names of regularisers that hold something near 0 or near a reference: nobody wants more of them."""
 VALUE = re.compile(r"(^|[_.-])(values?|vf)($|[_.-])")
 """A value follows the rewards, but its loss is an error: nobody wants more of it."""
 CRITIC = re.compile(r"(^|[/_.-])(d|dis|disc|discriminator|critic)([/_.-]loss)?$")
@@ -130,7 +130,7 @@ class ComponentSign(OfCourse):
 
     def _meant(self, name: str, course: Course) -> bool:
         """Whether it is to be maximised, by its name or as a regulariser that is no penalty by its name."""
-        held = any(kind.search(name.lower()) for kind in (VALUE, PENALTY, ERROR))
+        held = VALUE.search(name.lower()) or PENALTY.search(name.lower())
         return _sought(name) or (course.roles.regulates(name) and not held)
 
     def _maximised(self, name: str, course: Course, first: int, run: Run) -> Finding:
@@ -150,7 +150,8 @@ class ComponentSign(OfCourse):
         turned = self._turned(name, course, there) if not (runaway or grows or suffers) else ""
         unopposed = self._unopposed(name, run)
         falls, alone = self._falls(name, course, there, run), self._alone(name, course, run)
-        sick = runaway or (grows and not self._meant(name, course)) or suffers or falls or alone
+        meant = self._meant(name, course) and not ERROR.search(name.lower())  # nobody wants three times an error
+        sick = runaway or (grows and not meant) or suffers or falls or alone
         harms = leads and not _sought(name) and times >= self.worse and self._harms(name, course, run)
         sick = sick or harms or bool(turned or unopposed)
         undoes = f", and its gradient undoes that of {turned}" if turned else ""

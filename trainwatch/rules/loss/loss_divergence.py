@@ -64,7 +64,8 @@ class LossDivergence(CurveRule):
         only if it doubles and stays there, clearly above where it began, in a run that is plainly supervised; or if it
         rises at once by half of its level, far beyond its noise, and both it and the validation loss stay there; or,
         whatever the run is, at a thousand times where it began, or so in the last rows before it is not finite; or if
-        it came back from twenty times its first value to just about that, and never was at half of it. It is
+        it came back from a hundred times its first value to just about that, and never was at half of it (from twenty
+        times, if it never was below it). It is
         none if the second evaluation since, or a later one, is as good as any before it, and two are waited for; nor,
         where nothing is evaluated, while something other than a rate is scheduled to change (a teacher that lets go).
         What training made good, and validation did not, is data-break. A rise that recorded weights explain is none,
@@ -114,8 +115,8 @@ class LossDivergence(CurveRule):
     shared: float = 0.25  # of validation's best before; beside the few such steps of healthy runs it went on falling
     exploded: float = 10.0  # x the first loss, and that before the rise: there is nothing left to interpret
     beyond: float = 1000.0  # x the first loss, whatever the run may be, and
-    thrown: float = 20.0  # x the first loss, in three of five points: no untrained model does so; and
-    thrown_in_games: float = 10_000.0  # x, for there rewards scale the loss
+    thrown: float = 100.0  # x the first loss, in three of five points: no untrained model does so; its square in games
+    unlearnt: float = 20.0  # x, where it never came below the first loss again: an overshoot of the first steps does
     about: float = 3.0  # x the first loss at most, at the end: what begins at 0 by construction is far above by then
     kept: float = 0.5  # of the first loss, as the lowest level of all: what the model did not know, it does not know
     tall: float = 10.0  # in its own unit: what begins at 0 by construction, as a distance to a copy, stays small
@@ -141,7 +142,7 @@ class LossDivergence(CurveRule):
             sick = known and (self._back(fall) or self._stepped(run, fall, stage))
             sick = sick or self._beyond(fall) or (_plain(run) and self._lost(fall))
             game = wanders(run, points)
-            if alone and (game or not sick) and self._thrown(points, self.thrown_in_games if game else self.thrown):
+            if alone and (game or not sick) and self._thrown(points, game=game):
                 yield self._finding_thrown(points)  # what it is thrown from may be a stage of two rows
             if game or not sick:
                 continue
@@ -165,13 +166,15 @@ class LossDivergence(CurveRule):
         kept = fall.least - fall.best < self.given_back * fall.progress
         return self._fell(fall) and not kept and fall.now > self.exploded * max(fall.start, 0.0)
 
-    def _thrown(self, stage: Points, times: float) -> bool:
+    def _thrown(self, stage: Points, *, game: bool) -> bool:
         """Whether it was thrown beyond measure, and came back to where it began and no further: it is over, and no
         transient of a run's first steps.
         """
         first, level = float(stage.loss[0]), running_median(stage.loss, 5)
-        highest, left = float(level.max()), float(stage.loss[-max(5, len(stage) // 4) :].max())
+        highest, left = float(level.max()), float(level[-max(5, len(stage) // 4) :].max())
         back = self.kept * first < float(level.min()) <= float(level[-1]) < self.about * first
+        never = float(level[self.fewest :].min(initial=np.inf)) > first
+        times = self.thrown**2 if game else self.unlearnt if never else self.thrown
         over = left < highest / 10 and stage.step[-1] >= self.young * self._planned
         return bool(first > 0 and back and over and highest > max(times * first, self.tall))
 
