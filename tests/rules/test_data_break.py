@@ -96,6 +96,14 @@ def test_at_the_first_evaluation_the_weights_may_still_be_the_old_ones(first, co
     assert len(judge(make_run({"loss": curve(0)}, evals=evals), RULE)) == count
 
 
+@pytest.mark.parametrize(("accuracy", "count"), [(0.5, 1), (0.95, 0)])
+def test_a_figure_of_merit_may_still_be_at_its_best_then(accuracy, count, make_run, judge):
+    """Some new rows have not undone yet what the old ones taught."""
+    rows = [{**row, "metric/accuracy": 0.8 if row["step"] <= FIRST else accuracy} for row in validated(1.4)]
+    rows = [row | ({"loss": 2.2, "metric/accuracy": 0.85} if row["step"] == FIRST + 20 else {}) for row in rows]
+    assert len(judge(make_run({"loss": curve(0, time=1e9)}, evals=rows), RULE)) == count
+
+
 def test_a_steep_descent_before_is_no_noise(make_run, judge):
     """Six evaluations that halve the distance each time, and a rise by an eighth."""
     down = {int(step): 2.0 + 2.4 * 0.6**i for i, step in enumerate(STEPS)}
