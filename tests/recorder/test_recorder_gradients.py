@@ -365,4 +365,4 @@ def test_weights_are_looked_at_in_each_fiftieth_row_whatever_its_step(tmp_path):
     table = trainwatch.read(tmp_path / "run.jsonl").train
     known = np.isfinite(table["weight_norm/0"])
     assert table.step[known].tolist() == [2, 100]
-    assert np.isfinite(table["memory/rss"]).sum() == 1
+    assert np.isfinite(table["memory/rss"]).sum() == 6  # it is cheaper, and told each tenth row

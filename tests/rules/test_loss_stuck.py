@@ -107,6 +107,14 @@ def test_an_overlap_of_nothing_all_along(name, make_run, judge):
             assert len([one for one in found if one.rank]) == alarms
 
 
+@pytest.mark.parametrize(("last", "alarms"), [(5.8, 0), (11.0, 1)])
+def test_a_class_that_is_most_of_them_beside_an_error_that_is_learned(last, alarms, make_run, judge):
+    """The accuracy stands at the largest class's share; what else is asked for is measured in a unit of its own."""
+    falls = 3.0 * np.exp(-np.arange(400) / 80) + 0.5
+    evals = [one | {"metric/error_db": last + (12.0 - last) * 0.5**i} for i, one in enumerate(guessed(0.1))]
+    assert len(judge(make_run({"loss": falls}, header=CLASSES, evals=evals), RULE)) == alarms
+
+
 def test_who_is_sure_and_right_does_not_guess(make_run, judge):
     """Fine-tuning at the floor: exp(-loss) is the accuracy there. A few noisy rows stand at any level."""
     evals = [{"step": 50 * i, "split": "valid", "metric/acc": 0.95} for i in range(1, 5)]

@@ -53,10 +53,10 @@ class LossStuck(CurveRule):
         however the loss went, validation was never better than a guess in 80 % of the planned steps, by every figure
         that tells it: an accuracy and a loss at what the declared classes' shares give (where a task of several stands
         there, in training and validation alike, the accuracy may be lucky now and then, or be missing), an R2 or a
-        correlation of 0, an AUC of a half; or no single answer was ever right (an accuracy, an exact match, an overlap
-        or an F1 of 0 all along), or a rate of errors never left 1, which is what saying nothing costs, and the loss
-        stands. Or every share of right answers, all below a half, was best in its first evaluation and has lost a fifth
-        since, while the training loss gained nothing.
+        correlation of 0, an AUC of a half, and no error has come down by a quarter; or no single answer was ever right
+        (an accuracy, an exact match, an overlap or an F1 of 0 all along), or a rate of errors never left 1, which is
+        what saying nothing costs, and the loss stands. Or every share of right answers, all below a half, was best in
+        its first evaluation and has lost a fifth since, while the training loss gained nothing.
 
     Why it matters:
         Nothing is learned, however long it runs.
@@ -93,6 +93,7 @@ class LossStuck(CurveRule):
     seldom: float = 0.02  # of what an exact match, an overlap or an F1 can be: less, all along, is chance
     stands: float = 0.05  # of the loss, in the second half of the run, where no single answer was right
     worse: float = 0.2  # of the first figure is lost: in health a twentieth, and in a model
+    fell: float = 0.25  # of the first error, in each of the last evaluations: what knows nothing keeps it
     low: float = 0.5  # that was no good to begin with: a good one may be spoilt on purpose
     left: float = 0.4  # of the first loss: with less of it, something was learned, and the figure is at fault
     share: float = 0.25  # of the planned steps: plateaus at the start rarely last longer
@@ -203,6 +204,8 @@ class LossStuck(CurveRule):
                     told.append(f"{name.removeprefix('metric/')} {values.max():.2g} at best")
             if ERRORS.fullmatch(name) and np.abs(values - 1).max() < self.unskilled and self._stands(points):
                 told.append(f"{name.removeprefix('metric/')} {values.min():.2g} at best")
+        if told and self._errs_less(run):
+            return nothing
         losses = run.eval.curve("loss")[1] if "loss" in run.eval else np.empty(0)
         single = sum(name.startswith("loss/") for name in run.train.channels) <= 1
         if shares and single and len(losses) and losses.min() < (1 - self.least) * _entropy(shares):
@@ -210,6 +213,16 @@ class LossStuck(CurveRule):
         if known or told or unsaid:
             return ", ".join(known if unsaid else known + told), int(points.step[0])
         return self._blind(run, shares)
+
+    def _errs_less(self, run: Run) -> bool:
+        """Whether an error that no guess bounds came down in validation: of several tasks one was learned."""
+        for name in run.eval.channels:
+            if name.startswith("metric/") and direction(name) < 0 and not ERRORS.fullmatch(name):
+                values = held_out(run, name)[1]
+                late = values[-self.evaluations :]
+                if len(values) > self.evaluations and 0 < late.max() < (1 - self.fell) * values[0]:
+                    return True
+        return False
 
     def _blind(self, run: Run, shares: list[float]) -> tuple[str, int]:
         """The component that costs what guessing costs, in training and validation alike: in words, and since when it
