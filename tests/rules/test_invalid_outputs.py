@@ -65,6 +65,18 @@ def test_outputs_that_get_better_are_waited_for(play, judge):
     assert [finding for finding in judge(play(records), RULE) if finding.rank] == []
 
 
+@pytest.mark.parametrize(("late", "alarms"), [(0.35, 0), (0.15, 1)])
+def test_three_times_as_many_as_at_first_are_a_gain(late, alarms, play, judge):
+    """A third of them, at the end of a short run."""
+    records = [{"kind": "run", "total_steps": 100}]
+    for step in range(1, 101):
+        records.append({"kind": "step", "step": step, "loss": 0.1 + 3 * 0.95**step})
+        if step % 25 == 0:
+            validity = 0.1 if step <= 50 else late
+            records.append({"kind": "sample", "step": step, "quality/validity": validity})
+    assert len([finding for finding in judge(play(records), RULE) if finding.rank]) == alarms
+
+
 @pytest.mark.parametrize(("lost", "alarms"), [(4, 0), (8, 1)])
 def test_some_of_the_same_24_prompts_may_be_lost(lost, alarms, play, judge):
     """Asked again and again, their answers are no fresh sample: four went while the reward rose."""

@@ -103,6 +103,22 @@ def at_its_best(run: Run, before: float, since: float) -> bool:
     return gained
 
 
+def holds_its_merit(run: Run, since: float) -> bool:
+    """Whether every figure of merit has kept, since a step, what it had learned, in four evaluations and more: what a
+    loss measures that rises slowly in training and validation alike has moved (a teacher that is less sure).
+    """
+    names = [name for name in run.eval.channels if name.startswith("metric/") and direction(name)]
+    learned = False
+    for name in names:
+        steps, values = held_out(run, name)
+        costs = -direction(name) * values
+        gained, noise, late = float(costs[:1].sum() - costs.min(initial=np.inf)), scatter(costs), costs[steps > since]
+        if len(late) < EVALUATIONS or np.median(late[-3:]) > costs.min() + max(2 * noise, FURTHER * gained):
+            return False
+        learned |= gained > WITNESS * noise
+    return learned
+
+
 def left(stage: Points, broke: Leap) -> float:
     """What of a rise from one row to the next is left in the end, as a share of it."""
     return (float(np.median(stage.loss[-max(3, len(stage) // 20) :])) - broke.level) / broke.height

@@ -18,7 +18,15 @@ from trainwatch.stats import median, middle, noise
 from trainwatch.table import Chunk
 from trainwatch.views.curve import MEDIAN, Leap, Points, leap, rise_at_once, running_median, wanders
 from trainwatch.views.evaluations import held_out
-from trainwatch.views.harm import TWO, at_its_best, harder, keeps_its_best, other_answers, unharmed
+from trainwatch.views.harm import (
+    TWO,
+    at_its_best,
+    harder,
+    holds_its_merit,
+    keeps_its_best,
+    other_answers,
+    unharmed,
+)
 
 Floats = NDArray[np.float64]
 SUPERVISED = ("metric/acc", "metric/accuracy", "metric/top1", "metric/perplexity", "metric/ppl")
@@ -65,15 +73,14 @@ class LossDivergence(CurveRule):
         rises at once by half of its level, far beyond its noise, and both it and the validation loss stay there; or,
         whatever the run is, at a thousand times where it began, or so in the last rows before it is not finite; or if
         it came back from a hundred times its first value to just about that, and never was at half of it (from twenty
-        times, if it never was below it). It is
-        none if the second evaluation since, or a later one, is as good as any before it, and two are waited for; nor,
-        where nothing is evaluated, while something other than a rate is scheduled to change (a teacher that lets go).
-        What training made good, and validation did not, is data-break. A rise that recorded weights explain is none,
-        nor is one during which the held-out loss gets better and better, nor one after which what validation had
-        learned has hardly been lost, and no figure of merit is worse: training is asked for more (augmentation,
-        smoothed labels, harder data); nor one since which a figure of merit is better than ever (a teacher that
-        sharpens); after a rise from one row to the next the next evaluation is waited for. Nor one that training made
-        good while the outputs became much shorter: length-collapse tells of that.
+        times, if it never was below it). It is none if the second evaluation since, or a later one, is as good as any
+        before it, and two are waited for; nor, where nothing is evaluated, while something other than a rate is
+        scheduled to change (a teacher that lets go). What training made good, and validation did not, is data-break. A
+        rise that recorded weights explain is none, nor is one during which the held-out loss gets better and better,
+        nor one after which what validation had learned has hardly been lost, and no figure of merit is worse: training
+        is asked for more (augmentation, smoothed labels, harder data); nor one since which a figure of merit is better
+        than ever (a teacher that sharpens); after a rise from one row to the next the next evaluation is waited for.
+        Nor one that training made good while the outputs became much shorter: length-collapse tells of that.
 
     Why it matters:
         The weights have left the region in which they worked. What is trained from here on starts from worse than the
@@ -102,6 +109,7 @@ class LossDivergence(CurveRule):
     given_back: float = 0.4  # of the progress: sharp turns of a healthy schedule give back a third at most
     broken: float = 0.2  # of the progress, if it was lost at once and has stood since: no schedule does that
     worth: float = 0.1  # of the progress, if the level has doubled
+    half: float = 0.5  # of the progress: less may be the loss's meaning, where no figure of merit lost anything
     lost: float = 1.0  # of the progress: the run is where it began
     fewest: int = 8  # points: ten epochs are a log, and three of them must be bad
     enough: int = 20  # points of one stage among several, or after a resume: a short stage is mostly its beginning
@@ -241,6 +249,9 @@ class LossDivergence(CurveRule):
         waits = turns and run.end is None and (steps >= first).sum() < wanted
         if waits and len(steps) > 1:  # the data may be others: whether the weights are worse is told by validation
             return bool(stage.step[-1] - first < (wanted + 1) * np.median(np.diff(steps)))
+        slow = fell and broke is None and rise < self.half * fall.progress
+        if slow and holds_its_merit(run, fall.best_step):
+            return True
         return unharmed(run, stage, first, rise) or at_its_best(run, fall.best_step, first)
 
     def _stepped(self, run: Run, fall: Fall, stage: Points) -> bool:
