@@ -249,8 +249,8 @@ class LossDivergence(CurveRule):
         waits = turns and run.end is None and (steps >= first).sum() < wanted
         if waits and len(steps) > 1:  # the data may be others: whether the weights are worse is told by validation
             return bool(stage.step[-1] - first < (wanted + 1) * np.median(np.diff(steps)))
-        slow = fell and broke is None and rise < self.half * fall.progress
-        if slow and holds_its_merit(run, fall.best_step):
+        slow = fell and (broke is None or broke.height < rise / 2)
+        if slow and rise < self.half * fall.progress and holds_its_merit(run, fall.best_step):
             return True
         return unharmed(run, stage, first, rise) or at_its_best(run, fall.best_step, first)
 
