@@ -243,7 +243,7 @@ def test_hostile_values_are_survived(tmp_path):
         (b'[{"kind": "run"}]', "JSON array"),
         (b"[1.5, 2]", "JSON array"),
         (b"[05/06 12:00:01 d2.engine]: Starting training from iteration 0\n", "text of another format"),
-        (b'{"name": 1}\n', "without a step, an epoch or a loss"),
+        (b'{"name": 1}\n', "no rows with a step, an epoch or a loss"),
         (b"hello\n", "another format"),
         (line({**HEADER, "schema": 2}), "update trainwatch"),
         (line({**HEADER, "schema": "2"}), "update trainwatch"),

@@ -26,7 +26,8 @@ REMARKED = re.compile(r"#\s*\{")
 """A first line of JSON behind a sign of a comment: it is about the file, and names no columns."""
 
 OBJECT = re.compile(rb"[\s\0\xef\xbb\xbf]*\{\s*(?:[\"}]|$)")
-IN_OBJECT = re.compile(rb"\s*(?:\{(?!')|[}\]\[\"])")
+IN_OBJECT = re.compile(rb"\s*(?:\{(?!')|[}\]\[\"]|(?:-?\d[\d.eE+-]*|NaN|-?Infinity|null|true|false),\s*$)")
+"""Also a line of its own for each element of a list, as ``indent=2`` writes them."""
 
 
 def is_json(head: bytes) -> bool:

@@ -116,7 +116,7 @@ def _looks_like(head: bytes) -> str:
     if re.match(rb'\s*\[\s*([\[{"\]]|-?[\d.]+\s*[,\]])', head):
         return "this is a JSON array, not one JSON object a line"
     if head.lstrip().startswith(b"{"):
-        return "these are JSON objects without a step, an epoch or a loss"
+        return "this is JSON, in which no rows with a step, an epoch or a loss were found"
     return "this is binary data" if b"\0" in head else "this is text of another format"
 
 
