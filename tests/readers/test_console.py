@@ -753,6 +753,16 @@ def test_an_evaluation_whose_epoch_is_glued_to_its_number(tmp_path):
     assert Chunk("eval", run.eval, 0, 3).text(0, "split") == "test"
 
 
+@pytest.mark.parametrize("hole", [7, 11_000, 3 << 20])
+def test_a_hole_before_the_first_line(tmp_path, hole):
+    """A log that was emptied while its writer went on begins with NULs."""
+    path = tmp_path / "train.log"
+    path.write_bytes(b"\0" * hole + b"".join(b"step %d loss %.2f\n" % (step, 9 - step) for step in range(3, 7)))
+    run = read(path)
+    assert (run.train.step.tolist(), run.train["loss"].tolist()) == ([3, 4, 5, 6], [6.0, 5.0, 4.0, 3.0])
+    assert [note for note in run.notes if f"{hole:,} empty bytes" in note]
+
+
 def test_chinese_of_windows(tmp_path):
     """The same line in either encoding."""
     text = "".join(f"\u5f53\u524depoch:{e}/5 | \u5f53\u524d\u635f\u5931\u503c\uff1a{5 - e}.5\n" for e in range(3))

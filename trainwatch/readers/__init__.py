@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from trainwatch.foreign.checkpoints import log_of
+from trainwatch.lines import beginning
 from trainwatch.run import Run
 
 HEAD = 64 << 10  # a header with a large config takes some 20 kB; the first line must fit to be recognised
@@ -88,8 +89,7 @@ _REMEDY = "give a run file, the log of a training, or a folder of them."
 
 def _head(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            return file.read(HEAD)
+        return beginning(path, HEAD)
     except FileNotFoundError:
         raise ReadError(f"{path}: there is no such file; {_nearby(path)}") from None
     except IsADirectoryError:
