@@ -69,7 +69,10 @@ MERIT = re.compile(
 FOLDS = re.compile("cross|fold", re.IGNORECASE)
 """A mean over several trainings is no evaluation of the last one."""
 TRAINING = re.compile(r"\btrain(?:ing)?\b", re.IGNORECASE)
-SETTINGS = re.compile(r"\b(?:Namespace|Config|Arguments|TrainConfig)\(|^\s*(?:#|def |class |import |return\b)")
+SETTINGS = re.compile(
+    r"\b(?:Namespace|Config|Arguments|TrainConfig)\(|^\s*(?:#(?!#*\w+#)|def |class |import |return\b)"
+)
+"""A word between hashes is a headline, as in ``###Train### Epoch: 1``; behind one alone stands a comment."""
 YACS = re.compile(r"\s{2,}[A-Z][A-Z0-9_]+:\s")
 """A line of a config as detectron2 prints it; below a line that counted, it may be a value."""
 PLANS = re.compile(r"\bepochs=\d")
