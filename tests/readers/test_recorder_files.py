@@ -245,6 +245,7 @@ def test_hostile_values_are_survived(tmp_path):
         (b"[05/06 12:00:01 d2.engine]: Starting training from iteration 0\n", "text of another format"),
         (b'{"name": 1}\n', "no rows with a step, an epoch or a loss"),
         (b"hello\n", "another format"),
+        (b"0.5,0.25,0.125\n0.75,0.5,0.25\n", "without a header, 3 in the first row"),
         (line({**HEADER, "schema": 2}), "update trainwatch"),
         (line({**HEADER, "schema": "2"}), "update trainwatch"),
     ],

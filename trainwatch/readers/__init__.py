@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from trainwatch.foreign.checkpoints import log_of
+from trainwatch.foreign.layout import unnamed
 from trainwatch.lines import beginning
 from trainwatch.run import Run
 
@@ -117,7 +118,11 @@ def _looks_like(head: bytes) -> str:
         return "this is a JSON array, not one JSON object a line"
     if head.lstrip().startswith(b"{"):
         return "this is JSON, in which no rows with a step, an epoch or a loss were found"
-    return "this is binary data" if b"\0" in head else "this is text of another format"
+    if b"\0" in head:
+        return "this is binary data"
+    if across := unnamed(head.lstrip().partition(b"\n")[0].decode(errors="replace")):
+        return f"these are numbers without a header, {across:,} in the first row (a reader needs a row a step)"
+    return "this is text of another format"
 
 
 def read_all(path: str | Path) -> list[Run]:
