@@ -14,6 +14,21 @@ HEAD = 512  # bytes that tell one file from another of the same name: a header h
 LINE_LIMIT = 16 << 20  # a row of 4,096 channels takes 0.1 MB; a longer line is no row and must not fill the memory
 
 
+def beginning(path: Path, size: int) -> bytes:
+    """The first bytes of a file, behind the hole that a log has which was emptied while its writer went on. Raises
+    OSError.
+    """
+    with path.open("rb") as file:
+        head = file.read(size)
+        if head[:1] != b"\0":
+            return head
+        block = head
+        while block and not block.lstrip(b"\0"):
+            block = file.read(BLOCK)
+        text = block.lstrip(b"\0")[:size]
+        return text + file.read(size - len(text)) if text else head
+
+
 @dataclass
 class LineTail:
     """Follows one file. ``number`` is the 1-based number of the last complete line, ``offset`` the first unread byte.
@@ -125,11 +140,13 @@ class TextTail:
     """The same as text: UTF-8, or UTF-16 where the file begins with its mark (PowerShell's ``>`` writes that), or the
     Chinese of Windows (:func:`text_of`).
 
-    ``number`` and ``restarts`` are those of :class:`LineTail`. A byte that is no UTF-8 becomes a replacement sign.
+    ``restarts`` are those of :class:`LineTail`. A byte that is no UTF-8 becomes a replacement sign. NULs before a line
+    are counted in ``hole``: what was there was cut away, or never reached the disk.
     """
 
     path: Path
     restarts: int = 0
+    hole: int = 0
     _tail: LineTail = field(init=False)
     _wide: int = 0  # lines of a UTF-16 file that were handed out
     _wide_rest: str = ""
@@ -148,10 +165,17 @@ class TextTail:
                 yield new
             return
         for block in self._tail.poll():
-            self.restarts = self._tail.restarts
-            yield [text_of(line).removeprefix("\ufeff") for line in block]
+            if self.restarts != self._tail.restarts:
+                self.restarts, self.hole = self._tail.restarts, 0
+            yield [self._text(line) for line in block]
 
     def rest(self) -> str:
         """What stands after the last newline, once nothing more will be written."""
         rest, self._tail.remainder = self._tail.remainder, b""
-        return text_of(rest) or self._wide_rest
+        return self._text(rest) or self._wide_rest
+
+    def _text(self, line: bytes) -> str:
+        text = text_of(line)
+        whole = text.lstrip("\0")
+        self.hole += len(text) - len(whole)
+        return whole.removeprefix("\ufeff")

@@ -141,7 +141,7 @@ def test_a_link_that_leads_out_of_the_folder_is_not_followed(finished: Path, tmp
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"", "is empty"), (b"\x89PNG\r\n\0\0", "PNG"), (b'{"a": 1}\n', "without a step, an epoch or a loss")],
+    [(b"", "is empty"), (b"\x89PNG\r\n\0\0", "PNG"), (b'{"a": 1}\n', "no rows with a step, an epoch or a loss")],
 )
 def test_what_cannot_be_read_says_why(tmp_path: Path, content: bytes, said: str) -> None:
     (tmp_path / "odd.jsonl").write_bytes(content)

@@ -126,6 +126,41 @@ def test_episodes_of_a_monitor(tmp_path):
     assert run.train["logged/episode_reward"].tolist() == [-1.5, -0.5, 2.5]
 
 
+@pytest.mark.parametrize(
+    ("header", "channel"),
+    [
+        ("Episode,Mean length,Mean reward", "logged/Mean_reward"),
+        ("Generation,Population,Mean_Fitness", "logged/Mean_Fitness"),
+        ("episode,epsilon,Total_Return", "logged/Total_Return"),
+    ],
+)
+def test_games_and_what_was_paid_for_them(tmp_path, header, channel):
+    """No loss, and nothing else that counts: the games do."""
+    path = tmp_path / "training_log.csv"
+    path.write_text(f"{header}\n10,25,-3.5\n20,30,-1.25\n30,35,2.0\n")
+    run = read(path)
+    assert (run.train.step.tolist(), run.train[channel].tolist()) == ([10, 20, 30], [-3.5, -1.25, 2.0])
+
+
+def test_a_series_with_scores_is_no_training(tmp_path):
+    """Nothing is paid for its episodes."""
+    path = tmp_path / "ratings.csv"
+    path.write_text("Episode,Score,Votes\n1,8.5,120\n2,8.75,130\n3,9.0,150\n")
+    with pytest.raises(ReadError):
+        read(path)
+
+
+def test_a_merge_that_was_not_resolved(tmp_path):
+    """The marks are no rows; both sides are read, and the file says so."""
+    path = tmp_path / "log.csv"
+    sides = "<<<<<<< HEAD\n2,0.75\n=======\n3,0.5\n4,0.25\n>>>>>>> 0a1b2c3d\n"
+    path.write_text("epoch,loss\n0,2.0\n1,1.5\n" + sides)
+    run = read(path)
+    assert run.train["loss"].tolist() == [2.0, 1.5, 0.75, 0.5, 0.25]
+    assert [note for note in run.notes if "merge that was not resolved" in note]
+    assert not [note for note in run.notes if note.startswith("skipped")]
+
+
 LOSSY = {
     "a loss and its step": ("0.75 0\n0.5 100\n0.25 200\n", {"loss": [0.75, 0.5, 0.25]}),
     "a total and its parts": ("0.75,0.5,0.25\n0.5,0.375,0.125\n0.25,0.125,0.125\n", {"loss": [0.75, 0.5, 0.25]}),

@@ -57,6 +57,29 @@ val loss 10.7
         {"loss": [(1, 10.9), (2, 10.8)], "grad_norm": [(1, 23.2), (2, 22.2)], "lr/main": [(1, 8.57e-7), (2, 1.71e-6)]},
         {"loss": [(2, 10.7)]},
     ),
+    "CycleGAN": (
+        """
+================ Training Loss (Mon Mar  4 11:02:13 2024) ================
+(epoch: 1, iters: 100, time: 0.412, data: 3.114) cyc: 2.375 dis: 0.625 real_B: 0.250
+(epoch: 1, iters: 200, time: 0.398, data: 0.002) cyc: 1.875 dis: 0.750 real_B: 0.375
+""",
+        {
+            "loss/cyc": [(100, 2.375), (200, 1.875)],
+            "loss/dis": [(100, 0.625), (200, 0.75)],
+            "loss/real_B": [(100, 0.25), (200, 0.375)],
+        },
+        {},
+    ),
+    "headlines of hashes": (
+        """
+####Train#### Epoch: 1, Net_Loss: 6.5000, Critic_Loss: -0.5000,
+####Valid#### Epoch: 1, l1_loss: 0.0250, psnr_loss: 27.5000,     ssim_loss: 0.6250,
+####Train#### Epoch: 2, Net_Loss: 5.5000, Critic_Loss: -0.2500,
+####Valid#### Epoch: 2, l1_loss: 0.0125, psnr_loss: 29.0000,     ssim_loss: 0.7500,
+""",
+        {"loss/Net": [(1, 6.5), (2, 5.5)], "loss/Critic": [(1, -0.5), (2, -0.25)]},
+        {"loss": [(1, 0.025), (2, 0.0125)], "logged/psnr_loss": [(1, 27.5), (2, 29.0)]},
+    ),
     "YOLOv5": (
         """
 train: weights=yolov5s.pt, cfg=, data=coco128.yaml, epochs=3, batch_size=16, imgsz=640, rect=False, resume=False, evolve=None, bucket=
@@ -751,6 +774,16 @@ def test_an_evaluation_whose_epoch_is_glued_to_its_number(tmp_path):
     assert run.train["loss"].tolist() == [2.5, 1.5] * 3
     assert run.eval["loss"].tolist() == [2.0] * 3
     assert Chunk("eval", run.eval, 0, 3).text(0, "split") == "test"
+
+
+@pytest.mark.parametrize("hole", [7, 11_000, 3 << 20])
+def test_a_hole_before_the_first_line(tmp_path, hole):
+    """A log that was emptied while its writer went on begins with NULs."""
+    path = tmp_path / "train.log"
+    path.write_bytes(b"\0" * hole + b"".join(b"step %d loss %.2f\n" % (step, 9 - step) for step in range(3, 7)))
+    run = read(path)
+    assert (run.train.step.tolist(), run.train["loss"].tolist()) == ([3, 4, 5, 6], [6.0, 5.0, 4.0, 3.0])
+    assert [note for note in run.notes if f"{hole:,} empty bytes" in note]
 
 
 def test_chinese_of_windows(tmp_path):

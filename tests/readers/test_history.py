@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from trainwatch.readers import ReadError, read
+from trainwatch.readers import ReadError, read, read_all
 
 HISTORIES = {
     "Keras": {"loss": [2.5, 2.0, 1.5, 1.25], "val_loss": [2.75, 2.25, 2.0, 2.0], "accuracy": [0.25, 0.5, 0.5, 0.75]},
@@ -135,3 +135,45 @@ def test_an_evaluation_before_the_first_epoch(tmp_path):
     )
     assert (run.train.step.tolist(), run.train["loss"].tolist()) == ([1, 2, 3], [3.0, 2.0, 1.0])
     assert run.eval.step.tolist() == [0, 1, 2, 3]
+
+
+def test_a_document_with_figures_beside_its_lists_is_no_console_output(tmp_path):
+    """A number a line for each list, and the last test's loss with its name: the lists are the training."""
+    losses = [3.0 - 0.125 * i for i in range(20)]
+    document = {"config": {"lr": 0.5}, "epochs": [*range(1, 21)], "train_loss": losses, "val_loss": losses}
+    path = tmp_path / "training_history.json"
+    path.write_text(json.dumps({**document, "test_loss": 1.25, "test_wer": 0.5}, indent=2))
+    run = read(path)
+    assert run.format == "JSON history"
+    assert (run.train.step.tolist(), run.train["loss"].tolist()) == ([*range(1, 21)], losses)
+    assert (run.eval.step[-1], run.eval["metric/wer"][-1], run.eval.text["split"][20]) == (20, 0.5, "test")
+
+
+def test_two_trainings_whose_names_begin_with_their_own_word(tmp_path):
+    """Each has a loss and its validation, of another length: two trainings, and nothing of either is left out."""
+    first = {"cnn_loss": [3.0, 2.0, 1.5, 1.25, 1.0], "cnn_val_loss": [3.5, 2.5, 2.0, 1.75, 1.5]}
+    second = {"rnn_loss": [0.75, 0.5, 0.25], "rnn_val_loss": [1.0, 0.75, 0.5], "rnn_val_accuracy": [0.25, 0.5, 0.75]}
+    path = tmp_path / "history.json"
+    path.write_text(json.dumps({**first, **second}))
+    cnn, rnn = read_all(path)
+    assert (cnn.name, cnn.train["loss"].tolist()) == ("history/cnn", first["cnn_loss"])
+    assert (rnn.name, rnn.train["loss"].tolist()) == ("history/rnn", second["rnn_loss"])
+    assert rnn.eval["loss"].tolist() == second["rnn_val_loss"]
+    assert not cnn.notes + rnn.notes
+
+
+def test_heads_of_one_length_are_one_training(tmp_path):
+    """The losses of a box and of a class, each with its validation."""
+    lists = {f"{head}{side}_loss": [3.0, 2.0, 1.5] for head in ("box", "cls") for side in ("", "_val")}
+    path = tmp_path / "history.json"
+    path.write_text(json.dumps(lists))
+    (run,) = read_all(path)
+    assert run.components() == ["box", "cls"]
+
+
+def test_an_object_for_each_epoch_is_one_column(tmp_path):
+    """What the epochs count are the rows; what the objects hold is said to be left out."""
+    counts = [{"crop": 4, "flip": i} for i in range(3)]
+    run = of_document(tmp_path, {"epoch": [1, 2, 3], "val_acc": [0.25, 0.5, 0.75], "lr": [0.5, 0.25, 0], "aug": counts})
+    assert run.eval["metric/acc"].tolist() == [0.25, 0.5, 0.75]
+    assert [note for note in run.notes if note.startswith("aug is left out")]

@@ -114,7 +114,7 @@ def test_rows_of_one_step_are_one_row(tmp_path):
 @pytest.mark.parametrize("text", ['{"name": "x", "size": 3}\n', '{"learning_rate": 0.1, "layers": 3}\n', "{}\n"])
 def test_settings_are_no_log(tmp_path, text):
     """A config.json in the same folder is left alone."""
-    with pytest.raises(ReadError, match="without a step, an epoch or a loss"):
+    with pytest.raises(ReadError, match="no rows with a step, an epoch or a loss"):
         read(log(tmp_path, text))
 
 

@@ -51,6 +51,8 @@ FIGURES = {"cer", "wer", "acc", "accuracy"}
 """Figures of merit, also of a part that a loss is called after: ``cer_ctc``, ``acc_focal``."""
 LOSSES = {"ce", "bce", "xent", "nll", "kl", "kld", "ctc", "conf", "penalty"}
 """Names that losses have without saying so, whole words of them."""
+FIDELITY = {"psnr", "ssim"}
+"""Good where they are high. Of an evaluation's ``ssim_loss`` the name does not say whether it was turned round."""
 
 SHORT = {"pix", "percep", "style", "gan", "total", "real", "fake", "rec", "fea"}
 """What stands behind the ``l`` of BasicSR's losses: ``l_pix``, ``l_g_gan``."""
@@ -213,6 +215,7 @@ class Naming:
             if place := _TOLD.get(pair[0]):
                 self._give(pair, split, place.channel)
         losses = [pair for pair in new if recognise(pair[0]).role == "loss" and pair[0] not in _TOLD]
+        losses = [pair for pair in losses if not (split and _of_fidelity(pair[0]))]
         self._total(split, losses)
         for pair in new:
             if pair not in self.places:
@@ -281,6 +284,8 @@ def _channel(reading: Reading, name: str, split: str) -> str:
         words = [word for word in WORD.findall(reading.stem) if word.lower() not in ("learning", "rate")]
         group = "_".join(word for word in words if not RATE.fullmatch(word.lower()))
         return f"lr/{group or 'main'}"
+    if reading.role == "loss" and split and _of_fidelity(name):
+        return f"logged/{clean(name)}"
     if reading.role == "loss":
         return f"loss/{clean(reading.stem)}"
     fixed = {"norm": "grad_norm", "scale": "amp/scale", "epoch": "epoch"}
@@ -290,6 +295,10 @@ def _channel(reading: Reading, name: str, split: str) -> str:
         return "stage"
     merit = split and not EFFORT.search(name)
     return f"metric/{clean(reading.stem)}" if merit else f"logged/{clean(name)}"
+
+
+def _of_fidelity(name: str) -> bool:
+    return not FIDELITY.isdisjoint(_parts(WORD.findall(name)))
 
 
 def clean(name: str) -> str:

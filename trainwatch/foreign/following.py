@@ -93,6 +93,8 @@ class GrowingText:
         if rest.strip():
             self._take([rest])
         self._lines.last(self._assembler)
+        if self._tail.hole and self.runs:
+            self._assembler.note(f"{self._tail.hole:,} empty bytes stand before its lines: what was there was cut away")
         self._assembler.close()
 
     def close(self) -> None:

@@ -26,7 +26,7 @@ SIDES = TRAIN | SPLITS.keys() - {"metrics"}
 WHOLE = {"history", "training_history", "metrics", "logs"}
 SAID = SIDES | WHOLE
 """Keys of an object that holds lists: the splits, and what says nothing of what is in it."""
-FIGURES = {"accuracy", "acc", "reward", "rewards", "f1", "auc", "mse", "mae", "rmse"}
+FIGURES = {"accuracy", "acc", "reward", "rewards", "f1", "auc", "mse", "mae", "rmse", "wer", "cer"}
 REWARDS = {"reward", "rewards"}
 
 
@@ -103,6 +103,21 @@ def document_in(path: Path) -> Any:
         raise ValueError(f"{path}: is cut off or no JSON ({error}); write it anew.") from None
 
 
+def trainings(document: Any) -> dict[str, Any]:
+    """The trainings in a document by their names, "" for a single one.
+
+    ``cnn_loss, cnn_val_loss`` of 30 epochs beside ``rnn_loss, rnn_val_loss`` of 20 are two: each first word has a loss
+    and its validation, and no rows hold both. Of one length they would be components of one training.
+    """
+    families: dict[str, dict[str, list[Any]]] = {}
+    for name, numbers in _listed(document)[0].items() if not _records(document) else ():
+        family, _, own = name.partition("_")
+        families.setdefault(family, {})[own] = numbers
+    lengths = [{len(numbers) for numbers in family.values()} for family in families.values()]
+    apart = all(len(own) == 1 for own in lengths) and len(set().union(*lengths)) > 1
+    return dict(families) if apart and all(_both_sides(set(family)) for family in families.values()) else {"": document}
+
+
 def rows_of(document: Any) -> Iterator[Row]:
     """The rows of a document: of its list of objects, or of its lists of numbers."""
     records = _records(document)
@@ -114,14 +129,28 @@ def rows_of(document: Any) -> Iterator[Row]:
     for index in range(-1, length):
         if (row := _row(placed, index)).values:
             yield row
+    if placed and (tested := Row(dict(_tested(document)))).values:
+        yield tested
+
+
+def _tested(document: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """The figures beside the lists that a test gave when the training had ended."""
+    for name, value in document.items():
+        if recognise(name).split == "test" and _tells(name) and (number := as_number(value)) is not None:
+            yield name, number
 
 
 def left_out(document: Any) -> Iterator[str]:
-    """What is to be known of lists that tell of the training and fit none of its rows."""
-    lists, length = ({}, 0) if _records(document) else _listed(document)
+    """What is to be known of lists that tell of the training and fit none of its rows, or hold more than numbers."""
+    if _records(document) or not isinstance(document, Mapping):
+        return
+    lists, length = _listed(document)
     for name, numbers in lists.items():
         if (_tells(name) or recognise(name).split) and _place(name, numbers, length) is None:
             yield f"{name} (length {len(numbers):,}) is left out: nothing tells which of the {length:,} rows it is of"
+    for key, value in document.items():
+        if isinstance(value, list) and _objects(value):
+            yield f"{key} is left out: it holds an object for each row; write a list of numbers for each of its names"
 
 
 def _listed(document: Any) -> tuple[dict[str, list[Any]], int]:
@@ -133,15 +162,27 @@ def _listed(document: Any) -> tuple[dict[str, list[Any]], int]:
 
 
 def _records(document: Any) -> list[Mapping[str, Any]]:
-    """The objects, where the document is a list of them or holds one such list and no more."""
+    """The objects, where the document is a list of them or holds one such list and no more; beside a list that counts
+    as many they are one column of its rows.
+    """
     if isinstance(document, Mapping):
         held = [value for value in document.values() if isinstance(value, list) and _objects(value)]
-        return held[0] if len(held) == 1 else []
+        return held[0] if len(held) == 1 and len(held[0]) not in _counted(document) else []
     return document if isinstance(document, list) and _objects(document) else []
+
+
+def _counted(document: Mapping[str, Any]) -> set[int]:
+    """How many rows the lists of steps or epochs count."""
+    counters = (held for key, held in document.items() if recognise(str(key)).role in ("step", "epoch"))
+    return {len(held) for held in counters if isinstance(held, list) and _numbers(held)}
 
 
 def _objects(values: list[Any]) -> bool:
     return len(values) > 1 and all(isinstance(value, Mapping) for value in values)
+
+
+def _numbers(values: list[Any]) -> bool:
+    return bool(values) and all(item is None or as_number(item) is not None for item in values)
 
 
 def _lists(document: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[str, list[Any]]]:
@@ -155,7 +196,7 @@ def _lists(document: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[str, l
             side = f"{key}/" if key.lower() in SIDES else ""
             yield from ((side + name, held) for name, held in lists.items())
     for key, value in document.items():
-        if isinstance(value, list) and value and all(item is None or as_number(item) is not None for item in value):
+        if isinstance(value, list) and _numbers(value):
             yield key, value
 
 

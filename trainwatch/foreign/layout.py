@@ -20,13 +20,17 @@ EXPORT = re.compile(r"(?P<run>.+) - (?P<name>[^-]+?)(?:__(?:MIN|MAX))?")
 
 EPISODES = ["r", "l", "t"]
 """What the Monitor of Gym and Stable Baselines heads its columns with: an episode's reward, its length, the time."""
+GAMES = {"episode", "episodes", "generation", "generations"}
+PAID = {"reward", "rewards", "return", "returns", "fitness"}
+"""What a policy, or a population, is paid in a game; a TV series has episodes and a score."""
 SHORT = {"train", "training", "val", "valid", "validation", "test", "generator", "discriminator", "g", "d"}
 """Names that columns of losses have where the file's name says what they are."""
 REMARKED = re.compile(r"#\s*\{")
 """A first line of JSON behind a sign of a comment: it is about the file, and names no columns."""
 
 OBJECT = re.compile(rb"[\s\0\xef\xbb\xbf]*\{\s*(?:[\"}]|$)")
-IN_OBJECT = re.compile(rb"\s*(?:\{(?!')|[}\]\[\"])")
+IN_OBJECT = re.compile(rb"\s*(?:\{(?!')|[}\]\[\"]|(?:-?\d[\d.eE+-]*|NaN|-?Infinity|null|true|false),\s*$)")
+"""Also a line of its own for each element of a list, as ``indent=2`` writes them."""
 
 
 def is_json(head: bytes) -> bool:
@@ -87,7 +91,7 @@ class Layout:
             if layout is not None and rows:
                 layout.names = layout.names[: len(layout.cells(rows[0]))]  # DeepXDE names metrics where it has none
             return layout
-        if all(NUMBER.fullmatch(cell) for cell in _split(head, _delimiter(head))):
+        if unnamed(head):
             return cls._counted(lines) or (cls._unnamed(lines) if lossy else None)
         return cls._named(head, 1, lines[1:2], lossy=lossy)
 
@@ -100,7 +104,12 @@ class Layout:
             names.pop()  # a delimiter stands behind every cell
         roles = {recognise(name).role for name in names}
         known = roles & {"step", "epoch", "batch", "loss"} or any(EXPORT.fullmatch(name) for name in names)
-        known = known or names[:3] == EPISODES or (lossy and any(name.lower() in SHORT for name in names))
+        known = (
+            known
+            or names[:3] == EPISODES
+            or bool(games_in(names))
+            or (lossy and any(name.lower() in SHORT for name in names))
+        )
         words = all(len(name) < 200 and not re.search(r"[{}=\[\]<>]", name) for name in names)
         return cls(delimiter, names, headers) if len(names) > 1 and known and words else None
 
@@ -130,6 +139,20 @@ class Layout:
         """The cells of one row."""
         cells = _split(line, self.delimiter)
         return cells[:-1] if len(cells) == len(self.names) + 1 and not cells[-1].strip() else cells
+
+
+def games_in(names: list[str]) -> str:
+    """The column that counts games, where something is paid for them and nothing else counts; "" if there is none."""
+    if any(recognise(name).role in ("step", "epoch", "batch") for name in names):
+        return ""
+    paid = any(PAID & set(re.split(r"[\W_]+", name.lower())) for name in names)
+    return next((name for name in names if paid and name.lower() in GAMES), "")
+
+
+def unnamed(line: str) -> int:
+    """How many numbers stand on a line that holds nothing else, 0 where it does."""
+    cells = [cell for cell in _split(line, _delimiter(line)) if cell.strip()]
+    return len(cells) if all(NUMBER.fullmatch(cell) for cell in cells) else 0
 
 
 def _delimiter(line: str) -> str | None:

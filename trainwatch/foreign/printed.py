@@ -7,6 +7,7 @@ addresses, places in source code) is taken away first.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -49,7 +50,10 @@ BARS = (  # a bare `30/173` counts batches: after the epoch, in a progress bar, 
     (re.compile(r"\d+%\|[^|]*\|\s*(\d+)/(\d+)\s*\["), r"; batch \1/\2; "),
     (re.compile(r"^\s*(\d+)/(\d+)\s*(?=\[|━|╸)"), r"batch \1/\2; "),
 )
-WORDED = (  # lines whose names stand elsewhere than before their numbers, or in a trainer's own short words
+Reworded = str | Callable[[re.Match[str]], str]
+WORDED: tuple[
+    tuple[re.Pattern[str], Reworded], ...
+] = (  # lines whose names stand elsewhere than before their numbers, or in a trainer's own short words
     (re.compile(r"(?i)\b((?:\w+ )?loss) (?:at|after|for) (step|iter|iteration|epoch) (\d+) ?: ?"), r"\2 \3; \1: "),
     (re.compile(r"(?i)\bcost (?:at|after) (iteration|epoch) (\d+) ?: ?"), r"\1 \2; loss: "),
     (re.compile(r"(?i)\btrain(?:ing)?: *\[ *(\d+) */ *(\d+) *\](?= *\[)"), r"train: epoch \1/\2 "),  # of Swin
@@ -60,6 +64,11 @@ WORDED = (  # lines whose names stand elsewhere than before their numbers, or in
     ),  # of Darknet
     (re.compile(r"(?i)^(train|test|val|valid) (\d+)(?=, *(?:[a-z]+ )?loss\b)"), r"\1: epoch \2"),  # of DGCNN
     (re.compile(r"(?i)^(train|test|val|valid|validation) in epoch ?(\d+)\b"), r"\1: epoch \2"),
+    (re.compile(r"(?i)([#=*])\1+\s*(train|test|val|valid|validation|eval)\s*\1{2,}"), r"\2: "),
+    (
+        re.compile(r"^(\(epoch: \d+, iters: \d+, time: [^)]+\)) (.+)"),
+        lambda line: f"{line[1]} " + re.sub(r"(\w+):", r"\1_loss:", line[2]),
+    ),  # of CycleGAN and pix2pix, which print nothing but losses there
     (re.compile(r"^s:(\d+) (?=trl:|tel:|eval:)"), r"step \1; "),  # of llm.c
     (re.compile(r"(?<=; )trl:"), "train loss: "),
     (re.compile(r"(?<=; )tel:"), "val loss: "),

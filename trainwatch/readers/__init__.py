@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Protocol
 
 from trainwatch.foreign.checkpoints import log_of
+from trainwatch.foreign.layout import unnamed
+from trainwatch.lines import beginning
 from trainwatch.run import Run
 
 HEAD = 64 << 10  # a header with a large config takes some 20 kB; the first line must fit to be recognised
@@ -88,8 +90,7 @@ _REMEDY = "give a run file, the log of a training, or a folder of them."
 
 def _head(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            return file.read(HEAD)
+        return beginning(path, HEAD)
     except FileNotFoundError:
         raise ReadError(f"{path}: there is no such file; {_nearby(path)}") from None
     except IsADirectoryError:
@@ -116,8 +117,12 @@ def _looks_like(head: bytes) -> str:
     if re.match(rb'\s*\[\s*([\[{"\]]|-?[\d.]+\s*[,\]])', head):
         return "this is a JSON array, not one JSON object a line"
     if head.lstrip().startswith(b"{"):
-        return "these are JSON objects without a step, an epoch or a loss"
-    return "this is binary data" if b"\0" in head else "this is text of another format"
+        return "this is JSON, in which no rows with a step, an epoch or a loss were found"
+    if b"\0" in head:
+        return "this is binary data"
+    if across := unnamed(head.lstrip().partition(b"\n")[0].decode(errors="replace")):
+        return f"these are numbers without a header, {across:,} in the first row (a reader needs a row a step)"
+    return "this is text of another format"
 
 
 def read_all(path: str | Path) -> list[Run]:

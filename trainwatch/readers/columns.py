@@ -18,7 +18,7 @@ from trainwatch.foreign.assembly import Assembler
 from trainwatch.foreign.channels import recognise
 from trainwatch.foreign.counters import Row
 from trainwatch.foreign.following import GrowingText
-from trainwatch.foreign.layout import EPISODES, EXPORT, NUMBER, SHORT, Layout, dotted, dvclive
+from trainwatch.foreign.layout import EPISODES, EXPORT, NUMBER, SHORT, Layout, dotted, dvclive, games_in
 from trainwatch.foreign.settings import read_settings
 from trainwatch.run import Event
 
@@ -28,6 +28,8 @@ DOWNLOADED = ["Wall time", "Step", "Value"]
 """The columns of a CSV that TensorBoard offers; what the value is stands in the file's name alone."""
 TAG = re.compile(r"(?:^|-)tag-(?P<tag>.+)|^(?P<loss>.*loss(?:es)?)$", re.IGNORECASE)
 LOSSES = re.compile(r"(?i)loss(?:es)?$")
+MERGED = re.compile(r"([<=>])\1{6}")
+"""What git leaves before, between and behind the two sides of a conflict."""
 EPISODE_LENGTH = "episode_length"
 
 
@@ -43,6 +45,7 @@ class Table:
 
     tag: str = ""
     broken: int = 0
+    merged: bool = False
     played: float = 0.0
     config: dict[str, Any] = field(default_factory=dict)
     layout: Layout | None = None
@@ -66,6 +69,8 @@ class Table:
                 self.columns = [f"{name} loss" if name.lower() in SHORT else name for name in self.columns]
             if self.columns[:3] == EPISODES:
                 self.columns[:3] = ["episode_reward", EPISODE_LENGTH, "elapsed"]
+            elif games := games_in(self.columns):
+                self.columns[self.columns.index(games)] = "step"
         for line in lines:
             if line.strip() and not line.lstrip().startswith("#"):
                 yield from self._row(self.layout.cells(line), self.layout)
@@ -74,7 +79,9 @@ class Table:
         if [cell.strip() for cell in cells] == layout.names:
             return  # the header again: a second process appended to the file
         if len(cells) != len(layout.names):
-            self.broken += 1
+            conflict = bool(MERGED.match(cells[0] if cells else ""))
+            self.merged |= conflict
+            self.broken += not conflict
             return
         values = {}
         for name, cell in zip(self.columns, cells, strict=True):
@@ -89,6 +96,8 @@ class Table:
 
     def last(self, assembler: Assembler) -> None:
         """What could not be read."""
+        if self.merged and assembler.runs:
+            assembler.note("holds the marks of a merge that was not resolved: the rows of both sides are read")
         if self.broken and assembler.runs:
             assembler.note(f"skipped {self.broken:,} line{'s' * (self.broken > 1)} with another number of cells")
 

@@ -23,7 +23,7 @@ from trainwatch.foreign.headed import Headed
 from trainwatch.foreign.lastwords import TRACEBACK, LastWords
 from trainwatch.foreign.layout import Layout, is_json
 from trainwatch.foreign.printed import ALONE, COLOUR, LONGEST, Printed, scan
-from trainwatch.lines import text_of
+from trainwatch.lines import beginning, text_of
 from trainwatch.run import Event
 from trainwatch.schema import RECORD
 
@@ -69,7 +69,10 @@ MERIT = re.compile(
 FOLDS = re.compile("cross|fold", re.IGNORECASE)
 """A mean over several trainings is no evaluation of the last one."""
 TRAINING = re.compile(r"\btrain(?:ing)?\b", re.IGNORECASE)
-SETTINGS = re.compile(r"\b(?:Namespace|Config|Arguments|TrainConfig)\(|^\s*(?:#|def |class |import |return\b)")
+SETTINGS = re.compile(
+    r"\b(?:Namespace|Config|Arguments|TrainConfig)\(|^\s*(?:#(?!#*\w+#)|def |class |import |return\b)"
+)
+"""A word between hashes is a headline, as in ``###Train### Epoch: 1``; behind one alone stands a comment."""
 YACS = re.compile(r"\s{2,}[A-Z][A-Z0-9_]+:\s")
 """A line of a config as detectron2 prints it; below a line that counted, it may be a value."""
 PLANS = re.compile(r"\bepochs=\d")
@@ -92,8 +95,7 @@ def sniff(path: Path, head: bytes) -> bool:
 
 def _peek(path: Path) -> list[str]:
     """The first lines of a log; the last of them may end anywhere where the log goes on, and is left out then."""
-    with path.open("rb") as file:
-        block = file.read(PEEK)
+    block = beginning(path, PEEK)
     if block.startswith((b"\xff\xfe", b"\xfe\xff")):
         return block.decode("utf-16", errors="replace").split("\n")
     whole = block.rpartition(b"\n")[0] if len(block) == PEEK else b""

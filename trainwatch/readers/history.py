@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from trainwatch.foreign.assembly import Assembler
-from trainwatch.foreign.history import document_in, is_history, left_out, rows_of
+from trainwatch.foreign.history import document_in, is_history, left_out, rows_of, trainings
 from trainwatch.foreign.rewritten import Rewritten
 from trainwatch.readers import ReadError
 from trainwatch.run import Run
@@ -29,12 +30,17 @@ class History(Rewritten):
     """One such file."""
 
     def read(self) -> list[Run]:
-        """The training that it holds. Raises ReadError."""
-        assembler = Assembler(self.path, NAME)
+        """The trainings that it holds. Raises ReadError."""
         try:
-            document = document_in(self.path)
+            several = trainings(document_in(self.path))
         except ValueError as error:
             raise ReadError(str(error)) from None
+        return [run for name, document in several.items() for run in self._training(name, document)]
+
+    def _training(self, name: str, document: Any) -> list[Run]:
+        assembler = Assembler(self.path, NAME)
+        if name:
+            assembler.name = f"{self.path.stem}/{name}"
         rows = rows_of(document)
         while some := list(islice(rows, AT_ONCE)):
             assembler.add(some)
