@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from trainwatch.recorder import probes, unreached
+from trainwatch.recorder import probes, resting, unreached
 from trainwatch.recorder.carried import Carried
 from trainwatch.recorder.header import modules_form
 from trainwatch.recorder.modes import Modes
 from trainwatch.recorder.probes import Fault, ModelProbe, OptimizerProbe
+from trainwatch.recorder.resting import Resting
 from trainwatch.recorder.transfer import Part, capture
 from trainwatch.recorder.unreached import Unreached
 
@@ -41,8 +42,10 @@ class Models:
             for name, probe in self.models.items()
             for own, parameter in probe.model.named_parameters()
         }
-        self._looks = [Unreached(names, one, fault) for one in optimizers.values()]
-        self._unreached: dict[str, int] = {}  # as it was told last
+        self._reach = [Unreached(names, one, fault) for one in optimizers.values()]
+        self._rest = [Resting(given.values(), one, fault) for one in optimizers.values()]
+        self._unreached: dict[str, int] = {}  # as it was told last, and so
+        self._resting: dict[str, int] = {}
         self._unscaled_said = False
 
     def close(self) -> None:
@@ -50,9 +53,8 @@ class Models:
         self.modes.end()
         for probe in self.optimizers:
             probe.detach()
-        for carried in self.carried:
-            carried.detach()
-        for look in self._looks:
+        looks: list[Carried | Unreached | Resting] = [*self.carried, *self._reach, *self._rest]
+        for look in looks:
             look.detach()
 
     def grads(self, of: str | None) -> list[nn.Parameter]:
@@ -109,13 +111,18 @@ class Models:
         if self.scaler is not None and any(probe.hooked for probe in self.optimizers):
             fields.setdefault("amp/skipped", int(not any(called)))
 
-    def unreached(self) -> dict[str, Any] | None:
-        """An event, where other weights than before are known to have never had a gradient."""
-        sizes = {module: size for look in self._looks for module, size in look.told().items()}
-        if sizes == self._unreached:
-            return None
-        self._unreached = sizes
-        return unreached.event(sizes)
+    def told(self, step: int) -> Iterator[dict[str, Any]]:
+        """An event where other weights than before never had a gradient, or the model is trained in another mode."""
+        sizes = {module: size for look in self._reach for module, size in look.told().items()}
+        if sizes != self._unreached:
+            self._unreached = sizes
+            yield unreached.event(sizes)
+        kinds: dict[str, int] = {}
+        for look in self._rest:
+            kinds |= look.kinds
+        if kinds != self._resting:
+            self._resting = kinds
+            yield resting.event(kinds, step)
 
     def forgotten(self) -> list[str] | None:
         """Optimisers whose first step found no state to go on from; None before any has taken a step."""

@@ -39,7 +39,7 @@ class Modes:
         """An evaluation begins."""
         self.forget()
         try:
-            self._by_mode = {module: above for model in self._models for module, above in _differing(model)}
+            self._by_mode = {module: above for model in self._models for module, above in differing(model)}
             if not _compiles():
                 self._hooks = [register_module_forward_pre_hook(self._passed)] if self._by_mode else []
                 return
@@ -61,7 +61,7 @@ class Modes:
 
     def collect(self) -> dict[str, int]:
         """How many modules were in training mode in this evaluation, by kind; nothing where none of a kind is seen."""
-        kinds = [(_kind(module), on) for module, on in self._on.items()]
+        kinds = [(kind_of(module), on) for module, on in self._on.items()]
         return {f"training_mode/{kind}": sum(on for of, on in kinds if of == kind) for kind, _ in kinds}
 
     def _passed(self, module: nn.Module, _data: Any) -> None:
@@ -88,16 +88,16 @@ class _Outside:
         return _Outside, (id,)  # which takes a module, and does nothing to it
 
 
-def _differing(model: nn.Module) -> Iterable[tuple[nn.Module, list[nn.Module]]]:
+def differing(model: nn.Module) -> Iterable[tuple[nn.Module, list[nn.Module]]]:
     """What in a model differs between training and evaluation, each with the modules that it lies in."""
     named = dict(model.named_modules())
     for name, module in named.items():
-        if _kind(module):
+        if kind_of(module):
             parts = name.split(".") if name else []
             yield module, [named[".".join(parts[:depth])] for depth in range(len(parts))]
 
 
-def _kind(module: nn.Module) -> str:
+def kind_of(module: nn.Module) -> str:
     """What of it differs between training and evaluation: dropout, batch_norm, or nothing."""
     if isinstance(module, _NormBase):
         return "batch_norm" if module.track_running_stats else ""

@@ -362,7 +362,7 @@ class Recorder(Journal):
             models.collect(fields, parts, self._normed)
             models.sample(self._sampling())
             self._normed = False
-            if (told := models.unreached()) is not None:
+            for told in models.told(self.steps):
                 self._put("event", self.steps, told)
             if self._resuming:
                 self._note_resume(models)

@@ -27,12 +27,12 @@ class DataBreak(CurveRule):
     What it sees:
         Within one stage of the curriculum, the highest rise of the loss from one row to the next: by a quarter of its
         level, far beyond its noise; or half as far, if none of it was made good, or if validation gave back two fifths
-        of what it had gained, and a figure of merit, if there is one, says the same. If validation has been a tenth worse
-        ever since than at its best before, and the raw components, or a figure of merit, or training that has made the
-        rise good, say the same, it is a warning. In a game both must, and only components that no player owns count.
-        What recorded weights explain is none; nor is a rise after which what validation had learned has hardly been
-        lost, and no figure of merit is worse: training is asked for more (augmentation, smoothed labels). Nor one that
-        began with a row ten times as high as what stands of it: such a batch broke the weights. Nor one that
+        of what it had gained, and a figure of merit, if there is one, says the same. If validation has been a tenth
+        worse ever since than at its best before, and the raw components, or a figure of merit, or training that has
+        made the rise good, say the same, it is a warning. In a game both must, and only components that no player owns
+        count. What recorded weights explain is none; nor is a rise after which what validation had learned has hardly
+        been lost, and no figure of merit is worse: training is asked for more (augmentation, smoothed labels). Nor one
+        that began with a row ten times as high as what stands of it: such a batch broke the weights. Nor one that
         training made good while the outputs became much shorter: length-collapse tells of that.
 
     Why it matters:
