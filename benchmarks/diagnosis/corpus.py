@@ -31,8 +31,8 @@ from benchmarks.diagnosis.folding import fold, unfold
 from benchmarks.diagnosis.kinds import KINDS, Kind
 
 STORE = Path(__file__).parent / "store"
-SEEDS, AGAIN, HEALTHY_SEEDS, PLAIN_SEEDS = 5, 2, 2, 4
-"""Of a kind in all tuning programs at least, and in each; of healthy variants, and of the plain one."""
+SEEDS, AGAIN, HEALTHY_SEEDS = 5, 2, 2
+"""Of a kind in all tuning programs at least, and in each; of each healthy variant."""
 MANY = 6  # programs that have a kind: one training of each is enough
 LONG_AGO = 1e9  # when a stored file was touched last: nobody writes it any more
 DROPPED = ("host", "pid", "process_started", "command", "packages", "git")
@@ -98,8 +98,8 @@ def cases(name: str) -> list[Case]:
     """All trainings of a program, those of the first seeds first."""
     program = found()[name]
     listed = []
-    for number, variant in enumerate(program.HEALTHY):
-        listed += [Case(name, variant, seed, True) for seed in range(HEALTHY_SEEDS if number else PLAIN_SEEDS)]
+    for variant in program.HEALTHY:
+        listed += [Case(name, variant, seed, True) for seed in range(HEALTHY_SEEDS)]
     for kind in program.SICK:
         listed += [Case(name, kind, seed, False) for seed in range(seeds(kind, name, program.HELD_OUT))]
     return sorted(listed, key=lambda case: case.seed)

@@ -24,7 +24,7 @@ from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Components, Evaluation, Parts, Resume, Sampling, declared, logged, planned
 from benchmarks.diagnosis.schooling import taught
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 110
 TRAINING, HELD, BATCH = 1920, 160, 32
 COLUMNS = ("name", "team", "city", "age", "points", "salary")

@@ -34,7 +34,7 @@ from benchmarks.diagnosis.loop import (
 )
 from benchmarks.diagnosis.schooling import taught
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 120
 DEMONSTRATIONS, HELD, MOVES, HORIZON, BATCH = 200, 40, 20, 8, 128
 STRIDE, NEAR, CLEAR = 0.08, 0.25, 0.05  # radians of a usual joint step; how near the hand must come, and must not

@@ -23,7 +23,7 @@ from benchmarks.diagnosis import mistakes
 from benchmarks.diagnosis.loop import Batch, Components, Evaluation, Parts, Resume, declared, linear, logged, planned
 from benchmarks.diagnosis.schooling import taught
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 120
 GAMES, WINDOW, GENERATION = 64, 4, 5  # games of a generation, generations of the replay, steps of a generation
 BATCH, RATE, WARMUP, CLIP, SAVED = 256, 1e-2, 12, 1.0, 40

@@ -27,7 +27,7 @@ from benchmarks.diagnosis.loop import planned as planned_by
 from benchmarks.diagnosis.schooling import taught
 from trainwatch.schedule import schedule_value
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS, SAVED, EACH = 100, 20, 10  # EACH: steps between evaluations
 GENES, LABS, CODE, WIDTH, NEIGHBOURS = 80, 2, 8, 64, 10
 TYPES = np.array([0.35, 0.25, 0.2, 0.1, 0.06, 0.04])  # how many cells are of each

@@ -38,7 +38,7 @@ from benchmarks.diagnosis.loop import (
 )
 from benchmarks.diagnosis.schooling import school
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 110
 BINS, FRAMES, CLASSES = 24, 32, ("alarm", "siren", "knock", "voice", "engine")
 LABELLED, UNLABELLED, HELD, BATCH = 144, 480, 64, 12  # clips; a step hears BATCH of either

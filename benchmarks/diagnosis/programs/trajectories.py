@@ -26,7 +26,7 @@ from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, P
 from benchmarks.diagnosis.loop import planned as planned_by
 from benchmarks.diagnosis.schooling import school
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS, SAVED, EACH = 100, 20, 10  # EACH: steps between evaluations
 PAST, AHEAD, PATHS, SECONDS = 8, 12, 4, 0.4
 TURNS, KEPT = (0.0, 0.2, -0.2, 0.0), (1.0, 1.0, 1.0, 0.7)  # anchors: radians a step, and the speed kept of a step's
