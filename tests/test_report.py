@@ -210,6 +210,14 @@ ODD = [
 ]
 
 
+def test_what_the_recorder_tells_is_told_in_its_words(play):
+    """What stands beside the sentence is for rules."""
+    told = {"kind": "event", "event": "monitor", "step": 1, "message": "no gradient has reached grip"}
+    run = play([{"kind": "run", "schema": 1}, {"kind": "step", "step": 1, "loss": 1.0}, told | {"unreached": ["grip"]}])
+    (moment,) = [one for one in moments(run, diagnose(run)) if one.kind == "monitor"]
+    assert moment.text == "no gradient has reached grip"
+
+
 def test_every_figure_has_its_place(play):
     run = play(records())
     placed = [name for section in gather(run, diagnose(run)).sections for name in section.figures]

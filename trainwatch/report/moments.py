@@ -79,6 +79,8 @@ def _event(run: Run, event: Event, kind: str) -> Moment:
     when, at = utc(number(event.get("time"))), interventions.step_of(run, event)
     if kind == "intervention":
         return Moment(at, when, kind, wording.clean(interventions.said(event), interventions.LONGEST))
+    if kind == "monitor" and text(event.get("message")):  # what stands beside it is the same, for rules
+        return Moment(at, when, kind, wording.clean(event["message"], 300))
     details = {key: value for key, value in event.items() if key not in ASIDE}
     details.pop("traceback", None)
     exception = mapping(details.pop("exception", None))
