@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from trainwatch.foreign import sums
 from trainwatch.foreign.channels import Naming
-from trainwatch.foreign.counters import LIMIT, Row, Steps, counted, trained
+from trainwatch.foreign.counters import LIMIT, Row, Steps, counted, episode_lengths, trained
 from trainwatch.foreign.grid import Grid
 from trainwatch.foreign.numbers import flattened
 from trainwatch.run import Event, Run
@@ -78,11 +78,13 @@ class Assembler:
         for some in ([row for row in rows if counted(row)], rows):  # a setting's name must not take a measurement's
             self.naming.learn((name, row.split) for row in some for name in row.values)
         if self._steps is None and any(trained(row) for row in rows):
-            self._steps = Steps.seen(rows)
+            self._steps = Steps.seen(rows, lengths=self.proof.lengths or episode_lengths(rows))
         if self._steps is not None and rows and len(self._first_rows) < SHOWING:
             self._prove(rows)
         self.naming.prove_components(self.proof.components)
         self.naming.prove_weights(self.proof.weights)
+        if self.proof.lengths:
+            self.naming.prove_lengths()
         for item in items:
             if isinstance(item, Row):
                 self._row(item)
@@ -93,13 +95,14 @@ class Assembler:
             self.run().named = self.naming.explained()
 
     def _prove(self, rows: Sequence[Row]) -> None:
-        """What the sums of the first rows show. The rows of a log that is still written come one by one."""
+        """What the first rows show of sums and steps. The rows of a log that is still written come one by one."""
         begun = bool(self._first_rows)
         self._first_rows += rows
         components = sums.components(self._first_rows, self.naming.places)
         if not begun:
             self.naming.prove_components(components)
-        found = self.proof.with_more(components, sums.weights(self._first_rows, self.naming.places))
+        weights = sums.weights(self._first_rows, self.naming.places)
+        found = self.proof.with_more(components, weights, lengths=episode_lengths(self._first_rows))
         if not begun:
             self.proof = found
         elif found != self.proof:

@@ -258,6 +258,12 @@ class Naming:
             if name not in _TOLD and (name, "") in self.places:
                 self.places[name, ""] = Place("", f"weight/{component}", "measure")
 
+    def prove_lengths(self) -> None:
+        """The names of steps were shown to be measures: an episode's length, and no step of the training."""
+        for (name, said), place in self.places.items():
+            if place.role == "step":
+                self.places[name, said] = Place(place.split, f"logged/{clean(name)}", "measure")
+
     def explained(self) -> dict[str, str]:
         """The guess: for each name its channel, with the split before it where it is no training."""
         shown = [pair for pair, place in self.places.items() if place.role not in HIDDEN or pair[0] in _TOLD]

@@ -6,14 +6,18 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
 
-from trainwatch.foreign.channels import Role, by_role, recognise
+from trainwatch.foreign.channels import WORD, Role, by_role, recognise
 
 Mode = Literal["step", "batch", "epoch", "row"]
 
 LIMIT = 2**53
+LENGTHS = (
+    0.1  # of the rows: a step that is counted on falls at restarts alone, an episode's length in about half of all
+)
 RARE = 50  # where a loss stands on fewer than one row in so many, it is a summary, and the other rows are the training
 
 
@@ -40,13 +44,25 @@ class Row:
         ends = (self.totals[name] for name in said if read in (None, name))
         return next((end for end in ends if 0 < end < LIMIT), None)
 
+    def episode(self) -> float | None:
+        """How many episodes were played, None if the row does not say."""
+        name = _episode(tuple(self.values))
+        return None if name is None else self.values[name]
+
     def _read(self, role: Role) -> str | None:
         """Which of the names tells a counter's reading."""
         names = by_role(tuple(self.values)).get(role, ())
         return next((name for name in names if 0 <= self.values[name] < LIMIT), None)
 
 
+EPISODES = (["episode"], ["episodes"])
 COUNTERS = ("step", "epoch", "batch", "planned", "ignored")
+
+
+@lru_cache(maxsize=1024)
+def _episode(names: tuple[str, ...]) -> str | None:
+    """The name that counts episodes."""
+    return next((name for name in names if [word.lower() for word in WORD.findall(name)] in EPISODES), None)
 
 
 def trained(row: Row) -> list[str]:
@@ -76,14 +92,14 @@ class Steps:
     _since: int | None = None  # the first epoch of this length
 
     @classmethod
-    def seen(cls, rows: Sequence[Row]) -> Steps:
-        """How the counters of a log move in its first rows."""
+    def seen(cls, rows: Sequence[Row], *, lengths: bool = False) -> Steps:
+        """How the counters of a log move in its first rows; its steps count none where they are ``lengths``."""
         training = [row for row in rows if trained(row)]
         clocked = [row for row in training if counted(row)] or training
         with_loss = [row for row in clocked if any(recognise(name).role == "loss" for name in trained(row))]
         by_loss = len(with_loss) * RARE > len(clocked)
         chosen = with_loss if by_loss else clocked
-        steps = cls(_mode(chosen), by_loss=by_loss)
+        steps = cls(_mode(chosen, lengths=lengths), by_loss=by_loss)
         planned = [end for row in rows if (end := row.planned("epoch"))]
         steps.epochs = planned[0] if planned else None
         first = next((epoch for row in chosen if (epoch := row.counter("epoch")) is not None), 0.0)
@@ -161,8 +177,16 @@ def counted(row: Row) -> bool:
     return any(row.counter(role) is not None for role in roles)
 
 
-def _mode(rows: Sequence[Row]) -> Mode:
-    steps = [row.counter("step") for row in rows]
+def episode_lengths(rows: Sequence[Row]) -> bool:
+    """Whether the steps are those of one episode each: they fall where the episodes are counted on."""
+    counts = ((row.counter("step"), row.episode()) for row in rows)
+    known = [(step, episode) for step, episode in counts if step is not None and episode is not None]
+    falls = sum(b[0] < a[0] and b[1] > a[1] for a, b in pairwise(known))
+    return falls > max(1, LENGTHS * len(known))
+
+
+def _mode(rows: Sequence[Row], *, lengths: bool) -> Mode:
+    steps = [None if lengths else row.counter("step") for row in rows]
     epochs = [row.counter("epoch") for row in rows]
     batches = [row.counter("batch") for row in rows]
     for counts in (steps, batches):
