@@ -776,6 +776,28 @@ def test_a_torn_character_spoils_no_other_line(tmp_path):
     assert read_all(path)[0].train["loss"].tolist() == source.runs[0].train["loss"].tolist() == losses
 
 
+def test_a_name_that_says_training_ends_the_section_of_an_evaluation(tmp_path):
+    """Nothing else tells where the evaluation ends."""
+    lines = "".join(f"Training loss: 0.{9 - e}\n\nModel evaluation.\n\nModel error: 0.{8 - e}\n" for e in range(5))
+    [run] = of_text(tmp_path, lines)
+    assert written(run, "train", "loss") == list(enumerate([0.9, 0.8, 0.7, 0.6, 0.5]))
+    assert written(run, "eval", "metric/Model_error") == list(enumerate([0.8, 0.7, 0.6, 0.5, 0.4]))
+
+
+def test_batches_on_lines_of_their_own_are_of_the_epoch_above(tmp_path):
+    """They begin anew with each epoch, and the values stand below them."""
+    lines = "".join(
+        f"Epoch {e}/30\nLearning rate: 1e-0{6 - e}\n"
+        + "".join(f"  Batch {b}/40\n    Loss: {e + b / 100}\n    Grad norm: 1.5\n" for b in (1, 21, 40))
+        + f"Epoch {e} - Train loss: {e}.5, val loss: {e}.25\n\n"
+        for e in (1, 2, 3)
+    )
+    [run] = of_text(tmp_path, lines)
+    assert run.train.step.tolist() == [1, 21, 40, 41, 61, 80, 81, 101, 120]
+    assert written(run, "train", "lr/main") == [(1, 1e-5), (41, 1e-4), (81, 1e-3)]
+    assert run.header.total_steps == 1200
+
+
 def test_settings_of_ppo_are_no_evaluation():
     """``v_clip`` beside ``clip`` makes no validation loss of ``v_loss``."""
     assert "v_loss" in scan("step: 100 loss: 2 clip: 0.1 v_clip: 0.2 v_loss: 1.0").values

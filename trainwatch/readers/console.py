@@ -174,6 +174,9 @@ class Console:
             return
         printed = scan(line)
         self.blurred.update(printed.blurred)
+        if self._split and _trains(printed):  # a section of an evaluation ends
+            yield from self._end_block()
+            self._split = ""
         if printed.alone and self._in_block(printed):
             return
         yield from self._end_block()
@@ -287,7 +290,10 @@ class Console:
         """A line without a measurement: it may say of what the lines below it are."""
         section = _said(printed.between, SECTION)
         if counted:
-            self._counters, self._totals, self._split, self._near = printed.values, printed.totals, section or "", True
+            inside = not printed.has("step", "epoch")  # `Batch 3/20` is of the epoch that a line above counted
+            values, totals = (self._counters, self._totals) if inside else ({}, {})
+            self._counters, self._totals = {**values, **printed.values}, {**totals, **printed.totals}
+            self._split, self._near = section or "", True
         elif section is not None:
             self._split, self._near = section, True
 
@@ -297,6 +303,12 @@ def _tells_settings(line: str) -> bool:
     return bool(SETTINGS.search(line)) or (
         "epochs=" in line and bool(PLANS.search(line) and len(FLAG.findall(line)) > 1)
     )
+
+
+def _trains(printed: Printed) -> bool:
+    """Whether a line says by itself that it tells of training: ``Training loss: 0.5``."""
+    first = next(iter(printed.measures()), "")
+    return bool(TRAINING.search(first)) and recognise(first).role == "loss"
 
 
 @lru_cache(maxsize=4096)
