@@ -798,6 +798,28 @@ def test_batches_on_lines_of_their_own_are_of_the_epoch_above(tmp_path):
     assert run.header.total_steps == 1200
 
 
+def test_the_summary_of_an_epoch(tmp_path):
+    """``Train | Epoch 1 | 20/40 |`` counts batches; ``Valid Summary`` is of the validation."""
+    lines = "".join(
+        "".join(f"Train | Epoch {e} | {b}/40 | 1.5 it/sec | Loss {e}.{b}\n" for b in (20, 39))
+        + f"Train Summary | Epoch {e} | Loss={e}.5\nValid Summary | Epoch {e} | Loss={e}.75 | Best=1.75\n"
+        for e in (1, 2, 3)
+    )
+    [run] = of_text(tmp_path, lines)
+    assert written(run, "train", "loss") == [(20, 1.2), (39, 1.39), (60, 2.2), (79, 2.39), (100, 3.2), (119, 3.39)]
+    assert written(run, "eval", "loss") == [(39, 1.5), (39, 1.75), (79, 2.5), (79, 2.75), (119, 3.5), (119, 3.75)]
+    assert [Chunk("eval", run.eval, 0, 6).text(row, "split") for row in (0, 1)] == ["train", "validation"]
+
+
+def test_a_second_phase_counts_epochs_of_its_own(tmp_path):
+    """Fine-tuning is another training, whose losses are not those of the first."""
+    lines = "".join(f"Epoch {e} | Train Loss: 1.{9 - e} | Val Loss: 2.5\n" for e in range(1, 5))
+    lines += "".join(f"Fine-Tune Epoch {e} | Train Loss: 0.{9 - e} | Val Loss: 1.5\n" for e in range(1, 4))
+    first, second = of_text(tmp_path, lines)
+    assert first.train["loss"].tolist() == [1.8, 1.7, 1.6, 1.5]
+    assert written(second, "train", "loss") == [(1, 0.8), (2, 0.7), (3, 0.6)]
+
+
 def test_settings_of_ppo_are_no_evaluation():
     """``v_clip`` beside ``clip`` makes no validation loss of ``v_loss``."""
     assert "v_loss" in scan("step: 100 loss: 2 clip: 0.1 v_clip: 0.2 v_loss: 1.0").values

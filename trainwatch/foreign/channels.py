@@ -37,6 +37,7 @@ STEPS = {
     *(("update",), ("updates",), ("timesteps",), ("total", "timesteps")),
 }
 STAGES = {("stage",), ("curriculum", "stage"), ("curriculum", "stage", "idx"), ("curriculum", "stage", "index")}
+PHASES = {"fine", "tune", "tuning", "finetune", "finetuning", "pretrain", "pretraining"}
 BATCHES = {("batch",), ("micro", "step"), ("minibatch",)}
 PLANNED = {("total", "steps"), ("max", "steps"), ("total", "iters")}
 NORMS = {("grad", "norm"), ("total", "grad", "norm"), ("gradient", "norm"), ("gnorm",), ("gradnorm",), ("norm",)}
@@ -160,9 +161,14 @@ def _counter(name: str) -> tuple[Role, bool] | None:
         return "planned", False
     if parts in STEPS:
         return "step", False
-    if parts in (("epoch",), ("epochs",)):
+    if parts in (("epoch",), ("epochs",)) or (parts[-1:] == ("epoch",) and _phased(name, parts[:-1])):
         return "epoch", False
     return ("batch", False) if parts in BATCHES else None
+
+
+def _phased(name: str, parts: tuple[str, ...]) -> bool:
+    """Whether a counter is of a phase of the training: ``Fine-tune epoch``; ``finetune_epoch`` may be a setting."""
+    return "_" not in name and PHASES.issuperset(parts)
 
 
 def _role(parts: tuple[str, ...], squeezed: str) -> tuple[Role, bool]:

@@ -49,7 +49,8 @@ OTHERS = {
 }
 """Files that hold names and numbers, and are no logs."""
 EVALUATION = re.compile(
-    r"\b(?:(?P<test>test(?:ing)?)|eval(?:uation)?|valid(?:ation|ate)?|dev|val)\b(?: metrics| set| results?)?\s*[:|]",
+    r"\b(?:(?P<test>test(?:ing)?)|eval(?:uation)?|valid(?:ation|ate)?|dev|val)\b"
+    r"(?: metrics| set| results?| summary)?\s*[:|]",
     re.IGNORECASE,
 )
 MARK = re.compile(r"\[(train|valid|dev|eval|test)\]")
