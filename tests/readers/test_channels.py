@@ -15,7 +15,7 @@ ROLES = {
     "norm": "grad_norm total_grad_norm optim/total_grad_norm gnorm gradient_norm train/grad_norm global_grad_norm",
     "scale": "loss_scale amp/scale grad_scale",
     "loss": "loss total_loss train_loss val_loss loss_cls lm_loss Loss/G/loss CrossEntropyLoss SmoothL1 kl xent l_pix l_g_gan nll_loss BoxScaleLoss weight_loss kl_weighted",
-    "measure": "accuracy ppl lm_loss_PPL mAP batch_size loss_weight loss_fn dynamic_loss_scale_from elapsed throughput kl_weight objective/kl_coef beta_kl lambda_kl focal_weight step_avg l_arm finetune_epoch",
+    "measure": "accuracy ppl lm_loss_PPL mAP batch_size loss_weight loss_fn dynamic_loss_scale_from elapsed throughput kl_weight objective/kl_coef beta_kl lambda_kl lambda_mu_L1 focal_weight step_avg l_arm finetune_epoch",
     "ignored": "best_val_loss lm_loss__MIN best_acc val_acc_improved_from",
 }
 

@@ -610,6 +610,8 @@ def test_text_without_a_measurement_is_refused(tmp_path):
         ("iter: 13,400, loss 0.5", {"iter": 13400.0, "loss": 0.5}),
         ("lr: (1.5e-04,) loss 0.5", {"lr": 1.5e-4, "loss": 0.5}),
         ("score (higher is better) : 2", {"score": 2.0}),
+        ("2024-05-05 12:00:01,123 INFO:Epoch 3: loss=0.5", {"Epoch": 3.0, "loss": 0.5}),
+        ("INFO:app.train:loss=0.5", {"loss": 0.5}),
     ],
 )
 def test_what_looks_like_a_number_and_is_none(line, values):
@@ -820,6 +822,18 @@ def test_a_second_phase_counts_epochs_of_its_own(tmp_path):
     assert written(second, "train", "loss") == [(1, 0.8), (2, 0.7), (3, 0.6)]
 
 
+def test_what_tensorflow_says_between_an_epoch_and_its_losses(tmp_path):
+    """Its C++ side writes whenever a library is opened or memory is short, and means no line of the training."""
+    said = "2024-05-05 10:11:1{0}.250125: W tensorflow/core/alloc.cc:7{0}9] failed to allocate 512.5M (1024 bytes)\n"
+    lines = "".join(
+        f"Epoch {e}/9\n{said.format(e) * (e % 3 == 1)}20/20 - 3s - loss: 0.{9 - e} - accuracy: 0.5\n"
+        for e in range(1, 7)
+    )
+    [run] = of_text(tmp_path, lines)
+    assert written(run, "train", "loss") == [(e, (9 - e) / 10) for e in range(1, 7)]
+    assert run.eval.size == 0
+
+
 def test_settings_of_ppo_are_no_evaluation():
     """``v_clip`` beside ``clip`` makes no validation loss of ``v_loss``."""
     assert "v_loss" in scan("step: 100 loss: 2 clip: 0.1 v_clip: 0.2 v_loss: 1.0").values
@@ -827,6 +841,7 @@ def test_settings_of_ppo_are_no_evaluation():
 
 PRINTED = {
     "TRAIN in epoch 3 , step 50, loss = 2.5": {"epoch": 3, "step": 50, "loss": 2.5},
+    "[200/5000] Train loss: 0.5, Valid loss: 0.75": {"step": 200, "Train loss": 0.5, "Valid loss": 0.75},
     "1013: 6.5, 7.5 avg loss, 0.001000 rate, 1.9 seconds, 6078 images": {"step": 1013, "loss": 7.5, "lr": 0.001},
     "Train: [3/300][10/1251]\tlr 0.5\tloss 1.5 (1.75)": {"epoch": 3, "batch": 10, "loss": 1.5},
     "Epoch 1, global step 704: 'val/acc' reached 0.25 (best 0.25), saving model to 'a.ckpt' as top 1": {

@@ -185,6 +185,8 @@ def _role(parts: tuple[str, ...], squeezed: str) -> tuple[Role, bool]:
         return "measure", False
     if FIGURES.intersection(parts) and "loss" not in squeezed:
         return "measure", False
+    if parts[:1] in (("lambda",), ("lam",)):
+        return "measure", False  # `lambda_logvar_L1` weighs it
     without = tuple(part for part in parts if part not in ("step", "epoch"))
     if without in TOTALS:
         return "loss", True

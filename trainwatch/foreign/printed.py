@@ -22,7 +22,8 @@ NOISE = re.compile(
     r"|\[?(?<![\w.-])[\w.-]+\.(?:py|cc|cpp|cu|h)(?::\d+(?::\w+)?\]?:?|\[line:\d+\])"  # places in source code
     r"|\|\s+(?:[\w.]+|<\w+>)(?::[\w<>]+){0,2}:\d+ - "  # the same as loguru tells them: `| INFO | __main__:train:35 - `
     r"|\b[\da-f]{8}(?:-[\da-f]{4}){3}-[\da-f]{12}\b"  # identifiers
-    r"|(?<![\w.-])(?:[\w.-]+:\d+\s+){1,4}(?=(?:DEBUG|INFO|WARN(?:ING)?|ERROR)\b)|\b(?:DEBUG|INFO|WARN(?:ING)?|ERROR)\b(?::\w+)?:?"
+    r"|(?<![\w.-])(?:[\w.-]+:\d+\s+){1,4}(?=(?:DEBUG|INFO|WARN(?:ING)?|ERROR)\b)"
+    r"|\b(?:DEBUG|INFO|WARN(?:ING)?|ERROR)\b(?::[\w.]+(?=:))?:?"  # and the logger's name: `INFO:root:`
     r"|0x[0-9a-fA-F]+|\[Rank \d+\]|\([\w.]{1,80}:\d+\)|\([\w-]{1,80}\.py \d+\)"
 )
 REMARK = re.compile(r"\s?\((?=[^()]{0,80}(?<![\d.])[A-Za-z])[^()=:]{1,80}\)(?!:)")
@@ -60,6 +61,7 @@ WORDED = (  # lines whose names stand elsewhere than before their numbers, or in
     ),  # of Darknet
     (re.compile(r"(?i)^(train|test|val|valid) (\d+)(?=, *(?:[a-z]+ )?loss\b)"), r"\1: epoch \2"),  # of DGCNN
     (re.compile(r"(?i)^(train|test|val|valid|validation) in epoch ?(\d+)\b"), r"\1: epoch \2"),
+    (re.compile(r"(?i)^[\s;]*\[ *(\d+) */ *(\d+) *\],? +(?=(?:[a-z]+[ _])?loss\b)"), r"step \1/\2; "),
     (re.compile(r"^s:(\d+) (?=trl:|tel:|eval:)"), r"step \1; "),  # of llm.c
     (re.compile(r"(?<=; )trl:"), "train loss: "),
     (re.compile(r"(?<=; )tel:"), "val loss: "),

@@ -56,6 +56,8 @@ EVALUATION = re.compile(
 MARK = re.compile(r"\[(train|valid|dev|eval|test)\]")
 UNUSUAL = re.compile("[\x1b\r\x08]")
 REDRAWN = re.compile(r"\r|\x08+")
+REMARKS = re.compile(r"wandb: |\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: [IWE] ")
+"""What a tracker, or TensorFlow's C++ side, says on lines of its own: they stand between lines that belong together."""
 UPWARDS = re.compile("\x1b\\[[0-9]*[AF]")
 """The cursor goes up a line: what follows stands where another bar stood, and not behind this one."""
 DIGITS = re.compile(r"\d+")
@@ -153,7 +155,7 @@ class Console:
 
     def _part(self, line: str) -> Iterator[Row | Event]:
         line = line[:LONGEST]
-        if not line.strip() or line.startswith("wandb: "):
+        if not line.strip() or REMARKS.match(line):
             return
         if not self._trained:
             yield from self._started(line)
