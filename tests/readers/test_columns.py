@@ -188,6 +188,15 @@ def test_the_length_of_an_episode_is_no_step(tmp_path):
         assert len(run.headers) == 1
 
 
+def test_trainings_whose_episodes_begin_again_are_several(tmp_path):
+    """The first one played too few steps in its first episode for the counter to tell."""
+    path = tmp_path / "loss.csv"
+    ends = [[200, 450, 700], [300, 620], [290, 540, 810]]
+    rows = [(episode, step) for steps in ends for episode, step in enumerate(steps, 1)]
+    path.write_text("episode,step,loss\n" + "".join(f"{episode},{step},0.5\n" for episode, step in rows))
+    assert [run.train.step.tolist() for run in read_all(path)] == ends
+
+
 def test_a_step_that_an_episode_stands_beside_is_a_step(tmp_path):
     """It goes on with the episodes, and back with them where another training begins."""
     path = tmp_path / "loss.csv"

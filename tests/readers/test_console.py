@@ -834,6 +834,16 @@ def test_what_tensorflow_says_between_an_epoch_and_its_losses(tmp_path):
     assert run.eval.size == 0
 
 
+def test_a_training_whose_epochs_begin_again_is_another(tmp_path):
+    """Where nothing else counts; two processes that write by turns are an epoch apart, and one training."""
+    row = "{{'loss': 0.5, 'learning_rate': 1e-3, 'epoch': {0}}}\n"
+    epochs = [e / 10 for e in range(1, 31)]
+    runs = of_text(tmp_path, "".join(map(row.format, epochs + epochs[:20])))
+    assert [run.train.step.tolist() for run in runs] == [list(range(30)), list(range(20))]
+    turns = [0.9, 1.0, 0.9, 1.1, 1.0, 1.2, 1.1]
+    assert len(of_text(tmp_path, "".join(map(row.format, turns)))) == 1
+
+
 def test_settings_of_ppo_are_no_evaluation():
     """``v_clip`` beside ``clip`` makes no validation loss of ``v_loss``."""
     assert "v_loss" in scan("step: 100 loss: 2 clip: 0.1 v_clip: 0.2 v_loss: 1.0").values

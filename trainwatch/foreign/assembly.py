@@ -237,7 +237,7 @@ class Assembler:
     def _fell(self, step: int, row: Row, steps: Steps) -> None:
         """The counter went back: another training begins, or the same is taken up from a checkpoint."""
         self._flush()
-        if step > self._first:
+        if step > self._first and not steps.anew:
             if len(self.run().headers) > RESUMES:
                 return
             steps.lengthen(row, row.counter("epoch") or 0.0)

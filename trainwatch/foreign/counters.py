@@ -90,6 +90,8 @@ class Steps:
     total: int | None = None  # steps that are planned
     _before: float = 0.0  # steps of the epochs that had another length
     _since: int | None = None  # the first epoch of this length
+    anew: bool = False  # whether the row that was learnt last begins another training: its epochs or episodes say so
+    _episodes: tuple[float, float] | None = None  # the first and the last one of this training
 
     @classmethod
     def seen(cls, rows: Sequence[Row], *, lengths: bool = False) -> Steps:
@@ -129,6 +131,7 @@ class Steps:
     def learn(self, row: Row, last: int, stride: int, epoch: float) -> None:
         """A counter that falls where the epoch rises counts within epochs; a live log shows that late."""
         now = row.counter("epoch")
+        self.anew = self._begins(row, epoch)
         if now is not None and (now > epoch or last < 0):
             self.lengthen(row, now)
         if self.mode != "step" or now is None or now <= epoch or last < 0:
@@ -137,6 +140,19 @@ class Steps:
         if reached is not None and reached < last:
             self.mode = "batch"
             self.length = row.planned("batch") or row.planned("step") or last + stride
+
+    def _begins(self, row: Row, before: float) -> bool:
+        """Whether the episode is the first one again, or the epoch, where nothing but rows is counted."""
+        episode, epoch = row.episode(), row.counter("epoch")
+        if episode is not None:
+            first, last = self._episodes or (episode, episode)
+            replayed = episode <= first < last
+            self._episodes = (episode if replayed else first, episode)
+            if replayed:
+                return True
+        if self.mode != "row" or epoch is None:
+            return False
+        return before - epoch > 1 and epoch < self.counted_from + 1  # by less: two processes write by turns
 
     def lengthen(self, row: Row, epoch: float) -> None:
         """From this epoch on another number of batches may be an epoch: another batch size, or other data."""
@@ -163,7 +179,7 @@ class Steps:
             return int(reached) if 0 <= reached < LIMIT else None
         if self.mode == "epoch":
             return None if epoch is None else int(epoch)
-        return last + 1
+        return 0 if self.anew else last + 1
 
 
 def _alone(row: Row) -> float | None:
