@@ -188,6 +188,19 @@ def test_the_length_of_an_episode_is_no_step(tmp_path):
         assert len(run.headers) == 1
 
 
+def test_rows_without_a_loss_are_rows_of_their_own_steps(tmp_path):
+    """What a policy was paid before it began to learn, and between two updates."""
+    path = tmp_path / "progress.csv"
+    rows = [(step, step / 8, "" if step < 40 or step % 3 else step / 16) for step in range(2, 90, 2)]
+    path.write_text(
+        "time/total_timesteps,rollout/ep_rew_mean,train/loss\n" + "".join(f"{a},{b},{c}\n" for a, b, c in rows)
+    )
+    run = read(path)
+    assert run.train.step.tolist() == [step for step, _, _ in rows]
+    assert run.train["logged/rollout_ep_rew_mean"].tolist() == [paid for _, paid, _ in rows]
+    assert run.train.curve("loss")[1].tolist() == [loss for _, _, loss in rows if loss]
+
+
 def test_trainings_whose_episodes_begin_again_are_several(tmp_path):
     """The first one played too few steps in its first episode for the counter to tell."""
     path = tmp_path / "loss.csv"

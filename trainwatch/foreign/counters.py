@@ -24,7 +24,8 @@ RARE = 50  # where a loss stands on fewer than one row in so many, it is a summa
 @dataclass(slots=True)
 class Row:
     """What a line says. ``totals`` has the ends of counters (``Batch 30/173``); ``partial`` is one of the lines of an
-    evaluation that goes on (they are averaged); in a ``rounded`` one a loss stood as 0.00, which is not known to be 0.
+    evaluation that goes on (they are averaged); in a ``rounded`` one a loss stood as 0.00, which is not known to be 0;
+    a ``whole`` one is a row of a table, which tells of its own step also where it has no loss.
     """
 
     values: dict[str, float]
@@ -32,6 +33,7 @@ class Row:
     totals: dict[str, float] = field(default_factory=dict)
     partial: bool = False
     rounded: bool = False
+    whole: bool = False
 
     def counter(self, role: Role) -> float | None:
         """The reading of a counter, None if the row has none."""
