@@ -217,8 +217,8 @@ class Assembler:
         steps.learn(row, self._last, self._stride, self._epoch)
         step = steps.of(row, self._last)
         losses = {name: value for name, value in values.items() if name == "loss" or name.startswith("loss/")}
-        alone = step is not None and step != self._last and not (row.whole and steps.mode == "step")
-        if steps.by_loss and not losses and not row.rounded and (alone or step is None or steps.mode == "row"):
+        own = step is not None and (step == self._last or row.whole) and steps.mode != "row"
+        if steps.by_loss and not (losses or row.rounded or own):
             self._carried |= values
             return
         if step is None:
