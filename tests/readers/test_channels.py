@@ -90,12 +90,14 @@ def test_names_in_company(company):
 def test_the_guess_is_shown(tmp_path, capsys):
     """`check --explain-channels` says what each name was taken for, and leaves standard output to the report."""
     path = tmp_path / "train.log"
-    path.write_text("step 1 loss 2.5 dev_loss 2.75 speed 3\n" * 1 + "step 2 loss 2.25 dev_loss 2.5 speed 3\n")
+    lines = "step 1 loss 2.5 dev_loss 2.75 speed 3\nstep 2 loss 2.25 dev_loss 2.5 speed 3\n"
+    path.write_text("action_l2: 0.5\n" + lines)
     main(["check", str(path), "--explain-channels", "--format", "json"])
     said = capsys.readouterr()
     assert "read as console output" in said.err
     assert "dev_loss -> validation:loss" in said.err
     assert "speed -> logged/speed" in said.err
+    assert "action_l2 -> none" in said.err  # a setting: no row came of it
     assert said.out.startswith("{")
 
 

@@ -21,6 +21,7 @@ from trainwatch.foreign import sums
 from trainwatch.foreign.channels import Naming
 from trainwatch.foreign.counters import LIMIT, Row, Steps, counted, episode_lengths, trained
 from trainwatch.foreign.grid import Grid
+from trainwatch.foreign.mapping import COUNTERS
 from trainwatch.foreign.numbers import flattened
 from trainwatch.run import Event, Run
 from trainwatch.schema import NONFINITE
@@ -172,10 +173,18 @@ class Assembler:
     def close(self) -> None:
         """Nothing more comes. Trainings of one file that all ended at the same step are folds, not a restart."""
         self._flush()
+        if self.runs:
+            self.run().named = self._held(self.run().named)
         ends = {run.last_step for run in self.runs}
         if len(self.runs) > 2 and len(ends) == 1:
             for run in self.runs:
                 run.nth = 1
+
+    def _held(self, named: dict[str, str]) -> dict[str, str]:
+        """Names and what they were taken for, where a row holds it: what gave none was a setting, or stood alone."""
+        tables = [table for run in self.runs for table in (run.train, run.eval)]
+        channels = {*COUNTERS, *(channel for table in tables for channel in table.channels)}
+        return {name: told if told.rpartition(":")[2] in channels else "none" for name, told in named.items()}
 
     def _begin(self) -> None:
         run = Run(self.source, format=self.format, tells_end=False)
