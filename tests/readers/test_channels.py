@@ -15,7 +15,7 @@ ROLES = {
     "norm": "grad_norm total_grad_norm optim/total_grad_norm gnorm gradient_norm train/grad_norm global_grad_norm",
     "scale": "loss_scale amp/scale grad_scale",
     "loss": "loss total_loss train_loss val_loss loss_cls lm_loss Loss/G/loss CrossEntropyLoss SmoothL1 kl xent l_pix l_g_gan nll_loss BoxScaleLoss weight_loss kl_weighted",
-    "measure": "accuracy ppl lm_loss_PPL mAP batch_size loss_weight loss_fn dynamic_loss_scale_from elapsed throughput kl_weight objective/kl_coef beta_kl lambda_kl focal_weight step_avg l_arm",
+    "measure": "accuracy ppl lm_loss_PPL mAP batch_size loss_weight loss_fn dynamic_loss_scale_from elapsed throughput kl_weight objective/kl_coef beta_kl lambda_kl lambda_mu_L1 focal_weight step_avg l_arm finetune_epoch",
     "ignored": "best_val_loss lm_loss__MIN best_acc val_acc_improved_from",
 }
 
@@ -90,12 +90,14 @@ def test_names_in_company(company):
 def test_the_guess_is_shown(tmp_path, capsys):
     """`check --explain-channels` says what each name was taken for, and leaves standard output to the report."""
     path = tmp_path / "train.log"
-    path.write_text("step 1 loss 2.5 dev_loss 2.75 speed 3\n" * 1 + "step 2 loss 2.25 dev_loss 2.5 speed 3\n")
+    lines = "step 1 loss 2.5 dev_loss 2.75 speed 3\nstep 2 loss 2.25 dev_loss 2.5 speed 3\n"
+    path.write_text("action_l2: 0.5\n" + lines)
     main(["check", str(path), "--explain-channels", "--format", "json"])
     said = capsys.readouterr()
     assert "read as console output" in said.err
     assert "dev_loss -> validation:loss" in said.err
     assert "speed -> logged/speed" in said.err
+    assert "action_l2 -> none" in said.err  # a setting: no row came of it
     assert said.out.startswith("{")
 
 

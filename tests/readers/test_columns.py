@@ -3,7 +3,7 @@
 
 import pytest
 
-from trainwatch.readers import ReadError, read, read_all
+from trainwatch.readers import ReadError, open_run, read, read_all
 
 LAYOUTS = {
     "Ultralytics": (
@@ -200,3 +200,54 @@ def test_a_file_of_evaluations_without_names_is_no_training(tmp_path, name):
     path.write_text("0.75\n0.5\n0.25\n0.5\n")
     run = read(path)
     assert (run.train.size, run.eval["loss"].tolist()) == (0, [0.75, 0.5, 0.25, 0.5])
+
+
+EPISODES = [(episode, 300 + episode * 137 % 200) for episode in range(1, 41)]
+
+
+def test_the_length_of_an_episode_is_no_step(tmp_path):
+    """It falls while the episodes go on; read whole and line by line, such a log is one run."""
+    path = tmp_path / "scores.csv"
+    lines = [f"{episode},{episode / 4},{length}\n" for episode, length in EPISODES]
+    path.write_text("episode,reward,steps\n" + lines[0])
+    source = open_run(path)
+    for line in ("", *lines[1:]):
+        with path.open("a") as file:
+            file.write(line)
+        source.poll()
+    source.close()
+    for runs in (source.runs, read_all(path)):
+        [run] = runs
+        assert run.train.step.tolist() == list(range(40))
+        assert run.train["logged/steps"].tolist() == [length for _, length in EPISODES]
+        assert len(run.headers) == 1
+
+
+def test_rows_without_a_loss_are_rows_of_their_own_steps(tmp_path):
+    """What a policy was paid before it began to learn, and between two updates."""
+    path = tmp_path / "progress.csv"
+    rows = [(step, step / 8, "" if step < 40 or step % 3 else step / 16) for step in range(2, 90, 2)]
+    path.write_text(
+        "time/total_timesteps,rollout/ep_rew_mean,train/loss\n" + "".join(f"{a},{b},{c}\n" for a, b, c in rows)
+    )
+    run = read(path)
+    assert run.train.step.tolist() == [step for step, _, _ in rows]
+    assert run.train["logged/rollout_ep_rew_mean"].tolist() == [paid for _, paid, _ in rows]
+    assert run.train.curve("loss")[1].tolist() == [loss for _, _, loss in rows if loss]
+
+
+def test_trainings_whose_episodes_begin_again_are_several(tmp_path):
+    """The first one played too few steps in its first episode for the counter to tell."""
+    path = tmp_path / "loss.csv"
+    ends = [[200, 450, 700], [300, 620], [290, 540, 810]]
+    rows = [(episode, step) for steps in ends for episode, step in enumerate(steps, 1)]
+    path.write_text("episode,step,loss\n" + "".join(f"{episode},{step},0.5\n" for episode, step in rows))
+    assert [run.train.step.tolist() for run in read_all(path)] == ends
+
+
+def test_a_step_that_an_episode_stands_beside_is_a_step(tmp_path):
+    """It goes on with the episodes, and back with them where another training begins."""
+    path = tmp_path / "loss.csv"
+    rows = [(episode, 100 * episode) for _ in range(2) for episode in range(1, 9)]
+    path.write_text("episode,step,loss\n" + "".join(f"{episode},{step},0.5\n" for episode, step in rows))
+    assert [run.train.step.tolist() for run in read_all(path)] == [list(range(100, 900, 100))] * 2

@@ -633,6 +633,8 @@ def test_text_without_a_measurement_is_refused(tmp_path):
         ("iter: 13,400, loss 0.5", {"iter": 13400.0, "loss": 0.5}),
         ("lr: (1.5e-04,) loss 0.5", {"lr": 1.5e-4, "loss": 0.5}),
         ("score (higher is better) : 2", {"score": 2.0}),
+        ("2024-05-05 12:00:01,123 INFO:Epoch 3: loss=0.5", {"Epoch": 3.0, "loss": 0.5}),
+        ("INFO:app.train:loss=0.5", {"loss": 0.5}),
     ],
 )
 def test_what_looks_like_a_number_and_is_none(line, values):
@@ -809,6 +811,72 @@ def test_a_torn_character_spoils_no_other_line(tmp_path):
     assert read_all(path)[0].train["loss"].tolist() == source.runs[0].train["loss"].tolist() == losses
 
 
+def test_a_name_that_says_training_ends_the_section_of_an_evaluation(tmp_path):
+    """Nothing else tells where the evaluation ends."""
+    lines = "".join(f"Training loss: 0.{9 - e}\n\nModel evaluation.\n\nModel error: 0.{8 - e}\n" for e in range(5))
+    [run] = of_text(tmp_path, lines)
+    assert written(run, "train", "loss") == list(enumerate([0.9, 0.8, 0.7, 0.6, 0.5]))
+    assert written(run, "eval", "metric/Model_error") == list(enumerate([0.8, 0.7, 0.6, 0.5, 0.4]))
+
+
+def test_batches_on_lines_of_their_own_are_of_the_epoch_above(tmp_path):
+    """They begin anew with each epoch, and the values stand below them."""
+    lines = "".join(
+        f"Epoch {e}/30\nLearning rate: 1e-0{6 - e}\n"
+        + "".join(f"  Batch {b}/40\n    Loss: {e + b / 100}\n    Grad norm: 1.5\n" for b in (1, 21, 40))
+        + f"Epoch {e} - Train loss: {e}.5, val loss: {e}.25\n\n"
+        for e in (1, 2, 3)
+    )
+    [run] = of_text(tmp_path, lines)
+    assert run.train.step.tolist() == [1, 21, 40, 41, 61, 80, 81, 101, 120]
+    assert written(run, "train", "lr/main") == [(1, 1e-5), (41, 1e-4), (81, 1e-3)]
+    assert run.header.total_steps == 1200
+
+
+def test_the_summary_of_an_epoch(tmp_path):
+    """``Train | Epoch 1 | 20/40 |`` counts batches; ``Valid Summary`` is of the validation."""
+    lines = "".join(
+        "".join(f"Train | Epoch {e} | {b}/40 | 1.5 it/sec | Loss {e}.{b}\n" for b in (20, 39))
+        + f"Train Summary | Epoch {e} | Loss={e}.5\nValid Summary | Epoch {e} | Loss={e}.75 | Best=1.75\n"
+        for e in (1, 2, 3)
+    )
+    [run] = of_text(tmp_path, lines)
+    assert written(run, "train", "loss") == [(20, 1.2), (39, 1.39), (60, 2.2), (79, 2.39), (100, 3.2), (119, 3.39)]
+    assert written(run, "eval", "loss") == [(39, 1.5), (39, 1.75), (79, 2.5), (79, 2.75), (119, 3.5), (119, 3.75)]
+    assert [Chunk("eval", run.eval, 0, 6).text(row, "split") for row in (0, 1)] == ["train", "validation"]
+
+
+def test_a_second_phase_counts_epochs_of_its_own(tmp_path):
+    """Fine-tuning is another training, whose losses are not those of the first."""
+    lines = "".join(f"Epoch {e} | Train Loss: 1.{9 - e} | Val Loss: 2.5\n" for e in range(1, 5))
+    lines += "".join(f"Fine-Tune Epoch {e} | Train Loss: 0.{9 - e} | Val Loss: 1.5\n" for e in range(1, 4))
+    first, second = of_text(tmp_path, lines)
+    assert first.train["loss"].tolist() == [1.8, 1.7, 1.6, 1.5]
+    assert written(second, "train", "loss") == [(1, 0.8), (2, 0.7), (3, 0.6)]
+
+
+def test_what_tensorflow_says_between_an_epoch_and_its_losses(tmp_path):
+    """Its C++ side writes whenever a library is opened or memory is short, and means no line of the training."""
+    said = "2024-05-05 10:11:1{0}.250125: W tensorflow/core/alloc.cc:7{0}9] failed to allocate 512.5M (1024 bytes)\n"
+    lines = "".join(
+        f"Epoch {e}/9\n{said.format(e) * (e % 3 == 1)}20/20 - 3s - loss: 0.{9 - e} - accuracy: 0.5\n"
+        for e in range(1, 7)
+    )
+    [run] = of_text(tmp_path, lines)
+    assert written(run, "train", "loss") == [(e, (9 - e) / 10) for e in range(1, 7)]
+    assert run.eval.size == 0
+
+
+def test_a_training_whose_epochs_begin_again_is_another(tmp_path):
+    """Where nothing else counts; two processes that write by turns are an epoch apart, and one training."""
+    row = "{{'loss': 0.5, 'learning_rate': 1e-3, 'epoch': {0}}}\n"
+    epochs = [e / 10 for e in range(1, 31)]
+    runs = of_text(tmp_path, "".join(map(row.format, epochs + epochs[:20])))
+    assert [run.train.step.tolist() for run in runs] == [list(range(30)), list(range(20))]
+    turns = [0.9, 1.0, 0.9, 1.1, 1.0, 1.2, 1.1]
+    assert len(of_text(tmp_path, "".join(map(row.format, turns)))) == 1
+
+
 def test_settings_of_ppo_are_no_evaluation():
     """``v_clip`` beside ``clip`` makes no validation loss of ``v_loss``."""
     assert "v_loss" in scan("step: 100 loss: 2 clip: 0.1 v_clip: 0.2 v_loss: 1.0").values
@@ -816,6 +884,7 @@ def test_settings_of_ppo_are_no_evaluation():
 
 PRINTED = {
     "TRAIN in epoch 3 , step 50, loss = 2.5": {"epoch": 3, "step": 50, "loss": 2.5},
+    "[200/5000] Train loss: 0.5, Valid loss: 0.75": {"step": 200, "Train loss": 0.5, "Valid loss": 0.75},
     "1013: 6.5, 7.5 avg loss, 0.001000 rate, 1.9 seconds, 6078 images": {"step": 1013, "loss": 7.5, "lr": 0.001},
     "Train: [3/300][10/1251]\tlr 0.5\tloss 1.5 (1.75)": {"epoch": 3, "batch": 10, "loss": 1.5},
     "Epoch 1, global step 704: 'val/acc' reached 0.25 (best 0.25), saving model to 'a.ckpt' as top 1": {

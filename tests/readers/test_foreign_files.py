@@ -333,6 +333,17 @@ def test_event_files_of_one_folder_are_one_run(tmp_path):
     assert sum(run.train.size for run in read_all(tmp_path / "events.out.tfevents.1.host")) == 60
 
 
+def test_event_files_that_were_gathered_under_other_names_are_runs_of_their_own(tmp_path):
+    """Whoever keeps the runs of a study in one folder has renamed them."""
+    names = [f"{study}-events.out.tfevents.{start}.h" for study in ("a", "b") for start in (1, 20)]
+    for name in names:
+        write_events(tmp_path / name, "loss", range(int(name.split(".")[3]), int(name.split(".")[3]) + 19))
+    assert [path.name for path in find(tmp_path)] == names[::2]
+    for name in names[::2]:
+        [run] = read_all(tmp_path / name)
+        assert (run.name, run.train.size) == (Path(name).stem, 38)
+
+
 PARTED = LOGS / "tensorboard_parts"
 
 

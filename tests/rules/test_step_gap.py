@@ -56,3 +56,12 @@ def test_many_are_told_as_one(make_run, judge):
     (found,) = judged(make_run, judge, step)
     assert found.evidence["jumps"] == 7  # the last one has nothing behind it
     assert found.first_step == step[49]
+
+
+def test_the_length_of_an_episode_is_no_gap(make_run, judge):
+    """In a game rows may come by episode; one whose rows come evenly has gaps like any other run."""
+    lengths = np.where(np.arange(200) == 100, 400, 9 + np.arange(200) % 3)
+    paid = {"logged/episode_reward": np.ones(200)}
+    assert judged(make_run, judge, np.cumsum(lengths), **paid) == []
+    assert len(judged(make_run, judge, np.cumsum(lengths))) == 1
+    assert len(judged(make_run, judge, np.cumsum(np.where(lengths == 400, 400, 9)), **paid)) == 1

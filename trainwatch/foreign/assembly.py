@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from trainwatch.foreign import sums
 from trainwatch.foreign.channels import Naming
-from trainwatch.foreign.counters import LIMIT, Row, Steps, counted, trained
+from trainwatch.foreign.counters import LIMIT, Row, Steps, counted, episode_lengths, trained
 from trainwatch.foreign.grid import Grid
+from trainwatch.foreign.mapping import COUNTERS
 from trainwatch.foreign.numbers import flattened
 from trainwatch.run import Event, Run
 from trainwatch.schema import NONFINITE
@@ -78,11 +79,13 @@ class Assembler:
         for some in ([row for row in rows if counted(row)], rows):  # a setting's name must not take a measurement's
             self.naming.learn((name, row.split) for row in some for name in row.values)
         if self._steps is None and any(trained(row) for row in rows):
-            self._steps = Steps.seen(rows)
+            self._steps = Steps.seen(rows, lengths=self.proof.lengths or episode_lengths(rows))
         if self._steps is not None and rows and len(self._first_rows) < SHOWING:
             self._prove(rows)
         self.naming.prove_components(self.proof.components)
         self.naming.prove_weights(self.proof.weights)
+        if self.proof.lengths:
+            self.naming.prove_lengths()
         for item in items:
             if isinstance(item, Row):
                 self._row(item)
@@ -93,13 +96,14 @@ class Assembler:
             self.run().named = self.naming.explained()
 
     def _prove(self, rows: Sequence[Row]) -> None:
-        """What the sums of the first rows show. The rows of a log that is still written come one by one."""
+        """What the first rows show of sums and steps. The rows of a log that is still written come one by one."""
         begun = bool(self._first_rows)
         self._first_rows += rows
         components = sums.components(self._first_rows, self.naming.places)
         if not begun:
             self.naming.prove_components(components)
-        found = self.proof.with_more(components, sums.weights(self._first_rows, self.naming.places))
+        weights = sums.weights(self._first_rows, self.naming.places)
+        found = self.proof.with_more(components, weights, lengths=episode_lengths(self._first_rows))
         if not begun:
             self.proof = found
         elif found != self.proof:
@@ -169,10 +173,18 @@ class Assembler:
     def close(self) -> None:
         """Nothing more comes. Trainings of one file that all ended at the same step are folds, not a restart."""
         self._flush()
+        if self.runs:
+            self.run().named = self._held(self.run().named)
         ends = {run.last_step for run in self.runs}
         if len(self.runs) > 2 and len(ends) == 1:
             for run in self.runs:
                 run.nth = 1
+
+    def _held(self, named: dict[str, str]) -> dict[str, str]:
+        """Names and what they were taken for, where a row holds it: what gave none was a setting, or stood alone."""
+        tables = [table for run in self.runs for table in (run.train, run.eval)]
+        channels = {*COUNTERS, *(channel for table in tables for channel in table.channels)}
+        return {name: told if told.rpartition(":")[2] in channels else "none" for name, told in named.items()}
 
     def _begin(self) -> None:
         run = Run(self.source, format=self.format, tells_end=False)
@@ -214,7 +226,8 @@ class Assembler:
         steps.learn(row, self._last, self._stride, self._epoch)
         step = steps.of(row, self._last)
         losses = {name: value for name, value in values.items() if name == "loss" or name.startswith("loss/")}
-        if steps.by_loss and not losses and not row.rounded and (step != self._last or steps.mode == "row"):
+        own = step is not None and (step == self._last or row.whole) and steps.mode != "row"
+        if steps.by_loss and not (losses or row.rounded or own):
             self._carried |= values
             return
         if step is None:
@@ -234,7 +247,7 @@ class Assembler:
     def _fell(self, step: int, row: Row, steps: Steps) -> None:
         """The counter went back: another training begins, or the same is taken up from a checkpoint."""
         self._flush()
-        if step > self._first:
+        if step > self._first and not steps.anew:
             if len(self.run().headers) > RESUMES:
                 return
             steps.lengthen(row, row.counter("epoch") or 0.0)

@@ -37,6 +37,7 @@ STEPS = {
     *(("update",), ("updates",), ("timesteps",), ("total", "timesteps")),
 }
 STAGES = {("stage",), ("curriculum", "stage"), ("curriculum", "stage", "idx"), ("curriculum", "stage", "index")}
+PHASES = {"fine", "tune", "tuning", "finetune", "finetuning", "pretrain", "pretraining"}
 BATCHES = {("batch",), ("micro", "step"), ("minibatch",)}
 PLANNED = {("total", "steps"), ("max", "steps"), ("total", "iters")}
 NORMS = {("grad", "norm"), ("total", "grad", "norm"), ("gradient", "norm"), ("gnorm",), ("gradnorm",), ("norm",)}
@@ -162,9 +163,14 @@ def _counter(name: str) -> tuple[Role, bool] | None:
         return "planned", False
     if parts in STEPS:
         return "step", False
-    if parts in (("epoch",), ("epochs",)):
+    if parts in (("epoch",), ("epochs",)) or (parts[-1:] == ("epoch",) and _phased(name, parts[:-1])):
         return "epoch", False
     return ("batch", False) if parts in BATCHES else None
+
+
+def _phased(name: str, parts: tuple[str, ...]) -> bool:
+    """Whether a counter is of a phase of the training: ``Fine-tune epoch``; ``finetune_epoch`` may be a setting."""
+    return "_" not in name and PHASES.issuperset(parts)
 
 
 def _role(parts: tuple[str, ...], squeezed: str) -> tuple[Role, bool]:
@@ -181,6 +187,8 @@ def _role(parts: tuple[str, ...], squeezed: str) -> tuple[Role, bool]:
         return "measure", False
     if FIGURES.intersection(parts) and "loss" not in squeezed:
         return "measure", False
+    if parts[:1] in (("lambda",), ("lam",)):
+        return "measure", False  # `lambda_logvar_L1` weighs it
     without = tuple(part for part in parts if part not in ("step", "epoch"))
     if without in TOTALS:
         return "loss", True
@@ -260,6 +268,12 @@ class Naming:
         for name, component in weights.items():
             if name not in _TOLD and (name, "") in self.places:
                 self.places[name, ""] = Place("", f"weight/{component}", "measure")
+
+    def prove_lengths(self) -> None:
+        """The names of steps were shown to be measures: an episode's length, and no step of the training."""
+        for (name, said), place in self.places.items():
+            if place.role == "step":
+                self.places[name, said] = Place(place.split, f"logged/{clean(name)}", "measure")
 
     def explained(self) -> dict[str, str]:
         """The guess: for each name its channel, with the split before it where it is no training."""

@@ -6,21 +6,26 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
 
-from trainwatch.foreign.channels import Role, by_role, recognise
+from trainwatch.foreign.channels import WORD, Role, by_role, recognise
 
 Mode = Literal["step", "batch", "epoch", "row"]
 
 LIMIT = 2**53
+LENGTHS = (
+    0.1  # of the rows: a step that is counted on falls at restarts alone, an episode's length in about half of all
+)
 RARE = 50  # where a loss stands on fewer than one row in so many, it is a summary, and the other rows are the training
 
 
 @dataclass(slots=True)
 class Row:
     """What a line says. ``totals`` has the ends of counters (``Batch 30/173``); ``partial`` is one of the lines of an
-    evaluation that goes on (they are averaged); in a ``rounded`` one a loss stood as 0.00, which is not known to be 0.
+    evaluation that goes on (they are averaged); in a ``rounded`` one a loss stood as 0.00, which is not known to be 0;
+    a ``whole`` one is a row of a table, which tells of its own step also where it has no loss.
     """
 
     values: dict[str, float]
@@ -28,6 +33,7 @@ class Row:
     totals: dict[str, float] = field(default_factory=dict)
     partial: bool = False
     rounded: bool = False
+    whole: bool = False
 
     def counter(self, role: Role) -> float | None:
         """The reading of a counter, None if the row has none."""
@@ -40,13 +46,25 @@ class Row:
         ends = (self.totals[name] for name in said if read in (None, name))
         return next((end for end in ends if 0 < end < LIMIT), None)
 
+    def episode(self) -> float | None:
+        """How many episodes were played, None if the row does not say."""
+        name = _episode(tuple(self.values))
+        return None if name is None else self.values[name]
+
     def _read(self, role: Role) -> str | None:
         """Which of the names tells a counter's reading."""
         names = by_role(tuple(self.values)).get(role, ())
         return next((name for name in names if 0 <= self.values[name] < LIMIT), None)
 
 
+EPISODES = (["episode"], ["episodes"])
 COUNTERS = ("step", "epoch", "batch", "planned", "ignored")
+
+
+@lru_cache(maxsize=1024)
+def _episode(names: tuple[str, ...]) -> str | None:
+    """The name that counts episodes."""
+    return next((name for name in names if [word.lower() for word in WORD.findall(name)] in EPISODES), None)
 
 
 def trained(row: Row) -> list[str]:
@@ -74,16 +92,18 @@ class Steps:
     total: int | None = None  # steps that are planned
     _before: float = 0.0  # steps of the epochs that had another length
     _since: int | None = None  # the first epoch of this length
+    anew: bool = False  # whether the row that was learnt last begins another training: its epochs or episodes say so
+    _episodes: tuple[float, float] | None = None  # the first and the last one of this training
 
     @classmethod
-    def seen(cls, rows: Sequence[Row]) -> Steps:
-        """How the counters of a log move in its first rows."""
+    def seen(cls, rows: Sequence[Row], *, lengths: bool = False) -> Steps:
+        """How the counters of a log move in its first rows; its steps count none where they are ``lengths``."""
         training = [row for row in rows if trained(row)]
         clocked = [row for row in training if counted(row)] or training
         with_loss = [row for row in clocked if any(recognise(name).role == "loss" for name in trained(row))]
         by_loss = len(with_loss) * RARE > len(clocked)
         chosen = with_loss if by_loss else clocked
-        steps = cls(_mode(chosen), by_loss=by_loss)
+        steps = cls(_mode(chosen, lengths=lengths), by_loss=by_loss)
         planned = [end for row in rows if (end := row.planned("epoch"))]
         steps.epochs = planned[0] if planned else None
         first = next((epoch for row in chosen if (epoch := row.counter("epoch")) is not None), 0.0)
@@ -113,6 +133,7 @@ class Steps:
     def learn(self, row: Row, last: int, stride: int, epoch: float) -> None:
         """A counter that falls where the epoch rises counts within epochs; a live log shows that late."""
         now = row.counter("epoch")
+        self.anew = self._begins(row, epoch)
         if now is not None and (now > epoch or last < 0):
             self.lengthen(row, now)
         if self.mode != "step" or now is None or now <= epoch or last < 0:
@@ -121,6 +142,19 @@ class Steps:
         if reached is not None and reached < last:
             self.mode = "batch"
             self.length = row.planned("batch") or row.planned("step") or last + stride
+
+    def _begins(self, row: Row, before: float) -> bool:
+        """Whether the episode is the first one again, or the epoch, where nothing but rows is counted."""
+        episode, epoch = row.episode(), row.counter("epoch")
+        if episode is not None:
+            first, last = self._episodes or (episode, episode)
+            replayed = episode <= first < last
+            self._episodes = (episode if replayed else first, episode)
+            if replayed:
+                return True
+        if self.mode != "row" or epoch is None:
+            return False
+        return before - epoch > 1 and epoch < self.counted_from + 1  # by less: two processes write by turns
 
     def lengthen(self, row: Row, epoch: float) -> None:
         """From this epoch on another number of batches may be an epoch: another batch size, or other data."""
@@ -147,7 +181,7 @@ class Steps:
             return int(reached) if 0 <= reached < LIMIT else None
         if self.mode == "epoch":
             return None if epoch is None else int(epoch)
-        return last + 1
+        return 0 if self.anew else last + 1
 
 
 def _alone(row: Row) -> float | None:
@@ -161,8 +195,16 @@ def counted(row: Row) -> bool:
     return any(row.counter(role) is not None for role in roles)
 
 
-def _mode(rows: Sequence[Row]) -> Mode:
-    steps = [row.counter("step") for row in rows]
+def episode_lengths(rows: Sequence[Row]) -> bool:
+    """Whether the steps are those of one episode each: they fall where the episodes are counted on."""
+    counts = ((row.counter("step"), row.episode()) for row in rows)
+    known = [(step, episode) for step, episode in counts if step is not None and episode is not None]
+    falls = sum(b[0] < a[0] and b[1] > a[1] for a, b in pairwise(known))
+    return falls > max(1, LENGTHS * len(known))
+
+
+def _mode(rows: Sequence[Row], *, lengths: bool) -> Mode:
+    steps = [None if lengths else row.counter("step") for row in rows]
     epochs = [row.counter("epoch") for row in rows]
     batches = [row.counter("batch") for row in rows]
     for counts in (steps, batches):

@@ -23,7 +23,8 @@ NOISE = re.compile(
     r"|\[?(?<![\w.-])[\w.-]+\.(?:py|cc|cpp|cu|h)(?::\d+(?::\w+)?\]?:?|\[line:\d+\])"  # places in source code
     r"|\|\s+(?:[\w.]+|<\w+>)(?::[\w<>]+){0,2}:\d+ - "  # the same as loguru tells them: `| INFO | __main__:train:35 - `
     r"|\b[\da-f]{8}(?:-[\da-f]{4}){3}-[\da-f]{12}\b"  # identifiers
-    r"|(?<![\w.-])(?:[\w.-]+:\d+\s+){1,4}(?=(?:DEBUG|INFO|WARN(?:ING)?|ERROR)\b)|\b(?:DEBUG|INFO|WARN(?:ING)?|ERROR)\b(?::\w+)?:?"
+    r"|(?<![\w.-])(?:[\w.-]+:\d+\s+){1,4}(?=(?:DEBUG|INFO|WARN(?:ING)?|ERROR)\b)"
+    r"|\b(?:DEBUG|INFO|WARN(?:ING)?|ERROR)\b(?::[\w.]+(?=:))?:?"  # and the logger's name: `INFO:root:`
     r"|0x[0-9a-fA-F]+|\[Rank \d+\]|\([\w.]{1,80}:\d+\)|\([\w-]{1,80}\.py \d+\)"
 )
 REMARK = re.compile(r"\s?\((?=[^()]{0,80}(?<![\d.])[A-Za-z])[^()=:]{1,80}\)(?!:)")
@@ -44,7 +45,7 @@ BARS = (  # a bare `30/173` counts batches: after the epoch, in a progress bar, 
     (re.compile(r"(?<=\])\s*\[\s*(\d+)\s*\]"), r"; batch \1; "),
     (re.compile(r"(?i)\b(test|val|valid|validation|eval): *\[ *(\d+) */ *(\d+)\]"), r"\1: ; batch \2/\3; "),
     (re.compile(r"(?i)\btrain: *\[ *(\d+) */ *(\d+)\](?! *\[)"), r"train: ; step \1/\2; "),
-    (re.compile(r"(?i)(epoch\s+\d+):\s+(\d+)\s*/\s*(\d+)"), r"\1; batch \2/\3; "),
+    (re.compile(r"(?i)(epoch\s+\d+)\s*[:|]\s+(\d+)\s*/\s*(\d+)"), r"\1; batch \2/\3; "),
     (re.compile(r"\b(\d+)epoch:(?:train|valid):\d+-(\d+)batch:"), r"epoch \1; batch \2; "),
     (re.compile(r"\b(\d+)epoch results:"), r"epoch \1; "),
     (re.compile(r"\d+%\|[^|]*\|\s*(\d+)/(\d+)\s*\["), r"; batch \1/\2; "),
@@ -69,6 +70,7 @@ WORDED: tuple[
         re.compile(r"^(\(epoch: \d+, iters: \d+, time: [^)]+\)) (.+)"),
         lambda line: f"{line[1]} " + re.sub(r"(\w+):", r"\1_loss:", line[2]),
     ),  # of CycleGAN and pix2pix, which print nothing but losses there
+    (re.compile(r"(?i)^[\s;]*\[ *(\d+) */ *(\d+) *\],? +(?=(?:[a-z]+[ _])?loss\b)"), r"step \1/\2; "),
     (re.compile(r"^s:(\d+) (?=trl:|tel:|eval:)"), r"step \1; "),  # of llm.c
     (re.compile(r"(?<=; )trl:"), "train loss: "),
     (re.compile(r"(?<=; )tel:"), "val loss: "),

@@ -34,14 +34,18 @@ FAR = 0.05  # of the total: what the plain sum must be off by in some row, or no
 
 @dataclass(frozen=True)
 class Proof:
-    """What was proved: names that are components of a total, and names that are weights, with their components."""
+    """What was proved: names that are components of a total, names that are weights, with their components, and
+    whether the steps are ``lengths`` of single episodes.
+    """
 
     components: tuple[Pair, ...] = ()
     weights: Mapping[str, str] = field(default_factory=dict)
+    lengths: bool = False
 
-    def with_more(self, components: Iterable[Pair], weights: Mapping[str, str]) -> Proof:
+    def with_more(self, components: Iterable[Pair], weights: Mapping[str, str], *, lengths: bool) -> Proof:
         """This, and what was proved since."""
-        return Proof(tuple(dict.fromkeys((*self.components, *components))), {**self.weights, **weights})
+        components = tuple(dict.fromkeys((*self.components, *components)))
+        return Proof(components, {**self.weights, **weights}, self.lengths or lengths)
 
 
 NOTHING = Proof()

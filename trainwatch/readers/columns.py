@@ -92,7 +92,7 @@ class Table:
             self.played += values[EPISODE_LENGTH]
             values["total_timesteps"] = self.played
         if values:
-            yield Row(values)
+            yield Row(values, whole=True)
 
     def last(self, assembler: Assembler) -> None:
         """What could not be read."""

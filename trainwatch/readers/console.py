@@ -49,12 +49,15 @@ OTHERS = {
 }
 """Files that hold names and numbers, and are no logs."""
 EVALUATION = re.compile(
-    r"\b(?:(?P<test>test(?:ing)?)|eval(?:uation)?|valid(?:ation|ate)?|dev|val)\b(?: metrics| set| results?)?\s*[:|]",
+    r"\b(?:(?P<test>test(?:ing)?)|eval(?:uation)?|valid(?:ation|ate)?|dev|val)\b"
+    r"(?: metrics| set| results?| summary)?\s*[:|]",
     re.IGNORECASE,
 )
 MARK = re.compile(r"\[(train|valid|dev|eval|test)\]")
 UNUSUAL = re.compile("[\x1b\r\x08]")
 REDRAWN = re.compile(r"\r|\x08+")
+REMARKS = re.compile(r"wandb: |\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: [IWE] ")
+"""What a tracker, or TensorFlow's C++ side, says on lines of its own: they stand between lines that belong together."""
 UPWARDS = re.compile("\x1b\\[[0-9]*[AF]")
 """The cursor goes up a line: what follows stands where another bar stood, and not behind this one."""
 DIGITS = re.compile(r"\d+")
@@ -154,7 +157,7 @@ class Console:
 
     def _part(self, line: str) -> Iterator[Row | Event]:
         line = line[:LONGEST]
-        if not line.strip() or line.startswith("wandb: "):
+        if not line.strip() or REMARKS.match(line):
             return
         if not self._trained:
             yield from self._started(line)
@@ -176,6 +179,9 @@ class Console:
             return
         printed = scan(line)
         self.blurred.update(printed.blurred)
+        if self._split and _trains(printed):  # a section of an evaluation ends
+            yield from self._end_block()
+            self._split = ""
         if printed.alone and self._in_block(printed):
             return
         yield from self._end_block()
@@ -289,7 +295,10 @@ class Console:
         """A line without a measurement: it may say of what the lines below it are."""
         section = _said(printed.between, SECTION)
         if counted:
-            self._counters, self._totals, self._split, self._near = printed.values, printed.totals, section or "", True
+            inside = not printed.has("step", "epoch")  # `Batch 3/20` is of the epoch that a line above counted
+            values, totals = (self._counters, self._totals) if inside else ({}, {})
+            self._counters, self._totals = {**values, **printed.values}, {**totals, **printed.totals}
+            self._split, self._near = section or "", True
         elif section is not None:
             self._split, self._near = section, True
 
@@ -299,6 +308,12 @@ def _tells_settings(line: str) -> bool:
     return bool(SETTINGS.search(line)) or (
         "epochs=" in line and bool(PLANS.search(line) and len(FLAG.findall(line)) > 1)
     )
+
+
+def _trains(printed: Printed) -> bool:
+    """Whether a line says by itself that it tells of training: ``Training loss: 0.5``."""
+    first = next(iter(printed.measures()), "")
+    return bool(TRAINING.search(first)) and recognise(first).role == "loss"
 
 
 @lru_cache(maxsize=4096)

@@ -1,8 +1,9 @@
 """TensorBoard's event files: records in TFRecord frames, each a protocol buffer with a step and a scalar or several.
 
-Several files of one folder are one run, in the order of their names; so are those of the sub-folders that
-``add_scalars`` makes, merged by the time that each value was written. A cut-off last record, as a live run or a kill
-leaves it, waits for its rest. Scalars are read in both forms: ``simple_value``, and a tensor of one element.
+Several files of one folder are one run, in the order of their names, unless somebody gathered them there under names
+that begin otherwise; so are those of the sub-folders that ``add_scalars`` makes, merged by the time that each value was
+written. A cut-off last record, as a live run or a kill leaves it, waits for its rest. Scalars are read in both forms:
+``simple_value``, and a tensor of one element.
 """
 
 from __future__ import annotations
@@ -31,12 +32,22 @@ def sniff(path: Path, head: bytes) -> bool:  # noqa: ARG001  (by content)
 
 def leads(path: Path) -> bool:
     """Whether the file is the first of its folder's, and the folder no part of another run: it stands for the run."""
-    return path == min(path.parent.glob(EVENTS), default=path) and above(path.parent) is None
+    return path == min(_alike(path), default=path) and above(path.parent) is None
+
+
+WRITTEN = "events.out.tfevents"
+"""What every writer begins the names of its files with."""
+
+
+def _alike(path: Path) -> list[Path]:
+    """The event files beside it whose names begin as its own does, up to the word that tells what they are."""
+    start = path.name.partition("tfevents")[0]
+    return sorted(file for file in path.parent.glob(EVENTS) if file.name.partition("tfevents")[0] == start)
 
 
 @dataclass
 class EventFolder:
-    """The event files of one folder, and of the sub-folders that ``add_scalars`` made in it: one run."""
+    """The event files that one training wrote into a folder, and into the sub-folders of ``add_scalars``: one run."""
 
     path: Path
     files: dict[Path, EventFile] = field(default_factory=dict)
@@ -49,7 +60,8 @@ class EventFolder:
 
     def _begin(self) -> None:
         self._assembler = Assembler(self.path, NAME)
-        self._assembler.name = self.path.absolute().parent.name
+        renamed = not self.path.name.startswith(WRITTEN)
+        self._assembler.name = self.path.stem if renamed else self.path.absolute().parent.name
 
     @property
     def runs(self) -> list[Run]:
@@ -79,7 +91,7 @@ class EventFolder:
         self.parts |= {folder: Tags(self.tags.names, suffix) for folder, suffix in found.items()}
 
     def _paths(self) -> list[Path]:
-        return [path for folder in (self.path.parent, *self.parts) for path in sorted(folder.glob(EVENTS))]
+        return [*_alike(self.path), *(path for folder in self.parts for path in sorted(folder.glob(EVENTS)))]
 
     def _file(self, path: Path) -> EventFile:
         return self.files.setdefault(path, EventFile(path, self.parts.get(path.parent, self.tags)))

@@ -13,6 +13,7 @@ from trainwatch.header import Header
 from trainwatch.rule import Findings, Rule
 from trainwatch.schema import Finding
 from trainwatch.table import Chunk
+from trainwatch.views.games import plays
 
 Floats = NDArray[np.float64]
 AFTER = 3  # strides behind a jump that tell it from a new rhythm
@@ -36,7 +37,8 @@ class StepGap(Rule):
         something else (samples, batches of an epoch) after a restart.
 
     When it is wrong:
-        Logs that were thinned out by a tracker, or joined from several files, have gaps that the training had not.
+        Logs that were thinned out by a tracker, or joined from several files, have gaps that the training had not. In
+        games a row may be an episode, which is as long as it was: where their strides keep changing, none is a gap.
 
     References:
         Sampled histories of trackers: W&B `run.history(samples=...)`, TensorBoard's reservoir.
@@ -52,6 +54,7 @@ class StepGap(Rule):
     uneven: float = 10.0  # times the median stride, where strides differ: logs by time come unevenly
     grave: float = 0.02  # of the planned steps, or of the steps so far: less than a window of the run is not missed
     grave_rows: float = 20.0  # strides: and less than a window of rows is not either
+    changing: float = 0.1  # of the strides are not as the one before: jumps and left out rows are fewer, episodes more
     passed: float = 0.3  # of the time that so many steps take: if less went by, the counter was moved
 
     _total: int = field(default=0, init=False)
@@ -70,18 +73,28 @@ class StepGap(Rule):
     def update(self, chunk: Chunk) -> Iterator[Finding]:
         """Rows whose stride is many times the one before are looked at; in most logs there is none."""
         fresh = {"step": chunk.step.astype(np.float64), "elapsed": chunk["elapsed"], "time": chunk["time"]}
+        fresh["uneven"] = self._unevenness(chunk)
         rows = {name: np.concatenate([self._held.get(name, np.empty(0)), values]) for name, values in fresh.items()}
         stride = np.diff(rows["step"], prepend=np.nan)
         until = len(stride) - AFTER
         wide = stride[1:until] >= self.jump * np.maximum(stride[: until - 1], 1.0) if until > 1 else np.zeros(0, bool)
         suspects = 1 + np.flatnonzero(wide)
         found, usual = self._jumps(stride, suspects[suspects >= self._judged])
+        if plays(chunk.channels):  # a row may be an episode, which is as long as it was
+            even = rows["uneven"][found - 1] <= 0
+            found, usual = found[even], usual[even]
         if len(found):
             self._note(rows, stride, found, usual)
             yield self._finding()
         keep = self.rhythm + AFTER + 1
         self._judged = max(until, 0) - max(len(stride) - keep, 0)
         self._held = {name: values[-keep:].copy() for name, values in rows.items()}
+
+    def _unevenness(self, chunk: Chunk) -> Floats:
+        """For each row, by how many more than usual the strides so far were not as the one before. float64 [rows]"""
+        steps = np.concatenate([[np.nan, np.nan], self._held.get("step", np.empty(0)), chunk.step])[-len(chunk) - 2 :]
+        before = self._held["uneven"][-1] if self._held else 0.0
+        return np.asarray(before + np.cumsum((np.abs(np.diff(steps, 2)) > 0) - self.changing))
 
     def _jumps(self, stride: Floats, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], Floats]:
         """Of the suspects, those that no stride before explains, after which it goes on as before; the usual stride."""
