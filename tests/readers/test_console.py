@@ -604,10 +604,10 @@ def test_settings_and_plan_belong_to_the_header(tmp_path):
 
 
 WRAPPED = """INFO 2024-01-01 12:00:00 SFTConfig(output_dir='out (1',
-          max_steps=700,
+          eval_steps=700,
           learning_rate=5e-05,
           data=DataConfig(split='train',
-                          eval_steps=500),
+                          size=500),
           resume=None)
 """
 
