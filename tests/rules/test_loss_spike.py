@@ -72,7 +72,7 @@ def test_a_blow_that_takes_long_to_heal(make_run, judge, rows):
 
 
 def test_a_blow_that_came_in_three_rows_after_another_that_healed(make_run, judge):
-    """As full batches have them: no noise, and each step is larger than the last. The info tells of both as they are."""
+    """As full batches have them: no noise, each step larger than the last. The info tells of both as they are."""
     loss = 0.02 + 0.6 * np.exp(-np.arange(700) / 60)
     loss[250:262] += 0.1
     loss[520:] += 0.12
