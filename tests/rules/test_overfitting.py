@@ -252,3 +252,14 @@ def test_a_target_that_moves_is_not_learned_by_heart(train, accuracy, severity, 
     rows = [{**row, "metric/accuracy": 0.5 + (accuracy - 0.5) * i / 19} for i, row in enumerate(rows)]
     run = make_run({"loss": TRAIN - 0.3 + train}, evals=rows)
     assert [found.severity for found in judge(run, "overfitting")] == [severity]
+
+
+def test_a_loss_that_is_exactly_0_again_has_found_back(make_run, judge):
+    """All is right on that set, now and then all but one: nothing is better than 0, and one split is named once."""
+    rise = np.linspace(0.2, 0.4, 8)
+    values = np.concatenate([[1.0, 0.5, 0.0], rise, [0.0, 0.0], rise, [0.0] * 6, [1e-9]])
+    steps = np.arange(1, 2801)
+    found = judge(make_run({"loss": 0.5 + np.exp(-steps / 1000)}, evals=evals(values)), "overfitting")
+    assert [(one.severity, one.state) for one in found] == [("info", "over")]
+    assert "e-10" not in found[0].message
+    assert "So it is in" not in found[0].message

@@ -240,7 +240,7 @@ class Overfitting(Rule):
         course.values = [*course.values, value][-self.scatter_over :]
         course.recent = [*course.recent, value][-self.evaluations :]
         course.since_best += 1
-        if value < course.best:
+        if value < course.best or value == course.best == 0:  # there is nothing better than 0 again
             if course.finding is not None:  # it found back by itself: what was learned since was no loss
                 yield replace(course.finding, severity="info", state="over", last_step=course.step)
             course.best, course.best_step, course.best_train = value, course.step, train
