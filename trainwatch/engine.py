@@ -301,12 +301,14 @@ class Engine:
 def _witnessed(findings: Sequence[Finding]) -> Finding:
     """The earliest of findings on several splits, with the others named."""
     first = min(findings, key=lambda finding: finding.first_step)
-    others = sorted(finding.subject.removeprefix("split:") for finding in findings if finding is not first)
+    first = replace(first, last_step=max(finding.last_step for finding in findings))
+    others = sorted(
+        {finding.subject.removeprefix("split:") for finding in findings if finding.subject != first.subject}
+    )
     if not others:
         return first
     return replace(
         first,
-        last_step=max(finding.last_step for finding in findings),
         message=f"{first.message} So it is in {', '.join(others)}.",
         evidence=first.evidence | {"also": ", ".join(others)},
     )

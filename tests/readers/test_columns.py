@@ -74,6 +74,22 @@ def test_non_finite_cells_are_kept(tmp_path):
     assert run.eval.codes("loss").tolist() == [3, 0]
 
 
+def test_an_evaluation_that_is_nothing_but_zeros_was_not_made(tmp_path):
+    """A loss of 0 beside an accuracy of 0; beside an error rate of 0, or by itself, it is what was measured."""
+    path = tmp_path / "results.csv"
+    path.write_text(
+        "epoch,train/box_loss,metrics/recall(B),metrics/mAP50(B),val/box_loss\n"
+        "1,2.5,0,0,0\n2,2.0,0,0,0\n3,1.5,0,0,1.75\n4,1.25,0.5,0.5,1.5\n"
+    )
+    run = read(path)
+    assert curve(run, "loss", "train") == [(1, 2.5), (2, 2.0), (3, 1.5), (4, 1.25)]
+    assert curve(run, "loss", "eval") == [(3, 1.75), (4, 1.5)]
+    assert sum("were not made" in note for note in run.notes) == 1
+    for figure in ("val_wer", "val_seconds"):
+        path.write_text(f"epoch,loss,val_loss,{figure}\n1,2.5,0,0\n2,2.0,0,0\n")
+        assert curve(read(path), "loss", "eval") == [(1, 0.0), (2, 0.0)]
+
+
 def test_rows_of_another_width_are_counted(tmp_path):
     """A torn line, a warning that was printed into the file."""
     path = tmp_path / "log.csv"

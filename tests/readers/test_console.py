@@ -521,6 +521,7 @@ def test_a_rounded_zero_is_not_known_to_be_zero(tmp_path):
 
 
 TRACE = 'Traceback (most recent call last):\n  File "train.py", line 3, in <module>\n    step()\n'
+CHAIN = "During handling of the above exception, another exception occurred:"
 ENDS = {
     f"{TRACE}torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB\n": ("failed", "OutOfMemoryError"),
     f"[rank0]: {TRACE.replace(chr(10), chr(10) + '[rank0]: ')}ValueError: bad\n": ("failed", "ValueError"),
@@ -533,10 +534,22 @@ ENDS = {
         "stopped",
         "SIGTERM: time limit",
     ),
+    "slurmstepd-n1: error: *** JOB 1 ON n1 CANCELLED AT 2024-01-01T00:00:00 ***\n": ("stopped", "SIGTERM: cancelled"),
     "slurmstepd: error: Detected 1 oom-kill event(s) in StepId=1.batch.\n": ("failed", "OutOfMemoryKill"),
     "Killed\n": ("failed", "Killed"),
     "Segmentation fault (core dumped)\n": ("failed", "SegmentationFault"),
     f"{TRACE}ValueError: caught\nstep 3 loss 1.0\n": ("finished", None),
+    f"  3it [00:01]--- Logging error ---\n{TRACE}TypeError: not all arguments converted\nCall stack:\n": (
+        "finished",
+        None,
+    ),
+    f"Exception ignored in: <function Pool.__del__>\n{TRACE}KeyError: 1\n\n{CHAIN}\n\n{TRACE}OSError: 2\n": (
+        "finished",
+        None,
+    ),
+    f"--- Logging error ---\n{TRACE}TypeError: bad\nMessage: 'x'\n{TRACE}ValueError: worse\n": ("failed", "ValueError"),
+    f'{TRACE}KeyError: 1\n[06/May/2024 16:11:33] "GET /loss_curve HTTP/1.1" 200 52\n': ("finished", None),
+    f'{TRACE}KeyError: 1\nhttps://api.host:443 "POST /files HTTP/1.1" 200 None\n': ("failed", "KeyError"),
     "": ("finished", None),
 }
 
@@ -613,10 +626,39 @@ def test_settings_and_plan_belong_to_the_header(tmp_path):
     assert (header.total_steps, header.config) == (500, {"lr": 0.1, "name": "x y", "amp": True, "seed": 3})
 
 
-def test_text_without_a_measurement_is_refused(tmp_path):
-    """A README is no log."""
+WRAPPED = """INFO 2024-01-01 12:00:00 SFTConfig(output_dir='out (1',
+          eval_steps=700,
+          learning_rate=5e-05,
+          data=DataConfig(split='train',
+                          size=500),
+          resume=None)
+"""
+
+
+def test_settings_that_are_printed_over_many_lines_are_no_measurement(tmp_path):
+    """What they name has a learning rate and steps; after the last bracket, or at the margin, the log goes on."""
+    assert of_text(tmp_path, f"{WRAPPED}  step 1 loss 2.5\n  step 2 loss 1.5\n")[0].train.step.tolist() == [1, 2]
+    torn = WRAPPED.partition("          resume")[0]
+    assert of_text(tmp_path, f"{torn}step 1 loss 2.5\nstep 2 loss 1.5\n")[0].train.step.tolist() == [1, 2]
+
+
+SERVED = """[06/May/2024 16:11:33] "GET /test/step_7_loss.html HTTP/1.0" 200 5220
+[06/May/2024 16:11:36] "GET /train/loss HTTP/1.1" 200 2226
+"""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "We trained for 3 epochs and it took 4 hours.\nSee version 1.2.3 of 2024-01-01.\n",
+        WRAPPED,
+        f"{SERVED}{TRACE}KeyError: 1\n{SERVED}",
+    ],
+)
+def test_text_without_a_measurement_is_refused(tmp_path, text):
+    """A README, settings alone, or a server's log is no log of a training."""
     path = tmp_path / "notes.txt"
-    path.write_text("We trained for 3 epochs and it took 4 hours.\nSee version 1.2.3 of 2024-01-01.\n")
+    path.write_text(text)
     with pytest.raises(ReadError, match="text of another format"):
         read(path)
 
@@ -696,7 +738,7 @@ def test_of_chained_exceptions_the_last_one_counts(tmp_path):
     )
     launcher = 'Traceback (most recent call last):\n  File "run.py", line 3, in main\nChildFailedError: train.py\n'
     for link in (
-        "During handling of the above exception, another exception occurred:",
+        CHAIN,
         "The above exception was the direct cause of the following exception:",
     ):
         path.write_text(f"step 1: loss 2.0\n{first}\n{link}\n\n{second}{launcher}")
@@ -710,8 +752,7 @@ def test_where_the_last_of_chained_exceptions_is_torn_the_first_one_counts(tmp_p
     full = 'Traceback (most recent call last):\n  File "s.py", line 1, in save\nRuntimeError: file write failed\n'
     torn = 'Traceback (most recent call last):\n  File "/home/OLMW1226 16:05:47 8985 api.py:908] Sending process 9205\n'
     torn += "W1226 16:05:47 8985 api.py:908] closing signal SIGTERM\n"
-    link = "During handling of the above exception, another exception occurred:"
-    path.write_text(f"step 1: loss 2.0\n{full}\n{link}\n\n{torn}")
+    path.write_text(f"step 1: loss 2.0\n{full}\n{CHAIN}\n\n{torn}")
     assert read(path).end["reason"] == "RuntimeError"
 
 

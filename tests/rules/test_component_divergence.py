@@ -1,5 +1,7 @@
 """component-divergence: one task is unlearned while the total falls; opponents and trade-offs are none."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -105,3 +107,15 @@ def test_what_was_gained_before_a_resume_is_gained(began, count, make_run, judge
     late = {"loss/a": a, "loss/b": b, "loss": (a + b) / 2, "step": 61 + rows, **weights}
     run = make_run(late, header={"total_steps": 120, "resumed_from": 60}, onto=run)
     assert len(judge(run, RULE)) == count
+
+
+@pytest.mark.parametrize(
+    ("blow", "told"),
+    [(0.0, r"while the total fell to [\d.]+$"), (60.0, r"the total fell to [\d.]+, having been")],
+)
+def test_how_the_total_went_is_told_as_it_went(blow, told, make_run, judge):
+    """A blow throws all components up; this one stays there while the total comes down, though not to where it was."""
+    a, b = unlearned(0)
+    late = np.maximum(ROW - 160, 0)
+    a, b = (a + 4 * (late > 0), b + blow * (late > 0) * (0.1 + 0.9 * np.exp(-late / 20))) if blow else (a, b)
+    assert re.search(told, judge(make_run(columns(a, b)), RULE)[0].message.rstrip("."))

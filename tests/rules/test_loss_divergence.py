@@ -348,3 +348,15 @@ def test_a_few_such_rows_or_a_small_unit_throw_nothing(make_run, judge):
     two[[10, 11]] = 1e5
     assert judge(make_run({"loss": two}), RULE) == []
     assert judge(make_run({"loss": 1e-4 * thrown(2.5e4, 1.6)}), RULE) == []
+
+
+@pytest.mark.parametrize(("grown", "told"), [(10.0, ["info"]), (2.0, [])])
+def test_a_loss_that_creeps_up_with_its_gradient(make_run, judge, grown, told):
+    """From 4 to 0.1 at once, and to 0.6 by and by, in a run of which nobody knows whether it is supervised."""
+    row = np.arange(400)
+    late = np.maximum(row - 60, 0) / 340
+    noise = np.random.default_rng(0).standard_normal((2, 400))
+    loss = (0.1 + 4 * np.exp(-row / 6) + 0.5 * late) * np.exp(0.1 * noise[0])
+    norm = 0.5 * grown**late * np.exp(0.2 * noise[1])
+    assert [found.severity for found in judge(make_run({"loss": loss, "grad_norm": norm}), "loss-divergence")] == told
+    assert judge(make_run({"loss": loss}), "loss-divergence") == []

@@ -71,6 +71,17 @@ def test_a_blow_that_takes_long_to_heal(make_run, judge, rows):
     assert (found[-1].severity, found[-1].first_step) == ("info" if rows == 10 else "warning", 201)
 
 
+def test_a_blow_that_came_in_three_rows_after_another_that_healed(make_run, judge):
+    """As full batches have them: no noise, each step larger than the last. The info tells of both as they are."""
+    loss = 0.02 + 0.6 * np.exp(-np.arange(700) / 60)
+    loss[250:262] += 0.1
+    loss[520:] += 0.12
+    loss[520:524] = 0.06, 0.5, 19.0, 2.0
+    info, warning = judge(make_run({"loss": loss}), RULE)
+    assert (info.severity, warning.severity, warning.first_step) == ("info", "warning", 521)
+    assert info.message.endswith("; and once more, at step 521, and stands at 0.14 since.")
+
+
 @pytest.mark.parametrize(
     ("hurt", "gains", "turns", "told"),
     [

@@ -42,3 +42,19 @@ def test_a_metric_that_is_not_defined_here(make_run, judge):
 def test_one_finding_a_split(make_run, judge):
     records = [evals([1.0, *[math.nan] * 3], name) for name in ("easy", "hard")]
     assert [one.subject for one in found(make_run, judge, *records)] == ["split:easy", "split:hard"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "code", "told"), [(range(60), 1, True), (range(12), 1, False), (range(40), 1, True), (range(60), 2, False)]
+)
+@pytest.mark.parametrize("finite", [False, True])
+def test_a_statistic_that_never_was_a_number(rows, code, told, finite, make_run, judge):
+    """An info, of all of them; few rows, a number at the end, or an infinity is another thing."""
+    columns = {"loss": np.ones(60), "logged/mean": np.full(60, np.nan), "logged/other": np.full(60, np.nan)}
+    columns["logged/mean"][59] = 1.0 if finite else np.nan
+    run = make_run(columns)
+    for row in rows:
+        run.train.mark(row, "logged/mean", code)
+        run.train.mark(row, "logged/other", 2 if finite else code)
+    found = judge(run, RULE)
+    assert [(one.severity, one.evidence["channels"]) for one in found] == [("info", 2)] * (told and not finite)

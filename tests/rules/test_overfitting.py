@@ -252,3 +252,24 @@ def test_a_target_that_moves_is_not_learned_by_heart(train, accuracy, severity, 
     rows = [{**row, "metric/accuracy": 0.5 + (accuracy - 0.5) * i / 19} for i, row in enumerate(rows)]
     run = make_run({"loss": TRAIN - 0.3 + train}, evals=rows)
     assert [found.severity for found in judge(run, "overfitting")] == [severity]
+
+
+def test_a_loss_that_is_exactly_0_again_has_found_back(make_run, judge):
+    """All is right on that set, now and then all but one: nothing is better than 0, and one split is named once."""
+    rise = np.linspace(0.2, 0.4, 8)
+    values = np.concatenate([[1.0, 0.5, 0.0], rise, [0.0, 0.0], rise, [0.0] * 6, [1e-9]])
+    steps = np.arange(1, 2801)
+    found = judge(make_run({"loss": 0.5 + np.exp(-steps / 1000)}, evals=evals(values)), "overfitting")
+    assert [(one.severity, one.state) for one in found] == [("info", "over")]
+    assert "e-10" not in found[0].message
+    assert "So it is in" not in found[0].message
+
+
+@pytest.mark.parametrize(("last", "better"), [(0.9, True), (0.5, False)])
+def test_a_cross_entropy_that_rises_while_accuracy_does_is_told_so(make_run, judge, last, better):
+    """It learns by heart all the same: a warning, which says what got better."""
+    records = evals(course(noise=0.0))
+    accuracy = np.append(np.linspace(0.5, 0.7, 8), np.linspace(0.7, last, 12))
+    rows = [{**one, "metric/accuracy": float(value)} for one, value in zip(records, accuracy, strict=True)]
+    (found,) = judge(make_run({"loss": TRAIN}, evals=rows), "overfitting")
+    assert (found.severity, found.message.endswith("the model is better.")) == ("warning", better)

@@ -15,7 +15,7 @@ def test_a_jump(make_run, judge, stride, rows, severity):
     """Named at the first row behind it; whether it is grave goes by what is missing."""
     index = np.arange(1, 201)
     step = stride * (index + rows * (index > 100))
-    (found,) = judged(make_run, judge, step)
+    (found,) = judged(make_run, judge, step, time=1e9 + index * 0.5)
     assert (found.severity, found.first_step, found.last_step) == (
         severity,
         stride * (101 + rows),
@@ -29,9 +29,10 @@ def test_the_time_tells_which(make_run, judge):
     index = np.arange(1, 201)
     step = index + 100 * (index > 100)
     (found,) = judged(make_run, judge, step, elapsed=step * 0.5)
-    assert "rows are missing" in found.message
+    assert (found.severity, "rows are missing" in found.message) == ("info", True)
     (found,) = judged(make_run, judge, step, time=1e9 + index * 0.5)
-    assert "the counter was moved" in found.message
+    assert (found.severity, "the counter was moved" in found.message) == ("warning", True)
+    assert [found.severity for found in judged(make_run, judge, step)] == ["info"]  # no clock, no verdict
 
 
 @pytest.mark.parametrize("seed", range(20))

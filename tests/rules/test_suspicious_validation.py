@@ -43,6 +43,12 @@ def test_what_is_none(make_run, judge):
     assert found.severity == "info"
 
 
+def test_a_sum_over_the_batches_of_an_epoch_is_another_quantity(make_run, judge):
+    """Both fall, at 400 times each other, from the first evaluation on."""
+    assert judge(make_run({"loss": 400 * TRAIN}, evals=evals(1 / 400, first=1 / 400)), RULE) == []
+    assert len(judge(make_run({"loss": TRAIN}, evals=evals(1 / 400)), RULE)) == 1
+
+
 @pytest.mark.parametrize(
     ("values", "config", "alarms"),
     [

@@ -23,6 +23,7 @@ from trainwatch.foreign.counters import LIMIT, Row, Steps, counted, episode_leng
 from trainwatch.foreign.grid import Grid
 from trainwatch.foreign.mapping import COUNTERS
 from trainwatch.foreign.numbers import flattened
+from trainwatch.foreign.unmade import SAID, unmade
 from trainwatch.run import Event, Run
 from trainwatch.schema import NONFINITE
 from trainwatch.table import TableName
@@ -265,8 +266,10 @@ class Assembler:
         self._first, self._last = step, -1
 
     def _evaluation(self, split: str, values: dict[str, float], *, partial: bool, step: int) -> None:
-        if values:
+        if values and not unmade(values):
             self._wait("eval", step, split, values, average=partial)
+        elif values and SAID not in self.run().notes:
+            self.note(SAID)
 
     def _wait(self, table: TableName, step: int, split: str, values: dict[str, float], *, average: bool) -> None:
         """Values of the same step that come line by line are one row; a value that comes again begins the next."""

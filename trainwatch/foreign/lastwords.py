@@ -12,8 +12,8 @@ TRACEBACK = re.compile(r"^(?P<before>.*?)Traceback \(most recent call last\):\s*
 EXCEPTION = re.compile(r"^(?P<type>[A-Za-z_][\w.]*?)(?:: (?P<message>.*))?$")
 SIGNALLED = re.compile(r"got signal: (\d+)|Received signal (\d+)|terminated by signal (SIG[A-Z]+)")
 SILENT = (  # endings without a traceback
-    (re.compile(r"slurmstepd: error: .*DUE TO TIME LIMIT"), "TimeLimit"),
-    (re.compile(r"slurmstepd: error: .*(?:CANCELLED|PREEMPTION)"), "Cancelled"),
+    (re.compile(r"slurmstepd(?:-[\w.-]+)?: error: .*DUE TO TIME LIMIT"), "TimeLimit"),
+    (re.compile(r"slurmstepd(?:-[\w.-]+)?: error: .*(?:CANCELLED|PREEMPTION)"), "Cancelled"),
     (re.compile(r"oom-kill event|Out [Oo]f [Mm]emory: Killed process|oom_kill"), "OutOfMemoryKill"),
     (re.compile(r"^Killed\s*$"), "Killed"),
     (re.compile(r"Segmentation fault"), "SegmentationFault"),
@@ -23,6 +23,10 @@ SILENT = (  # endings without a traceback
 HINT = re.compile(r"slurmstepd|oom|[Oo]f [Mm]emory|^Killed|Segmentation|Watchdog|KeyboardInterrupt|^\^C")
 """What every silent ending holds: most lines are none, and are asked once."""
 CHAINED = re.compile(r"During handling of the above exception|exception was the direct cause of the following")
+SURVIVED = re.compile(r"--- Logging error ---\s*$|Exception ignored in: ")
+"""What Python says before it prints an exception that it goes on after: of a logging call, of a destructor."""
+SERVED = re.compile(r"[\])-] \"[A-Z]+ \S+ HTTP/\d(?:\.\d)?\" \d{3}\b")
+"""A request that a server answered (a client names the host before it): whatever was raised, the process lives."""
 LONGEST = 200  # lines of a traceback that are kept
 
 
@@ -34,6 +38,7 @@ class LastWords:
     _caught: Event | None = None  # the one that another followed, should that one be torn
     _traceback: list[str] | None = None
     _before: str = ""
+    _survived: bool = False  # the exception that is being told, and those that led to it
 
     def take(self, line: str) -> bool:
         """Whether the line belongs to how the process ended."""
@@ -43,8 +48,14 @@ class LastWords:
             self._traceback, self._before = [line], found["before"]
             return True
         if "exception" in line and CHAINED.search(line):
-            # it was caught: what the process died of is the one that follows
-            self._caught, self.exception = self.exception or self._caught, None
+            if not self._survived:  # it was caught: what the process died of is the one that follows
+                self._caught, self.exception = self.exception or self._caught, None
+            return True
+        self._survived = bool(SURVIVED.search(line))
+        if self._survived:
+            return True
+        if "HTTP/" in line and SERVED.search(line):
+            self.went_on()
             return True
         for pattern, kind in SILENT if HINT.search(line) else ():
             if pattern.search(line):
@@ -65,7 +76,7 @@ class LastWords:
         return True
 
     def _keep(self, kind: str, message: str, trace: list[str]) -> None:
-        if self.exception is None:
+        if self.exception is None and not self._survived:
             self.exception = {"type": kind, "message": message, "traceback": "\n".join(trace)}
 
     def went_on(self) -> None:

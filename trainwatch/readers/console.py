@@ -23,6 +23,7 @@ from trainwatch.foreign.headed import Headed
 from trainwatch.foreign.lastwords import TRACEBACK, LastWords
 from trainwatch.foreign.layout import Layout, is_json
 from trainwatch.foreign.printed import ALONE, COLOUR, LONGEST, Printed, scan
+from trainwatch.foreign.wrapped import Wrapped
 from trainwatch.lines import beginning, text_of
 from trainwatch.run import Event
 from trainwatch.schema import RECORD
@@ -130,6 +131,7 @@ class Console:
     blurred: set[str] = field(default_factory=set)
     last_words: LastWords = field(default_factory=LastWords)
     headed: Headed = field(default_factory=Headed)
+    wrapped: Wrapped = field(default_factory=Wrapped)
     _opening: str = ""  # the first line, digits aside: where it comes again, the program was started again
     _trained: bool = False
     _counters: dict[str, float] = field(default_factory=dict)  # of a line that had nothing else
@@ -167,7 +169,7 @@ class Console:
             yield from self._end_block()
             yield from (self._said(row) for row in rows)
             return
-        if _tells_settings(line) or (not self._counters and YACS.match(line)):
+        if self.wrapped.take(line) or _tells_settings(line) or (not self._counters and YACS.match(line)):
             self._near = False
             self._settings(line)
             return

@@ -148,12 +148,14 @@ class ComponentDivergence(OfCourse):
         near = np.flatnonzero(running_medians(raw, 5) < found.best + 1.2 * found.scatter)  # two deviations of a level
         onset = max(found.at, int(near[-1])) if len(near) else found.at
         onset += _low_rows(raw[onset : onset + 4], (found.best + found.now) / 2)
+        low, now = np.fmin.reduce(running_medians(total, 5)[: found.at + 1]), median(total[-5:])
+        before = f", having been at {low:,.4g} before" if now > low else ""
         return self.finding(
             "warning" if weighted or plain else "info",
             f"component:{name}",
             course.steps(onset, len(course) - 1),
             f"The {name} loss was down at {found.best:,.4g} and is back at {found.now:,.4g}, while the total fell to "
-            f"{median(total[-5:]):,.4g}.",
+            f"{now:,.4g}{before}.",
             evidence={"best": found.best, "now": found.now, "scatter": found.scatter},
             advice=f"Raise the {name} weight or lower what pulls against it, from the checkpoint before the rise.",
             confidence=0.85 if weighted else 0.7,

@@ -26,7 +26,8 @@ class StepGap(Rule):
     What it sees:
         The stride from row to row against the 20 strides before it and the three behind it: a log of every 50th step
         has its rhythm, and one that changes to every 100th a new one. Where times are recorded, they tell whether rows
-        are missing or the counter was moved.
+        are missing or the counter was moved: only that is a warning. Rows are left out by who thins, cuts or joins a
+        log, and the training knows nothing of it.
 
     Why it matters:
         Either a stretch of the run was never written down, and whatever happened in it is invisible; or the counter
@@ -143,7 +144,7 @@ class StepGap(Rule):
         }
         many = f", the widest of {self._count:,} jumps" if self._count > 1 else ""
         return self.finding(
-            "warning" if grave else "info",
+            "warning" if grave and moved == 1.0 else "info",
             "run",
             (int(first), self._last),
             f"The step goes on by {width:,.0f} at once where rows are {usual:,.0f} apart{many} (the first at step "

@@ -83,7 +83,8 @@ class Overfitting(Rule):
         raise weight decay or dropout, or train a smaller model.
 
     When it is wrong:
-        A cross-entropy can rise through overconfidence while accuracy still improves: look at the metric you care for.
+        A cross-entropy can rise through overconfidence while accuracy still improves: look at the metric you care for
+        (where one is better than it was then, and none is worse, the message says so).
         A validation set that is too small scatters; the scatter is measured, and raises the bar. A component that rises
         while the whole validation loss (or the sum of its components, where no whole is logged) still finds new bests,
         or is lower than it was where the component was best, is reported as info. So is one that rose by less than 10 %
@@ -150,14 +151,17 @@ class Overfitting(Rule):
 
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
         """Who is no better at the training set than at validation, and best by a figure of merit, has a loss whose
-        target moves: a teacher that sharpens.
+        target moves: a teacher that sharpens. Who is better at it learns by heart, and is told what got better.
         """
         yield from self.ahead(rest)
         for course in self._courses.values():
             found = course.finding
-            if found is not None and float(found.evidence["train_now"]) > float(found.evidence["now"]):
-                fits = at_its_best(run, course.best_step, course.best_step)
-                yield replace(found, severity="info") if fits else found
+            if found is None or not at_its_best(run, course.best_step, course.best_step):
+                continue
+            if float(found.evidence["train_now"]) > float(found.evidence["now"]):
+                yield replace(found, severity="info")
+            else:
+                yield replace(found, message=f"{found.message} By its figures of merit the model is better.")
 
     def _stage_begins(self, chunk: Chunk) -> int | None:
         """The last row of the chunk in which a new stage begins, if one does."""
@@ -240,7 +244,7 @@ class Overfitting(Rule):
         course.values = [*course.values, value][-self.scatter_over :]
         course.recent = [*course.recent, value][-self.evaluations :]
         course.since_best += 1
-        if value < course.best:
+        if value < course.best or value == course.best == 0:  # there is nothing better than 0 again
             if course.finding is not None:  # it found back by itself: what was learned since was no loss
                 yield replace(course.finding, severity="info", state="over", last_step=course.step)
             course.best, course.best_step, course.best_train = value, course.step, train

@@ -37,7 +37,8 @@ class SuspiciousValidation(Rule):
         tenths are an info already, and a half is a warning, provided both losses agreed at the first evaluation. It is
         one as well, whatever the first evaluation, if it stayed below half of what training ever reached after it, and
         did not fall as training fell; a dropout of a tenth or less is no excuse for that. A component of less than a
-        twentieth of the loss is left alone.
+        twentieth of the loss is left alone, and so is a loss that began below a twentieth of the other: it is another
+        quantity.
 
     Why it matters:
         Unseen data cannot be easier than seen data for long. Either the sets overlap or differ in difficulty, or the
@@ -65,6 +66,7 @@ class SuspiciousValidation(Rule):
     falling: float = 0.1  # a training mean that fell faster than this since the last evaluation lags behind
     followed: float = 1.5  # x: what both losses fell by, if they are one quantity on two scales
     agreed: float = 1.25  # x, at most, between the two at the first evaluation: the same quantity
+    unlike: float = 0.05  # x, at the first evaluation: no young model does so; one is a sum of what the other averages
     slight: float = 0.05  # of the whole training loss: a part so small is made of a few samples, in either set
 
     _evaluations: Evaluations = field(default_factory=Evaluations, init=False)
@@ -102,12 +104,14 @@ class SuspiciousValidation(Rule):
             return None
         together = 1 / self.agreed < value[0] / train[0] < self.agreed
         severity: Severity = "warning" if ahead or (half and innocent and together) else "info"
+        if severity == "info" and value[0] < self.unlike * train[0]:
+            return None
         ratio, steps = float(np.median(ratios)), steps[counts]
         return self.finding(
             severity,
             course.subject,
             (int(steps[np.argmax(ratios < self.little)]), int(steps[-1])),
-            f"The {course.split} {course.name} is {ratio:.2f} x the training loss over {len(ratios)} evaluations"
+            f"The {course.split} {course.name} is {ratio:.2g} x the training loss over {len(ratios)} evaluations"
             f"{', and the config names no dropout or the like' if innocent else ''}.",
             evidence={"ratio": ratio, "evaluations": len(ratios)},
             advice="Evaluate a piece of the training set with the validation code; look for overlap between the sets.",

@@ -75,12 +75,14 @@ class LossDivergence(CurveRule):
         it came back from a hundred times its first value to just about that, and never was at half of it (from twenty
         times, if it never was below it). It is none if the second evaluation since, or a later one, is as good as any
         before it, and two are waited for; nor, where nothing is evaluated, while something other than a rate is
-        scheduled to change (a teacher that lets go). What training made good, and validation did not, is data-break. A
-        rise that recorded weights explain is none, nor is one during which the held-out loss gets better and better,
-        nor one after which what validation had learned has hardly been lost, and no figure of merit is worse: training
-        is asked for more (augmentation, smoothed labels, harder data); nor one since which a figure of merit is better
-        than ever (a teacher that sharpens); after a rise from one row to the next the next evaluation is waited for.
-        Nor one that training made good while the outputs became much shorter: length-collapse tells of that.
+        scheduled to change (a teacher that lets go). What crept up to three times its lowest level, and the gradient's
+        norm with it, is an info, for a weight that is annealed does so. What training made good, and validation did
+        not, is data-break. A rise that recorded weights explain is none, nor is one during which the held-out loss gets
+        better and better, nor one after which what validation had learned has hardly been lost, and no figure of merit
+        is worse: training is asked for more (augmentation, smoothed labels, harder data); nor one since which a figure
+        of merit is better than ever (a teacher that sharpens), nor a slow one of less than half of the progress during
+        which none got worse; after a rise from one row to the next the next evaluation is waited for. Nor one that
+        training made good while the outputs became much shorter: length-collapse tells of that.
 
     Why it matters:
         The weights have left the region in which they worked. What is trained from here on starts from worse than the
@@ -125,6 +127,9 @@ class LossDivergence(CurveRule):
     beyond: float = 1000.0  # x the first loss, whatever the run may be, and
     thrown: float = 100.0  # x the first loss, in three of five points: no untrained model does so; its square in games
     unlearnt: float = 20.0  # x, where it never came below the first loss again: an overshoot of the first steps does
+    crept: float = (
+        3.0  # x the lowest level of an eighth of the run, of loss and norm alike: noise and a late rate do not
+    )
     about: float = 3.0  # x the first loss at most, at the end: what begins at 0 by construction is far above by then
     kept: float = 0.5  # of the first loss, as the lowest level of all: what the model did not know, it does not know
     tall: float = 10.0  # in its own unit: what begins at 0 by construction, as a distance to a copy, stays small
@@ -153,6 +158,7 @@ class LossDivergence(CurveRule):
             if alone and (game or not sick) and self._thrown(points, game=game):
                 yield self._finding_thrown(points)  # what it is thrown from may be a stage of two rows
             if game or not sick:
+                yield from self._crept(run, rest, fall, stage) if last and not game else ()
                 continue
             broke = leap(stage.loss)
             answered = broke is not None and other_answers(run, stage, broke)
@@ -200,6 +206,27 @@ class LossDivergence(CurveRule):
             "learned after such a rise began from ruins.",
             confidence=0.8,
         )
+
+    def _crept(self, run: Run, rest: Chunk, fall: Fall, stage: Points) -> Iterator[Finding]:
+        """A loss that rises by and by to a multiple of its lowest level, and the gradient's norm with it."""
+        levels, low = fall.levels, int(np.argmin(fall.levels))
+        if not 0 < self.crept * levels[low] < levels[-2:].min():
+            return
+        norms = self._curve.raw(run, "grad_norm", rest)[self._curve.raw_steps(run, rest) >= stage.step[0]]
+        norm = np.array([median(part) for part in np.array_split(norms, len(levels))])
+        if norm[-2:].min() > self.crept * norm[low] and not self._explained(run, rest, fall, stage, None):
+            first = int(stage.step[np.flatnonzero(stage.loss <= 2 * levels[low])[-1]])
+            yield self.finding(
+                "info",
+                "run",
+                (first, self._curve.span(run, rest)[1]),
+                f"The loss has crept up from {levels[low]:.4g} to {levels[-1]:.4g}, and the gradient's norm with it, "
+                f"from {norm[low]:.4g} to {norm[-1]:.4g}.",
+                evidence={"best": float(levels[low]), "now": float(levels[-1])},
+                advice="If no weight grows and the data are no harder, take a checkpoint from before it, and a lower "
+                "learning rate.",
+                confidence=0.5,
+            )
 
     def _burst(self, run: Run, rest: Chunk, points: Points) -> Iterator[Finding]:
         """A loss that left all bounds in a few rows, and was never finite again: too short for a curve."""

@@ -45,13 +45,17 @@ class Spike:
     longest: int = 0  # rows in a row that stood out
     blocks: int = 0
     counted: bool = False  # it is worth a word
-    blow: bool = False  # it was there at once, and many times its level
+    blow: bool = False  # it was there within three rows, and many times its level
     back: int | None = None  # the step from which on the loss was its old self
 
     def __str__(self) -> str:
         times = f" ({self.peak / self.level:,.3g} x)" if self.level > 0 else ""
-        back = f"was back at step {self.back:,}" if self.back is not None else f"stands at {self.now:.4g} since"
-        return f"from {self.level:.4g} to {self.peak:.4g}{times} at step {self.first_step:,}, and {back}"
+        return f"from {self.level:.4g} to {self.peak:.4g}{times} at step {self.first_step:,}, and {self.since}"
+
+    @property
+    def since(self) -> str:
+        """What became of it."""
+        return f"was back at step {self.back:,}" if self.back is not None else f"stands at {self.now:.4g} since"
 
 
 @dataclass
@@ -63,8 +67,8 @@ class LossSpike(Rule):
         level above. One that passes is an info, if it is more than 5 % of the loss at the start. It is a warning if the
         loss has not found back to its level after two hundred rows, nor is on its way, or if such jumps of several rows
         come again and again; or if it jumped to more than twenty times its level, and ten times the highest row so far
-        (of the first twenty, their median), from one row to the next, and was not back within forty rows and a
-        twentieth of the run, or it was, but validation, which had just come down, jumped along, and has healed since,
+        (of the first twenty, their median), within three rows, and was not back within forty rows and a twentieth of
+        the run, or it was, but validation, which had just come down, jumped along, and has healed since,
         but never was as good again. What training made good and validation did not is data-break. At the start of a
         stage, at a warm restart or a change of weights nothing is expected of the loss.
 
@@ -200,7 +204,8 @@ class LossSpike(Rule):
         if spike.longest >= self.several and spike.first_step not in self._long and self._violent(spike):
             self._long = [*self._long, spike.first_step][: self.many]
         if spike.blocks == 1 and len(hot):
-            spike.blow = spike.level > 0 and float(loss[hot[0]]) > self.blow * max(spike.level, spike.highest / 2)
+            struck = float(loss[hot[0] : hot[0] + self.several].max())  # steps without noise take two rows to it
+            spike.blow = spike.level > 0 and struck > self.blow * max(spike.level, spike.highest / 2)
         self._first_blow = self._first_blow or (spike if spike.blow else None)
         if spike.blow and spike.blocks > self.wound and spike.blocks > (self._blow.blocks if self._blow else 0):
             self._blow = spike
@@ -230,7 +235,8 @@ class LossSpike(Rule):
         assert first is not None
         assert last is not None
         often = "once more," if self._count == 2 else f"{self._count - 1:,} more times, last"
-        more = f"; and {often} at step {last.first_step:,}" if self._count > 1 else ""
+        still = f", and {last.since}" if last.back is None else ""
+        more = f"; and {often} at step {last.first_step:,}{still}" if self._count > 1 else ""
         return self._finding("info", first.first_step, last, f"The loss jumped {first}{more}.")
 
     def _grave(self, run: Run) -> Iterator[Finding]:

@@ -31,11 +31,11 @@ class Story:
 
 @dataclass
 class NonFiniteMetric(Rule):
-    """A metric of the evaluation is infinite, or no number any more.
+    """A metric of the evaluation is infinite, or no number any more; or what is logged never was one.
 
     What it sees:
         A metric that is infinite in the last three evaluations, or NaN in the last three after it was a number. Losses
-        are looked at by non-finite-loss.
+        are looked at by non-finite-loss. What training logs beside them, and never was a number, is an info.
 
     Why it matters:
         Whoever picks the best checkpoint by it, or stops early by it, picks by chance: no comparison with NaN is true,
@@ -55,10 +55,11 @@ class NonFiniteMetric(Rule):
     """
 
     reads: ClassVar[tuple[TableName, ...]] = ("eval",)
-    needs: ClassVar[tuple[str, ...]] = ("eval:metric/<name>",)
+    wants: ClassVar[tuple[str, ...]] = ("eval:metric/<name>",)
     causes: ClassVar[tuple[str, ...]] = ("overtraining",)
 
     rows: int = 3  # evaluations in a row, up to the last: one may be an evaluation of too few samples
+    never: int = 20  # rows of training: what is counted by episode is no number before the first one ends
 
     _stories: dict[tuple[str, str], Story] = field(default_factory=dict, init=False)
 
@@ -82,7 +83,8 @@ class NonFiniteMetric(Rule):
             story.bad, story.said, story.last_step = story.bad + 1, code, step
 
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
-        """One finding a split: the metric that was lost first."""
+        """One finding a split: the metric that was lost first; and one of what never was a number."""
+        yield from self._never(run)
         lost: dict[str, tuple[str, Story]] = {}
         for (split, name), story in self._stories.items():
             first = lost.get(split)
@@ -100,3 +102,25 @@ class NonFiniteMetric(Rule):
                 evidence={"value": SPELT[story.said], "evaluations": story.bad, **before},
                 advice=f"Compute {name} of one batch by hand, and guard what divides or takes a logarithm or a root.",
             )
+
+    def _never(self, run: Run) -> Iterator[Finding]:
+        """What training logged as NaN whenever it logged it: nobody draws a curve that is empty, so nobody sees it."""
+        empty = {}
+        for name in run.train.nonfinite_channels():
+            steps, codes = run.train.nonfinite(name)
+            lost = len(codes) >= self.never and bool((codes == NONFINITE["nan"]).all())
+            if lost and name.startswith("logged/") and not np.isfinite(run.train[name]).any():
+                empty[name] = steps
+        if not empty:
+            return
+        (name, steps), *others = empty.items()
+        more = f", and so {'is' if len(others) == 1 else 'are'} {len(others):,} more" if others else ""
+        yield self.finding(
+            "info",
+            "run",
+            (int(steps[0]), int(steps[-1])),
+            f"The logged {name.removeprefix('logged/')} is NaN in all {len(steps):,} rows{more}: it tells nothing.",
+            evidence={"channel": name, "rows": len(steps), "channels": len(empty)},
+            advice="Compute it of one batch by hand; if training uses it, as it does a normaliser's mean, it is wrong.",
+            confidence=0.7,
+        )
