@@ -143,7 +143,7 @@ CHANNELS: Final[tuple[Channel, ...]] = (
     Channel("data/<name>/max", "", "largest value in this step's batch"),
     Channel("data/fingerprint", "", "hash of this step's batch"),
     Channel("data/batches", "count", "batches of this step, where there are several"),
-    Channel("data/again", "count", "those of them that are one of the eight before"),
+    Channel("data/again", "count", "those of them that are the one just before"),
     Channel("data/new", "count", "those of them that are none of the 64 before"),
     Channel("data/label_kinds", "count", "how many different labels this step's batch has, as far as was looked"),
     Channel("data/label", "", "the label of all samples, where it is one"),

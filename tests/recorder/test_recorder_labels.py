@@ -9,12 +9,12 @@ import torch
 import trainwatch
 
 
-def run(path, batches, each=1):
+def run(path, batches, each=1, loss=lambda number: 1.0 + 0.1 * (number % 3)):
     """A run over these batches, so many to a step: its rows, and the findings."""
     with trainwatch.Recorder(path, total_steps=len(batches) // each) as watch:
         for number, _ in enumerate(watch.batches(batches), 1):
             if number % each == 0:
-                watch.log({"loss": 1.0 + 0.1 * (number % 3)})
+                watch.log({"loss": loss(number)})
                 watch.step()
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     found = {one.rule: one for one in trainwatch.diagnose(trainwatch.read(path)).findings}
@@ -24,6 +24,9 @@ def run(path, batches, each=1):
 def images(labels):
     """A batch of a pair, whose images are all different."""
     return torch.rand(len(labels), 6), torch.as_tensor(labels)
+
+
+FIXED = images(np.arange(16))
 
 
 def test_batches_of_one_class_are_named(tmp_path):
@@ -41,6 +44,8 @@ def test_batches_of_one_class_are_named(tmp_path):
         lambda _: [0] * 16,  # all are normal: what is looked for is what is not
         lambda step: [0] * 15 + [int(step % 4 == 0)],  # a rare event
         lambda step: [step // 10] * 4,  # too few samples to speak of
+        lambda step: [step * 7 % 40] * 16,  # the length of a bucket, the moment of a diffusion, a bag's
+        lambda step: [step % 2] * 16,  # two domains in turn
         lambda step: np.full((16, 3), step // 10),  # a label for each position
         lambda step: torch.full((16,), step / 10),  # what is measured is no class
     ],
@@ -65,8 +70,9 @@ def tokens(answers):
     return {"input_ids": torch.randint(0, 99, (2, 50)), "labels": labels}
 
 
-def test_labels_that_are_all_ignored_lose_the_run(tmp_path):
-    rows, found = run(tmp_path / "run.jsonl", [tokens(0)] * 30)
+@pytest.mark.parametrize("loss", [0.0, float("nan")])
+def test_labels_that_are_all_ignored_lose_the_run(loss, tmp_path):
+    rows, found = run(tmp_path / "run.jsonl", [tokens(0)] * 30, loss=lambda _: loss)
     assert {row["data/labels_ignored"] for row in rows} == {1}
     told = found["labels-ignored"]
     assert (told.severity, told.first_step, told.last_step) == ("critical", 1, 30)
@@ -79,10 +85,14 @@ def test_short_answers_are_answers(tmp_path):
     assert "labels-ignored" not in found
 
 
-def test_a_share_of_the_steps_is_a_warning_and_a_few_are_none(tmp_path):
-    often = [tokens(5 * (step % 3 > 0)) for step in range(60)]
-    found = run(tmp_path / "often.jsonl", often)[1]
-    assert (found["labels-ignored"].severity, found["labels-ignored"].evidence["steps"]) == ("warning", 20)
+def test_what_learns_all_the_same_is_an_info(tmp_path):
+    """Unlabelled samples, of which another loss makes something: all of them, or twenty steps in turn."""
+    for name, answers in (("all", lambda _: 0), ("turns", lambda step: 5 * (step // 20 % 2))):
+        found = run(tmp_path / f"{name}.jsonl", [tokens(answers(step)) for step in range(80)])[1]
+        assert found["labels-ignored"].severity == "info"
+
+
+def test_a_few_steps_are_nothing(tmp_path):
     seldom = [tokens(5 * (step % 10 > 0)) for step in range(60)]
     assert "labels-ignored" not in run(tmp_path / "seldom.jsonl", seldom)[1]
 
@@ -107,6 +117,16 @@ def test_copies_within_a_step_are_counted(tmp_path):
     assert (rows[-1]["data/batches"], rows[-1]["data/again"], rows[-1]["data/new"]) == (4, 3, 1)
     assert len({row["data/fingerprint"] for row in rows}) == len(rows)
     assert (found["duplicate-batches"].severity, found["duplicate-batches"].evidence["copies"]) == ("warning", 4)
+
+
+@pytest.mark.parametrize("order", ["0102", "0123012301230123"])
+def test_what_comes_again_by_design(order, tmp_path):
+    """A boundary's points beside new ones; epochs over what was just played."""
+    steps = []
+    for _ in range(80):
+        new = {"0": images(np.arange(16)) if order != "0102" else FIXED}
+        steps += [new.setdefault(one, images(np.arange(16))) for one in order]
+    assert "duplicate-batches" not in run(tmp_path / "run.jsonl", steps, each=len(order))[1]
 
 
 def test_micro_batches_of_their_own_are_no_copies(tmp_path):

@@ -47,7 +47,7 @@ def test_an_evaluation_that_nobody_ends(tmp_path):
 def test_it_is_over_once_somebody_calls_train(tmp_path):
     told, found = run(tmp_path / "run.jsonl", lambda model, step: model.train(not 11 <= step < 30))
     assert [step for step, _ in told] == [15, 30]
-    assert (found.state, found.first_step, found.last_step) == ("over", 11, 29)
+    assert (found.severity, found.state, found.first_step, found.last_step) == ("info", "over", 11, 29)
 
 
 def test_what_came_in_eval_mode_may_be_meant_so(tmp_path):
@@ -66,6 +66,40 @@ def test_what_came_in_eval_mode_may_be_meant_so(tmp_path):
 )
 def test_what_is_meant_so(tmp_path, mode):
     assert run(tmp_path / "run.jsonl", mode) == ([], None)
+
+
+def test_two_models_rest_together(tmp_path):
+    nets = {"maker": net(), "critic": net()}
+    optimizers = {name: torch.optim.SGD(one.parameters(), lr=0.1) for name, one in nets.items()}
+    with trainwatch.Recorder(tmp_path / "run.jsonl") as watch:
+        watch.attach(nets, optimizers)
+        for step in range(20):
+            for name, one in nets.items():
+                one.train(step < 5)
+                one(torch.randn(6, 4)).mean().backward()
+                optimizers[name].step()
+            watch.step()
+    rows = [json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines()]
+    (told,) = [row for row in rows if "resting" in row]
+    assert (told["resting"], told["since"], told["trained"]) == ({"batch_norm": 2, "dropout": 2}, 6, True)
+
+
+def test_several_steps_a_row_and_a_model_without_a_mode(tmp_path):
+    """Rows are counted as they come; and nothing of ours is raised into the optimiser's step."""
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with trainwatch.Recorder(tmp_path / "run.jsonl") as watch:
+        watch.attach(model, optimizer)
+        for row in range(12):
+            model.train(row < 6)
+            for _ in range(4):
+                model(torch.randn(6, 4)).mean().backward()
+                optimizer.step()
+            watch.step()
+        del model.training
+        optimizer.step()
+    rows = [json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines()]
+    assert [(row["since"], row["step"]) for row in rows if "resting" in row] == [(7, 8)]
 
 
 def test_a_model_that_has_no_modes(tmp_path):

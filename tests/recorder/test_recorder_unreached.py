@@ -1,11 +1,14 @@
 """unreached: weights that an optimiser holds and that no gradient ever reaches."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
 import trainwatch
+from trainwatch.run import Run
+from trainwatch.views.unreached import head_of
 
 
 class TwoHeads(torch.nn.Module):
@@ -76,6 +79,23 @@ def test_what_is_reached_now_and_then_is_not_told(tmp_path):
     """An expert that is seldom chosen, a layer that is dropped at random."""
     seldom = lambda grip, other, step: (learned if step % 15 == 0 else detached)(grip, other, step)  # noqa: E731
     assert run(tmp_path / "run.jsonl", seldom)[0] == []
+
+
+@pytest.mark.parametrize(
+    ("component", "idle", "reached", "found"),
+    [
+        ("gripper", "net.grip", "net.body", "net.grip"),
+        ("mode", "modes", "paths", "modes"),
+        ("cls", "cls.relationship", "cls.predictions", ""),  # another one of that name learns
+        ("pos", "pos_embed", "tagger", ""),
+        ("conv", "conv_aux", "body", ""),
+    ],
+)
+def test_the_head_of_a_component(component, idle, reached, found):
+    header = {"modules": [{"name": name, "depth": 1, "parameters": 4, "trainable": 4} for name in (idle, reached)]}
+    run = Run(Path("run.jsonl"))
+    run.add_header(header)
+    assert head_of(component, [idle], run) == found
 
 
 def test_frozen_weights_and_a_model_alone_say_nothing(tmp_path):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from trainwatch.views.evaluations import direction
-
-SAID = "evaluations of which all is 0, losses and figures of merit alike, were not made: they are left out"
+SAID = "evaluations of which all is 0, losses and figures alike, were not made: they are left out"
+FIGURES = 2  # beside the loss: one error may be exactly 0 with it, two are not
 
 
 def unmade(values: Mapping[str, float]) -> bool:
-    """Whether an evaluation, by its channels, says at once that nothing is wrong and that nothing is right."""
+    """Whether an evaluation, by its channels, is nothing but zeros, in a loss and in several figures."""
     lossless = any(name == "loss" or name.startswith("loss/") for name in values)
-    return lossless and not any(values.values()) and any(direction(name) > 0 for name in values)
+    return lossless and not any(values.values()) and sum(name.startswith("metric/") for name in values) >= FIGURES

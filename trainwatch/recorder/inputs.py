@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SAMPLES = 1024  # numbers of a tensor that are hashed: two batches that agree in so many are one, and it takes 20 us
 PARTS = 8  # tensors or arrays of a batch that are looked at
-NEAR, FAR = 8, 64  # batches: workers that read the same come one after the other; what was not in so many is new
+FAR = 64  # batches: what was not in so many is new
 DEPTH = 3  # lists and mappings within each other
 NAMES = ("data/input_mean", "data/input_std", "data/input_absmax", "bad/input")
 
@@ -44,10 +44,9 @@ class Inputs:
             self._prints = True
 
     def _count(self, own: int) -> None:
-        """Whether a batch is one of those just before, or one that has not been for long."""
-        near = list(self._last)[-NEAR:]
+        """Whether a batch is the one just before, or one that has not been for long."""
         self._batches += 1
-        self._again += own in near
+        self._again += bool(self._last) and own == self._last[-1]
         self._new += own not in self._last
         self._last.append(own)
 

@@ -9,8 +9,9 @@ from trainwatch.recorder.inputs import parts
 
 IGNORED: Final = -100  # what PyTorch's losses leave out, unless they are told another number
 NAMES: Final = ("labels", "label", "targets", "target", "y")
-SAMPLES: Final = 256  # numbers that are looked at; all of them only where these are one
-FEWEST: Final = 8  # samples: fewer of one class in a batch are chance
+SAMPLES: Final = 256  # numbers that are looked at first, and
+MOST: Final = 65_536  # where those are one: 10 us
+FEWEST: Final = 8  # samples of a step: fewer of one class are chance
 
 
 class Labels:
@@ -18,36 +19,43 @@ class Labels:
 
     def __init__(self) -> None:
         self._kinds: set[int] = set()
-        self._seen = 0
-        self._ignored: list[bool] = []
+        self._mixed = False  # more kinds than one, though the sample has one
+        self._seen = self._batches = self._ignored = 0
         self._ever_ignored = False
+        self._looks = True
 
     def see(self, batch: Any) -> None:
-        """The loop got a batch."""
-        found = labels(batch)
-        if found is None:
-            return
+        """The loop got a batch. After a fault labels are given up."""
+        if self._looks:
+            self._looks = False
+            if (found := labels_of(batch)) is not None:
+                self._take(found)
+            self._looks = True
+
+    def _take(self, found: Any) -> None:
         flat = found.ravel(order="K")
         sample = set(flat[:: (flat.size // SAMPLES) | 1].tolist())
+        alike = len(sample) == 1 and bool((flat[:: (flat.size // MOST) | 1] == flat[0]).all())
         if found.ndim == 1:
             self._seen += flat.size
-            self._kinds |= sample if len(sample) > 1 or (flat == flat[0]).all() else {*sample, IGNORED - 1}
+            self._mixed |= len(self._kinds | sample) > 1 or not alike
+            self._kinds |= sample if len(self._kinds) < SAMPLES else set()
         self._ever_ignored |= IGNORED in sample
-        if self._ever_ignored:
-            self._ignored.append(sample == {IGNORED} and bool((flat == IGNORED).all()))
+        self._batches += 1
+        self._ignored += alike and IGNORED in sample
 
     def collect(self, fields: dict[str, Any]) -> None:
         """Add it to the step's row."""
         if self._seen >= FEWEST:
-            fields["data/label_kinds"] = len(self._kinds)
-            if len(self._kinds) == 1:
+            fields["data/label_kinds"] = max(len(self._kinds), 1 + self._mixed)
+            if not self._mixed:
                 fields["data/label"] = next(iter(self._kinds))
-        if self._ignored:
-            fields["data/labels_ignored"] = sum(self._ignored) / len(self._ignored)
-        self._kinds, self._seen, self._ignored = set(), 0, []
+        if self._ever_ignored and self._batches:
+            fields["data/labels_ignored"] = self._ignored / self._batches
+        self._kinds, self._mixed, self._seen, self._batches, self._ignored = set(), False, 0, 0, 0
 
 
-def labels(batch: Any) -> Any:
+def labels_of(batch: Any) -> Any:
     """The integers that a batch calls its labels, or the second of a pair; None if there are none on the host."""
     named: Any = None
     if isinstance(batch, Mapping):
@@ -55,5 +63,4 @@ def labels(batch: Any) -> Any:
     elif isinstance(batch, list | tuple) and len(batch) == 2:
         named = batch[1]
     found = None if named is None else next(parts(named, 0), None)
-    whole = found is not None and found.ndim and found.size and found.dtype.kind in "iu"
-    return found if whole else None
+    return found if found is not None and found.ndim and found.size and found.dtype.kind in "iu" else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -17,6 +19,9 @@ from trainwatch.recorder.probes import Fault, ModelProbe, OptimizerProbe
 from trainwatch.recorder.resting import Resting
 from trainwatch.recorder.transfer import Part, capture
 from trainwatch.recorder.unreached import Unreached
+
+WRAPPED = re.compile(r"\b(_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod|module)\.")
+"""What wrappers put into the names of parameters."""
 
 
 class Models:
@@ -38,14 +43,14 @@ class Models:
         whole = {} if self.sharded else optimizers
         self.carried = [Carried(name if len(whole) > 1 else "", one, fault) for name, one in whole.items()]
         names = {
-            id(parameter): f"{name}.{own}" if name else own
+            id(parameter): WRAPPED.sub("", f"{name}.{own}" if name else own)
             for name, probe in self.models.items()
             for own, parameter in probe.model.named_parameters()
         }
         self._reach = [Unreached(names, one, fault) for one in optimizers.values()]
         self._rest = [Resting(given.values(), one, fault) for one in optimizers.values()]
         self._unreached: dict[str, int] = {}  # as it was told last, and so
-        self._resting: dict[str, int] = {}
+        self._resting: Counter[str] = Counter()
         self._unscaled_said = False
 
     def close(self) -> None:
@@ -113,16 +118,15 @@ class Models:
 
     def told(self, step: int) -> Iterator[dict[str, Any]]:
         """An event where other weights than before never had a gradient, or the model is trained in another mode."""
-        sizes = {module: size for look in self._reach for module, size in look.told().items()}
+        sizes = {module: size for look in self._reach for module, size in look.sizes.items()}
         if sizes != self._unreached:
             self._unreached = sizes
             yield unreached.event(sizes)
-        kinds: dict[str, int] = {}
-        for look in self._rest:
-            kinds |= look.kinds
+        rests = [rest for rest in (look.told(step) for look in self._rest) if rest[0]]
+        kinds = sum((Counter(kinds) for kinds, _, _ in rests), Counter())
         if kinds != self._resting:
             self._resting = kinds
-            yield resting.event(kinds, step)
+            yield resting.event(kinds, min((since for _, since, _ in rests), default=0), any(t for _, _, t in rests))
 
     def forgotten(self) -> list[str] | None:
         """Optimisers whose first step found no state to go on from; None before any has taken a step."""

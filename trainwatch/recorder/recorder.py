@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from trainwatch.recorder.transfer import Part
 
 EVERY = 50  # rows between two looks at what costs more: weights, update ratios
-BREATH = 10  # rows between two looks at memory: 20 us, and a short run that leaks shows it before it ends
+MEMORY_EVERY = 10  # rows between two looks at memory: 25 us, and a short run that leaks shows it before it ends
 Batch = TypeVar("Batch")
 
 
@@ -367,7 +367,7 @@ class Recorder(Journal):
                 self._put("event", self.steps, told)
             if self._resuming:
                 self._note_resume(models)
-        if self._rows % BREATH == 0:
+        if self._rows % MEMORY_EVERY == 0:
             fields.update(values.memory(models.parameters if models is not None else []))
         if self._overlap:
             self._overlap.forget()

@@ -26,9 +26,10 @@ class Unreached:
     def __init__(self, names: Mapping[int, str], optimizer: Optimizer, fault: Fault) -> None:
         self._names, self._fault = names, fault
         held = (parameter for group in optimizer.param_groups for parameter in group["params"])
-        self._waiting = [parameter for parameter in held if parameter.requires_grad and id(parameter) in names]
+        self._waiting = [one for one in held if one.requires_grad and one.numel() and id(one) in names]
         self._witness: nn.Parameter | None = None  # one that had a gradient
         self._taken = self._steps = 0  # steps, and those of them that tell
+        self.sizes: dict[str, int] = {}  # module and number of its parameters without a gradient, once that is sure
         self._hook: Any = None
         with contextlib.suppress(Exception):  # a wrapper that never called super().__init__() takes no hooks
             self._hook = optimizer.register_step_pre_hook(self._stepping)
@@ -55,11 +56,9 @@ class Unreached:
         elif self._witness is None or self._witness.grad is None:
             return
         self._waiting, self._steps = still, self._steps + 1
+        self.sizes = self._by_module() if self._steps >= SURE else {}
 
-    def told(self) -> dict[str, int]:
-        """Module and number of its parameters without a gradient, once that is sure."""
-        if self._steps < SURE:
-            return {}
+    def _by_module(self) -> dict[str, int]:
         sizes: dict[str, int] = {}
         for parameter in self._waiting:
             if parameter.requires_grad:

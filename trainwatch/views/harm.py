@@ -22,6 +22,7 @@ WITNESS = (
     3.0  # standard deviations of one evaluation that a figure of merit has gained if it tells what is learned; and
 )
 FURTHER = 0.1  # of what it had gained then: less is no new best to speak of
+KEPT = 0.25  # of what was gained may be lost, by validation or within the noise of a figure of merit
 SHORTER = 0.6  # of the outputs' length before it: the answers of the data are others
 
 
@@ -104,16 +105,21 @@ def at_its_best(run: Run, before: float, since: float) -> bool:
 
 
 def holds_its_merit(run: Run, since: float) -> bool:
-    """Whether every figure of merit has kept, since a step, what it had learned, in four evaluations and more: what a
-    loss measures that rises slowly in training and validation alike has moved (a teacher that is less sure).
+    """Whether every figure of merit has kept, since a step, what it had learned, in four evaluations and more, and
+    validation most of what it had gained: what a loss measures that rises slowly moves (a teacher that is less sure).
     """
+    held = held_out(run)[1]
+    if len(held) < EVALUATIONS or np.median(held[-3:]) - held.min() > KEPT * (held[0] - held.min()):
+        return False
     names = [name for name in run.eval.channels if name.startswith("metric/") and direction(name)]
     learned = False
     for name in names:
         steps, values = held_out(run, name)
         costs = -direction(name) * values
         gained, noise, late = float(costs[:1].sum() - costs.min(initial=np.inf)), scatter(costs), costs[steps > since]
-        if len(late) < EVALUATIONS or np.median(late[-3:]) > costs.min() + max(2 * noise, FURTHER * gained):
+        if len(late) < EVALUATIONS or np.median(late[-3:]) > costs.min() + max(
+            min(2 * noise, KEPT * gained), FURTHER * gained
+        ):
             return False
         learned |= gained > WITNESS * noise
     return learned

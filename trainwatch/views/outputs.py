@@ -23,7 +23,7 @@ START = 5  # rows: the loss that a run begins with
 GROWN = 0.4  # of that loss: who has come so far is not young any more
 GAIN = 0.4  # of the way from the first bad samples to good ones: it is getting better, even if too late
 SLOW = 0.15  # of it: it is getting better, and the run goes on
-TWICE, QUARTER = 2.0, 0.25  # as many as at first, and so many of them: it is getting better, too
+TWICE, QUARTER = 2.0, 0.25  # as many as at first, and so many of them: few samples are getting better by that, too
 THROUGH = 0.9  # of the planned steps: who is not good by then will not be
 
 
@@ -62,7 +62,8 @@ class Decline:
         """Whether the last bad samples have not come so far from the first ones, of the way to ``good`` ones."""
         some = max(1, min(ROWS, self.rows // 2))  # so that no sample is both
         early, late = (float(np.mean(part)) if part else good for part in (self._early[:some], self._late[-some:]))
-        return late - early < gain * (good - early) and not (late > TWICE * early and late > QUARTER * good)
+        grows = self.rows < 2 * ROWS and late > TWICE * early and late > QUARTER * good
+        return late - early < gain * (good - early) and not grows
 
     def lasts(self, total: int | None, fraction: float, least: int = ROWS) -> bool:
         """Whether it has been bad for a `fraction` of the planned steps, and for some samples in a row."""

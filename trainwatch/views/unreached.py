@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from trainwatch.header import number, text
 from trainwatch.run import Run
 
-SHARED = 3  # letters with which two names must both begin: "to" and "token" do not tell of one another
+SHARED, LONGER = 4, 3  # letters with which two names must both begin, and by which one may be longer: grip, gripper
 
 
 def unreached(run: Run) -> list[str]:
@@ -25,10 +27,27 @@ def _told(run: Run) -> tuple[list[str], float]:
     return [], 0.0
 
 
-def alike(module: str, component: str) -> bool:
-    """Whether a module is called as a loss component is: one begins as the other does, anywhere on its path."""
+def head_of(component: str, idle: Sequence[str], run: Run) -> str:
+    """The idle module that is called as a loss component is; nothing where another one of that name is not idle."""
+    whole = [module.name for module in run.header.modules if not _holds(module.name, idle)]
+    found = next((module for module in idle if _alike(module, component)), "")
+    return found if not any(_alike(name, component) and not _within(name, idle) for name in whole) else ""
+
+
+def _holds(name: str, idle: Sequence[str]) -> bool:
+    return any(module.startswith(f"{name}.") for module in idle)
+
+
+def _within(name: str, idle: Sequence[str]) -> bool:
+    return any(name == module or name.startswith(f"{module}.") for module in idle)
+
+
+def _alike(module: str, component: str) -> bool:
+    """Whether a part of a module's path is a component's name, or nearly so (``grip`` and ``gripper``)."""
     of = component.lower()
     for part in module.lower().split("."):
-        if part == of or (min(len(part), len(of)) >= SHARED and (part.startswith(of) or of.startswith(part))):
+        short, long = sorted((part, of), key=len)
+        near = len(short) >= SHARED and long.startswith(short) and len(long) <= len(short) + LONGER
+        if part == of or near:
             return True
     return False

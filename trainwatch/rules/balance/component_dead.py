@@ -19,7 +19,7 @@ from trainwatch.table import Chunk
 from trainwatch.views.components import BLOCK, Roles, components, gradients, small_by_design, together
 from trainwatch.views.evaluations import held_out
 from trainwatch.views.games import opponent, plays
-from trainwatch.views.unreached import alike, unreached
+from trainwatch.views.unreached import head_of, unreached
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -259,7 +259,7 @@ class ComponentDead(Rule):
             return
         for name in components(whole):
             lost = _fell(whole, name) < self.others_fell  # what the others change of its inputs moves it a little
-            own = next((module for module in idle if alike(module, name)), "")
+            own = head_of(name, idle, run)
             head = own and not opponent(name)  # an opponent has its gradient in a step of its own
             if head and lost and not self._regularises(name) and not self._weight(whole, name) <= 0:
                 why = f"is not learned, and the module {own} has never had a gradient"

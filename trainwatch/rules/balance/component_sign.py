@@ -29,7 +29,9 @@ ERROR = re.compile(
     r"|perceptual|lpips|ctc|classif\w*|supervised|sft)($|[_.-])"
 )
 """Names of errors, of which nobody wants more."""
-PENALTY = re.compile(r"(^|[_.-])(kld?|penal\w*|wd|(weight_?)?decay|gp|tv|smooth\w*|spars\w*)($|[_.-])")
+PENALTY = re.compile(
+    r"(^|[_.-])(kld?|penal\w*|wd|(weight_?)?decay|gp|tv|smooth\w*|spars\w*)($|[_.-])|^l[12](_?(reg\w*|norm|penalty))?$"
+)
 """Names of regularisers that hold something near 0 or near a reference: nobody wants more of them."""
 VALUE = re.compile(r"(^|[_.-])(values?|vf)($|[_.-])")
 """A value follows the rewards, but its loss is an error: nobody wants more of it."""
@@ -150,8 +152,7 @@ class ComponentSign(OfCourse):
         turned = self._turned(name, course, there) if not (runaway or grows or suffers) else ""
         unopposed = self._unopposed(name, run)
         falls, alone = self._falls(name, course, there, run), self._alone(name, course, run)
-        meant = self._meant(name, course) and not ERROR.search(name.lower())  # nobody wants three times an error
-        sick = runaway or (grows and not meant) or suffers or falls or alone
+        sick = runaway or (grows and not self._meant(name, course)) or suffers or falls or alone
         harms = leads and not _sought(name) and times >= self.worse and self._harms(name, course, run)
         sick = sick or harms or bool(turned or unopposed)
         undoes = f", and its gradient undoes that of {turned}" if turned else ""

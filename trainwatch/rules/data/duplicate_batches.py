@@ -31,7 +31,8 @@ class DuplicateBatches(Rule):
     What it sees:
         Rows whose `data/fingerprint` was seen a few rows before, in many rows of every stretch of the run, while new
         batches go on coming: A A A A B B B B, one A from each of four workers. Where a step has several batches,
-        `watch.batches` counts them one by one. Across ranks: the same fingerprint at
+        `watch.batches` counts those that are the very one before: a boundary's points that come with each batch, or
+        epochs over what a policy has just played, are none. Across ranks: the same fingerprint at
         the same step. Or nothing but the same sixteen batches at most, eight times over, of a training set that is
         known to have four times as many and more (`horizon`, or `epoch`). Where that is not known: the same four
         batches at most, 25 times over, if others came before, if the data are what the policy that is trained goes

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import numpy as np
+
 from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
 from trainwatch.schema import Finding
@@ -20,8 +22,9 @@ class LabelsIgnored(Rule):
 
     What it sees:
         `watch.batches` looks at the integers that a batch calls its labels. If each of them is -100, which PyTorch's
-        losses leave out, the batch teaches nothing; `data/labels_ignored` is the share of such batches in a step. All
-        of the last ten steps: the run is lost. A quarter of the steps: it is a warning.
+        losses leave out, the batch teaches nothing; `data/labels_ignored` is the share of such batches in a step. It is
+        critical where there was no label in any step, ten at least, and the loss is 0 or not finite in nine of ten; an
+        info where that is so in a quarter of the steps, or something else has a loss.
 
     Why it matters:
         The mean over no label is 0/0: a cross-entropy is NaN, or 0 where somebody guarded against it, and the step is
@@ -33,7 +36,8 @@ class LabelsIgnored(Rule):
         collator that masks padding by a token that is everywhere.
 
     When it is wrong:
-        A loss with another `ignore_index`, for which -100 is a label like any other.
+        Unlabelled samples that another loss learns from are an info; so is a loss with another `ignore_index`, for
+        which -100 is a label like any other.
 
     References:
         torch.nn.CrossEntropyLoss, `ignore_index`; the completion-only collators of fine-tuning libraries warn of
@@ -46,42 +50,39 @@ class LabelsIgnored(Rule):
         *("non-finite-gradient", "non-finite-weights"),
     )
 
-    lost: int = 10  # steps in a row without any label: a sample that was cut off is one of a batch, and not all
+    lost: int = 10  # steps without any label, from the first on: one that was cut off is one of a batch, and not all
+    void: float = 0.9  # of them have a loss of 0, or none that is finite: a mean over no label is 0/0
     share: float = 0.25  # of the steps: what they cost is a quarter of the run
     fewest: int = 20  # steps, before a share of them means anything
 
     _rows: int = field(default=0, init=False)  # that the recorder told of
     _empty: int = field(default=0, init=False)  # of those, all of whose batches had no label
-    _row: int = field(default=0, init=False)  # in a row, up to now
+    _void: int = field(default=0, init=False)  # of those, with a loss of 0 or none
     _first: int = field(default=0, init=False)  # step of the first
-    _since: int = field(default=0, init=False)  # step at which the row began
     _last: int = field(default=0, init=False)
 
     def update(self, chunk: Chunk) -> Findings:
         """Count them."""
-        for step, share in zip(chunk.step.tolist(), chunk[CHANNEL].tolist(), strict=True):
-            if share == share:
-                self._rows += 1
-                self._count(step, share == 1)
+        share, loss = chunk[CHANNEL], chunk["loss"]
+        empty = share == 1
+        if empty.any():
+            self._first = self._first if self._empty else int(chunk.step[empty][0])
+            self._last = int(chunk.step[empty][-1])
+        self._rows += int(np.isfinite(share).sum())
+        self._empty += int(empty.sum())
+        self._void += int((empty & ((loss == 0) | ~np.isfinite(loss))).sum())
         return ()
 
-    def _count(self, step: int, empty: bool) -> None:
-        self._row = self._row + 1 if empty else 0
-        if empty:
-            self._empty, self._last = self._empty + 1, step
-            self._first = self._first if self._empty > 1 else step
-            self._since = self._since if self._row > 1 else step
-
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
-        """The row that goes on, or the share of all."""
-        lost = self._row >= self.lost
+        """All of them, or a share."""
+        lost = self._empty == self._rows >= self.lost and self._void >= self.void * self._empty
         if lost or (self._rows >= self.fewest and self._empty >= self.share * self._rows):
-            many = f"all of the last {self._row:,}" if lost else f"{self._empty:,} of {self._rows:,}"
             yield self.finding(
-                "critical" if lost else "warning",
+                "critical" if lost else "info",
                 "run",
-                (self._since if lost else self._first, self._last),
-                f"In {many} steps every label is -100, which the loss leaves out: nothing is trained there.",
+                (self._first, self._last),
+                f"In {self._empty:,} of {self._rows:,} steps every label is -100, which the loss leaves out"
+                + (": nothing is trained." if lost else "."),
                 evidence={"steps": self._empty, "of": self._rows},
                 advice="Print one decoded sample with its labels: is the answer's marker found, and is it cut off?",
                 confidence=0.95,

@@ -22,7 +22,8 @@ class OneClassBatches(Rule):
 
     What it sees:
         `watch.batches` tells how many kinds of labels a batch has (`data/label_kinds`), and which where it is one
-        (`data/label`). In nine of ten steps it is one, over 20 steps at least, and it is not always the same.
+        (`data/label`). In nine of ten steps it is one, over 20 steps at least, it is not always the same, and it stays
+        the same for four steps and more in the mean: what the data are sorted by.
 
     Why it matters:
         Each stretch of the run unlearns the last one's classes for its own: the loss falls within a class and leaps at
@@ -33,8 +34,8 @@ class OneClassBatches(Rule):
         are mixed when they are written.
 
     When it is wrong:
-        Batches of one class by design (class-conditional generation, one task after another): a label that is no
-        class.
+        Classes that are learned one after the other on purpose. Batches of one domain, one length, one bag each in
+        turn, come in no order and are left alone.
 
     References:
         Bengio, "Practical Recommendations for Gradient-Based Training of Deep Architectures" (2012), section 3.2, on
@@ -49,9 +50,12 @@ class OneClassBatches(Rule):
 
     fewest: int = 20  # steps
     share: float = 0.9  # of them: where two classes meet a batch has both
+    stretch: float = 4.0  # steps with one and the same label, in the mean: what is drawn at random changes sooner
     often: float = 0.05  # of them have another class than most: of rare events most batches have none
 
     _rows: int = field(default=0, init=False)
+    _turns: int = field(default=0, init=False)  # steps whose one label is not that of the step with one label before
+    _label: float = field(default=np.nan, init=False)  # of the last one
     _counts: dict[float, int] = field(default_factory=dict, init=False)  # steps with one label only, by label
     _first: int = field(default=0, init=False)
     _last: int = field(default=0, init=False)
@@ -64,6 +68,8 @@ class OneClassBatches(Rule):
             self._last = int(chunk.step[known][-1])
             self._rows += int(known.sum())
             alone = chunk["data/label"][known & (chunk["data/label_kinds"] == 1)]
+            self._turns += int((np.diff(alone, prepend=self._label) != 0).sum())
+            self._label = float(alone[-1]) if len(alone) else self._label
             for label, count in zip(*(each.tolist() for each in np.unique(alone, return_counts=True)), strict=True):
                 if label in self._counts or len(self._counts) < MOST:
                     self._counts[label] = self._counts.get(label, 0) + count
@@ -73,7 +79,8 @@ class OneClassBatches(Rule):
         """Whether nearly all steps have one class, and not all the same."""
         alone = sum(self._counts.values())
         others = alone - max(self._counts.values(), default=0)
-        if self._rows >= self.fewest and alone >= self.share * self._rows and others >= self.often * self._rows:
+        sorted_by = alone >= self.stretch * self._turns and others >= self.often * self._rows
+        if self._rows >= self.fewest and alone >= self.share * self._rows and sorted_by:
             yield self.finding(
                 "warning",
                 "run",

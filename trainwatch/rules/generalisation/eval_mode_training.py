@@ -20,8 +20,8 @@ class EvalModeTraining(Rule):
     What it sees:
         The recorder looks at each optimiser step whether the model is in training mode. If it is not, five steps in a
         row, and every dropout and batch norm in it is in eval mode as well, that is told (`resting`). After steps in
-        training mode it is a warning; from the first step on an info, for a model that comes in eval mode from a
-        library may be meant to stay in it.
+        training mode it is a warning while it lasts; an info once it is over, and for a model that was never trained in
+        another mode: one that comes in eval mode from a library may be meant to stay in it.
 
     Why it matters:
         Dropout drops nothing and batch norm no longer follows the data: from the first evaluation on another model is
@@ -42,7 +42,7 @@ class EvalModeTraining(Rule):
 
     _since: int = field(default=0, init=False)  # the step from which on it rests; 0: it does not
     _until: int = field(default=0, init=False)  # the last step of a rest that is over
-    _first: int = field(default=0, init=False)  # of the process
+    _trained: bool = field(default=False, init=False)  # in training mode before
     _kinds: dict[str, int] = field(default_factory=dict, init=False)
 
     def event(self, event: Event) -> Findings:
@@ -51,27 +51,22 @@ class EvalModeTraining(Rule):
             kinds, step = mapping(event["resting"]), int(number(event.get("step")) or 0)
             if kinds:
                 self._since, self._until = int(number(event.get("since")) or step), 0
+                self._trained = event.get("trained") is True
                 self._kinds = {kind: int(number(count) or 0) for kind, count in kinds.items()}
             else:
                 self._until = max(step - 1, 0)
-        return ()
-
-    def update(self, chunk: Chunk) -> Findings:
-        """Where the process begins."""
-        self._first = self._first or int(chunk.step[0])
         return ()
 
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
         """As it was told last."""
         if self._since and run.last_step is not None:
             listed = " and ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in sorted(self._kinds.items()))
-            after = self._since > self._first
             yield self.finding(
-                "warning" if after else "info",
+                "warning" if self._trained and not self._until else "info",
                 "run",
                 (self._since, self._until or run.last_step),
                 f"The model is trained in eval mode from step {self._since:,} on: {listed} modules rest"
-                + (", which did not before." if after else "."),
+                + (", which did not before." if self._trained else "."),
                 over=bool(self._until),
                 evidence=dict(self._kinds),
                 advice="Call model.train() after each evaluation.",

@@ -144,7 +144,8 @@ class GradientExplosion(Rule):
         weights = float(np.sqrt(np.sum(np.square(np.concatenate([np.empty(0), *known])))))
         if len(norm) < self.rows or not (loss > 0).all():
             return {}
-        steep = float(np.median(norm) / loss.mean()) * weights  # row by row, batches that are solved would be steepest
+        usual = float(np.sort(loss)[:-1].mean())  # row by row, batches that are solved would be steepest
+        steep = float(np.median(norm)) / usual * weights
         found = {"step": float(chunk.step[0]), "norm": float(np.median(norm)), "weights": weights, "steep": steep}
         found["loss"] = float(np.median(loss[: self.rows]))
         return found if found["norm"] > self.large and steep > self.steep else {}

@@ -155,7 +155,7 @@ class LossDivergence(CurveRule):
             sick = known and (self._back(fall) or self._stepped(run, fall, stage))
             sick = sick or self._beyond(fall) or (_plain(run) and self._lost(fall))
             game = wanders(run, points)
-            if alone and (game or not sick) and self._thrown(points, game=game):
+            if alone and (game or not sick) and self._thrown(points, game=game, weighed=_weighed(run)):
                 yield self._finding_thrown(points)  # what it is thrown from may be a stage of two rows
             if game or not sick:
                 yield from self._crept(run, rest, fall, stage) if last and not game else ()
@@ -180,14 +180,14 @@ class LossDivergence(CurveRule):
         kept = fall.least - fall.best < self.given_back * fall.progress
         return self._fell(fall) and not kept and fall.now > self.exploded * max(fall.start, 0.0)
 
-    def _thrown(self, stage: Points, *, game: bool) -> bool:
+    def _thrown(self, stage: Points, *, game: bool, weighed: bool) -> bool:
         """Whether it was thrown beyond measure, and came back to where it began and no further: it is over, and no
         transient of a run's first steps.
         """
         first, level = float(stage.loss[0]), running_median(stage.loss, 5)
         highest, left = float(level.max()), float(level[-max(5, len(stage) // 4) :].max())
         back = self.kept * first < float(level.min()) <= float(level[-1]) < self.about * first
-        never = float(level[self.fewest :].min(initial=np.inf)) > first
+        never = float(level[self.fewest :].min(initial=np.inf)) > first and not weighed
         times = self.thrown**2 if game else self.unlearnt if never else self.thrown
         over = left < highest / 10 and stage.step[-1] >= self.young * self._planned
         return bool(first > 0 and back and over and highest > max(times * first, self.tall))
@@ -402,6 +402,12 @@ def _stands(smooth: Floats, best: int, start: float) -> bool:
     half = len(late) // 2
     falls = middle(late[:half]) - middle(late[half:]) if half else 0.0
     return len(late) >= 8 and level - smooth[best] > 0.9 * gained and falls < 0.05 * gained
+
+
+def _weighed(run: Run) -> bool:
+    """Whether a weight of a component moved: what it began with is not what it stands beside."""
+    columns = (run.train[name] for name in run.train.channels if name.startswith("weight/"))
+    return any(len(np.unique(column[np.isfinite(column)])) > 1 for column in columns)
 
 
 def _plain(run: Run) -> bool:

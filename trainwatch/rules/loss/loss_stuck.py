@@ -31,6 +31,8 @@ SKILL = (
 """Figures of which everybody knows what a guess is worth."""
 ERRORS = re.compile(r"metric/(.*[/_.-])?(wer|cer|error|error_rate)", re.IGNORECASE)
 """Shares of words or letters that are wrong: 1 is what saying nothing costs."""
+UNSURE = re.compile(r"perplexity|ppl|nll", re.IGNORECASE)
+"""Figures that fall as a model that knows nothing becomes less sure of it."""
 RIGHT = re.compile(
     r"metric/(.*[/_.-])?(acc(uracy)?|exact(_match)?|em|(top|recall|hits)_?(at_?|@)?\d+|mrr)", re.IGNORECASE
 )
@@ -217,7 +219,8 @@ class LossStuck(CurveRule):
     def _errs_less(self, run: Run) -> bool:
         """Whether an error that no guess bounds came down in validation: of several tasks one was learned."""
         for name in run.eval.channels:
-            if name.startswith("metric/") and direction(name) < 0 and not ERRORS.fullmatch(name):
+            bounded = ERRORS.fullmatch(name) or UNSURE.search(name)
+            if name.startswith("metric/") and direction(name) < 0 and not bounded:
                 values = held_out(run, name)[1]
                 late = values[-self.evaluations :]
                 if len(values) > self.evaluations and 0 < late.max() < (1 - self.fell) * values[0]:
