@@ -112,8 +112,6 @@ def test_a_teacher_rests_and_its_student_does_not(tmp_path):
     given = lambda model: {"student": model, "teacher": teacher}  # noqa: E731
     student = net()
     path = tmp_path / "run.jsonl"
-    with pytest.raises(TypeError):
-        trainwatch.Recorder(tmp_path / "x.jsonl").attach(5)
     optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
     with trainwatch.Recorder(path) as watch:
         watch.attach(given(student), {"student": optimizer})

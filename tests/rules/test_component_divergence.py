@@ -50,6 +50,7 @@ def healthy(kind, seed):
     wave = 0.3 * np.sin(ROW / random.uniform(10, 60) + random.uniform(0, 6))
     return {
         "opponent": columns(a, b, "gen"),
+        "critic": columns(a, b, "critic"),
         "kl": columns(25 * (1 - np.exp(-ROW / 60)) * noise(seed), 500 * b, "latent"),
         "small trade": columns((0.5 + np.exp(-ROW / 40) + 0.0002 * ROW) * noise(seed), b),
         "stages": columns(a, b, stage=(ROW >= 170).astype(float) + (ROW >= 260)),
@@ -59,7 +60,7 @@ def healthy(kind, seed):
 
 
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("kind", ["opponent", "kl", "small trade", "wave", "all rise"])
+@pytest.mark.parametrize("kind", ["opponent", "critic", "kl", "small trade", "wave", "all rise"])
 def test_silent_on(kind, seed, make_run, judge):
     """Growth that is meant, or too small to tell."""
     assert judge(make_run(healthy(kind, seed)), RULE) == []

@@ -313,6 +313,15 @@ def test_twenty_rows_of_a_skewed_loss_that_stands(seed, make_run, judge):
     assert [one for one in judge(make_run({"loss": loss}, evals=evals, end=None), RULE) if one.rank] == []
 
 
+@pytest.mark.parametrize(("last", "alarms"), [(0.25, 0), (0.4, 1)])
+def test_validation_that_began_after_the_lowest_loss(last, alarms, make_run, judge):
+    """The first few batches were easy ones: whether anything was lost is told by whether validation is at its best."""
+    noise = np.random.default_rng(0).standard_normal(80)
+    loss = np.interp(np.arange(80), [0, 5, 30, 50, 79], [0.15, 0.08, 0.1, 0.17, 0.17]) + 0.003 * noise
+    evals = [{"step": 12 * i, "loss": 0.32 + (last - 0.32) * i / 6} for i in range(1, 7)]
+    assert len([one for one in judge(make_run({"loss": loss}, evals=evals), RULE) if one.rank]) == alarms
+
+
 def thrown(peak, floor, rows=60):
     """A loss of about 2 that is thrown to a peak in its third row, and comes down again to a floor."""
     row = np.arange(rows)

@@ -17,7 +17,7 @@ from trainer import checkpoint, train
 from trainer.run import build
 
 ROOT = Path(__file__).parents[2]
-TIMES = {"time", "elapsed", "seconds", "time/step", "time/data", "time/compute", "time/monitor"}
+TIMES = {"time", "elapsed", "seconds", "time/step", "time/data", "time/compute", "time/monitor", "memory/rss"}
 KILLED = """
 import os, signal, sys
 from trainer import train

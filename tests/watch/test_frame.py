@@ -111,7 +111,7 @@ def test_a_folder_is_a_table_and_the_run_that_trains(tmp_path, put, sick, end, w
         assert "running" in rows["going.jsonl"]
         assert "stopped" in rows["done.jsonl"]
         assert "✖ critical" in rows["done.jsonl"]
-        assert "these are JSON objects" in rows["odd.jsonl"] or width == 60
+        assert "this is JSON" in rows["odd.jsonl"] or width == 60
         assert rows["going.jsonl"].startswith("▸")
         assert any("going  running" in line for line in text[4:])
 

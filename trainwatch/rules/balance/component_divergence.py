@@ -77,9 +77,10 @@ class ComponentDivergence(OfCourse):
         """The stage that holds now."""
         begin = course.regime_begin(len(course))
         for name in course.names if len(course.names) > 1 else ():
-            if not course.roles.aside(name) and not course.weight(name)[-1] < 0:  # what is maximised is meant to rise
+            maximised = course.weight(name)[-1] < 0  # and meant to rise
+            if not (course.roles.aside(name) or opponent(name) or maximised):
                 found = relapse(course[f"loss/{name}"], begin, len(course), self.rise, self.sigmas)
-                found = found or (None if opponent(name) else self._at_once(course, name, begin))
+                found = found or self._at_once(course, name, begin)
                 if found is not None and self._sick(name, course, begin, found):
                     yield self._finding(name, course, found)
 

@@ -270,7 +270,10 @@ class LossDivergence(CurveRule):
             return True
         first, rise, fell = self._onset(run, rest, fall, stage.step[-1]), fall.now - fall.best, self._fell(fall)
         steps, turns = held_out(run)[0], not fell or (broke is not None and fall.now < fall.start)
-        if not fell and (keeps_its_best(run, stage, first) if len(steps) else self._scheduled(run, rest, fall)):
+        unseen = not (steps <= fall.best_step).any()  # nobody knows what validation was at the best point
+        if len(steps) and (not fell or unseen) and keeps_its_best(run, stage, first):
+            return True
+        if not fell and not len(steps) and self._scheduled(run, rest, fall):
             return True
         wanted = 1 if fell else TWO
         waits = turns and run.end is None and (steps >= first).sum() < wanted
