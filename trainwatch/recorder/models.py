@@ -48,7 +48,8 @@ class Models:
             for own, parameter in probe.model.named_parameters()
         }
         self._reach = [Unreached(names, one, fault) for one in optimizers.values()]
-        self._rest = [Resting(given.values(), one, fault) for one in optimizers.values()]
+        inner = [probe.model for probe in self.models.values()]  # a wrapper's process group is not ours to keep alive
+        self._rest = [Resting(inner, one, fault) for one in optimizers.values()]
         self._unreached: dict[str, int] = {}  # as it was told last, and so
         self._resting: Counter[str] = Counter()
         self._unscaled_said = False
