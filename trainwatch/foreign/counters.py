@@ -15,9 +15,7 @@ from trainwatch.foreign.channels import WORD, Role, by_role, recognise
 Mode = Literal["step", "batch", "epoch", "row"]
 
 LIMIT = 2**53
-LENGTHS = (
-    0.1  # of the rows: a step that is counted on falls at restarts alone, an episode's length in about half of all
-)
+LENGTHS = 0.1  # of the rows: a step falls at restarts alone, an episode's length in about half of them
 RARE = 50  # where a loss stands on fewer than one row in so many, it is a summary, and the other rows are the training
 
 

@@ -117,9 +117,8 @@ def holds_its_merit(run: Run, since: float) -> bool:
         steps, values = held_out(run, name)
         costs = -direction(name) * values
         gained, noise, late = float(costs[:1].sum() - costs.min(initial=np.inf)), scatter(costs), costs[steps > since]
-        if len(late) < EVALUATIONS or np.median(late[-3:]) > costs.min() + max(
-            min(2 * noise, KEPT * gained), FURTHER * gained
-        ):
+        bar = max(min(2 * noise, KEPT * gained), FURTHER * gained)
+        if len(late) < EVALUATIONS or np.median(late[-3:]) > costs.min() + bar:
             return False
         learned |= gained > WITNESS * noise
     return learned
