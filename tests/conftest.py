@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,15 @@ def rows(count: int, first: int = 1, **columns: Any) -> list[Record]:
         {"kind": "step", "step": first + index, **{name: values[index] for name, values in wide.items()}}
         for index in range(count)
     ]
+
+
+@pytest.fixture
+def nothing_compiled() -> Iterator[None]:
+    """Whatever other tests of this process compiled: the look at what is in training mode asks for it."""
+    dynamo = pytest.importorskip("torch")._dynamo
+    dynamo.reset()
+    yield
+    dynamo.reset()
 
 
 @pytest.fixture

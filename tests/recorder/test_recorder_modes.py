@@ -11,14 +11,7 @@ from torch import nn
 import trainwatch
 
 MODE = "training_mode/"
-
-
-@pytest.fixture(autouse=True)
-def nothing_was_compiled():
-    """Whatever other tests of this process compiled."""
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures("nothing_compiled")
 
 
 class Net(nn.Module):

@@ -34,6 +34,7 @@ def test_eval_mode_and_training_data_are_left_alone(make_run, judge, rows):
     assert judge(make_run({"loss": [1.0] * 50}, evals=rows), RULE) == []
 
 
+@pytest.mark.usefixtures("nothing_compiled")
 def test_a_real_model_that_is_never_put_in_eval_mode_is_told(tmp_path):
     torch = pytest.importorskip("torch")
     import trainwatch
