@@ -29,7 +29,7 @@ GRADIENTS = ("gradient-explosion", "gradient-spike", "clipping-saturated")
 NUMERICS = ("non-finite-loss", "non-finite-gradient", "non-finite-weights", "hidden-nan", "overflow-risk", "crashed")
 LOUD = (
     *("gradient-dominance", "loss-scale-imbalance", "component-ignored", "gradient-conflict", "component-divergence"),
-    *("aggressive-ramp", "curriculum-shock", "late-activation"),
+    *("aggressive-ramp", "curriculum-shock", "late-activation", "scale-mismatch"),
 )
 """What one component does to the others when it is too loud, or comes in too loud."""
 RATE = ("lr-desync", "schedule-desync", "schedule-unfinished")
@@ -341,7 +341,7 @@ _ALL = (
     Kind(
         "component-scale",
         "one component comes thousands of times larger than the others together",
-        ("loss-scale-imbalance", "gradient-dominance"),
+        ("loss-scale-imbalance", "gradient-dominance", "scale-mismatch"),
         (*LOUD, *GRADIENTS, *WORSE, "mode-collapse", "length-collapse"),
         "bring the components to one scale",
     ),
@@ -382,7 +382,7 @@ _ALL = (
     Kind(
         "one-owns-gradient",
         "one component owns the whole gradient at the trunk, the others stand still",
-        ("gradient-dominance", "loss-scale-imbalance"),
+        ("gradient-dominance", "loss-scale-imbalance", "scale-mismatch"),
         (*LOUD, *GRADIENTS, *WORSE),
         "lower its weight",
     ),
@@ -410,7 +410,7 @@ _ALL = (
     Kind(
         "loud-entry",
         "a component enters with a later stage, a million times too large",
-        ("loss-scale-imbalance", "aggressive-ramp"),
+        ("loss-scale-imbalance", "aggressive-ramp", "scale-mismatch"),
         (*LOUD, *GRADIENTS, *WORSE, "mode-collapse", "length-collapse"),
         "bring the components to one scale",
     ),

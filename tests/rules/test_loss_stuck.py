@@ -35,6 +35,24 @@ def test_each_proof(make_run, judge, n):
         assert word in found.message
 
 
+def test_a_loss_that_no_batch_changes_is_a_proof(make_run, judge):
+    """Whose batches are known to differ, and whose validation stands as still."""
+    n, random = 200, np.random.default_rng(0)
+    evals = [{"step": 20 * i, "loss": 3.8, "metric/mrr": 0.0353 + 1e-5 * (i % 2)} for i in range(1, 11)]
+    better = [row | {"metric/mrr": 0.002 * row["step"]} for row in evals]
+    blind = {"loss": flat(n, 3.8, noise=5e-4), "data/fingerprint": random.integers(1 << 31, size=n)}
+    (found,) = judge(make_run(blind, evals=evals), RULE)
+    assert (found.severity, "the same for every batch" in found.message) == ("warning", True)
+    for columns, figures in (
+        (blind | {"loss": flat(n, 3.8, noise=0.01)}, evals),  # some batches are harder
+        (blind | {"data/fingerprint": np.full(n, 7)}, evals),  # one batch, over and over
+        ({"loss": blind["loss"]}, evals),
+        (blind, better),  # a large constant in the loss
+        (blind, []),
+    ):
+        assert [f for f in judge(make_run(columns, evals=figures), RULE) if f.severity != "info"] == []
+
+
 def test_an_accuracy_at_chance_is_a_proof(make_run, judge):
     """No classes are declared, but exp(-loss) is the accuracy."""
     evals = [{"step": 50 * i, "split": "valid", "metric/acc": 0.1 + 0.002 * i} for i in range(1, 5)]

@@ -57,6 +57,11 @@ class Inputs:
         else:
             say("inputs", "inputs(): not a tensor of floats (labels and tokens have no scale); it is not recorded")
 
+    def add(self, read: Tensor | None) -> None:
+        """The scale of what the first layer read; what the loop says that the model reads counts more."""
+        if read is not None and not self._scales:
+            self._scales.append(read)
+
     def collect(self, fields: dict[str, Any], parts: list[Part]) -> None:
         """Add it to the step's row; what the loop logged itself counts more."""
         if self._print is not None:
@@ -117,6 +122,7 @@ def scale(values: Tensor) -> Tensor:
 
     with torch.no_grad():
         real = torch.view_as_real(values) if values.is_complex() else values.detach()
+        real = real.float() if real.dtype.itemsize < 4 else real  # a spread of 256 is a variance beyond float16
         spread, mean = torch.var_mean(real, correction=0)
         most = torch.linalg.vector_norm(real, float("inf"))
         bad = real.numel() - torch.isfinite(real).sum()

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from trainwatch.recorder import probes, resting, unreached
 from trainwatch.recorder.carried import Carried
+from trainwatch.recorder.entrance import Entrance
 from trainwatch.recorder.header import modules_form
 from trainwatch.recorder.modes import Modes
 from trainwatch.recorder.probes import Fault, ModelProbe, OptimizerProbe
@@ -50,6 +51,7 @@ class Models:
         self._reach = [Unreached(names, one, fault) for one in optimizers.values()]
         inner = [probe.model for probe in self.models.values()]  # a wrapper's process group is not ours to keep alive
         self._rest = [Resting(inner, one, fault) for one in optimizers.values()]
+        self.entrance = Entrance(inner, fault)
         self._unreached: dict[str, int] = {}  # as it was told last, and so
         self._resting: Counter[str] = Counter()
         self._unscaled_said = False
@@ -57,6 +59,7 @@ class Models:
     def close(self) -> None:
         """Leave models and optimisers as they were."""
         self.modes.end()
+        self.entrance.detach()
         for probe in self.optimizers:
             probe.detach()
         looks: list[Carried | Unreached | Resting] = [*self.carried, *self._reach, *self._rest]

@@ -40,7 +40,7 @@ class Modes:
         self.forget()
         try:
             self._by_mode = {module: above for model in self._models for module, above in differing(model)}
-            if not _compiles():
+            if not compiles():
                 self._hooks = [register_module_forward_pre_hook(self._passed)] if self._by_mode else []
                 return
             for model in self._models:
@@ -114,7 +114,7 @@ def _rate(module: nn.Module) -> str:
     return "dropout" if isinstance(module, nn.MultiheadAttention | nn.RNNBase) else "drop_prob"
 
 
-def _compiles() -> bool:
+def compiles() -> bool:
     """Whether this process compiles anything: a hook in what is compiled would have it compiled again."""
     dynamo = sys.modules.get("torch._dynamo.eval_frame")
     return any(backend is not None for backend in getattr(dynamo, "cached_backends", {}).values())

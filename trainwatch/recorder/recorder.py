@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from trainwatch.recorder.transfer import Part
 
 EVERY = 50  # rows between two looks at what costs more: weights, update ratios
-MEMORY_EVERY = 10  # rows between two looks at memory: 25 us, and a short run that leaks shows it before it ends
+OFTEN = 10  # rows between two looks at memory and at what the first layer reads: 25 us each, and a short run shows both
 Batch = TypeVar("Batch")
 
 
@@ -103,7 +103,10 @@ class Recorder(Journal):
         return Batches(loader, self._stopwatch, self._see)
 
     def inputs(self, values: Tensor) -> None:
-        """What the model reads in this step: its mean, spread, largest magnitude, and what in it is not finite."""
+        """What the model reads in this step: its mean, spread, largest magnitude, and what in it is not finite.
+
+        Without it that is recorded at each tenth step, of what the first layer of an attached model reads.
+        """
         if self._enabled and self._stopwatch.phase == "train":
             self._guard("inputs()", self._inputs.read, values, self._say)
 
@@ -287,6 +290,8 @@ class Recorder(Journal):
             training = self._stopwatch.phase == "train"
             if training:
                 self._guard("batches()", self._inputs.see, batch)
+                if self._models is not None and self._rows % OFTEN == 0:  # no sooner: it may be compiled after attach()
+                    self._guard("batches()", self._models.entrance.look)
                 self._guard("batches()", self._labels.see, batch)
             self._guard("batches()", self._overlap.see, batch, loader, training)
 
@@ -365,9 +370,12 @@ class Recorder(Journal):
             self._normed = False
             for told in models.told(self.steps):
                 self._put("event", self.steps, told)
+            self._inputs.add(models.entrance.collect())
+            if self._overlap is None and self._rows % OFTEN == 0:
+                models.entrance.look()
             if self._resuming:
                 self._note_resume(models)
-        if self._rows % MEMORY_EVERY == 0:
+        if self._rows % OFTEN == 0:
             fields.update(values.memory(models.parameters if models is not None else []))
         if self._overlap:
             self._overlap.forget()

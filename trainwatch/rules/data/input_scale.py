@@ -30,7 +30,8 @@ class InputScale(Rule):
         to nothing (a spread below 0.003, beside which the biases are all that speaks); inputs a hundred times larger
         than the unit scale that initialisations are made for (where only the largest is recorded, half of it stands for
         them), and single values beyond a million. And a batch whose largest value is a hundred times the largest of all
-        before. `watch.inputs(x)` records them; call it on what the first layer reads.
+        before. The recorder takes them at each tenth step, where the first linear, convolutional or recurrent layer
+        reads data (what was computed from no trained weight); `watch.inputs(x)` records them of each.
 
     Why it matters:
         A first layer that is fed 120 where it expects 1 saturates what follows and scales its own gradient by 120: the

@@ -49,7 +49,8 @@ class LossStuck(CurveRule):
 
     What it sees:
         From the first row to the last the smoothed loss gained less than 2 %, and less than its noise can tell. It is a
-        warning with a proof: the loss is the very same number in every row; the gradient or the update is exactly 0; or
+        warning with a proof: the loss is the very same number in every row, or for every batch within a two-thousandth,
+        where fingerprints tell that those differ, and validation's figures do not; the gradient or the update is 0; or
         it stands at what guessing costs (ln K for K declared classes, or the entropy of their counts; or exp(-loss) is
         the evaluated accuracy), and a warm-up is over for as long as it took. Without a proof it is an info. Or,
         however the loss went, validation was never better than a guess in 80 % of the planned steps, by every figure
@@ -90,6 +91,7 @@ class LossStuck(CurveRule):
     blind: float = 0.6  # nat: below, no guess costs so little, and exp(-loss) is the accuracy of whoever is sure
     unskilled: float = 0.05  # of a figure's range: so far a guess may come by chance
     evaluations: int = 5  # that are no better than a guess
+    alike: float = 5e-4  # of the loss, between nine batches of ten: a thousand samples each differ by one in fifty
     through: float = 0.8  # of the planned steps: who has learned nothing by then will not
     hardly: float = 0.01  # of the answers are right: one or the other by chance, among as many as one likes
     seldom: float = 0.02  # of what an exact match, an overlap or an F1 can be: less, all along, is chance
@@ -150,7 +152,19 @@ class LossStuck(CurveRule):
         ratios = np.array([self._curve.raw(run, name, rest)[1:] for name in names])  # a warm-up's first step is of 0
         if names and np.isfinite(ratios).any(axis=0).sum() >= 2 and np.nanmax(ratios) == 0:
             return "the parameters do not move"
+        if self._alike(run, loss[np.isfinite(loss)], self._curve.raw(run, "data/fingerprint", rest)):
+            return "it is the same for every batch, and so is what validation shows: the inputs do not reach it"
         return self._chance(run, level, 1.25 * points.noise / len(points) ** 0.5)
+
+    def _alike(self, run: Run, loss: Floats, batches: Floats) -> bool:
+        """Whether the batches differ, and neither the loss nor any figure of validation does."""
+        known = batches[np.isfinite(batches)]
+        spread = np.quantile(loss, 0.9) - np.quantile(loss, 0.1)
+        if 2 * len(np.unique(known)) < len(loss) or spread > self.alike * abs(float(np.median(loss))):
+            return False
+        figures = [run.eval.curve(name)[1] for name in run.eval.channels if name.startswith("metric/")]
+        told = [values for values in figures if len(values) >= self.evaluations]
+        return bool(told) and all(np.ptp(values) <= self.least * np.abs(values).max() for values in told)
 
     def _chance(self, run: Run, level: float, error: float) -> str:
         """Whether the loss is what guessing costs."""
