@@ -51,10 +51,23 @@ def test_a_validation_set_out_of_the_training_set_is_told(tmp_path, data):
     assert findings["validation-overlap"].severity == "warning"
 
 
+def test_how_often_the_same_samples_come_is_told(tmp_path, data):
+    """Of 32 in twenty epochs, and of those that are moved a little each time."""
+    x, y = data
+    few, _ = run(tmp_path / "few.jsonl", loader(x[64:96], y[64:96], shuffle=True), loader(x[:64], y[:64]), epochs=20)
+    assert (few[-1]["drawn"], few[-1]["distinct"]) == (19 * 2 * EACH, 32)
+    moved = loader(x[64:96], y[64:96], shuffle=True)
+    moved.collate_fn = lambda rows: torch.stack([row[0] for row in rows]) + torch.rand(1)
+    anew, _ = run(tmp_path / "anew.jsonl", moved, loader(x[:64], y[:64]), epochs=20)
+    assert anew[-1]["drawn"] == anew[-1]["distinct"]
+
+
 def test_a_proper_split_is_not(tmp_path, data):
     x, y = data
     counts, findings = run(tmp_path / "run.jsonl", loader(x[64:], y[64:], shuffle=True), loader(x[:64], y[:64]))
-    assert counts[2] == {"samples": 64, "copies": 0, "looked": 2 * 16 * EACH, "hits": 0, "found": 0}
+    drawn = {"drawn": 2 * 16 * EACH, "distinct": counts[2]["distinct"]}
+    assert counts[2] == {"samples": 64, "copies": 0, "looked": 2 * 16 * EACH, "hits": 0, "found": 0} | drawn
+    assert 16 * EACH < drawn["distinct"] < 2 * 16 * EACH
     assert "validation-overlap" not in findings
 
 

@@ -40,6 +40,25 @@ def test_a_component_has_its_own(make_run, judge):
     assert found.subject == "component:a"
 
 
+def seen(records, times):
+    """Each training sample so often, as the recorder's hashes tell from the second evaluation on."""
+    counts = [{"overlap/drawn": 100.0 * i * times / 20, "overlap/distinct": 100.0} for i in range(1, len(records) + 1)]
+    return [record | told for record, told in zip(records, counts, strict=True)]
+
+
+def test_few_samples_known_by_heart(make_run, judge):
+    """Half a nat is enough where all that is trained on came again and again, and nothing becomes better."""
+    stands = evals(apart(0.9), **{"metric/f1": 0.4 - 0.2 * np.exp(-np.arange(20.0))})
+    rises = evals(apart(0.9), **{"metric/f1": np.linspace(0.1, 0.5, 20)})
+    (found,) = judge(make_run({"loss": TRAIN}, header=NATS, evals=seen(stands, 30)), RULE)
+    assert (found.severity, found.evidence["times"]) == ("warning", 30)
+    assert "seen 30 times" in found.message
+    for records in (seen(stands, 4), stands, seen(rises, 30), seen(evals(apart(0.2)), 30)):
+        assert "warning" not in [
+            one.severity for one in judge(make_run({"loss": TRAIN}, header=NATS, evals=records), RULE)
+        ]
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_what_is_no_alarm(make_run, judge, seed):
     """A figure that improves, half a nat, another unit, a validation that still falls: infos at most."""

@@ -1,4 +1,6 @@
-"""Whether samples that a model is evaluated on are trained on as well: hashes of samples, compared on the host."""
+"""Whether samples that a model is evaluated on are trained on as well, and how often the same ones are: hashes of
+samples, compared on the host.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +38,8 @@ class Overlap:
         self._training: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()  # each loader: whether it is for training
         self._held: dict[int, list[Hashes]] = {}  # of the evaluation that goes on, by loader
         self._splits: dict[str, Split] = {}
+        self._drawn = 0  # training samples, since there is something to compare them with
+        self._distinct: set[int] = set()  # of those
 
     def see(self, batch: Any, loader: Any, training: bool) -> None:
         """A batch of a loader, in training or in an evaluation."""
@@ -60,6 +64,9 @@ class Overlap:
         few = samples(batch, EACH).tolist() if splits else []
         for split in splits:
             split.look(few)
+        if few and len(self._distinct) < ENOUGH:
+            self._drawn += len(few)
+            self._distinct.update(few)
 
     def collect(self, split: str) -> dict[str, int]:
         """What is known of a split whose evaluation has ended; nothing before it is evaluated again.
@@ -70,7 +77,7 @@ class Overlap:
         hashes = np.concatenate(held[0]).tolist() if len(held) == 1 else []
         known = self._splits.get(split)
         if known is not None and len(held) < 2 and known.same(hashes):
-            return known.told()
+            return known.told() | {"overlap/drawn": self._drawn, "overlap/distinct": len(self._distinct)}
         if hashes:
             self._splits[split] = Split(hashes)
         return {}
