@@ -124,7 +124,7 @@ def gamma(size: Tensor, mean: Tensor, shape: Tensor) -> Tensor:
     return shape.lgamma() - shape * (shape.log() - mean) - (shape - 1.0) * size.log() + shape * size * (-mean).exp()
 
 
-def measured(held: Batch, each: Callable[..., Components] = losses) -> Callable[[nn.Module], Channels]:
+def measured(held: Batch) -> Callable[[nn.Module], Channels]:
     """The loss; the mean Poisson deviance of the counts; how well premiums order policies by what they cost."""
 
     def measure(model: nn.Module) -> Channels:
@@ -133,7 +133,7 @@ def measured(held: Batch, each: Callable[..., Components] = losses) -> Callable[
         deviance = 2.0 * (torch.xlogy(count, count / told) - count + told)
         paid = (count * held["size"])[(rate + size).nan_to_num().argsort()].cumsum(0)
         return {
-            "loss": sum(WEIGHTS[name] * value.item() for name, value in each(model, held).items() if name in WEIGHTS),
+            "loss": sum(WEIGHTS[name] * value.item() for name, value in losses(model, held).items()),
             "deviance": deviance.mean().item(),
             "gini": 1.0 - 2.0 * (paid / paid[-1]).mean().item(),
         }
@@ -309,9 +309,15 @@ def opposed_components(parts: Parts) -> int:
     return 1
 
 
+def component_sign(parts: Parts) -> int:
+    """Somebody who thinks of scores that are to rise gave the config a minus."""
+    parts.header["config"]["weights"]["fraud"] = weight = -WEIGHTS["fraud"]
+    return mistakes.component_sign(parts, "fraud", weight)
+
+
 OWN: dict[str, mistakes.Mistake] = {
     "opposed-components": opposed_components,
-    "component-sign": partial(mistakes.component_sign, name="fraud", weight=-WEIGHTS["fraud"]),
+    "component-sign": component_sign,
     "slow-loader": partial(mistakes.slow_loader, seconds=0.02),  # each batch is asked of a database anew
 }
 HEALTHY = ("plain", *VARIANTS)
