@@ -31,9 +31,9 @@ from benchmarks.diagnosis.folding import fold, unfold
 from benchmarks.diagnosis.kinds import KINDS, Kind
 
 STORE = Path(__file__).parent / "store"
-SEEDS, AGAIN, HEALTHY_SEEDS = 5, 2, 2
-"""Of a kind in all tuning programs at least, and in each; of each healthy variant."""
-MANY = 6  # programs that have a kind: one training of each is enough
+SEEDS, AGAIN = 5, 2
+"""Of a kind in all tuning programs at least, and in each, as of each healthy variant."""
+MANY = 6  # tuning programs that have a kind, or a variant: one training of each is enough
 LONG_AGO = 1e9  # when a stored file was touched last: nobody writes it any more
 DROPPED = ("host", "pid", "process_started", "command", "packages", "git")
 """What a header says about the machine and not about the run."""
@@ -99,7 +99,7 @@ def cases(name: str) -> list[Case]:
     program = found()[name]
     listed = []
     for variant in program.HEALTHY:
-        listed += [Case(name, variant, seed, True) for seed in range(HEALTHY_SEEDS)]
+        listed += [Case(name, variant, seed, True) for seed in range(healthy_seeds(variant, program.HELD_OUT))]
     for kind in program.SICK:
         listed += [Case(name, kind, seed, False) for seed in range(seeds(kind, name, program.HELD_OUT))]
     return sorted(listed, key=lambda case: case.seed)
@@ -116,6 +116,13 @@ def seeds(kind: str, name: str, held_out: bool) -> int:
     able = [other for other, one in found().items() if not one.HELD_OUT and kind in one.SICK]
     each = AGAIN if len(able) < MANY else 1
     return max(SEEDS - AGAIN * (len(able) - 1), each) if able[0] == name else each
+
+
+@lru_cache(maxsize=1024)
+def healthy_seeds(variant: str, held_out: bool) -> int:
+    """How often a program has a healthy variant; one that many have is there often enough."""
+    able = sum(variant in one.HEALTHY for one in found().values() if not one.HELD_OUT)
+    return AGAIN if held_out or able < MANY else 1
 
 
 def archive(name: str) -> Path:

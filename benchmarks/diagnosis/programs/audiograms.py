@@ -37,7 +37,7 @@ from benchmarks.diagnosis.loop import (
 )
 from benchmarks.diagnosis.schooling import taught
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS, EACH, SAVED = 150, 15, 50  # EACH: steps between evaluations
 PATIENTS, HELD, BATCH = 3072, 384, 64
 TONES = np.array([0.125, 0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0])  # kHz

@@ -35,7 +35,7 @@ from benchmarks.diagnosis.loop import (
 )
 from benchmarks.diagnosis.schooling import taught
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 112
 SIZE, TRAINING, HELD, BATCH, EACH = 16, 512, 128, 32, 16  # EACH: steps of an epoch, and between two evaluations
 RATE, WARMUP, CLIP, NOISE = 5e-3, 8, 1.0, 0.04

@@ -24,7 +24,7 @@ from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Sampling, declared, linear
 from benchmarks.diagnosis.schooling import taught
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS, EACH, SAVED, DRAWN = 135, 15, 45, 45  # EACH: steps between evaluations; DRAWN: between compositions
 TUNES, HELD, BATCH, LONGEST, BARS = 1536, 128, 32, 28, 4
 KEYS = ("C", "G", "D", "A", "E", "B", "F#", "Db", "Ab", "Eb", "Bb", "F")  # round the circle of fifths

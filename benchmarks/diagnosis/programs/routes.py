@@ -38,7 +38,7 @@ from benchmarks.diagnosis.loop import (
 from benchmarks.diagnosis.loop import planned as planned_by
 from benchmarks.diagnosis.schooling import taught
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS, EACH = 100, 10
 TOWNS, MAPS, HELD, BATCH = 12, 768, 128, 64
 WIDTH, USUAL, SHARP = 64, 5.0, 10.0  # USUAL: a trip's length that the critic begins from; SHARP: the largest logit

@@ -38,7 +38,7 @@ from benchmarks.diagnosis.loop import (
 )
 from benchmarks.diagnosis.schooling import taught
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 88
 STAGES, HERTZ, SAMPLES, WINDOWS = ("wake", "N1", "N2", "N3", "REM"), 32, 96, 16
 NIGHTS, HELD, EXCERPTS, BATCH = 64, 12, 8, 16  # sleepers, those held out, excerpts of each; excerpts of a step

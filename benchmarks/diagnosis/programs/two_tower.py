@@ -29,7 +29,7 @@ from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, P
 from benchmarks.diagnosis.loop import planned as planned_by
 from benchmarks.diagnosis.schooling import taught
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS, EACH = 130, 12
 LENGTH, COMMON, HELD, BATCH = 40, 5, 160, 32  # COMMON: passages that have a word, for it to be known
 WORDS, WIDTH, TEMPERATURE, RATE, WARMUP, CLIP = 8, 64, 0.1, 7e-3, 12, 6.0
