@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -41,6 +41,15 @@ NOTHING = re.compile(
     r"metric/(.*[/_.-])?(exact\w*|em|m?iou\w*|jaccard|dice|f1\w*|bleu\w*|rouge\w*|solved|hits?)", re.IGNORECASE
 )
 """Figures that are 0 where nothing is right, and of which chance gives next to nothing."""
+
+
+@dataclass
+class Said:
+    """What the figures of validation say of a model that may have learned nothing."""
+
+    known: list[str] = field(default_factory=list)  # by those of which everybody knows what a guess is worth
+    told: list[str] = field(default_factory=list)  # by others
+    unsaid: bool = False  # an accuracy without declared classes leaves the word to those
 
 
 @dataclass
@@ -190,45 +199,55 @@ class LossStuck(CurveRule):
 
         Where no figure tells, a task's loss does: it is computed of the same answers.
         """
-        shares, told, nothing = _shares(run), [], ("", 0)
-        known: list[str] = []  # said by figures of which everybody knows what a guess is worth
-        unsaid = False  # an accuracy without declared classes leaves the word to those
+        shares, said = _shares(run), Said()
         for name in run.eval.channels:
             values = run.eval.curve(name)[1]
-            if len(values) < self.evaluations:
-                continue
-            chance = max(shares) if name in CHANCE and shares else 0.0
-            for pattern, guess in SKILL:
-                chance = guess if pattern.fullmatch(name) else chance
-            if name in CHANCE or any(pattern.fullmatch(name) for pattern, _ in SKILL):
-                if values.max() > chance + self.unskilled and name in CHANCE and not shares:
-                    unsaid = True
-                    continue
-                if values.max() > chance + self.unskilled:
-                    blind, _ = self._blind(run, shares) if name in CHANCE else nothing
-                    if not blind or np.median(values) > chance + self.unskilled:
-                        return nothing
-                    told.append(f"{name.removeprefix('metric/')} {np.median(values):.2g} in the median, {blind}")
-                    continue
-                if shares or name not in CHANCE or (values.max() <= self.hardly and self._stands(points)):
-                    said = told if name in CHANCE else known
-                    said.append(f"{name.removeprefix('metric/')} {values.max():.2g} at best")
-            if NOTHING.fullmatch(name):
-                if values.max() > self.seldom:
-                    return nothing
-                if self._stands(points):
-                    told.append(f"{name.removeprefix('metric/')} {values.max():.2g} at best")
-            if ERRORS.fullmatch(name) and np.abs(values - 1).max() < self.unskilled and self._stands(points):
-                told.append(f"{name.removeprefix('metric/')} {values.min():.2g} at best")
-        if told and self._errs_less(run):
-            return nothing
+            if len(values) >= self.evaluations and self._skilled(run, points, name, values, said):
+                return "", 0
         losses = run.eval.curve("loss")[1] if "loss" in run.eval else np.empty(0)
         single = sum(name.startswith("loss/") for name in run.train.channels) <= 1
-        if shares and single and len(losses) and losses.min() < (1 - self.least) * _entropy(shares):
-            return nothing
-        if known or told or unsaid:
-            return ", ".join(known if unsaid else known + told), int(points.step[0])
+        learned = shares and single and len(losses) and losses.min() < (1 - self.least) * _entropy(shares)
+        if learned or (said.told and self._errs_less(run)):
+            return "", 0
+        if said.known or said.told or said.unsaid:
+            return ", ".join(said.known if said.unsaid else said.known + said.told), int(points.step[0])
         return self._blind(run, shares)
+
+    def _skilled(self, run: Run, points: Points, name: str, values: Floats, said: Said) -> bool:
+        """Whether a figure of validation is better than a guess; what it says otherwise is kept."""
+        short, best = name.removeprefix("metric/"), f"{values.max():.2g} at best"
+        guess = next((guess for pattern, guess in SKILL if pattern.fullmatch(name)), None)
+        if name in CHANCE:
+            return self._accurate(run, points, values, short, said)
+        if guess is not None:
+            if values.max() > guess + self.unskilled:
+                return True
+            said.known.append(f"{short} {best}")
+        if NOTHING.fullmatch(name):
+            if values.max() > self.seldom:
+                return True
+            if self._stands(points):
+                said.told.append(f"{short} {best}")
+        if ERRORS.fullmatch(name) and np.abs(values - 1).max() < self.unskilled and self._stands(points):
+            said.told.append(f"{short} {values.min():.2g} at best")
+        return False
+
+    def _accurate(self, run: Run, points: Points, values: Floats, short: str, said: Said) -> bool:
+        """The same of an accuracy, of which only declared classes tell what a guess is worth."""
+        shares = _shares(run)
+        above = (max(shares) if shares else 0.0) + self.unskilled
+        if values.max() <= above:
+            if shares or (values.max() <= self.hardly and self._stands(points)):
+                said.told.append(f"{short} {values.max():.2g} at best")
+            return False
+        if not shares:
+            said.unsaid = True
+            return False
+        blind, _ = self._blind(run, shares)
+        if not blind or np.median(values) > above:
+            return True
+        said.told.append(f"{short} {np.median(values):.2g} in the median, {blind}")
+        return False
 
     def _errs_less(self, run: Run) -> bool:
         """Whether an error that no guess bounds came down in validation: of several tasks one was learned."""
