@@ -518,7 +518,7 @@ _ALL = (
     Kind(
         "unscaled-input",
         "inputs come unscaled, in the hundreds and thousands",
-        ("input-scale",),
+        ("input-scale", "input-mismatch"),
         (
             *(*WORSE, *GRADIENTS, *NUMERICS, "lr-too-high", "dead-module", "overflow-risk"),
             *("overfitting", "mode-collapse", "component-divergence", "suspicious-validation"),
@@ -528,7 +528,7 @@ _ALL = (
     Kind(
         "constant-input",
         "a normalisation divides by far too much: inputs are all but constant",
-        ("input-scale",),
+        ("input-scale", "input-mismatch"),
         (*SLOW, "gradient-vanishing", "duplicate-batches"),
         "normalise by the data's own spread",
     ),

@@ -110,6 +110,31 @@ def test_evaluation_is_not_what_is_trained_on(tmp_path):
     assert max(row.get("data/input_absmax", 0) for row in rows.values()) < 10
 
 
+def test_what_is_read_in_evaluation_is_told_beside_its_figures(tmp_path):
+    """The first batch of each; training goes on being looked at, and a figure of the same name is the loop's."""
+    net, batch = nn.Sequential(nn.Linear(4, 2), nn.Dropout(0.1)), torch.randn(8, 4)
+    with trainwatch.Recorder(tmp_path / "run.jsonl") as watch:
+        watch.attach(net)
+        for step, _ in enumerate(watch.batches([batch] * 31), 1):
+            if step % 10 == 1:  # a look is due, and an evaluation comes between
+                with watch.phase("eval"), torch.no_grad():
+                    net(batch * 255)
+                    net(batch)
+                watch.evaluate(step, "validation", {"loss": 1.0} | ({"data/input_mean": 7.0} if step > 30 else {}))
+            watch.losses({"loss": net(batch).square().mean()}).backward()
+            watch.step()
+    lines = [json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines()]
+    held = [line for line in lines if line["kind"] == "eval"]
+    spread = batch.std(correction=0).item()
+    assert [line["data/input_std"] for line in held] == pytest.approx([255 * spread] * 4)
+    assert held[-1]["data/input_mean"] == 7.0
+    rows = {line["step"]: line for line in lines if line["kind"] == "step"}
+    assert [rows[step]["data/input_std"] for step in told(rows)] == pytest.approx([spread] * 4)
+    found = {one.rule: one for one in trainwatch.diagnose(trainwatch.read(tmp_path / "run.jsonl")).findings}
+    assert found["input-mismatch"].severity == "warning"
+    assert not torch.nn.modules.module._global_forward_pre_hooks
+
+
 def test_float16_does_not_overflow_in_the_look(tmp_path):
     x = torch.randn(64, 4) * 300
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -1,5 +1,6 @@
 """What the recorder tells of a batch: a fingerprint of what lies on the host, and the scale of what the model reads."""
 
+import json
 import math
 from collections import UserDict
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import trainwatch
 from trainwatch.recorder.inputs import fingerprint
 
 
@@ -62,7 +64,7 @@ def test_whatever_form_a_batch_has(form):
 )
 def test_what_cannot_be_read_has_none(batch):
     """And costs nothing."""
-    assert fingerprint(batch) is None
+    assert fingerprint(batch) == (None, 0)
 
 
 def test_micro_batches_are_one_step_and_the_loops_own_fingerprint_counts(watch, steps):
@@ -135,4 +137,19 @@ def test_numpy_alone_is_enough():
     """Whole arrays; a slice with holes is left alone."""
     array = np.arange(100.0)
     assert fingerprint([array]) == fingerprint([array.copy()]) != fingerprint([array + 1])
-    assert fingerprint(array[::2]) is None
+    assert fingerprint(array[::2]) == (None, 0)
+
+
+@pytest.mark.parametrize(("value", "told"), [(float("nan"), True), (float("inf"), True), (float("-inf"), False)])
+def test_a_sample_that_is_not_finite_is_told_in_its_row(tmp_path, value, told):
+    """Not -inf: that is how a mask leaves positions out."""
+    good = {"x": torch.randn(16, 200), "y": torch.zeros(16, dtype=torch.int64)}
+    bad = {"x": good["x"].clone(), "y": good["y"]}
+    bad["x"][3, 77] = value
+    with trainwatch.Recorder(tmp_path / "run.jsonl") as watch:
+        for _ in watch.batches([good, bad, good]):
+            watch.log({"loss": 1.0})
+            watch.step()
+    rows = [json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines()]
+    counts = [row.get("bad/input", 0) for row in rows if row["kind"] == "step"]
+    assert (counts[0], counts[1] > 0, counts[2]) == (0, told, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import zlib
 from collections import deque
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from trainwatch.recorder.transfer import Part
 
 SAMPLES = 1024  # numbers of a tensor that are hashed: two batches that agree in so many are one, and it takes 20 us
+MOST = 65_536  # numbers of a tensor among which one that is not finite is looked for: 20 us
 PARTS = 8  # tensors or arrays of a batch that are looked at
 FAR = 64  # batches: what was not in so many is new
 DEPTH = 3  # lists and mappings within each other
@@ -28,6 +30,7 @@ class Inputs:
 
     def __init__(self) -> None:
         self._print: int | None = None
+        self._bad = 0
         self._last: deque[int] = deque(maxlen=FAR)
         self._batches = self._again = self._new = 0
         self._prints = True
@@ -37,7 +40,8 @@ class Inputs:
         """The loop got a batch. After a fault fingerprints are given up."""
         if self._prints:
             self._prints = False
-            own = fingerprint(batch)
+            own, bad = fingerprint(batch)
+            self._bad += bad
             if own is not None:
                 self._print = own if self._print is None else zlib.crc32(b"%d %d" % (self._print, own))
                 self._count(own)
@@ -72,20 +76,36 @@ class Inputs:
         if self._scales:
             parts += together(self._scales)
             self._scales = []
+        elif self._bad:
+            fields.setdefault("bad/input", self._bad)
+        self._bad = 0
 
 
-def fingerprint(batch: Any) -> int | None:
-    """A hash of a batch on the host; None where nothing in it can be read for nothing.
+def fingerprint(batch: Any) -> tuple[int | None, int]:
+    """A hash of a batch on the host, and how many numbers in it are not finite, of the first MOST or as many of all.
 
-    What lies on a device is left alone: to read it would be to wait for it.
+    None where nothing in it can be read for nothing: what lies on a device is left alone, for to read it would be to
+    wait for it.
     """
     before: int | None = None
+    bad = 0
     for _, part in zip(range(PARTS), parts(batch), strict=False):
         flat = part.ravel(order="K")
         sample = flat[:: (flat.size // SAMPLES) | 1]  # an odd stride does not fall into step with rows and columns
         shape = zlib.crc32(repr((part.shape, part.dtype.str)).encode(), before or 0)
         before = zlib.crc32(sample.tobytes(), shape)
-    return before
+        bad += _bad(flat)
+    return before, bad
+
+
+def _bad(flat: Any) -> int:
+    """How many of the numbers are NaN or +inf; -inf is a mask's."""
+    if flat.dtype.kind != "f":
+        return 0
+    looked = flat[:: (flat.size // MOST) | 1]
+    with sys.modules["numpy"].errstate(over="ignore", invalid="ignore"):
+        fine = float(looked.sum(dtype="f8")) < math.inf  # a single pass, without a copy
+    return 0 if fine else int(looked.size - (looked < math.inf).sum())
 
 
 def parts(batch: Any, depth: int = DEPTH) -> Iterator[Any]:

@@ -15,6 +15,7 @@ from trainwatch.recorder import probes, resting, unreached
 from trainwatch.recorder.carried import Carried
 from trainwatch.recorder.entrance import Entrance
 from trainwatch.recorder.header import modules_form
+from trainwatch.recorder.inputs import NAMES
 from trainwatch.recorder.modes import Modes
 from trainwatch.recorder.probes import Fault, ModelProbe, OptimizerProbe
 from trainwatch.recorder.resting import Resting
@@ -107,6 +108,21 @@ class Models:
         stages = [states[id(p.optimizer)]["stage"].name for p in self.optimizers if id(p.optimizer) in states]
         self._unscaled_said = "UNSCALED" not in stages
         return self._unscaled_said
+
+    def begin(self) -> None:
+        """An evaluation begins."""
+        self.modes.begin()
+        self.entrance.begin()
+
+    def end(self) -> None:
+        """It is over."""
+        self.modes.end()
+        self.entrance.end()
+
+    def evaluated(self) -> tuple[dict[str, int], dict[str, Tensor]]:
+        """Of the last evaluation: how many modules were in training mode, and the scale of what was read."""
+        held = self.entrance.held()
+        return self.modes.collect(), {} if held is None else dict(zip(NAMES, held.unbind(), strict=True))
 
     def collect(self, fields: dict[str, Any], parts: list[Part], normed: bool) -> None:
         """Add to a step's row what the optimisers' hooks saw."""

@@ -113,9 +113,10 @@ class Recorder(Journal):
     def phase(self, name: str) -> AbstractContextManager[None]:
         """``with watch.phase("eval"):`` (or "checkpoint"): no part of ``time/step``; ``losses`` only sums in it.
 
-        ``evaluate()`` then tells which modules were still in training mode (``training_mode/dropout``).
+        ``evaluate()`` then tells which modules were still in training mode (``training_mode/dropout``), and the scale
+        of what the first layer read (``data/input_std``).
         """
-        look = self._models.modes if self._models and self._enabled and name == "eval" else None
+        look = self._models if self._enabled and name == "eval" else None
         return Phase(self._stopwatch, name, look)
 
     def losses(
@@ -395,9 +396,9 @@ class Recorder(Journal):
 
     def _tell_evaluation(self, step: int, numbers: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
         """Its figures, and what was seen of the model and of the samples while it went on."""
-        modes = self._models.modes.collect() if self._models else {}
+        modes, read = self._models.evaluated() if self._models else ({}, {})
         overlap = self._overlap.collect(extra["split"]) if self._overlap else {}
-        self._tell("eval", step, numbers, {**extra, **modes, **overlap})
+        self._tell("eval", step, {**read, **numbers}, {**extra, **modes, **overlap})
 
     def _tell(self, kind: str, step: int, numbers: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
         """An evaluation, sample or checkpoint; its numbers may still be on a device."""

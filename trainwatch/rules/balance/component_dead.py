@@ -246,7 +246,7 @@ class ComponentDead(Rule):
             stands = (
                 self._lost(run, whole, name) if len(whole) < self.unlearned_rows else _fell(whole, name) < self.fell
             )
-            if meant and self._weight(whole, name) > 0 and stands:
+            if meant and self._weight(whole, name, self.rows) > 0 and stands:
                 at = run.header.raw.get("gradient_at") or "the tensor at which gradients are taken"
                 why = f"does not depend on {at}, where the others' gradients are, and is not learned"
                 yield self._unlearned(run, name, why, _levels(whole, name), 0.75)
@@ -261,7 +261,8 @@ class ComponentDead(Rule):
             lost = _fell(whole, name) < self.others_fell  # what the others change of its inputs moves it a little
             own = head_of(name, idle, run)
             head = own and not opponent(name)  # an opponent has its gradient in a step of its own
-            if head and lost and not self._regularises(name) and not self._weight(whole, name) <= 0:
+            counts = not self._weight(whole, name, self.unlearned_rows) <= 0  # the recorder looks each fiftieth step
+            if head and lost and counts and not self._regularises(name):
                 why = f"is not learned, and the module {own} has never had a gradient"
                 yield self._unlearned(run, name, why, _levels(whole, name), 0.85)
 
@@ -280,9 +281,9 @@ class ComponentDead(Rule):
         """Whether it was declared a regulariser, or has the name of one."""
         return self._roles.said.get(name) == "regulariser" or small_by_design(name, ())
 
-    def _weight(self, whole: Chunk, name: str) -> float:
+    def _weight(self, whole: Chunk, name: str, rows: int) -> float:
         """The lowest weight of the last rows; NaN where none is recorded."""
-        return float(np.fmin.reduce(whole[f"weight/{name}"][-self.rows :]))
+        return float(np.fmin.reduce(whole[f"weight/{name}"][-rows:]))
 
     def _unlearned(self, run: Run, name: str, why: str, levels: tuple[float, float], confidence: float) -> Finding:
         first, now = levels

@@ -44,7 +44,7 @@ class LrTooHigh(Rule):
         run, at more than half of it), or gave back all that it had come down and then stood so. Or all together grew
         two and a half times (five times, where the run has stages), by a fiftieth a step, where more than half of the
         loss is left at the end. Or one update was longer than all weights together, and the loss at ten times its
-        first before the next sample, by which it has not come down to half of that.
+        first before the next sample, by which it has not come down by a third of that.
 
         Where recorded weights of the components move, the loss counts by those of the first row too, whichever is
         lower. Where the goal itself moves (rewards, adversaries) it is an info, unless the weights were swept away, or
@@ -79,6 +79,7 @@ class LrTooHigh(Rule):
     ratio: float = 0.1  # norm of the update over that of the weights; the trainer's healthy runs reach 0.006
     samples: int = 3  # of the ratio: those of the first steps are large where weights begin at 0
     back: float = 0.5  # of what the loss had come down
+    mended: float = 0.33  # of the first loss is gone by the next sample: a first step of RMSprop cost one row
     blown: float = 10.0  # x the first loss: the run is lost, and one sample is proof enough
     leap: float = 5.0  # x, what the weights grew by between two samples; healthy ones come to 2.3 in fifty steps
     hurt: float = 0.25  # of the first loss, above it: what begins at 0 leaps too, and the loss comes down
@@ -332,7 +333,7 @@ class LrTooHigh(Rule):
         peak = np.array([np.nanmax(loss[begin : end + 1], initial=-np.inf) for begin, end in between])
         left = np.array([median(loss[(begin + end) // 2 : end + 1]) for begin, end in between])
         blew = (weights.length > 1) & (peak > first + (self.blown - 1) * abs(first))
-        return blew & ~(left < first - self.back * abs(first))  # such a first step can be made good
+        return blew & ~(left < first - self.mended * abs(first))  # such a first step can be made good
 
     def _loudest(self, whole: Chunk, row: int) -> str:
         """The component that outweighed all tasks beside it in a row: its scale makes such steps at any rate."""
