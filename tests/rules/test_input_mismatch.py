@@ -15,14 +15,14 @@ def columns(mean=0.0, spread=1.0, seed=0):
     wide = spread * np.exp(0.02 * random.standard_normal(N))
     return {
         "loss": 0.1 + np.exp(-ROW / 50),
-        "data/input_mean": np.where(looked, mean, np.nan),
-        "data/input_std": np.where(looked, wide, np.nan),
+        "data/read_mean": np.where(looked, mean, np.nan),
+        "data/read_std": np.where(looked, wide, np.nan),
     }
 
 
 def evaluations(mean=0.0, spread=1.0, loss=0.15, count=8):
     return [
-        {"step": 25 * i, "split": "validation", "loss": loss, "data/input_mean": mean, "data/input_std": spread}
+        {"step": 25 * i, "split": "validation", "loss": loss, "data/read_mean": mean, "data/read_std": spread}
         for i in range(1, count + 1)
     ]
 
@@ -52,13 +52,13 @@ def test_where_the_model_copes_it_is_an_info(make_run, judge):
     assert [one.severity for one in found] == ["info"]
 
 
-NOISY = columns() | {"data/input_std": np.where(ROW % 10 == 0, np.exp(np.sin(ROW)), np.nan)}
+NOISY = columns() | {"data/read_std": np.where(ROW % 10 == 0, np.exp(np.sin(ROW)), np.nan)}
 HEALTHY = {
     "alike": (columns(), evaluations()),
     "augmented": (columns(spread=1.8), evaluations(loss=0.9)),
     "two evaluations": (columns(), evaluations(120.0, 70.0, count=2)),
     "noise levels": (NOISY, evaluations(spread=20.0)),
-    "another set each time": (columns(), [row | {"data/input_std": 0.1 * row["step"]} for row in evaluations()]),
+    "another set each time": (columns(), [row | {"data/read_std": 0.1 * row["step"]} for row in evaluations()]),
     "mended": (columns(), evaluations(120.0, 70.0, count=7) + evaluations()[-1:]),
     "no looks": ({"loss": columns()["loss"]}, evaluations(120.0, 70.0)),
     "constant, which is another sickness": (columns(spread=0.0), evaluations()),

@@ -1,7 +1,7 @@
 """What the first layer of a model reads, in training now and then, and in evaluations: its scale; loads torch.
 
 Not what the model is given: it may divide pixels by 255 itself, and ids and masks have no scale. A linear, a
-convolutional or a recurrent layer reads data where what enters it was computed from no weight that is trained.
+convolutional or a recurrent layer that is called before all others reads data, unless a gradient goes further back.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from trainwatch.recorder.inputs import scale
 from trainwatch.recorder.modes import compiles
 from trainwatch.recorder.probes import Fault
 
 READERS: Final = (nn.Linear, _ConvNd, nn.RNNBase, nn.RNNCellBase)
-VAIN: Final = 2  # looks in a row that found no such layer: tokens, graphs of ids
+NAMES: Final = ("data/read_mean", "data/read_std", "data/read_absmax")
+SAMPLE: Final = 4096  # numbers that are looked at, spread over all: 70 us, and no copy of a batch
+ROWS: Final = 4  # samples, of what does not lie in one piece
+VAIN: Final = 2  # looks in a row that found something else than data: tokens, graphs of ids
 
 
 class Entrance:
@@ -30,7 +32,8 @@ class Entrance:
     """
 
     def __init__(self, models: Iterable[nn.Module], fault: Fault) -> None:
-        self._readers = {module for model in models for module in model.modules() if isinstance(module, READERS)}
+        readers = (module for model in models for module in model.modules() if isinstance(module, READERS))
+        self._readers = {id(module): module for module in readers}  # not every module has a hash
         self._fault = fault
         self._hook: Any = None
         self._vain = 0
@@ -63,13 +66,9 @@ class Entrance:
             self._hook = None
 
     def collect(self) -> Tensor | None:
-        """The scale of what was read since `look()`: mean, spread, largest magnitude, count of bad values. [4]"""
+        """Mean, spread and largest magnitude of what was read since `look()`. float32 [3]"""
+        self.detach()
         seen, self._seen = self._seen, None
-        if self._hook is not None:
-            self.detach()
-            self._vain += 1
-            if self._vain >= VAIN:
-                self._readers = set()
         return seen
 
     def held(self) -> Tensor | None:
@@ -82,30 +81,53 @@ class Entrance:
             self._hook = register_module_forward_pre_hook(self._passed)
 
     def _passed(self, module: nn.Module, given: Any) -> None:
-        """Data enters a module."""
-        if torch.compiler.is_compiling() or module not in self._readers:
+        """Something enters a module."""
+        if torch.compiler.is_compiling() or id(module) not in self._readers:
             return
         try:
-            if given and (self._evaluates or torch.is_grad_enabled()) and _data(given[0]):
-                self._take(scale(given[0]))
+            if not _traced() and given and (self._evaluates or torch.is_grad_enabled()) and not _alone(given[0]):
+                self._take(given[0])
         except Exception as fault:
             self.detach()
-            self._readers = set()
+            self._readers = {}
             self._fault("the look at what the first layer reads", fault)
 
-    def _take(self, read: Tensor) -> None:
-        self._vain = 0
-        if self._evaluates:
-            self._held = read
-        else:
-            self._seen = read
+    def _take(self, read: Any) -> None:
+        """The first layer of all: what it reads is data, or there is none to be looked at."""
         self.detach()
+        data = _data(read)
+        self._vain = 0 if data else self._vain + 1
+        if not data and self._vain >= VAIN:
+            self._readers = {}
+        elif data and self._evaluates:
+            self._held = scale(read)
+        elif data:
+            self._seen = scale(read)
+
+
+def _traced() -> bool:
+    """Whether somebody traces, transforms or replays each operation (selective checkpoints do): ours are not his."""
+    transformed = torch._C._functorch.peek_interpreter_stack() is not None or torch._C._get_tracing_state() is not None
+    return transformed or torch._C._len_torch_dispatch_stack() > 0
+
+
+def scale(read: Tensor) -> Tensor:
+    """Mean, spread and largest magnitude of some of its numbers, where they lie. float32 [3]"""
+    with torch.no_grad():
+        rows = read if read.is_contiguous() else read[:: -(-len(read) // ROWS)]
+        some = rows.detach().reshape(-1)[:: (rows.numel() // SAMPLE) | 1].float()
+        return torch.stack([some.mean(), some.std(correction=0), some.abs().amax()])
+
+
+def _alone(read: Any) -> bool:
+    """Whether it is one number a sample: a time, which is one for all of a batch, is read beside the data."""
+    return type(read) is Tensor and read.numel() <= len(read) if getattr(read, "ndim", 0) else False
 
 
 def _data(read: Any) -> bool:
-    """Whether it is plain data with several numbers a sample: a time, one for all of a batch, has no spread."""
+    """Whether it is plain data."""
     if type(read) is not Tensor or read.requires_grad or not read.is_floating_point() or read.layout != torch.strided:
         return False
-    if read.ndim < 2 or read.numel() <= len(read) or read.is_meta or torch._C._functorch.peek_interpreter_stack():
+    if read.ndim < 2 or not read.numel() or read.is_meta or read.is_nested:
         return False
     return not (read.is_cuda and torch.cuda.is_current_stream_capturing())

@@ -61,11 +61,6 @@ class Inputs:
         else:
             say("inputs", "inputs(): not a tensor of floats (labels and tokens have no scale); it is not recorded")
 
-    def add(self, read: Tensor | None) -> None:
-        """The scale of what the first layer read; what the loop says that the model reads counts more."""
-        if read is not None and not self._scales:
-            self._scales.append(read)
-
     def collect(self, fields: dict[str, Any], parts: list[Part]) -> None:
         """Add it to the step's row; what the loop logged itself counts more."""
         if self._print is not None:

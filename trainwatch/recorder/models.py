@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from trainwatch.recorder import probes, resting, unreached
+from trainwatch.recorder import entrance, probes, resting, unreached
 from trainwatch.recorder.carried import Carried
 from trainwatch.recorder.entrance import Entrance
 from trainwatch.recorder.header import modules_form
-from trainwatch.recorder.inputs import NAMES
 from trainwatch.recorder.modes import Modes
 from trainwatch.recorder.probes import Fault, ModelProbe, OptimizerProbe
 from trainwatch.recorder.resting import Resting
@@ -122,7 +121,7 @@ class Models:
     def evaluated(self) -> tuple[dict[str, int], dict[str, Tensor]]:
         """Of the last evaluation: how many modules were in training mode, and the scale of what was read."""
         held = self.entrance.held()
-        return self.modes.collect(), {} if held is None else dict(zip(NAMES, held.unbind(), strict=True))
+        return self.modes.collect(), {} if held is None else dict(zip(entrance.NAMES, held.unbind(), strict=True))
 
     def collect(self, fields: dict[str, Any], parts: list[Part], normed: bool) -> None:
         """Add to a step's row what the optimisers' hooks saw."""
@@ -133,6 +132,8 @@ class Models:
         for probe in self.optimizers:
             probe.collect(fields, parts)
             probe.norm_wanted = not normed
+        if (read := self.entrance.collect()) is not None:
+            parts += capture("value", entrance.NAMES, [*read.unbind()])
         if self.scaler is not None and any(probe.hooked for probe in self.optimizers):
             fields.setdefault("amp/skipped", int(not any(called)))
 

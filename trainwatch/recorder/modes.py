@@ -32,14 +32,15 @@ class Modes:
     def __init__(self, models: Iterable[nn.Module], fault: Fault) -> None:
         self._models, self._fault = [*models], fault
         self._hooks: list[Any] = []
-        self._by_mode: dict[nn.Module, list[nn.Module]] = {}  # what differs by mode, and all that it is a part of
-        self._on: dict[nn.Module, bool] = {}  # of each that data passed: whether it was in training mode each time
+        self._by_mode: dict[int, tuple[nn.Module, list[nn.Module]]] = {}  # what differs by mode, and what it is part of
+        self._on: dict[int, bool] = {}  # of each that data passed: whether it was in training mode each time
 
     def begin(self) -> None:
         """An evaluation begins."""
         self.forget()
         try:
-            self._by_mode = {module: above for model in self._models for module, above in differing(model)}
+            found = (each for model in self._models for each in differing(model))
+            self._by_mode = {id(module): (module, above) for module, above in found}  # not every module has a hash
             if not compiles():
                 self._hooks = [register_module_forward_pre_hook(self._passed)] if self._by_mode else []
                 return
@@ -61,14 +62,15 @@ class Modes:
 
     def collect(self) -> dict[str, int]:
         """How many modules were in training mode in this evaluation, by kind; nothing where none of a kind is seen."""
-        kinds = [(kind_of(module), on) for module, on in self._on.items()]
+        kinds = [(kind_of(self._by_mode[module][0]), on) for module, on in self._on.items()]
         return {f"training_mode/{kind}": sum(on for of, on in kinds if of == kind) for kind, _ in kinds}
 
     def _passed(self, module: nn.Module, _data: Any) -> None:
         """Data enters a module. One pass in eval mode is enough: a pass beside it may be there for its own reason."""
-        if not torch.compiler.is_compiling() and module in self._by_mode:
-            training = module.training and all(one.training for one in self._by_mode[module])
-            self._on[module] = self._on.get(module, True) and training
+        if not torch.compiler.is_compiling() and id(module) in self._by_mode:
+            module, above = self._by_mode[id(module)]
+            training = module.training and all(one.training for one in above)
+            self._on[id(module)] = self._on.get(id(module), True) and training
 
     def _all_passed(self, model: nn.Module) -> None:
         for module in unwrapped(model).modules():

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from trainwatch.recorder.transfer import Part
 
 EVERY = 50  # rows between two looks at what costs more: weights, update ratios
-OFTEN = 10  # rows between two looks at memory and at what the first layer reads: 25 us each, and a short run shows both
+OFTEN = 10  # rows between two looks at memory (25 us) and at what the first layer reads (70): short runs show both
 Batch = TypeVar("Batch")
 
 
@@ -103,10 +103,7 @@ class Recorder(Journal):
         return Batches(loader, self._stopwatch, self._see)
 
     def inputs(self, values: Tensor) -> None:
-        """What the model reads in this step: its mean, spread, largest magnitude, and what in it is not finite.
-
-        Without it that is recorded at each tenth step, of what the first layer of an attached model reads.
-        """
+        """What the model reads in this step: its mean, spread, largest magnitude, and what in it is not finite."""
         if self._enabled and self._stopwatch.phase == "train":
             self._guard("inputs()", self._inputs.read, values, self._say)
 
@@ -114,7 +111,7 @@ class Recorder(Journal):
         """``with watch.phase("eval"):`` (or "checkpoint"): no part of ``time/step``; ``losses`` only sums in it.
 
         ``evaluate()`` then tells which modules were still in training mode (``training_mode/dropout``), and the scale
-        of what the first layer read (``data/input_std``).
+        of what the first layer read (``data/read_std``), which each tenth step of training tells as well.
         """
         look = self._models if self._enabled and name == "eval" else None
         return Phase(self._stopwatch, name, look)
@@ -291,7 +288,7 @@ class Recorder(Journal):
             training = self._stopwatch.phase == "train"
             if training:
                 self._guard("batches()", self._inputs.see, batch)
-                if self._models is not None and self._rows % OFTEN == 0:  # no sooner: it may be compiled after attach()
+                if self._models is not None and self._rows and self._rows % OFTEN == 0:  # it may be compiled at first
                     self._guard("batches()", self._models.entrance.look)
                 self._guard("batches()", self._labels.see, batch)
             self._guard("batches()", self._overlap.see, batch, loader, training)
@@ -371,7 +368,6 @@ class Recorder(Journal):
             self._normed = False
             for told in models.told(self.steps):
                 self._put("event", self.steps, told)
-            self._inputs.add(models.entrance.collect())
             if self._overlap is None and self._rows % OFTEN == 0:
                 models.entrance.look()
             if self._resuming:

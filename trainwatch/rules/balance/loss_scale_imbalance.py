@@ -97,6 +97,7 @@ class LossScaleImbalance(Rule):
     recovery: float = 0.1  # relative, of one of the others: an alarm without gradients is over
     learning: float = 0.2  # relative; beside a gradient that goes elsewhere noise comes to less
     solved: float = 0.3  # of its first value: a component this far down is done, and rightly small
+    trained: float = 0.05  # of it: nobody learns so much on what is left of a gradient
     loud_share: float = 0.9  # of the gradient, and so many
     loud_ratio: float = 50.0  # x the others: one by scale and by pull; a healthy main task comes to 30 with as much
     leads_share: float = 0.8  # of the gradient, where the sum says the same: a hundredfold, and no other improves
@@ -244,10 +245,12 @@ class LossScaleImbalance(Rule):
         return block.size(name) * max(ahead) / now[0] * self.warning_ratio >= block.size(largest)
 
     def _solved(self, name: str, largest: str, block: Block) -> bool:
-        """Whether a component came down far from its first value, at which the largest would not outweigh it."""
+        """Whether a component came down far from its first value, at which the largest would not outweigh it, or by
+        nearly all of it: it is trained, whatever stands beside it.
+        """
         raw, first = abs(block.raw(name)), abs(self._start.get(name, block.raw(name)))
         bar = self.warning_ratio * first * abs(block.weight(name))
-        return raw <= self.solved * first and block.size(largest) <= bar
+        return raw <= self.trained * first or (raw <= self.solved * first and block.size(largest) <= bar)
 
     def _task(self, name: str, block: Block) -> bool:
         """As declared, else by its name."""

@@ -29,8 +29,8 @@ class ScaleMismatch(Rule):
         In the last three evaluations and more a component's mean training loss was at least 50 times its validation
         loss, always about as many times, and since then it makes nine tenths of all contributions (weight x raw
         value). A warning where another component, which is not a regulariser, loses by it: less than a tenth of the
-        gradient is left for the others, or, if no gradient shares are recorded, none of them has become better by a
-        tenth. Else an info.
+        gradient is left for the others, where its shares are recorded, and none of them has become better by a tenth
+        in all the run. Else an info.
 
     Why it matters:
         One of the two sums where the other averages, misses a division by a unit, or reads data that are not scaled
@@ -88,6 +88,7 @@ class ScaleMismatch(Rule):
         """Since which evaluation the two have been that far apart."""
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             ratio = np.where(course.value != 0, np.abs(course.train / course.value), np.nan)
+            ratio = np.where(np.isfinite(ratio), ratio, np.nan)
         near = np.flatnonzero(~(ratio >= self.times))
         since = int(near[-1]) + 1 if len(near) else 0
         late = ratio[since:]
@@ -106,10 +107,8 @@ class ScaleMismatch(Rule):
         shares = [rows[f"{kind}_share/{name}"][here] for kind in ("grad", "param")]
         known = next((share[np.isfinite(share)] for share in shares if np.isfinite(share).any()), None)
         losers = [other for other in level if other != name and not _small(other, roles)]
-        if known is not None:
-            starved = middle(known) >= self.owned
-        else:
-            starved = not any(self._better(rows[f"loss/{other}"][here]) for other in losers)
+        starved = known is None or middle(known) >= self.owned
+        starved &= not any(self._better(rows[f"loss/{other}"][run.train.live]) for other in losers)
         steps = int(rows.step[here][0]), int(course.step[-1])
         yield self._finding(course, since, level[name] / sum(level.values()), steps, bool(losers) and starved)
 

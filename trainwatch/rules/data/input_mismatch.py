@@ -24,7 +24,7 @@ class InputMismatch(Rule):
     """What the model reads in evaluation is scaled otherwise than what it reads in training.
 
     What it sees:
-        Mean and spread of what the first layer reads, in training (`data/input_mean`, `data/input_std`) and in the
+        Mean and spread of what the first layer reads, in training (`data/read_mean`, `data/read_std`) and in the
         evaluations (the same names there; the recorder takes both). Spreads at least three times apart, or means by
         three spreads, always alike in the last three evaluations and more. A warning if it is ten times, or if the
         validation loss is half as high again as the training loss; else an info.
@@ -45,8 +45,8 @@ class InputMismatch(Rule):
     """
 
     reads: ClassVar[tuple[TableName, ...]] = ("eval",)
-    needs: ClassVar[tuple[str, ...]] = ("eval:data/input_std", "data/input_std")
-    wants: ClassVar[tuple[str, ...]] = ("data/input_mean", "eval:data/input_mean", "loss", "eval:loss")
+    needs: ClassVar[tuple[str, ...]] = ("eval:data/read_std", "data/read_std")
+    wants: ClassVar[tuple[str, ...]] = ("data/read_mean", "eval:data/read_mean", "loss", "eval:loss")
     causes: ClassVar[tuple[str, ...]] = (
         *("generalisation-gap", "overfitting", "overtraining", "metric-stuck", "suspicious-validation"),
         *("noisy-evaluation", "input-scale"),
@@ -61,8 +61,8 @@ class InputMismatch(Rule):
 
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
         """The last evaluations beside the training before each."""
-        step, spread = held_out(run, "data/input_std")
-        at, trained = run.train.curve("data/input_std")
+        step, spread = held_out(run, "data/read_std")
+        at, trained = run.train.curve("data/read_std")
         if len(spread) < self.evaluations or len(trained) < self.evaluations or not (trained > 0).all():
             return
         usual = self._before(step, at, trained)
@@ -83,8 +83,8 @@ class InputMismatch(Rule):
 
     def _shift(self, run: Run, step: Floats, spread: Floats) -> Floats:
         """How many spreads lie between the means; NaN where they are not known. [evaluations]"""
-        where, means = held_out(run, "data/input_mean")
-        at, trained = run.train.curve("data/input_mean")
+        where, means = held_out(run, "data/read_mean")
+        at, trained = run.train.curve("data/read_mean")
         if len(where) != len(step) or not len(trained):
             return np.full(len(step), np.nan)
         shift: Floats = np.abs(means - self._before(step, at, trained)) / spread
@@ -102,7 +102,7 @@ class InputMismatch(Rule):
 
     def _finding(self, run: Run, steps: tuple[int, int], read: tuple[float, float, float], sick: bool) -> Finding:
         spread, usual, off = read
-        means = held_out(run, "data/input_mean")[1][-1:], run.train.curve("data/input_mean")[1][-self.looks :]
+        means = held_out(run, "data/read_mean")[1][-1:], run.train.curve("data/read_mean")[1][-self.looks :]
         held, trained = (f"mean {np.median(mean):.3g} and " if len(mean) else "" for mean in means)
         return self.finding(
             "warning" if sick else "info",

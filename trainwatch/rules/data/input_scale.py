@@ -30,8 +30,8 @@ class InputScale(Rule):
         to nothing (a spread below 0.003, beside which the biases are all that speaks); inputs a hundred times larger
         than the unit scale that initialisations are made for (where only the largest is recorded, half of it stands for
         them), and single values beyond a million. And a batch whose largest value is a hundred times the largest of all
-        before. The recorder takes them at each tenth step, where the first linear, convolutional or recurrent layer
-        reads data (what was computed from no trained weight); `watch.inputs(x)` records them of each.
+        before. `watch.inputs(x)` records them; call it on what the first layer reads. Where nobody did, the recorder's
+        own looks at that layer (`data/read_std`) are judged for next to nothing, and large ones are an info.
 
     Why it matters:
         A first layer that is fed 120 where it expects 1 saturates what follows and scales its own gradient by 120: the
@@ -58,7 +58,7 @@ class InputScale(Rule):
     """
 
     block: ClassVar[int] = 20
-    needs: ClassVar[tuple[str, ...]] = ("data/input_std|data/input_absmax|data/input_mean",)
+    needs: ClassVar[tuple[str, ...]] = ("data/input_std|data/input_absmax|data/input_mean|data/read_std",)
     wants: ClassVar[tuple[str, ...]] = ("loss", "grad_norm|grad_norm/<module>")
     causes: ClassVar[tuple[str, ...]] = (
         *("gradient-explosion", "gradient-vanishing", "gradient-spike", "clipping-saturated", "overflow-risk"),
@@ -92,6 +92,7 @@ class InputScale(Rule):
 
     _streaks: dict[str, Streak] = field(default_factory=dict, init=False)
     _seen: bool = field(default=False, init=False)
+    _said: bool = field(default=True, init=False)  # by the loop; the recorder does not know what normalises behind it
     _game: bool = field(default=False, init=False)  # whose loss proves nothing
     _norm: float = field(default=np.nan, init=False)  # of the first gradients
     _largest: float = field(default=0.0, init=False)  # value in any row so far
@@ -152,8 +153,10 @@ class InputScale(Rule):
         self._largest, self._rows = float(max(self._largest, values.max(initial=0.0))), self._rows + len(told)
 
     def _judge(self, chunk: Chunk, streaks: dict[str, Streak], blocks: int) -> Iterator[Finding]:
+        self._said = any(name.startswith("data/input_") for name in chunk.channels)
+        whose = "input" if self._said else "read"
         mean, std, most = (
-            medians(in_blocks(chunk[f"data/input_{name}"], self.block)) for name in ("mean", "std", "absmax")
+            medians(in_blocks(chunk[f"data/{whose}_{name}"], self.block)) for name in ("mean", "std", "absmax")
         )
         std = np.where(std < 0, np.nan, std)  # no spread is negative: that is a mistake of the log
         steps = in_blocks(chunk.step.astype(np.float64), self.block)
@@ -168,6 +171,8 @@ class InputScale(Rule):
             "far": (size > self.far) & ~constant,
             "outlier": (most > self.outlier) & ~(size > self.very_far),
         }
+        if not self._said:  # zeros and ones are what a model begins with, not what it is given
+            kinds = {"tiny": kinds["tiny"] & (std > 0), "far": kinds["far"]}
         for kind, holds in kinds.items():
             streak = streaks.setdefault(kind, Streak(blocks))
             if streak.push(holds, columns) and (kind != "outlier" or streaks["far"].onset is None):
@@ -194,6 +199,7 @@ class InputScale(Rule):
         learns &= kind != "tiny" or now["loss"] > self.vanished * onset["loss"]
         bare = np.isnan(now["mean"]) and np.isnan(now["std"])  # one value of many may be far out
         mild = kind == "far" and (size <= self.very_far or (bare and not by_heart and not self._norm > size))
+        mild |= kind == "far" and not self._said
         severity: Severity = "info" if mild or learns else "warning"
         told = {
             "constant": f"The inputs have no spread: every value is {now['mean']:.4g}",

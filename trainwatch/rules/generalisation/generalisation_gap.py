@@ -17,6 +17,7 @@ from trainwatch.views.evaluations import Course, Evaluations, Floats, comparable
 
 ACCURACY = ("metric/acc", "metric/accuracy", "metric/top1")
 ANSWERS = ("metric/exact", "metric/exact_match", "metric/em")
+ALIKE = ("copies", "samples")
 INFORMATION = (*ACCURACY, "metric/perplexity", "metric/ppl")
 
 
@@ -25,21 +26,20 @@ class GeneralisationGap(Rule):
     """The validation loss stands far above the training loss.
 
     What it sees:
-        The last three evaluations against the mean training loss of the rows before each, where both are the
-        same quantity: a component of both, or a total of one part, close to each other at the first evaluation.
-        Above 1 nat it is a warning if the gap has grown, validation has found no new best, and no figure of
-        merit has either; or if the training loss leaves room for few mistakes (each costs ln 2 at least) and
-        validation's accuracy is 50 points below that, or its exact match, which finds no new best. Above 0.5 nat an
-        info. A loss that is no cross-entropy has no absolute measure: twice the training loss is an info; a warning, if
-        training is left with less than a tenth of a declared loss, while validation keeps more than half of what
-        training began with, and finds no new best. Whatever the unit, it is a warning where each training sample was
-        seen ten times, the same to the bit (the recorder's hashes tell), training is left with a fifth of the
-        validation loss, that with 15 % of the first one, and neither it nor a figure of merit gained a fifth of its
-        gain in the second half of the evaluations. So is a total of several tasks judged, if both were within twice of
-        each other at the first evaluation. Or the reward that both log: a warning, if training's began below
-        validation's and now is above it, by a fifth of what it gained, in the last three evaluations, while
-        validation's has gained less than a fifth of that, and finds no new best; not where a curriculum changes what
-        training is paid for.
+        The last three evaluations against the mean training loss of the rows before each, where both are the same
+        quantity: a component of both, or a total of one part, close to each other at the first evaluation. Above 1 nat
+        it is a warning if the gap has grown, validation has found no new best, and no figure of merit has either; or if
+        the training loss leaves room for few mistakes (each costs ln 2 at least) and validation's accuracy is 50 points
+        below that, or its exact match, which finds no new best. Above 0.5 nat an info. A loss that is no cross-entropy
+        has no absolute measure: twice the training loss is an info; a warning, if training is left with less than a
+        tenth of a declared loss, while validation keeps more than half of what training began with, and finds no new
+        best. Whatever the unit, it is a warning where the same training samples came ten times and more, bit by bit
+        (the recorder's hashes tell), training is left with a fifth of the validation loss, that with 15 % of the first
+        one, and neither it nor a figure of merit gained a fifth of its gain in the second half of the evaluations; not
+        where half of the answers are right. So is a total of several tasks judged, if both were within twice of each
+        other at the first evaluation. Or the reward that both log: a warning, if training's began below validation's
+        and now is above it, by a fifth of what it gained, in the last three evaluations, while validation's has gained
+        less than a fifth of that, and finds no new best; not where a curriculum changes what training is paid for.
 
     Why it matters:
         What was learned of the training data does not carry over. More steps widen the gap and bring nothing.
@@ -70,9 +70,11 @@ class GeneralisationGap(Rule):
     kept: float = 0.5  # of training's first mean is still there in validation: who generalises comes below it
     beyond: float = 0.2  # of what training's reward gained, above validation's; in health it stays below
     carried: float = 0.2  # of that gain, in validation: in health two fifths and more
-    often: float = 10.0  # x each sample was seen, the same to the bit: what is augmented never comes again
-    fifth: float = 0.2  # of the validation loss is left of the training loss; of what was gained, in the second half
-    much: float = 0.15  # of the first loss is there in validation: less is learned, whatever training has left
+    often: float = 10.0  # x the same samples came, to the bit: what the loader augments never comes again
+    behind: float = 0.2  # of the validation loss is all that training has left
+    unlearned: float = 0.15  # of the first loss is there in validation: with less of it the task is learned
+    late: float = 0.2  # of what a figure gained came in the second half of the evaluations: it goes on
+    right: float = 0.5  # of the answers: whatever the loss says, most is learned
     evaluations: int = 3  # that are averaged: one is noise
     fewest: int = 5  # evaluations in all
     alike: float = 2.0  # x: beyond it at the first evaluation, the two are different quantities
@@ -98,10 +100,10 @@ class GeneralisationGap(Rule):
             same, nats = comparable(course, run) or _of_tasks(course, run), _in_nats(course, run)
             heart = self._by_heart(pairs, metrics, (*ACCURACY, *ANSWERS) if nats and not better else ACCURACY)
             heart |= bool(run.header.components) and self._learns_nothing_else(pairs) and not better
-            few = times >= self.often and self._stands(pairs, metrics)
-            finding = self._judge(pairs, better, heart, nats, few) if same else None
-            if finding and few:
-                said = f"{finding.message.rstrip('.')}; each training sample was seen {times:,.0f} times."
+            repeated = times >= self.often and self._stands(pairs, metrics)
+            finding = self._judge(pairs, better, heart, nats, repeated) if same else None
+            if finding and repeated:
+                said = f"{finding.message.rstrip('.')}; the same samples were trained on {times:,.0f} times and more."
                 finding = replace(finding, message=said, evidence={**finding.evidence, "times": times})
             widest = found.get(course.subject)
             if finding and (widest is None or float(finding.evidence["gap"]) > float(widest.evidence["gap"])):
@@ -151,16 +153,17 @@ class GeneralisationGap(Rule):
     def _stands(self, course: Course, metrics: list[Course]) -> bool:
         """Whether training has left validation far behind, and hardly anything there becomes better any more."""
         now, level = course.recent(course.value, self.evaluations), course.recent(course.train, self.evaluations)
-        behind = 0 < level < self.fifth * now and now > self.much * max(course.train[0], course.value[0])
-        return bool(behind and not any(self._gains(other) for other in (course, *metrics)))
+        behind = 0 < level < self.behind * now and now > self.unlearned * max(course.train[0], course.value[0])
+        right = any(other.value[-1] > self.right for other in metrics if other.name in (*ACCURACY, *ANSWERS))
+        return bool(behind and not right and not any(self._gains(other) for other in (course, *metrics)))
 
     def _gains(self, course: Course) -> bool:
         """Whether the second half of the evaluations brought more than a fifth of all that was gained."""
         cost = -direction(course.name) * course.value
         first, half, now = cost[0], cost[: len(cost) // 2 + 1].min(), cost[-self.evaluations :].min()
-        return bool(half - now > self.fifth * (first - now))
+        return bool(half - now > self.late * (first - now))
 
-    def _judge(self, course: Course, better: bool, heart: bool, nats: bool, few: bool) -> Finding | None:
+    def _judge(self, course: Course, better: bool, heart: bool, nats: bool, repeated: bool) -> Finding | None:
         value, train, gaps = course.value, course.train, course.value - course.train
         first = sorted((abs(value[0]), abs(train[0])))
         if first[1] > self.alike * first[0] and not (nats and abs(gaps[0]) < self.notable):
@@ -169,9 +172,9 @@ class GeneralisationGap(Rule):
         stale = int(np.argmin(value)) < len(value) - self.evaluations
         grows = gap > gaps[0] + 0.5 * self.large and gap > 8 * scatter(value)
         sick = gap > self.large and grows and (heart or (stale and not better))
-        severity: Severity = "warning" if few or (sick if nats else heart) else "info"
+        severity: Severity = "warning" if repeated or (sick if nats else heart) else "info"
         bar = self.notable if nats else (self.times - 1) * level
-        if not nats and not (heart or few or (level > 0.01 * train[0] > 0 and _grows_apart(gaps, value))):
+        if not nats and not (heart or repeated or (level > 0.01 * train[0] > 0 and _grows_apart(gaps, value))):
             return None
         if gap <= bar or gaps[-self.evaluations :].min() <= bar:
             return None
@@ -194,9 +197,13 @@ class GeneralisationGap(Rule):
 
 
 def _seen(run: Run) -> float:
-    """How often each training sample was seen, as the recorder's hashes of some of them tell; 0 where none do."""
-    drawn, distinct = (run.eval.curve(f"overlap/{name}")[1][-1:].sum() for name in ("drawn", "distinct"))
-    return float(drawn / distinct) if distinct else 0.0
+    """How often the same training samples came at least, as the recorder's hashes of some of them tell; else 0.
+
+    Where even the samples of validation cannot be told apart, their hashes are of labels alone.
+    """
+    known = {name: run.eval.curve(f"overlap/{name}")[1][-1:].sum() for name in ("drawn", "distinct", *ALIKE)}
+    vague = known["copies"] > known["samples"]
+    return float(known["drawn"] / known["distinct"]) if known["distinct"] >= 1 and not vague else 0.0
 
 
 def _of_tasks(course: Course, run: Run) -> bool:

@@ -11,7 +11,12 @@ from numpy.typing import NDArray
 
 from trainwatch.rule import Rule
 from trainwatch.schema import Finding
-from trainwatch.table import Chunk
+from trainwatch.table import Chunk, TableName
+
+ADVICE = (
+    "Look at what writes weights besides the gradient: the optimiser's epsilon and state, an infinite learning rate, "
+    "weight averaging, a checkpoint loaded in parts; resume from one that is finite."
+)
 
 
 @dataclass
@@ -22,8 +27,9 @@ class NonFiniteWeights(Rule):
         A row that counts weights which are not finite (`bad/weights`), or whose weight norm is none, and since the last
         row that saw them whole no trained step with a bad loss or gradient. Where all are bad in one row, the weights
         were first if few of them were bad then and ten times as many in the next row. The recorder looks at weight
-        norms every 50 steps by itself. Where a loss or a gradient was bad first, that finding has the story, and this
-        rule is silent.
+        norms every 50 steps by itself. Or a validation loss that is none, after a step whose loss and gradient were
+        finite and ordinary, if all components are none in the very next one. Where a loss or a gradient was bad first,
+        that finding has the story, and this rule is silent.
 
     Why it matters:
         The forward pass of every later step is NaN, and every checkpoint written from here on is poisoned.
@@ -41,13 +47,15 @@ class NonFiniteWeights(Rule):
         Adam's epsilon in float16: pytorch #26218.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("bad/weights|weight_norm/<group>",)
+    reads: ClassVar[tuple[TableName, ...]] = ("train", "eval")
+    needs: ClassVar[tuple[str, ...]] = ("bad/weights|weight_norm/<group>|eval:loss|eval:loss/<component>",)
     wants: ClassVar[tuple[str, ...]] = ("loss", "grad_norm")
     causes: ClassVar[tuple[str, ...]] = (
         *("non-finite-loss", "loss-zero", "crashed"),
         *("mode-collapse", "repetitive-outputs", "length-collapse", "invalid-outputs"),  # of logits that are NaN
     )
 
+    blown: float = 10.0  # x the first loss: it is diverging, and what is none in the next step overflowed
     few: float = 0.1  # of the weights that are bad a row later: a gradient that is NaN reaches as many at once
 
     _few: tuple[float, Finding] | None = field(default=None, init=False)  # bad as soon as the loss was
@@ -55,9 +63,45 @@ class NonFiniteWeights(Rule):
     _whole: int = field(default=-1, init=False)
     _ill: int = field(default=-1, init=False)
     _found: Finding | None = field(default=None, init=False)
+    _first_loss: float = field(default=np.nan, init=False)
+    _fine: int | None = field(default=None, init=False)  # the newest step, if its loss and its gradient were finite
+    _suspect: int | None = field(default=None, init=False)  # a step after which validation was none
 
     def update(self, chunk: Chunk) -> Iterator[Finding]:
-        """Weights are looked at now and then; a bad look is explained by what went bad since the last good one."""
+        """Weights are looked at now and then; what validation says of them tells with the step that comes next."""
+        if chunk.table == "eval":
+            self._suspect = self._fine if chunk.broken(_is_loss).any() and self._found is None else self._suspect
+            return
+        yield from self._confirmed(chunk)
+        yield from self._counted(chunk)
+        self._keep(chunk)
+
+    def _confirmed(self, chunk: Chunk) -> Iterator[Finding]:
+        """The step after an evaluation that was none: a bad batch would not have been bad in both."""
+        step, self._suspect = self._suspect, None
+        parts = [name for name in chunk.channels if name.startswith("loss/")]
+        names = [name for name in parts if chunk[name.replace("loss/", "weight/", 1)][0] != 0]
+        if step is not None and len(names) > 1 and all(chunk.nonfinite(name)[0] for name in names):
+            self._found = self.finding(
+                "critical",
+                "run",
+                (step, int(chunk.step[0])),
+                f"The weights are not finite after step {step:,}: its loss and its gradient were, validation after it "
+                "was not, nor is any component since.",
+                advice=ADVICE,
+            )
+            yield self._found
+
+    def _keep(self, chunk: Chunk) -> None:
+        """Whether the last row leaves the weights no reason to be anything but whole."""
+        loss, norm = chunk["loss"], chunk["grad_norm"]
+        if np.isnan(self._first_loss) and np.isfinite(loss).any():
+            self._first_loss = float(loss[np.isfinite(loss)][0])
+        usual = abs(loss[-1]) <= self.blown * abs(self._first_loss)
+        self._fine = int(chunk.step[-1]) if usual and np.isfinite(norm[-1]) else None
+
+    def _counted(self, chunk: Chunk) -> Iterator[Finding]:
+        """A bad look is explained by what went bad since the last good one."""
         counts = chunk["bad/weights"]
         if self._found is None and not chunk.nonfinite_channels() and not (counts > 0).any():
             self._few = None if np.isfinite(counts).any() else self._few
@@ -122,8 +166,7 @@ class NonFiniteWeights(Rule):
             (step, step),
             f"{what} not finite{whose} at step {step:,}, and no loss or gradient was bad before.",
             evidence=evidence,
-            advice="Look at what writes weights besides the gradient: the optimiser's epsilon and state, an infinite "
-            "learning rate, weight averaging, a checkpoint loaded in parts; resume from one that is finite.",
+            advice=ADVICE,
         )
 
 
@@ -133,6 +176,10 @@ def _looked(chunk: Chunk) -> NDArray[np.bool_]:
     for name in filter(_is_norm, chunk.channels):
         looked = looked | np.isfinite(chunk[name])
     return looked
+
+
+def _is_loss(channel: str) -> bool:
+    return channel == "loss" or channel.startswith("loss/")
 
 
 def _is_norm(channel: str) -> bool:
