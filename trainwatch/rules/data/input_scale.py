@@ -92,7 +92,6 @@ class InputScale(Rule):
 
     _streaks: dict[str, Streak] = field(default_factory=dict, init=False)
     _seen: bool = field(default=False, init=False)
-    _said: bool = field(default=True, init=False)  # by the loop; the recorder does not know what normalises behind it
     _game: bool = field(default=False, init=False)  # whose loss proves nothing
     _norm: float = field(default=np.nan, init=False)  # of the first gradients
     _largest: float = field(default=0.0, init=False)  # value in any row so far
@@ -153,14 +152,15 @@ class InputScale(Rule):
         self._largest, self._rows = float(max(self._largest, values.max(initial=0.0))), self._rows + len(told)
 
     def _judge(self, chunk: Chunk, streaks: dict[str, Streak], blocks: int) -> Iterator[Finding]:
-        self._said = any(name.startswith("data/input_") for name in chunk.channels)
-        whose = "input" if self._said else "read"
+        said = any(name.startswith("data/input_") for name in chunk.channels)
+        whose = "input" if said else "read"  # of these nobody says what normalises behind them
         mean, std, most = (
             medians(in_blocks(chunk[f"data/{whose}_{name}"], self.block)) for name in ("mean", "std", "absmax")
         )
         std = np.where(std < 0, np.nan, std)  # no spread is negative: that is a mistake of the log
         steps = in_blocks(chunk.step.astype(np.float64), self.block)
         columns = {"mean": mean, "std": std, "absmax": most, "loss": medians(in_blocks(chunk["loss"], self.block))}
+        columns |= {"said": np.full(len(mean), float(said))}
         columns |= {"norm": medians(in_blocks(_gradient(chunk), self.block))}
         columns |= {"step": steps[:, 0], "last": np.nanmax(steps, axis=1)}
         size = self._size(columns)
@@ -171,7 +171,7 @@ class InputScale(Rule):
             "far": (size > self.far) & ~constant,
             "outlier": (most > self.outlier) & ~(size > self.very_far),
         }
-        if not self._said:  # zeros and ones are what a model begins with, not what it is given
+        if not said:  # zeros and ones are what a model begins with, not what it is given
             kinds = {"tiny": kinds["tiny"] & (std > 0), "far": kinds["far"]}
         for kind, holds in kinds.items():
             streak = streaks.setdefault(kind, Streak(blocks))
@@ -199,7 +199,7 @@ class InputScale(Rule):
         learns &= kind != "tiny" or now["loss"] > self.vanished * onset["loss"]
         bare = np.isnan(now["mean"]) and np.isnan(now["std"])  # one value of many may be far out
         mild = kind == "far" and (size <= self.very_far or (bare and not by_heart and not self._norm > size))
-        mild |= kind == "far" and not self._said
+        mild |= kind == "far" and not now["said"]
         severity: Severity = "info" if mild or learns else "warning"
         told = {
             "constant": f"The inputs have no spread: every value is {now['mean']:.4g}",
