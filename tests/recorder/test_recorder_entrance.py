@@ -142,6 +142,16 @@ def test_what_is_no_data_is_not_told(tmp_path, net, batch):
     assert told(trained(tmp_path / "run.jsonl", net, batch, steps=41)) == []
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_tensors_are_left_alone(tmp_path):
+    class Padded(nn.Linear):
+        def forward(self, x):
+            return super().forward(x).to_padded_tensor(0.0)
+
+    batch = torch.nested.nested_tensor([torch.ones(3, 4), torch.ones(2, 4)])
+    assert told(trained(tmp_path / "run.jsonl", Padded(4, 2), batch, steps=41)) == []
+
+
 def test_evaluation_is_not_what_is_trained_on(tmp_path):
     def evaluate(net):
         with torch.no_grad():

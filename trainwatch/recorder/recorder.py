@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from trainwatch.recorder.transfer import Part
 
 EVERY = 50  # rows between two looks at what costs more: weights, update ratios
-OFTEN = 10  # rows between two looks at memory (25 us) and at what the first layer reads (70): short runs show both
+OFTEN = 10  # rows between two looks at memory and at what the first layer reads: 30 us each, and short runs show both
 Batch = TypeVar("Batch")
 
 
