@@ -100,7 +100,7 @@ def test_a_link_shows_a_colleague_the_same_table(browser: webdriver.Chrome, tabl
 def test_groups_stand_together_and_one_can_be_shown_alone(browser: webdriver.Chrome, table: str) -> None:
     browser.get(f"{table}/?group=folder&sort=run:desc")
     until(browser, lambda page: page.execute_script(NAMES) == ["gamma", "beta", "alpha"])  # final, then sweep
-    heads = browser.find_elements(By.CSS_SELECTOR, ".group-name")
+    heads = sorted(browser.find_elements(By.CSS_SELECTOR, ".group-name"), key=lambda head: head.location["y"])
     assert [head.text for head in heads] == ["final", "sweep"]
     browser.find_element(By.CSS_SELECTOR, "#runs-chips [data-name='sweep']").click()
     shows(browser, "alpha", "beta")

@@ -45,7 +45,6 @@ class RewardCollapse(Rule):
     """
 
     needs: ClassVar[tuple[str, ...]] = ("eval:metric/<name>",)
-    wants: ClassVar[tuple[str, ...]] = ("reward",)
     causes: ClassVar[tuple[str, ...]] = ("mode-collapse", "overtraining", "loss-plateau")
     outcome: ClassVar[bool] = True
 
