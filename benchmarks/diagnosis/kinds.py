@@ -22,11 +22,8 @@ class Kind:
     exact: bool = False
 
 
-WORSE = (
-    *("loss-divergence", "loss-oscillation", "loss-spike", "loss-plateau", "loss-stuck", "slow-convergence"),
-    "reward-collapse",
-)
-"""What the curve of the loss, or of what is earned, does when training goes badly, whatever the cause."""
+WORSE = ("loss-divergence", "loss-oscillation", "loss-spike", "loss-plateau", "loss-stuck", "slow-convergence")
+"""What the curve of the loss does when training goes badly, whatever the cause."""
 SLOW = ("loss-plateau", "loss-stuck", "slow-convergence", "evaluation-unchanged")
 GRADIENTS = ("gradient-explosion", "gradient-spike", "clipping-saturated")
 NUMERICS = ("non-finite-loss", "non-finite-gradient", "non-finite-weights", "hidden-nan", "overflow-risk", "crashed")

@@ -172,12 +172,12 @@ def test_what_is_read_in_evaluation_is_told_beside_its_figures(tmp_path):
                 with watch.phase("eval"), torch.set_grad_enabled(step > 20):
                     net(batch * 255)
                     net(batch)
-                watch.evaluate(step, "validation", {"loss": 1.0} | ({"data/read_mean": 7.0} if step > 40 else {}))
+                watch.evaluate(step, "validation", {"loss": 9.0} | ({"data/read_mean": 7.0} if step > 40 else {}))
             watch.losses({"loss": net(batch).square().mean()}).backward()
             watch.step()
     lines = [json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines()]
     held, spread = [line for line in lines if line["kind"] == "eval"], batch.std(correction=0).item()
-    assert [line["data/read_std"] for line in held] == pytest.approx([255 * spread] * 5)
+    assert [line.get("data/read_std", 0) for line in held] == pytest.approx([0] * 2 + [255 * spread] * 3)
     assert held[-1]["data/read_mean"] == 7.0
     rows = rows_of(tmp_path / "run.jsonl")
     assert [rows[step]["data/read_std"] for step in told(rows)] == pytest.approx([spread] * 4)
@@ -276,6 +276,17 @@ def test_nor_is_one_that_is_compiled_after_it_was_attached(tmp_path, whole, insi
                 model = model or compiled()
                 watch.losses({"loss": model(batch).square().mean()}).backward()
                 watch.step()
+
+
+def test_no_hook_outlives_a_recorder_that_is_closed_in_an_evaluation(tmp_path):
+    net = nn.Linear(4, 2)
+    with trainwatch.Recorder(tmp_path / "run.jsonl") as watch:
+        watch.attach(net)
+        for _ in range(10):
+            watch.step()
+        with watch.phase("eval"):
+            watch.close()
+    assert not HOOKS
 
 
 def test_without_batches_too(tmp_path):

@@ -28,10 +28,9 @@ def evaluations(mean=0.0, spread=1.0, loss=0.15, count=8):
 
 
 SICK = {
-    "pixels that nobody divided": (columns(), evaluations(120.0, 70.0)),
-    "the other way round": (columns(120.0, 70.0), evaluations()),
-    "a mean that was not subtracted": (columns(), evaluations(mean=15.0)),
-    "pixels of 0 to 1 that are not normalised, and validation suffers": (columns(), evaluations(0.45, 0.22, loss=0.9)),
+    "pixels that nobody divided": (columns(), evaluations(120.0, 70.0, loss=0.9)),
+    "the other way round": (columns(120.0, 70.0), evaluations(loss=0.9)),
+    "a mean that was not subtracted": (columns(), evaluations(mean=15.0, loss=0.9)),
 }
 
 
@@ -43,12 +42,14 @@ def test_told(name, make_run, judge):
 
 
 def test_from_the_evaluation_on_that_began_it(make_run, judge):
-    evals = evaluations(count=4) + [row | {"step": row["step"] + 100} for row in evaluations(100.0, 60.0, count=4)]
+    evals = evaluations(count=4) + [row | {"step": row["step"] + 100} for row in evaluations(100.0, 60.0, 0.9, 4)]
     assert [one.first_step for one in judge(make_run(columns(), evals=evals), RULE)] == [125]
 
 
-def test_where_the_model_copes_it_is_an_info(make_run, judge):
-    found = judge(make_run(columns(), evals=evaluations(0.45, 0.22)), RULE)
+@pytest.mark.parametrize(("read", "loss"), [((0.45, 0.22), 0.9), ((120.0, 70.0), 0.15), ((0.0, 0.05), 0.15)])
+def test_where_validation_is_well_or_little_is_between_it_is_an_info(read, loss, make_run, judge):
+    """The first batch of an evaluation may be the corner of an image, or the beginning of a game."""
+    found = judge(make_run(columns(), evals=evaluations(*read, loss=loss)), RULE)
     assert [one.severity for one in found] == ["info"]
 
 
@@ -62,6 +63,7 @@ HEALTHY = {
     "mended": (columns(), evaluations(120.0, 70.0, count=7) + evaluations()[-1:]),
     "no looks": ({"loss": columns()["loss"]}, evaluations(120.0, 70.0)),
     "constant, which is another sickness": (columns(spread=0.0), evaluations()),
+    "the air around a scan": (columns(), evaluations(spread=0.0, loss=0.9)),
 }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import pytest
 
 from trainwatch.diagnosis import diagnose
 from trainwatch.engine import Engine
@@ -33,6 +34,39 @@ def test_weights_that_break_by_themselves(make_run, judge):
         *("group:a", 100, "critical", "active"),
     )
     assert diagnose(run).root_cause.rule == RULE
+
+
+def held(*values, steps=(50, 100)):
+    return [{"step": step, "loss/a": value, "loss/b": 1.0} for step, value in zip(steps, values, strict=True)]
+
+
+def parts_from(first, last=N):
+    parts = {"loss__a": np.ones(N), "loss__b": np.ones(N), "weight_norm/a": np.full(N, np.nan)}
+    return {name: values for name, values in columns(**parts).items() if name != "weight_norm/a"}, first, last
+
+
+@pytest.mark.parametrize(
+    ("evals", "last", "skipped", "count"),
+    [
+        (held(1.0, np.inf), N, 0, 1),
+        (held(np.inf, np.inf), N, 0, 0),  # it never was a number: validation's own data
+        (held(1.0, 1.0), N, 0, 0),
+        (held(1.0, np.inf), 101, 0, 0),  # one bad batch
+        (held(1.0, np.inf), N, 1, 0),  # a scaler skips them
+    ],
+)
+def test_validation_tells_what_a_finite_step_left_behind(make_run, judge, evals, last, skipped, count):
+    """Its loss and gradient were numbers, and no component is one since."""
+    base, _, _ = parts_from(101)
+    run = make_run(base | {"amp/skipped": np.where(np.arange(N) >= 100, skipped, 0)}, evals=evals)
+    for record, row in zip(evals, range(2), strict=True):
+        if not np.isfinite(record["loss/a"]):
+            run.eval["loss/a"][row] = np.nan
+            run.eval.mark(row, "loss/a", 1)
+    for name in ("loss", "loss/a", "loss/b", "grad_norm"):
+        bad(run, name, 101, last)
+    found = judge(run, RULE)
+    assert [(one.severity, one.first_step) for one in found] == [("critical", 100)] * count
 
 
 def test_counted_weights(make_run, judge):

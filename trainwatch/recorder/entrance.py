@@ -6,6 +6,7 @@ convolutional or a recurrent layer that is called before all others reads data, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -20,7 +21,6 @@ from trainwatch.recorder.probes import Fault
 READERS: Final = (nn.Linear, _ConvNd, nn.RNNBase, nn.RNNCellBase)
 NAMES: Final = ("data/read_mean", "data/read_std", "data/read_absmax")
 SAMPLE: Final = 4096  # numbers that are looked at, spread over all: 20 to 40 us, and no copy of a batch
-ROWS: Final = 4  # samples, of what does not lie in one piece
 VAIN: Final = 2  # looks in a row that found something else than data: tokens, graphs of ids
 
 
@@ -37,6 +37,7 @@ class Entrance:
         self._fault = fault
         self._hook: Any = None
         self._vain = 0
+        self._reader = 0  # which of them read data in training: another one reads something else
         self._evaluates = self._interrupted = False
         self._seen: Tensor | None = None  # in training
         self._held: Tensor | None = None  # in the evaluation that goes on, or has ended
@@ -58,6 +59,11 @@ class Entrance:
             self._wait()
         else:
             self.detach()
+
+    def close(self) -> None:
+        """Look never again, though an evaluation may go on."""
+        self._readers = {}
+        self.detach()
 
     def detach(self) -> None:
         """Look no more."""
@@ -86,23 +92,24 @@ class Entrance:
             return
         try:
             if not _traced() and given and (self._evaluates or torch.is_grad_enabled()) and not _alone(given[0]):
-                self._take(given[0])
+                self._take(module, given[0])
         except Exception as fault:
             self.detach()
             self._readers = {}
             self._fault("the look at what the first layer reads", fault)
 
-    def _take(self, read: Any) -> None:
+    def _take(self, module: nn.Module, read: Any) -> None:
         """The first layer of all: what it reads is data, or there is none to be looked at."""
         self.detach()
         data = _data(read)
+        if self._evaluates:
+            self._held = scale(read) if data and id(module) == self._reader else None
+            return
         self._vain = 0 if data else self._vain + 1
-        if not data and self._vain >= VAIN:
+        if data:
+            self._seen, self._reader = scale(read), id(module)
+        elif self._vain >= VAIN:
             self._readers = {}
-        elif data and self._evaluates:
-            self._held = scale(read)
-        elif data:
-            self._seen = scale(read)
 
 
 def _traced() -> bool:
@@ -114,8 +121,14 @@ def _traced() -> bool:
 def scale(read: Tensor) -> Tensor:
     """Mean, spread and largest magnitude of some of its numbers, where they lie. float32 [3]"""
     with torch.no_grad():
-        rows = read if read.is_contiguous() else read[:: -(-len(read) // ROWS)]
-        some = rows.detach().reshape(-1)[:: (rows.numel() // SAMPLE) | 1].float()
+        if read.is_contiguous():
+            stride = (read.numel() // SAMPLE) | 1
+            while any(math.gcd(stride, size) > 1 for size in read.shape):  # else it would fall into step with columns
+                stride += 2
+            some = read.detach().reshape(-1)[::stride].float()
+        else:
+            each = int(SAMPLE ** (1 / read.ndim))  # along each dimension, of what does not lie in one piece
+            some = read.detach()[tuple(slice(None, None, -(-size // each)) for size in read.shape)].float()
         return torch.stack([some.mean(), some.std(correction=0), some.abs().amax()])
 
 

@@ -59,7 +59,7 @@ class Models:
     def close(self) -> None:
         """Leave models and optimisers as they were."""
         self.modes.end()
-        self.entrance.detach()
+        self.entrance.close()
         for probe in self.optimizers:
             probe.detach()
         looks: list[Carried | Unreached | Resting] = [*self.carried, *self._reach, *self._rest]

@@ -15,6 +15,7 @@ from trainwatch.schema import Finding
 from trainwatch.stats import middle
 from trainwatch.table import Chunk, TableName
 from trainwatch.views.evaluations import held_out
+from trainwatch.views.games import contested
 
 Floats = NDArray[np.float64]
 
@@ -25,9 +26,10 @@ class InputMismatch(Rule):
 
     What it sees:
         Mean and spread of what the first layer reads, in training (`data/read_mean`, `data/read_std`) and in the
-        evaluations (the same names there; the recorder takes both). Spreads at least three times apart, or means by
-        three spreads, always alike in the last three evaluations and more. A warning if it is ten times, or if the
-        validation loss is half as high again as the training loss; else an info.
+        evaluations (the same names there; the recorder takes both, of the first batch that the same layer reads).
+        Spreads at least three times apart, or means by three spreads, in the last three evaluations and more, and alike
+        in the last five. A warning if it is ten times, and the validation loss is half as high again as the training
+        loss; else an info: the first batch may be the corner of an image, or the beginning of a game.
 
     Why it matters:
         A normalisation that one of the two loaders lacks, pixels of 0 to 255 on one side and of 0 to 1 on the other:
@@ -53,8 +55,8 @@ class InputMismatch(Rule):
     )
 
     apart: float = 3.0  # x the spread, or spreads between the means: a normalisation of pixels of 0 to 1 is four
-    far: float = 10.0  # the same: no augmentation comes so far
-    alike: float = 1.5  # x between two evaluations, and two looks in training: noise levels and curricula move by more
+    far: float = 10.0  # the same, beside a validation that is worse: the first batch alone may be another kind of data
+    alike: float = 1.5  # x among the last evaluations, and the looks in training: noise levels and curricula move more
     evaluations: int = 3  # one batch each
     looks: int = 5  # in training, before each evaluation
     worse: float = 1.5  # x the training loss: a normalisation inside the model forgives the difference
@@ -63,17 +65,19 @@ class InputMismatch(Rule):
         """The last evaluations beside the training before each."""
         step, spread = held_out(run, "data/read_std")
         at, trained = run.train.curve("data/read_std")
-        if len(spread) < self.evaluations or len(trained) < self.evaluations or not (trained > 0).all():
+        at, trained = at[trained > 0], trained[trained > 0]  # a blank batch is no scale
+        if len(spread) < self.evaluations or len(trained) < self.evaluations or not (spread > 0).all():
             return
         usual = self._before(step, at, trained)
-        times = np.maximum(spread, usual) / np.maximum(np.minimum(spread, usual), np.finfo(float).tiny)
+        times = np.maximum(spread, usual) / np.minimum(spread, usual)
         shift = self._shift(run, step, np.fmax(spread, usual))
         off = np.fmax(times, shift)
         near = np.flatnonzero(~(off >= self.apart))
         since = int(near[-1]) + 1 if len(near) else 0
-        if len(off) - since < self.evaluations or not (self._steady(spread[since:]) and self._steady(usual[since:])):
+        recent = slice(max(since, len(off) - self.looks), None)
+        if len(off) - since < self.evaluations or not (self._steady(spread[recent]) and self._steady(usual[recent])):
             return
-        sick = off[since:].min() >= self.far or self._suffers(run)
+        sick = off[since:].min() >= self.far and self._suffers(run) and not contested(run)
         yield self._finding(run, (int(step[since]), int(step[-1])), (spread[-1], usual[-1], off[-1]), sick)
 
     def _before(self, step: Floats, at: NDArray[np.int64], values: Floats) -> Floats:

@@ -100,7 +100,6 @@ class LossStuck(CurveRule):
     blind: float = 0.6  # nat: below, no guess costs so little, and exp(-loss) is the accuracy of whoever is sure
     unskilled: float = 0.05  # of a figure's range: so far a guess may come by chance
     evaluations: int = 5  # that are no better than a guess
-    chances: float = 0.25  # of the evaluations may be lucky, by a little: so small is what validates small models
     alike: float = 5e-4  # of the loss, between nine batches of ten: a thousand samples each differ by one in fifty
     through: float = 0.8  # of the planned steps: who has learned nothing by then will not
     hardly: float = 0.01  # of the answers are right: one or the other by chance, among as many as one likes
@@ -221,7 +220,7 @@ class LossStuck(CurveRule):
         if name in CHANCE:
             return self._accurate(run, points, values, short, said)
         if guess is not None:
-            if values.max() > guess + self.unskilled and not self._lucky(values - guess):
+            if values.max() > guess + self.unskilled:
                 return True
             said.known.append(f"{short} {best}")
         if NOTHING.fullmatch(name):
@@ -232,11 +231,6 @@ class LossStuck(CurveRule):
         if ERRORS.fullmatch(name) and np.abs(values - 1).max() < self.unskilled and self._stands(points):
             said.told.append(f"{short} {values.min():.2g} at best")
         return False
-
-    def _lucky(self, skill: Floats) -> bool:
-        """Whether a few evaluations were better than a guess, and none of the last third: skill is not lost again."""
-        better, third = skill > self.unskilled, max(self.evaluations - 2, len(skill) // 3)
-        return bool(better.mean() <= self.chances and not better[-third:].any() and skill.max() < 4 * self.unskilled)
 
     def _accurate(self, run: Run, points: Points, values: Floats, short: str, said: Said) -> bool:
         """The same of an accuracy, of which only declared classes tell what a guess is worth."""

@@ -27,9 +27,9 @@ class NonFiniteWeights(Rule):
         A row that counts weights which are not finite (`bad/weights`), or whose weight norm is none, and since the last
         row that saw them whole no trained step with a bad loss or gradient. Where all are bad in one row, the weights
         were first if few of them were bad then and ten times as many in the next row. The recorder looks at weight
-        norms every 50 steps by itself. Or a validation loss that is none, after a step whose loss and gradient were
-        finite and ordinary, if all components are none in the very next one. Where a loss or a gradient was bad first,
-        that finding has the story, and this rule is silent.
+        norms every 50 steps by itself. Or a validation loss that is none for the first time, after a step whose loss
+        and gradient were finite and ordinary, if all components are none in the three next ones. Where a loss or a
+        gradient was bad first, that finding has the story, and this rule is silent.
 
     Why it matters:
         The forward pass of every later step is NaN, and every checkpoint written from here on is poisoned.
@@ -56,6 +56,7 @@ class NonFiniteWeights(Rule):
     )
 
     blown: float = 10.0  # x the first loss: it is diverging, and what is none in the next step overflowed
+    after: int = 3  # steps in which all components are none: one may be a bad batch
     few: float = 0.1  # of the weights that are bad a row later: a gradient that is NaN reaches as many at once
 
     _few: tuple[float, Finding] | None = field(default=None, init=False)  # bad as soon as the loss was
@@ -65,35 +66,50 @@ class NonFiniteWeights(Rule):
     _found: Finding | None = field(default=None, init=False)
     _first_loss: float = field(default=np.nan, init=False)
     _fine: int | None = field(default=None, init=False)  # the newest step, if its loss and its gradient were finite
+    _held: bool = field(default=False, init=False)  # an evaluation was all numbers
+    _after: int = field(default=0, init=False)  # such steps so far
     _suspect: int | None = field(default=None, init=False)  # a step after which validation was none
 
     def update(self, chunk: Chunk) -> Iterator[Finding]:
         """Weights are looked at now and then; what validation says of them tells with the step that comes next."""
         if chunk.table == "eval":
-            self._suspect = self._fine if chunk.broken(_is_loss).any() and self._found is None else self._suspect
+            if not chunk.broken(_is_loss).any():
+                self._held = True
+            elif self._held and self._found is None and self._suspect is None:  # it was a number before
+                self._suspect, self._after = self._fine, 0
             return
         yield from self._confirmed(chunk)
         yield from self._counted(chunk)
         self._keep(chunk)
 
     def _confirmed(self, chunk: Chunk) -> Iterator[Finding]:
-        """The step after an evaluation that was none: a bad batch would not have been bad in both."""
-        step, self._suspect = self._suspect, None
+        """The steps after an evaluation that was none: one bad batch, or one that a scaler skips, is soon over."""
         parts = [name for name in chunk.channels if name.startswith("loss/")]
         names = [name for name in parts if chunk[name.replace("loss/", "weight/", 1)][0] != 0]
-        if step is not None and len(names) > 1 and all(chunk.nonfinite(name)[0] for name in names):
-            self._found = self.finding(
-                "critical",
-                "run",
-                (step, int(chunk.step[0])),
-                f"The weights are not finite after step {step:,}: its loss and its gradient were, validation after it "
-                "was not, nor is any component since.",
-                advice=ADVICE,
-            )
-            yield self._found
+        for row in range(len(chunk) if self._suspect is not None else 0):
+            broken = len(names) > 1 and all(chunk.nonfinite(name)[row] for name in names)
+            self._after = self._after + 1 if broken and chunk.trained()[row] else 0
+            if self._after == self.after:
+                self._found = self._by_validation(self._suspect or 0, int(chunk.step[row]))
+                yield self._found
+            if self._after in (0, self.after):
+                self._suspect = None
+                break
+
+    def _by_validation(self, step: int, last: int) -> Finding:
+        return self.finding(
+            "critical",
+            "run",
+            (step, last),
+            f"The weights are not finite after step {step:,}: its loss and its gradient were, validation after it "
+            "was not, nor is any component since.",
+            advice=ADVICE,
+        )
 
     def _keep(self, chunk: Chunk) -> None:
         """Whether the last row leaves the weights no reason to be anything but whole."""
+        if not len(chunk):
+            return
         loss, norm = chunk["loss"], chunk["grad_norm"]
         if np.isnan(self._first_loss) and np.isfinite(loss).any():
             self._first_loss = float(loss[np.isfinite(loss)][0])
