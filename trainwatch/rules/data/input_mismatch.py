@@ -110,7 +110,7 @@ class InputMismatch(Rule):
         held, trained = (f"mean {np.median(mean):.3g} and " if len(mean) else "" for mean in means)
         return self.finding(
             "warning" if sick else "info",
-            "split:validation",
+            "run",
             steps,
             f"The model reads inputs of {held}spread {spread:.3g} in evaluation, of {trained}spread {usual:.3g} in "
             f"training: {off:.3g} times apart.",
