@@ -84,17 +84,21 @@ class NonFiniteWeights(Rule):
 
     def _confirmed(self, chunk: Chunk) -> Iterator[Finding]:
         """The steps after an evaluation that was none: one bad batch, or one that a scaler skips, is soon over."""
+        if self._suspect is None:
+            return
         parts = [name for name in chunk.channels if name.startswith("loss/")]
         names = [name for name in parts if chunk[name.replace("loss/", "weight/", 1)][0] != 0]
-        for row in range(len(chunk) if self._suspect is not None else 0):
+        trained = chunk.trained()
+        for row in range(len(chunk)):
             broken = len(names) > 1 and all(chunk.nonfinite(name)[row] for name in names)
-            self._after = self._after + 1 if broken and chunk.trained()[row] else 0
-            if self._after == self.after:
-                self._found = self._by_validation(self._suspect or 0, int(chunk.step[row]))
-                yield self._found
-            if self._after in (0, self.after):
+            if not (broken and trained[row]):
                 self._suspect = None
-                break
+                return
+            self._after += 1
+            if self._after == self.after:
+                self._found, self._suspect = self._by_validation(self._suspect, int(chunk.step[row])), None
+                yield self._found
+                return
 
     def _by_validation(self, step: int, last: int) -> Finding:
         return self.finding(
