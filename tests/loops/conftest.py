@@ -1,6 +1,8 @@
 """Trainings by other people's loops, and what was recorded of them."""
 
 import json
+import subprocess
+import sys
 import time
 
 import pytest
@@ -32,3 +34,23 @@ def ask_to_stop(monkeypatch):
             time.sleep(0.01)
 
     return ask
+
+
+@pytest.fixture
+def two_ranks(request, tmp_path):
+    """``two_ranks("fit(...)")`` makes that call of the test's own module in two processes of one group."""
+
+    def launch(call):
+        script = tmp_path / "ranks.py"
+        script.write_text(f"""
+import os, pathlib, sys
+sys.path.insert(0, {str(request.path.parent)!r})
+import {request.path.stem} as loop
+loop.{call}
+os._exit(0)  # gloo's threads may let go of a tensor while the interpreter ends, and abort (pytorch #190489)
+""")
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+        done = subprocess.run([*torchrun, str(script)], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+
+    return launch

@@ -1,9 +1,5 @@
 """The tracker in Accelerate's own loop."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 pytest.importorskip("accelerate", reason="accelerate is not installed")
@@ -91,14 +87,8 @@ def test_norms_and_rates_for_who_asks(tmp_path, recorded, late):
     assert steps[0]["update_ratio/0"] > 0
 
 
-def test_two_ranks_write_one_file(tmp_path, recorded):
+def test_two_ranks_write_one_file(tmp_path, recorded, two_ranks):
     path = tmp_path / "run.jsonl"
-    lines = ["import sys, pathlib", f"sys.path.insert(0, {str(Path(__file__).parent)!r})"]
-    (tmp_path / "ranks.py").write_text(
-        "\n".join([*lines, "import test_accelerate", f"test_accelerate.fit({str(path)!r})"])
-    )
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run([*launch, str(tmp_path / "ranks.py")], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
+    two_ranks(f"fit({str(path)!r})")
     assert [file.name for file in tmp_path.glob("*.jsonl")] == ["run.jsonl"]
     assert [row["step"] for row in recorded(path, "step")] == list(range(1, 7))

@@ -1,9 +1,5 @@
 """The callback in Lightning's own Trainer: each row against what that step really did."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 pytest.importorskip("lightning", reason="lightning is not installed")
@@ -170,13 +166,8 @@ def test_a_stop_file_ends_it(tmp_path, recorded, ask_to_stop):
     assert (end["status"], end["reason"], end["step"]) == ("stopped", "stop file", 4)
 
 
-def test_two_ranks_are_one_run(tmp_path):
-    lines = ["import sys, pathlib", f"sys.path.insert(0, {str(Path(__file__).parent)!r})", "import test_lightning"]
-    call = f"test_lightning.fit(pathlib.Path({str(tmp_path)!r}), devices=2, strategy='ddp')"
-    (tmp_path / "ranks.py").write_text("\n".join([*lines, call]))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run([*launch, str(tmp_path / "ranks.py")], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
+def test_two_ranks_are_one_run(tmp_path, two_ranks):
+    two_ranks(f"fit(pathlib.Path({str(tmp_path)!r}), devices=2, strategy='ddp')")
     run = trainwatch.read(tmp_path / "run.jsonl")
     assert sorted(run.ranks) == [1]
     assert run.train.step.tolist() == run.ranks[1].train.step.tolist() == list(range(1, 5))

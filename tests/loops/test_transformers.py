@@ -1,9 +1,6 @@
 """The callback in Hugging Face's own Trainer: each row against what that step really did."""
 
 import math
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -183,12 +180,8 @@ def test_a_loss_that_only_the_trainer_knows(tmp_path, recorded):
     assert losses == pytest.approx([row["loss"] for row in log if "loss" in row])
 
 
-def test_two_ranks_are_one_run(tmp_path):
-    lines = ["import sys, pathlib", f"sys.path.insert(0, {str(Path(__file__).parent)!r})", "import test_transformers"]
-    (tmp_path / "ranks.py").write_text("\n".join([*lines, f"test_transformers.fit(pathlib.Path({str(tmp_path)!r}))"]))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run([*launch, str(tmp_path / "ranks.py")], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
+def test_two_ranks_are_one_run(tmp_path, two_ranks):
+    two_ranks(f"fit(pathlib.Path({str(tmp_path)!r}))")
     run = trainwatch.read(tmp_path / "run.jsonl")
     assert sorted(run.ranks) == [1]
     assert run.train.step.tolist() == run.ranks[1].train.step.tolist() == list(range(1, 9))
