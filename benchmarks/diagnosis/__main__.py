@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.diagnosis import corpus, page, picture, score, thinning
+from benchmarks.diagnosis.kinds import KINDS
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -37,6 +38,8 @@ def main(arguments: list[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     if unknown := {*asked.program, *(asked.train or [])} - {*corpus.names()}:
         parser.error(f"program '{min(unknown)}' does not exist; choose from {', '.join(corpus.names())}")
+    if unknown := {*asked.kind} - {*KINDS}:
+        parser.error(f"kind '{min(unknown)}' does not exist; choose from {', '.join(KINDS)}")
     if asked.rows is not None and asked.rows < 1:
         parser.error(f"--rows {asked.rows}: a log has one row at least")
     if asked.train is not None:

@@ -88,7 +88,7 @@ COLUMNS: list[dict[str, Any]] = [
         "getQuickFilterText": {"function": "''"},
     },
     {"field": "steps", "headerName": "Steps", "cellRenderer": "Steps", "width": 128, "equals": ALWAYS, **NUMBER},
-    {"field": "speed", "headerName": "Speed", "cellRenderer": "Speed", "width": 100, "equals": ALWAYS, **NUMBER},
+    {"field": "speed", "headerName": "Speed", "cellRenderer": "Speed", "width": 128, "equals": ALWAYS, **NUMBER},
     {
         "field": "touched",
         "headerName": "Age",

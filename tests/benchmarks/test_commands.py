@@ -25,6 +25,14 @@ def test_it_starts(command: str) -> None:
     assert "usage:" in done.stdout
 
 
+@pytest.mark.parametrize("what", ["program", "kind"])
+def test_a_name_that_does_not_exist_gets_those_that_do(what: str) -> None:
+    asked = [sys.executable, "-m", "benchmarks.diagnosis", f"--{what}", "nope"]
+    done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert f"{what} 'nope' does not exist; choose from " in done.stderr
+
+
 def test_every_program_is_in_the_table() -> None:
     programs = [path for path in (ROOT / "benchmarks").glob("*.py") if '__name__ == "__main__"' in path.read_text()]
     missing = {path.stem for path in programs} - {

@@ -131,6 +131,16 @@ def test_rank_files_belong_to_their_run(tmp_path):
     assert list(find(tmp_path)) == [main]
 
 
+def test_what_a_run_printed_belongs_to_it(tmp_path):
+    """The console's output beside a recording of its name is no run of its own; where none was recorded, it is."""
+    main = write(tmp_path / "r.jsonl", HEADER, step(1))
+    (tmp_path / "r.log").write_text("step 1 loss 2.5\nstep 2 loss 2.4\n")
+    assert list(find(tmp_path)) == [main]
+    assert read(tmp_path / "r.log").train.size == 2
+    main.write_text("")
+    assert list(find(tmp_path)) == [tmp_path / "r.log"]
+
+
 @given(cuts=st.lists(st.integers(min_value=0, max_value=2000), max_size=8))
 def test_following_in_any_pieces_gives_the_same_run(tmp_path_factory, cuts):
     """A growing file and a finished one take the same way."""

@@ -97,6 +97,12 @@ def sniff(path: Path, head: bytes) -> bool:
     return any(_measured(row) for row in found) or lines.last_words.exception is not None
 
 
+def leads(path: Path) -> bool:
+    """Whether the file stands for the run: beside a recording of the same name it is what that run printed."""
+    beside = path.with_suffix(".jsonl")
+    return not beside.is_file() or not RECORD.match(beginning(beside, PEEK))
+
+
 def _peek(path: Path) -> list[str]:
     """The first lines of a log; the last of them may end anywhere where the log goes on, and is left out then."""
     block = beginning(path, PEEK)
