@@ -136,6 +136,22 @@ def test_a_log_with_a_row_in_fifty(make_run, judge):
 
 
 @pytest.mark.parametrize(
+    ("role", "share", "growth", "count"),
+    [
+        ("regulariser", 0.4, 5.0, 1),
+        ("regulariser", 0.25, 5.0, 0),
+        ("regulariser", 0.5, 1.0, 0),
+        ("auxiliary", 0.4, 5.0, 0),
+    ],
+)
+def test_a_regulariser_that_takes_a_third_of_the_gradient(role, share, growth, count, make_run, judge):
+    """Beside three times the loss: it was to regulate, and never to lead."""
+    table = columns(np.where(STEP >= 150, 1.0, 0.001), growth * 1.2, **shares(np.where(STEP >= 150, share, 0.002)))
+    found = judge(make_run(table, header={"components": {"mass": {"role": role}}}), RULE)
+    assert [(one.severity, one.first_step) for one in found] == count * [("warning", 150)]
+
+
+@pytest.mark.parametrize(
     ("role", "cost", "growth", "count"),
     [
         ("regulariser", 2.0, 10.0, 1),

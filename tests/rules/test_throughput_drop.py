@@ -93,6 +93,19 @@ def test_steps_that_take_longer_and_longer(make_run, judge):
         assert {one.severity for one in judge(make_run({"time/step": busy}), RULE)} <= {"info"}
 
 
+def test_a_game_that_is_played_as_before(make_run, judge):
+    """A policy that has learned, and is paid alike while each step takes longer: no episode grew. Where it goes on
+    learning, or nobody says what it is paid, that is not known.
+    """
+    random = np.random.default_rng(0)
+    grows = step_times(random, 120, 0.012, 0.02) + 0.0005 * np.maximum(np.arange(120) - 55, 0)
+    learned = -4 - 4 * np.exp(-np.arange(120) / 12) + 0.1 * random.standard_normal(120)
+    (found,) = judge(make_run({"time/step": grows, "reward/return": learned, "loss/policy": 0.1}), RULE)
+    assert (found.severity, 30 < found.first_step < 65) == ("warning", True)
+    for pay in ({}, {"reward/return": np.linspace(-8, -4, 120)}, {"reward/return": np.full(120, -4.0)}):
+        assert judge(make_run({"time/step": grows, "loss/policy": 0.1} | pay), RULE) == []
+
+
 def test_what_grows_in_the_second_half_of_a_short_run(make_run, judge):
     """Ten milliseconds on a busy machine that become ninety; steady ones are nothing."""
     times = np.random.default_rng(0).uniform(0.002, 0.012, 160)

@@ -98,3 +98,15 @@ def test_micro_batches_that_nothing_else_was_counted_by(make_run, judge, steps, 
         end="finished",
     )
     assert [found.severity for found in judge(run, "total-steps-mismatch")] == [told]
+
+
+@pytest.mark.parametrize(("pay", "told"), [([-7.0, -5.0, -4.0], "warning"), ([-7.0, -4.0, -5.0], "info")])
+def test_micro_batches_of_a_policy(make_run, judge, pay, told):
+    """It has no loss to hold out: what it is paid goes on rising."""
+    run = make_run(
+        {"step": np.arange(1, 121), "loss/policy": np.ones(120)},
+        header={"total_steps": 240, "config": {"accumulation": 2}},
+        evals=[{"step": 40 * number, "split": "valid", "metric/return": paid} for number, paid in enumerate(pay, 1)],
+        end="finished",
+    )
+    assert [found.severity for found in judge(run, "total-steps-mismatch")] == [told]

@@ -17,6 +17,7 @@ from trainwatch.run import Run
 from trainwatch.schema import Finding
 from trainwatch.table import Chunk
 from trainwatch.views.evaluations import flattened, held_out
+from trainwatch.views.games import paid
 
 ACCUMULATION = re.compile(r"(.*[._])?(grad\w*_)?accum\w*")
 """Settings that say of how many micro-batches a step is made; whatever else is so called is no small number."""
@@ -165,9 +166,13 @@ class TotalStepsMismatch(Rule):
 
 
 def _improving(run: Run) -> bool:
-    """Whether its last evaluation is its best, so that nothing stops it early who looks at those."""
-    loss = held_out(run)[1]
-    return len(loss) >= EVALUATIONS and int(loss.argmin()) == len(loss) - 1
+    """Whether its last evaluation is its best, so that nothing stops it early who looks at those: by its loss, or else
+    by what a policy is paid.
+    """
+    cost, reward = held_out(run)[1], paid(run.eval.channels)
+    if not len(cost) and reward:
+        cost = -held_out(run, reward)[1]
+    return len(cost) >= EVALUATIONS and int(cost.argmin()) == len(cost) - 1
 
 
 def _planned(horizon: dict[str, object]) -> tuple[int, int, list[tuple[str, float, bool]]] | None:

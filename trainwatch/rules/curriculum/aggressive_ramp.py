@@ -31,7 +31,7 @@ class AggressiveRamp(Rule):
         A component's weight rose above all it had before, and within 2 % of the run (20 to 2,000 rows) its contribution
         (weight x raw value) grew by more than the whole loss had ever been, and its share of the gradient went from
         less than half to more than nine tenths. Where no gradients are recorded, by more than three times the loss. A
-        declared regulariser is held to less: three times the loss as it stood just before, and four fifths of the
+        declared regulariser is held to less: three times the loss as it stood just before, and a third of the
         gradient; or, where none is recorded, all other losses together, under the weights that they had, are still
         worse by half at the window's end; once they have found back, that is an info. Medians over blocks of rows,
         before against after. It is over when the component no longer leads.
@@ -76,7 +76,7 @@ class AggressiveRamp(Rule):
     share_before: float = 0.5  # of the gradient: it did not lead
     share_after: float = 0.9  # of the gradient: nine times what all others have left
     role_growth: float = 3.0  # x the loss just before, for a declared regulariser: healthy ones come to 0.7
-    role_share: float = 0.8  # of the gradient, four times what it is to regulate: healthy ones come to 0.6
+    role_share: float = 0.33  # of the gradient: healthy ones come to 0.6, but not beside three times the loss
 
     worse: float = 1.5  # x, of all other losses, at the window's end: what a healthy entry costs them is a fifth
 

@@ -18,7 +18,7 @@ from trainwatch.run import Run
 from trainwatch.schema import Finding
 from trainwatch.stats import History, Streak, carried, in_blocks, median, medians, noise, spreads
 from trainwatch.table import Chunk
-from trainwatch.views.games import plays
+from trainwatch.views.games import paid, plays
 from trainwatch.views.regimes import Regimes
 
 Floats = NDArray[np.float64]
@@ -50,8 +50,8 @@ class ThroughputDrop(Rule):
 
     When it is wrong:
         Work that grows without being told (more objects per image): record `tokens` or `samples`. Episodes of games
-        grow by themselves, and are left alone there. Less than half a minute lost in all is an info; less than 1 % of
-        the time is nothing.
+        grow by themselves, and are left alone there, unless the policy goes on being paid alike. Less than half a
+        minute lost in all is an info; less than 1 % of the time is nothing.
 
     References:
         TraceML and RunMedic compare late steps with early ones (1.2 to 3 times); MegaScale (2024) on stragglers that
@@ -81,6 +81,7 @@ class ThroughputDrop(Rule):
     fewest: int = 30  # rows
     singles: int = 20  # single rows that climb: by chance they are as rarely in order as ten medians of five are
     burst: float = 0.3  # s: a neighbour's turn on the processor; a healthy run of short steps lost a tenth of it
+    same: float = 0.1  # of all that pay rose or fell by: a policy that plays as before has episodes as before
     worth: float = 0.01  # of the time so far: less than that, and than half a minute, is not worth a word
 
     _regimes: Regimes = field(default_factory=Regimes, init=False)
@@ -119,9 +120,24 @@ class ThroughputDrop(Rule):
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:
         """What is lost by now; a part of a block is too few steps to time by, but to see that each takes longer."""
         drop = self._drop()
-        if not (drop and drop.severity == "warning") and not plays([*run.train.channels, *run.eval.channels]):
-            drop = self._longer(run, rest) or drop
+        if not (drop and drop.severity == "warning"):
+            longer = self._longer(run, rest)
+            drop = longer if longer and not self._other_episodes(run, longer.first_step) else drop
         yield from [drop] if drop else []
+
+    def _other_episodes(self, run: Run, since: int) -> bool:
+        """Whether it is a game whose episodes may have grown: its policy came to be paid otherwise while steps did."""
+        if not plays([*run.train.channels, *run.eval.channels]):
+            return False
+        reward = paid(run.train.channels)
+        pay = run.train[reward][run.train.live] if reward else np.empty(0)
+        late = pay[run.train.step[run.train.live] >= since] if reward else pay
+        pay, late = pay[np.isfinite(pay)], late[np.isfinite(late)]
+        if len(late) < self.fewest:
+            return True
+        ranked, third = np.sort(pay), len(late) // 3
+        span = median(ranked[-self.fine :]) - median(ranked[: self.fine])
+        return bool(abs(median(late[-third:]) - median(late[third:-third])) >= self.same * span)
 
     def _longer(self, run: Run, rest: Chunk) -> Finding | None:
         """Steps that take longer and longer: by blocks, or row by row where there are few."""
