@@ -24,7 +24,7 @@ class Kind:
 
 WORSE = ("loss-divergence", "loss-oscillation", "loss-spike", "loss-plateau", "loss-stuck", "slow-convergence")
 """What the curve of the loss does when training goes badly, whatever the cause."""
-SLOW = ("loss-plateau", "loss-stuck", "slow-convergence", "evaluation-unchanged")
+SLOW = ("loss-plateau", "loss-stuck", "slow-convergence", "evaluation-unchanged", "metric-stuck")
 GRADIENTS = ("gradient-explosion", "gradient-spike", "clipping-saturated")
 NUMERICS = ("non-finite-loss", "non-finite-gradient", "non-finite-weights", "hidden-nan", "overflow-risk", "crashed")
 LOUD = (

@@ -79,3 +79,50 @@ def test_a_share_that_is_nothing_in_health(make_run, judge, name, beside):
         for i in range(1, 11)
     ]
     assert judge(make_run({"loss": np.linspace(2, 0.5, 100)}, evals=evals, end="finished"), RULE) == []
+
+
+def returns(make_run, judge, tested, pay, **more):
+    """Ten evaluations of a policy, and what it was paid in 100 rows of training."""
+    evals = [{"step": 10 * i, "split": "test", "metric/return": v} for i, v in enumerate(tested, 1)]
+    header = more.pop("header", {})
+    return judge(make_run({"loss/policy": np.ones(100)} | pay | more, evals=evals, end="finished", header=header), RULE)
+
+
+UNTRAINED = np.concatenate([np.linspace(-8, -11, 15), np.full(85, -11.5)])
+WORSE = np.concatenate([[-11.5], np.full(9, -12.3)])
+
+
+def test_a_policy_that_is_paid_less_than_untrained(make_run, judge):
+    """The sign of the advantage is wrong: what turns out badly is done more often."""
+    wander = 0.2 * np.random.default_rng(0).standard_normal(100)
+    (one,) = returns(make_run, judge, WORSE, {"reward/return": UNTRAINED + wander})
+    assert (one.severity, one.subject) == ("warning", "split:test")
+    assert "The test return never rose in 10 evaluations" in one.message
+    assert "advantage" in one.advice
+
+
+@pytest.mark.parametrize(
+    ("tested", "pay", "more"),
+    [
+        (WORSE, {}, {}),  # nothing is known of what it was paid in training
+        (WORSE[::-1], {"reward/return": UNTRAINED}, {}),  # it rises
+        ([*WORSE[:-1], -11.4], {"reward/return": UNTRAINED}, {}),  # at last
+        (WORSE[:7], {"reward/return": UNTRAINED}, {}),  # a beginning
+        (WORSE, {"reward/return": UNTRAINED[::-1]}, {}),
+        (WORSE, {"reward/return": 0.1 * UNTRAINED - 7}, {}),  # a trained one that wanders
+        (WORSE, {"reward/return": UNTRAINED}, {"stage": np.repeat([0.0, 1.0], 50)}),  # the task became harder
+        (WORSE, {"reward/return": UNTRAINED}, {"header": {"resumed_from": 500}}),
+    ],
+)
+def test_a_policy_of_which_that_is_not_known(make_run, judge, tested, pay, more):
+    assert returns(make_run, judge, tested, pay, **more) == []
+
+
+def test_a_trained_policy_that_wanders(make_run, judge):
+    """Its returns go up and down slowly, around what they were."""
+    for seed in range(40):
+        random = np.random.default_rng(seed)
+        slow = np.zeros(100)
+        for i in range(1, 100):
+            slow[i] = 0.97 * slow[i - 1] + 0.2 * random.standard_normal()
+        assert returns(make_run, judge, -4 + slow[9::10], {"reward/return": -4 + slow}) == []
