@@ -72,7 +72,7 @@ COLUMNS: list[dict[str, Any]] = [
         "field": "cause",
         "headerName": "Worst finding",
         "cellRenderer": "Cause",
-        "minWidth": 230,
+        "minWidth": 200,
         "flex": 6,
         "equals": ALWAYS,
         **TEXT,
