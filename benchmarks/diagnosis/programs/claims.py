@@ -26,7 +26,7 @@ from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, declared
 from benchmarks.diagnosis.schooling import taught
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS, EACH, SAVED = 160, 16, 40  # EACH: steps between evaluations
 POLICIES, HELD, BATCH = 8192, 2048, 128
 COLUMNS = ("age", "bonus", "power", "value", "vehicle_age", "density", "mileage", "tenure", "sex", "garage")

@@ -24,7 +24,7 @@ from benchmarks.diagnosis import loop, mistakes
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, declared, linear, planned
 from benchmarks.diagnosis.schooling import taught
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS, EACH = 120, 12  # EACH: steps of an epoch, and between two evaluations
 FLOORS, CARS, TICKS, BUILDINGS, HELD = 5, 2, 24, 48, 64
 FIRST = 8.0  # so many ticks' passengers wait at first

@@ -25,7 +25,7 @@ from benchmarks.diagnosis.data import digits, shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Sampling, declared
 from benchmarks.diagnosis.schooling import taught
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS, EACH, DRAWN = 160, 16, 48  # EACH: steps between evaluations; DRAWN: between glyphs that are kept
 TRAINING, BATCH, FEW, NOBODY = 1500, 48, 3, 10  # NOBODY: the label that asks for no digit in particular
 RATE, WARMUP, CLIP, DECAY = 6e-3, 14, 0.4, 0.98

@@ -25,7 +25,7 @@ from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, declared
 from benchmarks.diagnosis.schooling import taught
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS, EACH, SAVED = 160, 16, 40  # EACH: steps between evaluations
 CHAINS, HELD, BATCH, LENGTH = 1024, 160, 24, 36
 LETTERS, FOLDS = "ACDEFGHIKLMNPQRSTVWY-", ("coil", "helix", "strand")  # the last letter: masked

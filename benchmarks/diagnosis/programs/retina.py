@@ -24,7 +24,7 @@ from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, declared, linear, planned
 from benchmarks.diagnosis.schooling import taught
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS = 120
 SIGNS, SHARES = ("bleeding", "exudate", "drusen", "cupping"), (0.4, 0.35, 0.3, 0.25)
 SIZE, TRAINING, HELD, BATCH, EACH = 24, 640, 160, 20, 12  # EACH: steps between two evaluations

@@ -25,7 +25,7 @@ from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, Sampling, declared
 from benchmarks.diagnosis.schooling import school
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS, EACH, DRAWN = 160, 16, 40  # EACH: steps between evaluations; DRAWN: between summaries that are kept
 TRAINING, HELD, BATCH, WIDTH = 4800, 256, 48, 48
 WHO = ("anna", "ben", "cleo", "dora", "emil", "fay", "gus", "hana", "ivo", "june")
