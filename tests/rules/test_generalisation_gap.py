@@ -59,6 +59,16 @@ def test_few_samples_known_by_heart(make_run, judge):
         ]
 
 
+@pytest.mark.parametrize(("ramp", "severities"), [(1.0, ["warning"]), (0.5, [])])
+def test_a_total_of_which_a_part_is_no_task(make_run, judge, ramp, severities):
+    """By heart is by heart, whatever else is in the total; not where its weights changed, so that it means another."""
+    header = {"components": {"a": {"role": "task"}, "b": {"role": "auxiliary"}}}
+    table = {"loss": TRAIN, "loss/a": 0.9 * TRAIN, "loss/b": 0.2 * TRAIN, "weight/a": np.ones(len(STEPS))}
+    table["weight/b"] = 0.5 * np.where(STEPS < 1000, 1.0, ramp)
+    stands = evals(apart(0.9), **{"metric/f1": 0.4 - 0.2 * np.exp(-np.arange(20.0))})
+    assert [one.severity for one in judge(make_run(table, header=header, evals=seen(stands, 30)), RULE)] == severities
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_what_is_no_alarm(make_run, judge, seed):
     """A figure that improves, half a nat, another unit, a validation that still falls: infos at most."""

@@ -73,3 +73,14 @@ def test_weights_of_one_digit_that_change_in_every_block(by, alarms, make_run, j
     weight = np.where(ROW % 20 < 10, 0.1, 0.2)
     table = columns((0.01 * a + weight * b) / by, a, b, weight) | {"weight/a": np.full(N, 0.01)}
     assert len(judge(make_run(table, header={"horizon": {"accumulation": 2}}), RULE)) == alarms
+
+
+def test_it_is_dated_where_the_gap_begins_not_where_it_is_certain(make_run, judge):
+    """A hidden penalty that falls by more than the parts do says for long nothing of whether both are of one step."""
+    a, b = losses(0)
+    penalty = 60 + 200 * np.exp(-ROW / 30)
+    (finding,) = judge(make_run(columns(a + 0.5 * b + penalty, a, b)), RULE)
+    assert finding.first_step == 1
+    late = np.where(ROW > 50, 60 + 200 * np.exp(-(ROW - 50) / 30), 0.0)
+    (finding,) = judge(make_run(columns(a + 0.5 * b + late, a, b)), RULE)
+    assert finding.first_step == 52  # row 51 is step 52

@@ -155,10 +155,13 @@ class TotalUnexplained(Rule):
         return slack
 
     def _begins(self, off: Floats, steps: Floats) -> Floats:
-        """The step at which each block's gap began: in the block before, if that one ends with it. float64 [blocks]"""
-        rows = np.arange(self.block)
+        """The step at which each block's gap began: in one before, if all rows since then have it. float64 [blocks]"""
+        rows, blocks = np.arange(self.block), np.arange(len(steps))
         after = np.where(off > 0, -1, rows).max(axis=1) + 1  # the row after the last that adds up, or is not known
-        begin = np.where(after < self.block, steps[np.arange(len(steps)), np.minimum(after, self.block - 1)], np.nan)
+        begin = np.where(after < self.block, steps[blocks, np.minimum(after, self.block - 1)], np.nan)
+        source = np.maximum.accumulate(np.where(after > 0, blocks, -1))  # the last block in which a row adds up
+        since = self._tail if np.isfinite(self._tail) else begin[0]
+        begin = np.where(source >= 0, begin[source], since)
         before = np.concatenate([[self._tail], begin[:-1]])
         self._tail = float(begin[-1])
         first = steps[np.arange(len(steps)), np.where(off > 0, rows, self.block - 1).min(axis=1)]

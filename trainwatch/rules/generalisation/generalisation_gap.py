@@ -37,7 +37,8 @@ class GeneralisationGap(Rule):
         (the recorder's hashes tell), training is left with a fifth of the validation loss, that with 15 % of the first
         one, and neither it nor a figure of merit gained a fifth of its gain in the second half of the evaluations; not
         where half of the answers are right. So is a total of several tasks judged, if both were within twice of each
-        other at the first evaluation. Or the reward that both log: a warning, if training's began below validation's
+        other at the first evaluation; of other parts too, where their recorded weights stay as they were and the
+        samples came so often. Or the reward that both log: a warning, if training's began below validation's
         and now is above it, by a fifth of what it gained, in the last three evaluations, while validation's has gained
         less than a fifth of that, and finds no new best; not where a curriculum changes what training is paid for.
 
@@ -97,10 +98,11 @@ class GeneralisationGap(Rule):
             pairs = Course(course.split, course.name, *(v[known] for v in (course.step, course.value, course.train)))
             metrics = [other for other in courses if other.split == course.split and other.name.startswith("metric/")]
             better = any(metric.improved(1.0) for metric in metrics)
-            same, nats = comparable(course, run) or _of_tasks(course, run), _in_nats(course, run)
+            nats = _in_nats(course, run)
             heart = self._by_heart(pairs, metrics, (*ACCURACY, *ANSWERS) if nats and not better else ACCURACY)
             heart |= bool(run.header.components) and self._learns_nothing_else(pairs) and not better
             repeated = times >= self.often and self._stands(pairs, metrics)
+            same = comparable(course, run) or _of_tasks(course, run) or (repeated and _evenly_weighted(course, run))
             finding = self._judge(pairs, better, heart, nats, repeated) if same else None
             if finding and repeated:
                 said = f"{finding.message.rstrip('.')}; the same samples were trained on {times:,.0f} times and more."
@@ -212,6 +214,12 @@ def _of_tasks(course: Course, run: Run) -> bool:
     alone = not any(name.startswith("loss/") for name in run.eval.channels)
     roles = Roles.of(run.header)
     return course.name == "loss" and alone and bool(parts) and all(roles.task(name) for name in parts)
+
+
+def _evenly_weighted(course: Course, run: Run) -> bool:
+    """Whether it is a total whose weights stayed as they were: what is left out of validation makes that smaller."""
+    weights = (run.train.curve(name)[1] for name in run.train.channels if name.startswith("weight/"))
+    return course.name == "loss" and all(np.ptp(values) == 0 for values in weights if len(values))
 
 
 def _grows_apart(gaps: Floats, value: Floats) -> bool:
