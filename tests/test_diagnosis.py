@@ -53,6 +53,13 @@ def test_broken_outputs_follow_from_what_broke_the_weights(cause):
     assert (root, explained) == (finding(cause, 60), {one.key for one in outputs})
 
 
+def test_what_stands_follows_from_the_gradient_that_is_not_there():
+    """Low-rank adapters of which both matrices begin at zero: all three are seen, and one is why."""
+    unchanged, stuck = finding("evaluation-unchanged", 1), finding("loss-stuck", 1, "warning")
+    vanished = finding("gradient-vanishing", 1)
+    assert root_cause([unchanged, stuck, vanished]) == (vanished, frozenset({unchanged.key, stuck.key}))
+
+
 def test_an_info_is_never_what_a_run_died_of():
     """A run with infos alone is healthy."""
     assert root_cause([finding("overfitting", 10, "info")]) == (None, frozenset())

@@ -105,6 +105,24 @@ def test_a_bounded_task_that_is_maximised(cosine, raw, role, severity, make_run,
 
 
 @pytest.mark.parametrize(
+    ("name", "cosine", "raw", "severity"),
+    [
+        ("dice", -0.8, np.full(N, 0.93), "warning"),
+        ("mask_iou", -0.8, np.full(N, 0.93), "warning"),
+        ("dice", 0.7, np.full(N, 0.93), "info"),  # a score that agrees with the error of the same outputs
+        ("ssim", -0.8, 0.2 + 0.7 * (1 - np.exp(-ROW / 40)), "info"),  # it is found, against what a rate costs
+        ("entropy", -0.8, np.full(N, 0.93), "info"),  # a bonus pulls against the task by design
+    ],
+)
+def test_an_overlap_that_is_an_auxiliary_and_maximised(name, cosine, raw, severity, make_run, judge):
+    """It runs against another auxiliary, an error of the same outputs, which is learned."""
+    header = {"components": {name: {"role": "auxiliary"}, "a": {"role": "auxiliary"}}}
+    more = {f"grad_cosine/a~{name}": cosine + 0.05 * np.random.default_rng(1).standard_normal(N)}
+    (finding,) = judge(make_run(columns(name, raw, np.full(N, -0.5)) | more, header=header), RULE)
+    assert finding.severity == severity
+
+
+@pytest.mark.parametrize(
     ("name", "role", "end", "severity"),
     [
         ("class", "task", 0.7, "warning"),

@@ -248,6 +248,34 @@ def test_a_start_that_soon_passes_is_an_info(make_run, judge):
     assert (falls.severity, falls.state, stands.severity) == ("info", "over", "critical")
 
 
+@pytest.mark.parametrize(
+    ("ratio", "role", "end", "alarms"),
+    [(200.0, "auxiliary", 2.5, 1), (200.0, "auxiliary", 1.0, 0), (200.0, "task", 2.5, 0), (50.0, "auxiliary", 2.5, 0)],
+    ids=["", "the task is learned after it", "both are tasks", "less"],
+)
+def test_an_auxiliary_that_owned_the_start_and_left_the_task_unlearned(ratio, role, end, alarms, make_run, judge):
+    """It is solved within a few rows, and the total falls by it; the task ends above where it began."""
+    header = {"components": {"flow": {"role": "task"}, "class": {"role": role}}}
+    early = np.arange(N) < 20
+    columns = {"loss/flow": np.where(early, 2.0, end), "loss/class": np.where(early, 1.0, 0.5 / ratio)}
+    columns |= {"weight/flow": np.ones(N), "weight/class": np.full(N, 2 * ratio)}
+    columns |= {"grad_share/class": np.where(early, 0.999, 0.5), "grad_share/flow": np.where(early, 0.001, 0.5)}
+    columns |= {"loss": columns["loss/flow"] + 2 * ratio * columns["loss/class"]}
+    found = [finding for finding in judge(make_run(columns, header=header), RULE) if finding.rank]
+    assert [(one.severity, one.first_step, one.state) for one in found] == [("critical", 1, "over")] * alarms
+
+
+@pytest.mark.parametrize(
+    ("share", "norm", "alarms"), [(0.93, 200.0, 1), (0.93, 5.0, 0), (0.7, 200.0, 0)], ids=["", "not cut", "not its own"]
+)
+def test_a_clipped_giant_that_owns_most_of_the_gradient(share, norm, alarms, make_run, judge):
+    """Forty times tasks that all are learned a little on what is left of a step."""
+    header = {"max_grad_norm": 1.0, "components": {name: {"role": "task"} for name in "ab"}}
+    columns = {"loss/a": 0.5 + FALL, "loss/b": 40 * (0.5 + FALL), "grad_norm": np.full(N, norm)}
+    columns |= {"grad_share/b": np.full(N, share), "grad_share/a": np.full(N, 1 - share)}
+    assert sum(finding.rank > 0 for finding in judge(make_run(columns, header=header), RULE)) == alarms
+
+
 def test_the_share_over_the_parameters_proves_it_too(make_run, judge):
     """Where no other is recorded."""
     share = {"param_share/a": np.full(N, 0.001), "param_share/b": np.full(N, 0.999)}

@@ -40,6 +40,23 @@ def test_chance_and_nature_are_left_alone(make_run, judge, rows):
     assert judged(make_run, judge, *rows) == []
 
 
+@pytest.mark.parametrize(
+    ("drawn", "distinct", "copies", "alarms"),
+    [
+        (240, 205, 0, 1),  # what is trained on besides hardly comes twice
+        (240, 120, 0, 0),  # it does: there are only so many samples
+        (240, 205, 4, 0),  # the split has copies of its own, which tell
+    ],
+)
+def test_a_small_split_is_told_by_the_repeats_of_training(drawn, distinct, copies, alarms, make_run, judge):
+    """Two dozen users who come again and again; at the end of an epoch everybody does, and it stays told."""
+    small = row(40, 22, hits=56, looked=240, samples=24, copies=copies)
+    later = row(110, 24, hits=200, looked=800, samples=24, copies=copies)
+    small |= {"overlap/drawn": drawn, "overlap/distinct": distinct}
+    later |= {"overlap/drawn": 800, "overlap/distinct": 400}
+    assert len(judged(make_run, judge, small, later)) == alarms
+
+
 def test_a_process_that_resumed_counts_anew(make_run, judge):
     (found,) = judged(make_run, judge, row(10, 80), row(20, 2, looked=20))
     assert found.evidence["found"] == 80

@@ -24,6 +24,8 @@ MEANT = re.compile(
     r"|curiosity|explor\w*|util\w*|psnr|ssim|iou|dice|info\w*|forget\w*|unlearn\w*|neg\w*|reject\w*|repuls\w*|repel)($|[_.-])"
 )
 """Names of what is maximised by a negative weight, beside opponents and rewards."""
+SCORE = re.compile(r"(^|[_.-])(psnr|ssim|iou|dice|jaccard|f1|acc|accuracy)($|[_.-])")
+"""Names of how right an answer is: what makes an error of the same answers smaller makes it larger."""
 ERROR = re.compile(
     r"(^|[_.-])(r?mse|mae|l1|l2|huber|b?ce|xent|cross_?entropy|nll|err\w*|residual\w*|recon\w*|spectr\w*|stft|mel"
     r"|perceptual|lpips|ctc|classif\w*|supervised|sft)($|[_.-])"
@@ -49,7 +51,9 @@ class ComponentSign(OfCourse):
         outgrows all others: a warning, and critical from a hundred times on. Or an error (by its name, or
         a task in nat) that rises by a fifth, with a tenth of the others' contribution. Or one whose raw value
         a bound keeps from rising: a declared task that stays where it began, while its gradient runs against that of a
-        task which is learned (a cosine below -0.5 in the mean; turned round, both would agree): a warning. Or one that
+        task which is learned (a cosine below -0.5 in the mean; turned round, both would agree): a warning. So does the
+        measure of an overlap or an accuracy, by its name, that was declared an auxiliary: the loss of that name is what
+        is left to 1, and maximised it runs against any other error of the same outputs. Or one that
         comes down although it is maximised: what the others learn makes it smaller; or that rises while no other task
         comes down, one of them rises by a fifth, and validation, too: a score rises as errors fall. Or one, whatever
         its role, that outweighs all others and rises by a fifth, while a task is lost again in training by as much and
@@ -238,15 +242,22 @@ class ComponentSign(OfCourse):
         return bool(spoilt) and any(_since_best(raw) > self.rise for raw in tasks)
 
     def _turned(self, name: str, course: Course, there: Bools) -> str:
-        """The learned task that a declared task of negative weight, which is not learned, runs against."""
-        if not course.roles.task(name) or opponent(name) or course.learned(name):
+        """The learned task that a declared task of negative weight, which is not learned, runs against.
+
+        A score that is declared an auxiliary stands for the same outputs as any other error, be it an auxiliary, too;
+        what rises under its negative weight is one that is found, whatever it costs the other.
+        """
+        score = course.roles.said.get(name) == "auxiliary" and bool(SCORE.search(name.lower()))
+        lost = fall(-course[f"loss/{name}"]) < self.rise if score else course.roles.task(name) and not opponent(name)
+        if not lost or course.learned(name):
             return ""
         for channel in course.columns:
             kind, _, pair = channel.partition("/")
             if kind.endswith("_cosine") and name in pair.split("~"):
                 (other,) = [one for one in pair.split("~") if one != name] or [name]
                 cosine = course[channel][there & np.isfinite(course[channel])]
-                task = other in course.names and not course.roles.aside(other) and course.learned(other)
+                aside = course.roles.regulates(other) if score else course.roles.aside(other)
+                task = other in course.names and not aside and course.learned(other)
                 if task and len(cosine) >= self.probes and cosine.mean() < self.against:
                     return other
         return ""

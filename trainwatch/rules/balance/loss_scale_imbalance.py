@@ -32,20 +32,21 @@ class LossScaleImbalance(Rule):
         blocks, that the others are not trained.
 
         By the gradient: the component owns nearly all of it (and one block will do at the very start, or by half of a
-        run that has few rows, if it is a thousand times the others); or nine tenths of it at fifty times the others'
-        sum, and not all of them improve; or four fifths of it at a hundred times, and none of them improves.
+        run that has few rows, if it is a thousand times the others, or was declared to be no task and is a hundred
+        times declared ones); or nine tenths of it at fifty times the others' sum, and not all of them improve; or four
+        fifths of it at a hundred times, and none of them improves.
 
         Where no gradients are recorded: it is a thousand times the others, while these stand at values of 1 and more
         and none of them improves; or thirty times declared tasks (ten times, if it was declared to be no task itself),
-        while the gradient's norm is thirty times what it is clipped to.
+        while the gradient's norm is thirty times what it is clipped to; so, too, beside nine tenths of the gradient.
 
         Not among the others: components of weight 0, of a tiny or negative weight, or one that rises, whose schedule is
         not at its end or that a later stage raises to the large one's scale, with both signs (a policy's surrogate),
         and those that fell from the large one's scale because they are solved. What is a regulariser or an auxiliary,
         by role or name, is one of them only below a thousandth, at a value of 1 and more and a weight above 0.1,
-        without a gradient to speak of. A start that passes within a fifth of the run while the loss falls is an info.
-        Where neither weights nor gradients are recorded, and the total is not a tenth of what the largest would
-        contribute, weights are at work, and nothing is told.
+        without a gradient to speak of. A start that passes within a fifth of the run while the loss falls is an info,
+        unless a declared task ends above where it began. Where neither weights nor gradients are recorded, and the
+        total is not a tenth of what the largest would contribute, weights are at work, and nothing is told.
 
     Why it matters:
         The optimiser follows the sum. What contributes a millionth of it is not trained at all, and after clipping the
@@ -158,8 +159,13 @@ class LossScaleImbalance(Rule):
         for finding in self._told.values():
             passed = finding.rank > 0 and finding.state == "over" and finding.first_step <= whole.step[0]
             soon = finding.last_step - finding.first_step < self.early * (last - finding.first_step)
-            if passed and soon and fall(whole["loss"]) > 0:
+            if passed and soon and fall(whole["loss"]) > 0 and not self._lost(finding, whole):
                 yield replace(finding, severity="info", message=f"{finding.message.rstrip('.')}; it passed.")
+
+    def _lost(self, finding: Finding, whole: Chunk) -> bool:
+        """Whether a declared task stands above where it began: the loss fell by what outweighed it, and not by it."""
+        others = [name for name in self._roles if f"component:{name}" != finding.subject]
+        return any(self._roles[name] == "task" and fall(-whole[f"loss/{name}"]) > 0 for name in others)
 
     def _judge(self, chunk: Chunk) -> Iterator[Finding]:
         """Look only at the blocks in which the largest component stands out."""
@@ -304,7 +310,8 @@ class LossScaleImbalance(Rule):
         """
         ease = HYSTERESIS if alarm else 1.0
         if episode.probed:
-            return self._owns(episode, ease)
+            agrees = 1 - episode.share < (1 - self.loud_share) / ease
+            return self._owns(episode, ease) or (agrees and self._clipped(episode, ease))
         return self._clipped(episode, ease) or self._stand(episode, ease)
 
     def _owns(self, episode: Episode, ease: float) -> bool:
@@ -324,7 +331,8 @@ class LossScaleImbalance(Rule):
         leads = beyond(self.leads_share, self.critical_ratio) and not any(improved)
         owned = beyond(self.owned_share, self.warning_ratio) or loud
         soon = episode.first_step <= self._from + self.fewest or self._few(episode.block)
-        at_once = owned and episode.ratio > self.absurd_ratio and soon
+        absurd = self.critical_ratio if self._aside(episode) and self._tasks(episode) else self.absurd_ratio
+        at_once = owned and episode.ratio > absurd and soon
         return at_once or ((owned or leads) and self._twice(episode))
 
     def _few(self, block: Block) -> bool:
@@ -339,7 +347,7 @@ class LossScaleImbalance(Rule):
 
     def _clipped(self, episode: Episode, ease: float) -> bool:
         """Whether all others are declared tasks, and the whole gradient is cut down to a few hundredths of itself."""
-        bar = self.clipped_ratio if self._roles.get(episode.component, "task") == "task" else self.aside_ratio
+        bar = self.aside_ratio if self._aside(episode) else self.clipped_ratio
         cut = episode.block.level["norm"] > ease * self.clipped * self._limit
         return episode.ratio > ease * bar and cut and self._tasks(episode) and self._twice(episode)
 
@@ -348,6 +356,10 @@ class LossScaleImbalance(Rule):
         absurd = episode.unsolved(self.ordinary) and episode.ratio > ease * self.absurd_ratio
         improved = episode.improved(self.improvement if ease == 1.0 else self.recovery)
         return absurd and self._twice(episode) and not any(improved)
+
+    def _aside(self, episode: Episode) -> bool:
+        """Whether what outweighs the others was declared to be no task: it is there to help them."""
+        return self._roles.get(episode.component, "task") != "task"
 
     def _tasks(self, episode: Episode) -> bool:
         """Whether all others are declared tasks."""

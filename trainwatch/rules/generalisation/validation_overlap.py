@@ -30,6 +30,7 @@ class Counts:
     looked: int = 0  # samples that were trained on since
     hits: int = 0  # of those
     found: int = 0  # of the split's samples
+    beyond: bool = False  # more of these than what training repeats by nature explains, at some evaluation
 
 
 @dataclass
@@ -41,7 +42,9 @@ class ValidationOverlap(Rule):
         keeps a hash of up to 4,096 samples of each split, and looks up eight samples of each later training batch
         (`overlap/hits`). At least 20 of the split's samples, and a twentieth of those that are known,
         is a warning; less is an info. Where samples are equal by nature (short texts, few features) the split has
-        copies of its own: hits must be more frequent than these.
+        copies of its own: hits must be more frequent than these. Of a split too small to have any it is enough that
+        more of its samples were found than training's own repeats explain (`overlap/distinct`): of what comes by
+        chance, at most twice their share was seen before.
 
     Why it matters:
         What was learnt by heart looks like what was understood. The figure that chooses the checkpoint, and that is
@@ -83,12 +86,14 @@ class ValidationOverlap(Rule):
                     known.step, known.found = int(chunk.step[row]), int(found)
                     for name in ("samples", "copies", "looked", "hits"):
                         setattr(known, name, int(chunk[f"overlap/{name}"][row]))
+                    known.beyond |= self._beyond(known, chunk["overlap/drawn"][row], chunk["overlap/distinct"][row])
         return ()
 
     def finish(self, run: Run, rest: Chunk) -> Iterator[Finding]:  # noqa: ARG002
         """One finding a split."""
         for name, split in self._splits.items():
-            if split.found < self.few or split.hits <= self._by_nature(split) * split.looked:
+            by_nature = split.hits <= self._by_nature(split) * split.looked and not split.beyond
+            if split.found < self.few or by_nature:
                 continue
             share = split.found / split.samples
             severity: Severity = "warning" if split.found >= self.many and share >= self.share else "info"
@@ -104,5 +109,19 @@ class ValidationOverlap(Rule):
 
     def _by_nature(self, split: Counts) -> float:
         """How often, at most, a sample that is drawn is equal to one of these, as these are to each other."""
-        pairs = split.copies / 2
-        return 2 * (pairs + 3 * math.sqrt(pairs) + self.pairs) / max(split.samples + split.copies, 1)
+        return 2 * self._at_most(split.copies / 2) / max(split.samples + split.copies, 1)
+
+    def _beyond(self, split: Counts, drawn: float, distinct: float) -> bool:
+        """Whether more of the split was found than would be, were it drawn as the training samples are.
+
+        What is new becomes rarer with each draw, so that the last one was seen before with at most twice the chance of
+        all of them together. An epoch's end makes repeats as well: then it proves less.
+        """
+        if split.copies or not (drawn > 0 and distinct > 0):
+            return False
+        seen = min(1.0, 2 * self._at_most(drawn - distinct) / drawn)
+        return split.found > split.samples * seen + 3 * math.sqrt(split.samples * seen * (1 - seen))
+
+    def _at_most(self, count: float) -> float:
+        """What a count may be in the mean (Poisson, 99 %)."""
+        return count + 3 * math.sqrt(count) + self.pairs

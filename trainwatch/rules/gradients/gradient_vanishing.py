@@ -45,7 +45,9 @@ class GradientVanishing(Rule):
     block: ClassVar[int] = 20
     needs: ClassVar[tuple[str, ...]] = ("grad_norm|grad_norm/<module>", "loss")
     wants: ClassVar[tuple[str, ...]] = ("grad_norm/<module>", "run:modules")
-    causes: ClassVar[tuple[str, ...]] = ("loss-stuck", "loss-plateau", "slow-convergence", "lr-too-low", "dead-module")
+    causes: ClassVar[tuple[str, ...]] = (
+        *("loss-stuck", "loss-plateau", "slow-convergence", "lr-too-low", "dead-module", "evaluation-unchanged"),
+    )
 
     nothing: float = 1e-7  # of the norm: the smallest that others take for a gradient at all
     sunk: float = 1e-4  # of the first norms: a norm that falls with its loss falls by less
