@@ -60,7 +60,7 @@ class GeneralisationGap(Rule):
     reads: ClassVar[tuple[TableName, ...]] = ("train", "eval")
     needs: ClassVar[tuple[str, ...]] = ("eval:loss|eval:loss/<component>|eval:metric/<name>", "loss|loss/<component>")
     wants: ClassVar[tuple[str, ...]] = ("run:components", "eval:metric/<name>")
-    causes: ClassVar[tuple[str, ...]] = ("overtraining",)
+    causes: ClassVar[tuple[str, ...]] = ("overtraining", "invalid-outputs")
     outcome: ClassVar[bool] = True
 
     large: float = 1.0  # nat: the true class is e times less likely on unseen data

@@ -98,7 +98,7 @@ class Overfitting(Rule):
     reads: ClassVar[tuple[TableName, ...]] = ("train", "eval")
     needs: ClassVar[tuple[str, ...]] = ("eval:loss|eval:loss/<component>", "loss|loss/<component>")
     wants: ClassVar[tuple[str, ...]] = ("stage", "weight/<component>")
-    causes: ClassVar[tuple[str, ...]] = ("generalisation-gap", "overtraining")
+    causes: ClassVar[tuple[str, ...]] = ("generalisation-gap", "overtraining", "invalid-outputs")
     outcome: ClassVar[bool] = True
 
     rise: float = 0.05  # of the best value; early-stopping practice, and beyond what a healthy run gives back
