@@ -543,7 +543,7 @@ _ALL = (
     Kind(
         "labels-shuffled",
         "labels are shuffled against their inputs: there is nothing to learn",
-        ("loss-stuck", *GENERAL, "loss-plateau"),
+        ("loss-stuck", *GENERAL, "loss-plateau", "metric-stuck"),
         ("slow-convergence", "loss-oscillation"),
         "keep inputs and labels in one array",
     ),

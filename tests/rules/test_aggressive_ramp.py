@@ -152,6 +152,29 @@ def test_a_regulariser_that_takes_a_third_of_the_gradient(role, share, growth, c
 
 
 @pytest.mark.parametrize(
+    ("role", "weight", "share", "player", "count"),
+    [
+        ("regulariser", 3.0, 0.72, "actor", 1),
+        ("regulariser", 3.0, 0.4, "actor", 0),
+        ("regulariser", 0.2, 0.72, "actor", 0),  # less than ten times what it was
+        ("auxiliary", 3.0, 0.72, "actor", 0),
+        ("regulariser", 3.0, 0.72, "ce", 0),  # where the loss's height is what was learned, that is the measure
+    ],
+)
+def test_a_penalty_that_takes_a_game_over(role, weight, share, player, count, make_run, judge):
+    """The surrogate's height says nothing: a hundred times the weight, and most of the gradient, does."""
+    shared = np.where(STEP >= 150, share, 0.05)
+    table = {f"loss/{player}": np.full(N, -3.0), f"weight/{player}": np.ones(N), f"grad_share/{player}": 1 - shared}
+    table |= {
+        "loss/mass": np.full(N, 0.3),
+        "weight/mass": np.where(STEP >= 150, weight, 0.03),
+        "grad_share/mass": shared,
+    }
+    found = judge(make_run(table, header={"components": {"mass": {"role": role}}}), RULE)
+    assert [(one.severity, one.first_step) for one in found] == count * [("warning", 150)]
+
+
+@pytest.mark.parametrize(
     ("role", "cost", "growth", "count"),
     [
         ("regulariser", 2.0, 10.0, 1),

@@ -33,7 +33,10 @@ def test_the_first_module_gets_a_thousandth(make_run, judge):
     columns |= {"grad_norm/head": np.ones(N), "loss": flat()}
     (finding,) = judge(make_run(columns), RULE)
     assert (finding.severity, finding.subject) == ("warning", "module:stem")
-    assert judge(make_run(columns | {"loss": 2.3 * np.exp(-ROW / 100)}), RULE) == []
+    fell = {"loss": 2.3 * np.exp(-ROW / 100)}
+    assert judge(make_run(columns | fell), RULE) == []
+    (finding,) = judge(make_run(columns | fell | {"grad_norm/stem": np.full(N, 1e-7)}), RULE)  # the head learned alone
+    assert (finding.severity, "whatever the last modules learn" in finding.message) == ("warning", True)
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -79,3 +79,11 @@ def test_six_readings_of_a_short_run(rise, alarms, make_run, judge):
         memory[49::50] = 5e8 + rise * np.arange(6) + 2e6 * np.random.default_rng(seed).standard_normal(6)
         run = make_run({"memory/rss": memory, "epoch": np.arange(300) / 44})
         assert len([found for found in judge(run, RULE) if found.rank]) == alarms
+
+
+def test_parts_of_one_reading_and_of_two(make_run, judge):
+    """Two megabytes a step in a run of twelve readings, of which the collector gives a little back now and then."""
+    memory = np.full(120, np.nan)
+    memory[9::10] = 1e6 * np.array([536, 561, 585, 609, 633, 639, 659, 681, 705, 729, 753, 759])
+    (found,) = judge(make_run({"memory/rss": memory, "epoch": np.arange(120) / 20}), RULE)
+    assert found.severity == "warning"

@@ -126,3 +126,22 @@ def test_a_trained_policy_that_wanders(make_run, judge):
         for i in range(1, 100):
             slow[i] = 0.97 * slow[i - 1] + 0.2 * random.standard_normal()
         assert returns(make_run, judge, -4 + slow[9::10], {"reward/return": -4 + slow}) == []
+
+
+@pytest.mark.parametrize(
+    ("ends", "kinds", "name", "count"),
+    [
+        (0.105, 10.0, "map", 1),
+        (0.105, 10.0, "val_acc", 1),
+        (0.2, 10.0, "map", 0),  # twice what a guess is worth
+        (0.105, 2.0, "map", 0),
+        (0.105, np.nan, "map", 0),  # nobody knows what a guess is worth
+        (0.105, 10.0, "f1", 0),
+    ],
+)
+def test_answers_as_good_as_a_guess(make_run, judge, ends, kinds, name, count):
+    """Ten classes, and labels that belong to other inputs: retrieval is where chance puts it."""
+    values = np.linspace(0.25, ends, 10)
+    evals = [{"step": 10 * i, "split": "valid", f"metric/{name}": v} for i, v in enumerate(values, 1)]
+    table = {"loss": np.linspace(1.05, 0.99, 100), "data/label_kinds": np.full(100, kinds)}
+    assert len(judge(make_run(table, evals=evals, end="finished"), RULE)) == count

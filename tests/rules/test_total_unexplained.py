@@ -84,3 +84,16 @@ def test_it_is_dated_where_the_gap_begins_not_where_it_is_certain(make_run, judg
     late = np.where(ROW > 50, 60 + 200 * np.exp(-(ROW - 50) / 30), 0.0)
     (finding,) = judge(make_run(columns(a + 0.5 * b + late, a, b)), RULE)
     assert finding.first_step == 52  # row 51 is step 52
+
+
+@pytest.mark.parametrize(
+    ("weight", "header", "alarms"), [((0.5, 0.5), {}, 1), ((0.5, 0.4), {}, 0), ((0.5, 0.5), None, 0)]
+)
+def test_a_weight_of_one_digit(weight, header, alarms, make_run, judge):
+    """One that stays is one half in a file of ours, which rounds nothing; elsewhere a digit may be all that is left."""
+    random = np.random.default_rng(0)
+    policy, halves = -2.5 - 0.001 * ROW + 0.02 * random.standard_normal(N), np.where(ROW % 2, *weight)
+    critic = 0.3 * np.exp(0.1 * random.standard_normal(N))
+    table = {"loss": halves * policy + 0.08 * critic + 0.05, "loss/a": policy, "loss/b": critic}
+    table |= {"weight/a": halves, "weight/b": np.full(N, 0.08)}
+    assert len(judge(make_run(table, header=header), RULE)) == alarms

@@ -330,7 +330,7 @@ class LossScaleImbalance(Rule):
         loud = beyond(self.loud_share, self.loud_ratio) and not all(improved)
         leads = beyond(self.leads_share, self.critical_ratio) and not any(improved)
         owned = beyond(self.owned_share, self.warning_ratio) or loud
-        soon = episode.first_step <= self._from + self.fewest or self._few(episode.block)
+        soon = episode.first_step <= self._from + 1 or self._few(episode.block)  # later it blew up, and was balanced
         absurd = self.critical_ratio if self._aside(episode) and self._tasks(episode) else self.absurd_ratio
         at_once = owned and episode.ratio > absurd and soon
         return at_once or ((owned or leads) and self._twice(episode))

@@ -60,13 +60,15 @@ class TotalUnexplained(Rule):
     apart: float = 10.0  # x what the loss moves within a block: then no running mean explains the gap
 
     _accumulation: float = field(default=1.0, init=False)
+    _exact: bool = field(default=False, init=False)  # our recorder rounds nothing: a constant weight of 0.5 is one half
     _streak: Streak | None = field(default=None, init=False)
     _begun: set[str] = field(default_factory=set, init=False)  # components that had a value
     _tail: float = field(default=np.nan, init=False)  # the step since which the last block does not add up
 
     def start(self, header: Header) -> Findings:
-        """The accumulation, to name the ratio."""
+        """The accumulation, to name the ratio; whether weights are as they were applied."""
         self._accumulation = number(mapping(header.raw.get("horizon")).get("accumulation")) or 1.0
+        self._exact = "schema" in header.raw
         return ()
 
     def update(self, chunk: Chunk) -> Iterator[Finding]:
@@ -142,8 +144,7 @@ class TotalUnexplained(Rule):
         """Whether it is that of the accumulation: digits that a log drops do not hit one number in every row."""
         return self._accumulation > 1 and abs(ratio * self._accumulation - 1) < self.steady
 
-    @staticmethod
-    def _rounding(chunk: Chunk, rows: slice) -> float:
+    def _rounding(self, chunk: Chunk, rows: slice) -> float:
         """How far the sum may be off because the log keeps few digits."""
         slack = _grain(chunk["loss"][rows])
         for name in components(chunk):
@@ -151,7 +152,8 @@ class TotalUnexplained(Rule):
             largest = float(np.nanmax(weight, initial=0.0))
             slack += largest * _grain(chunk[f"loss/{name}"][rows])
             value = np.abs(chunk[f"loss/{name}"][rows])
-            slack += _grain(weight) * float(np.nanmax(value, initial=0.0))
+            if not (self._exact and np.ptp(weight) == 0):
+                slack += _grain(weight) * float(np.nanmax(value, initial=0.0))
         return slack
 
     def _begins(self, off: Floats, steps: Floats) -> Floats:

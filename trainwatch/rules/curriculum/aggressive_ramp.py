@@ -15,6 +15,7 @@ from trainwatch.schema import Finding, Severity
 from trainwatch.stats import Blocks, medians
 from trainwatch.table import Chunk
 from trainwatch.views.components import Roles
+from trainwatch.views.games import plays
 
 Floats = NDArray[np.float64]
 Rows = dict[str, Floats]
@@ -32,9 +33,10 @@ class AggressiveRamp(Rule):
         (weight x raw value) grew by more than the whole loss had ever been, and its share of the gradient went from
         less than half to more than nine tenths. Where no gradients are recorded, by more than three times the loss. A
         declared regulariser is held to less: three times the loss as it stood just before, and a third of the
-        gradient; or, where none is recorded, all other losses together, under the weights that they had, are still
-        worse by half at the window's end; once they have found back, that is an info. Medians over blocks of rows,
-        before against after. It is over when the component no longer leads.
+        gradient; or, in a game, whose loss may have any height, a weight ten times as large and most of the gradient,
+        where it had less than a tenth; or, where none is recorded, all other losses together, under the weights that
+        they had, are still worse by half at the window's end; once they have found back, that is an info. Medians over
+        blocks of rows, before against after. It is over when the component no longer leads.
 
     Why it matters:
         The optimiser's state (momentum, second moments, learning rate) fits the loss that it was following. A term that
@@ -77,6 +79,8 @@ class AggressiveRamp(Rule):
     share_after: float = 0.9  # of the gradient: nine times what all others have left
     role_growth: float = 3.0  # x the loss just before, for a declared regulariser: healthy ones come to 0.7
     role_share: float = 0.33  # of the gradient: healthy ones come to 0.6, but not beside three times the loss
+    times: float = 10.0  # x the weight, in a game: exploring is annealed, and raised by less
+    little: float = 0.1  # of the gradient, there
 
     worse: float = 1.5  # x, of all other losses, at the window's end: what a healthy entry costs them is a fifth
 
@@ -87,6 +91,7 @@ class AggressiveRamp(Rule):
     _open: dict[str, Finding] = field(default_factory=dict, init=False)
     _resumed: bool = field(default=False, init=False)  # then the run's largest loss is not known
     _roles: Roles = field(default_factory=Roles, init=False)
+    _game: bool = field(default=False, init=False)
 
     def start(self, header: Header) -> Findings:
         """How long the window is, and what is meant to be small."""
@@ -96,6 +101,7 @@ class AggressiveRamp(Rule):
 
     def update(self, chunk: Chunk) -> Iterator[Finding]:
         """Compare every block within a window after a rise with the block before that window."""
+        self._game = self._game or plays(chunk.channels)
         columns = {"step": chunk.step.astype(np.float64)}
         weighted = [name.removeprefix("weight/") for name in chunk.channels if name.startswith("weight/")]
         for name in weighted:
@@ -172,7 +178,8 @@ class AggressiveRamp(Rule):
         growth, limit = grown / total, self.growth if known else self.lone_growth
         beyond = grown > limit * rows["peak"][before] and (known or not self._resumed)
         drowns = not known and self._drowns(name, rows, before, now)
-        if not (beyond or growth > (self.role_growth if regulates or drowns else self.grave_growth)):
+        taken = regulates and self._game and self._taken(name, rows, before, now)
+        if not (beyond or taken or growth > (self.role_growth if regulates or drowns else self.grave_growth)):
             return None
         told = self._open.get(name)
         first = told.first_step if told else int(rows[f"rise/{name}"][rise])
@@ -197,6 +204,14 @@ class AggressiveRamp(Rule):
             advice=f"Let the {name} weight rise over a longer stretch, from a smaller value, or bound the loss first.",
             confidence=0.9 if known else 0.7,
         )
+
+    def _taken(self, name: str, rows: Rows, before: int, now: int) -> bool:
+        """Whether a weight ten times as large made next to none of the gradient into most of it: the height of a
+        game's loss says nothing of what it had learned.
+        """
+        weight, share = rows[f"weight/{name}"], rows[f"share/{name}"]
+        steep = weight[now] > self.times * weight[before] >= 0
+        return bool(steep and share[now] > self.share_before and share[before] < self.little)
 
     def _drowns(self, name: str, rows: Rows, before: int, now: int) -> bool:
         """Whether it is a declared regulariser, and at the window's end all else, under the weights that it had, is

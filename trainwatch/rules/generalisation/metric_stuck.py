@@ -27,6 +27,11 @@ MERIT = re.compile(
 )
 """Whole names of shares of what is told or found rightly. Of one class, of small objects, of an attack's victims such
 a share may be 0 in health; of exact answers too: a sequence may long be wrong in one place."""
+RIGHT = re.compile(
+    r"metric/((val|valid|validation|test|eval|mean|avg|macro|micro|balanced)[/_.-]?)*(acc|accuracy|top_?1|map)",
+    re.IGNORECASE,
+)
+"""Whole names of shares of answers that are right, of which a guess among so many classes gets one in so many."""
 
 ADVICE = {
     "success": "Look at a few episodes: whether the goal is ever reached, and whether actions and observations are "
@@ -45,7 +50,9 @@ class MetricStuck(Rule):
         A share of successes in thirty evaluations and more: below a fifth all along, and in the last third no higher
         than in the first by more than three standard errors. Or an accuracy, an overlap (Dice, IoU), an F1 or mAP in
         eight evaluations and more: below a hundredth all along, and best before the last third, while the training loss
-        has fallen by a third, and no other figure of merit of that split gets better. Or what a policy is paid in eight
+        has fallen by a third, and no other figure of merit of that split gets better. Or an accuracy, top-1 or mAP in
+        as many that ends at most half above what guessing one of the batches' classes is worth, and no higher than it
+        began. Or what a policy is paid in eight
         evaluations and more: less than at the first in each of the others, by three standard deviations in the last
         third; and less while it trains, by a fifth, most of it lost in the first fifth of the rows, where no stage of a
         curriculum made the task harder. A warning once
@@ -82,6 +89,8 @@ class MetricStuck(Rule):
     errors: float = 3.0  # standard errors between the means of the first and the last third; deviations of what is paid
     nothing: float = 0.01  # of 1; of some 400 public logs none that is well stays there for six evaluations
     fewer: int = 8  # evaluations of a merit, more than a beginning
+    classes: int = 3  # of two, one may be rare, and half of the answers be right by saying so
+    chance: float = 1.5  # x what guessing is worth: what is learned at all comes to more
     rows: int = 50  # of training in which a policy is paid: a tenth of them has a median
     untrained: int = 5  # rows, whose median is what it was paid at first
     worse: float = 0.2  # of the size of what is paid in training: a trained policy that wanders loses less
@@ -103,6 +112,7 @@ class MetricStuck(Rule):
             success, merit = SUCCESS.search(course.name), MERIT.fullmatch(course.name)
             stuck = success and self._stuck(course)
             stuck = stuck or (merit and course.split not in risen and self._at_nothing(course))
+            stuck = stuck or (RIGHT.fullmatch(course.name) and self._guesses(course, run))
             stuck = stuck or (PAID.fullmatch(course.name.lower()) and self._paid_less(course, run))
             if stuck and course.split not in said:
                 said.add(course.split)
@@ -123,6 +133,15 @@ class MetricStuck(Rule):
             return False
         return bool(value[late:].max() <= value[:late].max() and 0 < train[-1] < self.fallen * train[0])
 
+    def _guesses(self, course: Course, run: Run) -> bool:
+        """Whether it ends as good as a guess among the classes that a batch has, and has not risen."""
+        value, third = course.value, len(course.value) // 3
+        kinds = run.train["data/label_kinds"]
+        most = float(kinds[np.isfinite(kinds)].max(initial=0.0))
+        if len(value) < self.fewer or most < self.classes or value.min() < 0:
+            return False
+        return bool(value[-third:].max() < min(self.chance / most, value[:third].max()))
+
     def _paid_less(self, course: Course, run: Run) -> bool:
         """Whether no evaluation pays what the first one did, and the rows of training tell the same."""
         value, late = course.value, 2 * len(course.value) // 3
@@ -142,8 +161,10 @@ class MetricStuck(Rule):
         third = len(course.value) // 3
         first, last = float(course.value[:third].mean()), float(course.value[-third:].mean())
         name, known = course.name.removeprefix("metric/"), course.train[np.isfinite(course.train)]
-        merit = MERIT.fullmatch(course.name)
-        beside = f", while the training loss fell from {known[0]:.3g} to {known[-1]:.3g}" if merit else ""
+        merit = MERIT.fullmatch(course.name) or RIGHT.fullmatch(course.name)
+        beside = (
+            f", while the training loss fell from {known[0]:.3g} to {known[-1]:.3g}" if merit and len(known) else ""
+        )
         return self.finding(
             "warning" if over else "info",
             course.subject,

@@ -23,7 +23,8 @@ class GradientVanishing(Rule):
         A norm that is below 1e-7, or below a ten-thousandth of the run's first norms, for the last half of the run; or
         the first module's norm below a thousandth of the last module's all along. In each case only where the loss
         never came down: a model that has learned its task has small gradients too; so has a batch whose loss is 0, and
-        its norm does not count.
+        its norm does not count. A first module with less than a hundred-thousandth is told of in any case: the loss
+        falls by what the last ones learn.
 
     Why it matters:
         Saturated activations, a wrong scale at the start or a detached graph stop the training, and the run goes on for
@@ -52,6 +53,7 @@ class GradientVanishing(Rule):
     nothing: float = 1e-7  # of the norm: the smallest that others take for a gradient at all
     sunk: float = 1e-4  # of the first norms: a norm that falls with its loss falls by less
     depth: float = 1e-3  # first module by last; the trainer's healthy runs stand between 0.2 and 0.35
+    starved: float = 1e-5  # the same where the loss falls: in 525 healthy logs it stands at 0.05 and above
     most: float = 0.75  # of the rows: single batches swing the last module's norm, and late in the run both creep
     learned: float = 0.02  # of the loss: it has come down, and small gradients are its right
     solved: float = 1e-3  # a loss below it has nothing left to fall
@@ -72,11 +74,12 @@ class GradientVanishing(Rule):
         loss = series.get("loss", np.empty(0))
         whole = Chunk("train", rest.rows, rest.start - self._rows, rest.stop)
         known = loss[np.isfinite(loss)]
-        if len(whole) < self.fewest or len(known) < 6 or not fall(loss) < self.learned:
+        if len(whole) < self.fewest or len(known) < 6:
             return
         if np.median(np.abs(known)) <= self.solved or fall(-loss) > 0.5:  # solved; or it rose, which vanishing cannot
             return
-        yield from self._whole(series, whole) or self._front(whole, run)
+        still = fall(loss) < self.learned
+        yield from (self._whole(series, whole) if still else []) or self._front(whole, run, still=still)
 
     def _columns(self, chunk: Chunk) -> dict[str, Floats]:
         return {"norm": self._norm(chunk), "loss": chunk["loss"]}
@@ -117,21 +120,24 @@ class GradientVanishing(Rule):
             )
         ]
 
-    def _front(self, whole: Chunk, run: Run) -> list[Finding]:
+    def _front(self, whole: Chunk, run: Run, *, still: bool) -> list[Finding]:
+        """What arrives at the first module; next to nothing is too little even where the last ones learn."""
         ends = _ends(whole, run)
         if ends is None:
             return []
         (front, back), ratio = ends, whole[f"grad_norm/{ends[0]}"] / whole[f"grad_norm/{ends[1]}"]
         known = np.flatnonzero(np.isfinite(ratio) & (whole[f"grad_norm/{front}"] > 0))
-        if len(known) < self.fewest or np.mean(ratio[known] < self.depth) < self.most:
+        bar = self.depth if still else self.starved
+        if len(known) < self.fewest or np.mean(ratio[known] < bar) < self.most:
             return []
         now = float(np.median(ratio[known]))
+        beside = "and the loss does not fall" if still else "whatever the last modules learn"
         return [
             self.finding(
                 "warning",
                 f"module:{front}",
                 (int(whole.step[known[0]]), int(whole.step[known[-1]])),
-                f"The gradient norm of {front} is {now:.2g} of that of {back}, and the loss does not fall: little "
+                f"The gradient norm of {front} is {now:.2g} of that of {back}, {beside}: little "
                 "of the gradient arrives at the first modules.",
                 evidence={"ratio": now},
                 advice=f"Check initialisation, activations and residual connections between {front} and {back}.",

@@ -108,8 +108,10 @@ class MemoryCreep(Rule):
             part, before = values[begin:], values[warm:begin]
             if len(part) < (self.few if quarters == 4 else self.fewest):
                 return None
-            levels = np.array([median(piece) for piece in np.array_split(part, self.parts)])
-            rises, grown = np.diff(levels), levels[-1] - levels[0]
+            levels, centres = (  # parts may be of one reading or of two: a rise is by the steps that it took
+                np.array([median(piece) for piece in np.array_split(of, self.parts)]) for of in (part, step[begin:])
+            )
+            rises, grown = np.diff(levels) / np.maximum(np.diff(centres), 1.0), levels[-1] - levels[0]
             even = rises.min() > self.steady * rises.mean() and grown > 6 * noise(part)
             if even and levels[-1] > (1 + self.growth) * max([levels[0], *before]) and grown > self.least:
                 return self._line(step[begin:], part, before if len(before) else values[:3])
