@@ -26,7 +26,7 @@ from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, declared
 from benchmarks.diagnosis.schooling import taught
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS, EACH = 120, 12  # EACH: steps between evaluations
 IMPRESSIONS, HELD, BATCH = 24_576, 6144, 512
 USERS, ADS, SUBJECTS, SITES, SLOTS, PAST, SPACE = 500, 150, 12, 30, 4, 5, 2048  # PAST: clicks; SPACE: of the hash

@@ -24,7 +24,7 @@ from benchmarks.diagnosis.data import digits, shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, declared
 from benchmarks.diagnosis.schooling import school
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS, EACH, SAVED = 120, 12, 30  # EACH: steps between evaluations
 KNOWN, BATCH, BITS, DIGITS, SIDE = 1280, 64, 16, 10, 8
 RATE, WARMUP, CLIP, SPREAD = 4e-3, 12, 5.0, 0.3  # SPREAD: of the weights that give the codes, at first

@@ -26,7 +26,7 @@ from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, P
 from benchmarks.diagnosis.schooling import taught
 from trainwatch.schedule import schedule_value
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS, EACH, SAVED = 120, 12, 30  # EACH: steps between evaluations
 FIELDS, HELD, SEASON, BLIND, KEPT = 48, 48, 24, 40, 200  # BLIND: days before the first step; KEPT: of the memory
 SEES, VALVES, WIDTH, BATCH = 5, 2, 64, 256

@@ -27,7 +27,7 @@ from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, declared
 from benchmarks.diagnosis.schooling import taught
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS, EACH, SAVED = 120, 12, 30  # EACH: steps between evaluations
 ARCS, HELD, BATCH, WIDTH = 1920, 192, 64, 48
 SEEN, AHEAD, PAUSE, FINE = 6, 10, 0.25, 10  # PAUSE: time between measurements, of so many steps of the simulation

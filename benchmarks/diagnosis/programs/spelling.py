@@ -29,7 +29,7 @@ from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, P
 from benchmarks.diagnosis.schooling import school
 from trainwatch.schedule import schedule_value
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS, EACH, DRAWN = 126, 14, 42  # EACH: steps between evaluations; DRAWN: between lines that are kept
 COMMON, LINES, HELD, BATCH, LENGTH, WIDTH = 120, 4800, 192, 48, 28, 64
 LETTERS, EDITS = " abcdefghijklmnopqrstuvwxyz", ("keep", "drop", "change", "add", "swap")

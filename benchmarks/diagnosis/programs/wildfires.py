@@ -24,7 +24,7 @@ from benchmarks.diagnosis.data import shuffled
 from benchmarks.diagnosis.loop import Batch, Channels, Components, Evaluation, Parts, declared
 from benchmarks.diagnosis.schooling import taught
 
-HELD_OUT = True
+HELD_OUT = False
 STEPS, EACH = 120, 12  # EACH: steps between evaluations
 MAPS, HELD, BATCH, GRID, CELL = 1152, 160, 24, 16, 20.0  # CELL: metres
 BEFORE, AHEAD, TICKS = 4, 9, 3  # ticks until the map is drawn, and until the fire is judged; of an hour
