@@ -97,3 +97,12 @@ def test_a_weight_of_one_digit(weight, header, alarms, make_run, judge):
     table = {"loss": halves * policy + 0.08 * critic + 0.05, "loss/a": policy, "loss/b": critic}
     table |= {"weight/a": halves, "weight/b": np.full(N, 0.08)}
     assert len(judge(make_run(table, header=header), RULE)) == alarms
+
+
+def test_what_the_digits_explain_begins_nothing(make_run, judge):
+    """Two digits are off by more than a hundredth in every row; the gap begins where something is missing."""
+    a, b = losses(0)
+    total = np.round(a + 0.5 * b, 1) + np.where(ROW >= 120, 3.0, 0.0)
+    table = columns(total, np.round(a, 1), np.round(b, 1))
+    (finding,) = judge(make_run(table), RULE)
+    assert 115 <= finding.first_step <= 122

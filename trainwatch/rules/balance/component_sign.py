@@ -248,7 +248,7 @@ class ComponentSign(OfCourse):
         what rises under its negative weight is one that is found, whatever it costs the other.
         """
         score = course.roles.said.get(name) == "auxiliary" and bool(SCORE.search(name.lower()))
-        lost = fall(-course[f"loss/{name}"]) < self.rise if score else course.roles.task(name) and not opponent(name)
+        lost = not fall(-course[f"loss/{name}"]) > 0 if score else course.roles.task(name) and not opponent(name)
         if not lost or course.learned(name):
             return ""
         for channel in course.columns:

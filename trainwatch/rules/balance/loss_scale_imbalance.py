@@ -38,7 +38,7 @@ class LossScaleImbalance(Rule):
 
         Where no gradients are recorded: it is a thousand times the others, while these stand at values of 1 and more
         and none of them improves; or thirty times declared tasks (ten times, if it was declared to be no task itself),
-        while the gradient's norm is thirty times what it is clipped to; so, too, beside nine tenths of the gradient.
+        while the gradient's norm is thirty times what it is clipped to.
 
         Not among the others: components of weight 0, of a tiny or negative weight, or one that rises, whose schedule is
         not at its end or that a later stage raises to the large one's scale, with both signs (a policy's surrogate),
@@ -164,8 +164,10 @@ class LossScaleImbalance(Rule):
 
     def _lost(self, finding: Finding, whole: Chunk) -> bool:
         """Whether a declared task stands above where it began: the loss fell by what outweighed it, and not by it."""
-        others = [name for name in self._roles if f"component:{name}" != finding.subject]
-        return any(self._roles[name] == "task" and fall(-whole[f"loss/{name}"]) > 0 for name in others)
+        stages = whole["stage"][np.isfinite(whole["stage"])]
+        tasks = [name for name in self._roles if self._roles[name] == "task" and f"component:{name}" != finding.subject]
+        lost = any(fall(-whole[f"loss/{name}"]) > self.learning / 2 for name in tasks)
+        return lost and not (len(stages) and np.ptp(stages) > 0)  # a later one may ask for more
 
     def _judge(self, chunk: Chunk) -> Iterator[Finding]:
         """Look only at the blocks in which the largest component stands out."""
@@ -310,8 +312,7 @@ class LossScaleImbalance(Rule):
         """
         ease = HYSTERESIS if alarm else 1.0
         if episode.probed:
-            agrees = 1 - episode.share < (1 - self.loud_share) / ease
-            return self._owns(episode, ease) or (agrees and self._clipped(episode, ease))
+            return self._owns(episode, ease)
         return self._clipped(episode, ease) or self._stand(episode, ease)
 
     def _owns(self, episode: Episode, ease: float) -> bool:

@@ -32,7 +32,7 @@ class AggressiveRamp(Rule):
         A component's weight rose above all it had before, and within 2 % of the run (20 to 2,000 rows) its contribution
         (weight x raw value) grew by more than the whole loss had ever been, and its share of the gradient went from
         less than half to more than nine tenths. Where no gradients are recorded, by more than three times the loss. A
-        declared regulariser is held to less: three times the loss as it stood just before, and a third of the
+        declared regulariser is held to less: three times the loss as it stood just before, and four fifths of the
         gradient; or, in a game, whose loss may have any height, a weight ten times as large and most of the gradient,
         where it had less than a tenth; or, where none is recorded, all other losses together, under the weights that
         they had, are still worse by half at the window's end; once they have found back, that is an info. Medians over
@@ -78,7 +78,7 @@ class AggressiveRamp(Rule):
     share_before: float = 0.5  # of the gradient: it did not lead
     share_after: float = 0.9  # of the gradient: nine times what all others have left
     role_growth: float = 3.0  # x the loss just before, for a declared regulariser: healthy ones come to 0.7
-    role_share: float = 0.33  # of the gradient: healthy ones come to 0.6, but not beside three times the loss
+    role_share: float = 0.8  # of the gradient, four times what it is to regulate: healthy ones come to 0.6
     times: float = 10.0  # x the weight, in a game: exploring is annealed, and raised by less
     little: float = 0.1  # of the gradient, there
 
@@ -172,13 +172,13 @@ class AggressiveRamp(Rule):
         known = bool(np.isfinite(share))
         regulates = known and self._roles.said.get(name) == "regulariser"  # it was never meant to lead
         led = self.role_share if regulates else self.share_after
-        if not total > 0 or (known and not (share > led and shared < self.share_before)):
+        taken = regulates and self._game and self._taken(name, rows, before, now)
+        if not total > 0 or (known and not taken and not (share > led and shared < self.share_before)):
             return None
         grown = new - np.nan_to_num(old)
         growth, limit = grown / total, self.growth if known else self.lone_growth
         beyond = grown > limit * rows["peak"][before] and (known or not self._resumed)
         drowns = not known and self._drowns(name, rows, before, now)
-        taken = regulates and self._game and self._taken(name, rows, before, now)
         if not (beyond or taken or growth > (self.role_growth if regulates or drowns else self.grave_growth)):
             return None
         told = self._open.get(name)
@@ -210,7 +210,7 @@ class AggressiveRamp(Rule):
         game's loss says nothing of what it had learned.
         """
         weight, share = rows[f"weight/{name}"], rows[f"share/{name}"]
-        steep = weight[now] > self.times * weight[before] >= 0
+        steep = weight[now] > self.times * weight[before] > 0  # what enters has no weight to be compared with
         return bool(steep and share[now] > self.share_before and share[before] < self.little)
 
     def _drowns(self, name: str, rows: Rows, before: int, now: int) -> bool:

@@ -219,7 +219,8 @@ def _of_tasks(course: Course, run: Run) -> bool:
 def _evenly_weighted(course: Course, run: Run) -> bool:
     """Whether it is a total whose weights stayed as they were: what is left out of validation makes that smaller."""
     weights = (run.train.curve(name)[1] for name in run.train.channels if name.startswith("weight/"))
-    return course.name == "loss" and all(np.ptp(values) == 0 for values in weights if len(values))
+    known = [values for values in weights if len(values)]
+    return course.name == "loss" and bool(known) and all(np.ptp(values) == 0 for values in known)
 
 
 def _grows_apart(gaps: Floats, value: Floats) -> bool:

@@ -55,8 +55,8 @@ class MetricStuck(Rule):
         began. Or what a policy is paid in eight
         evaluations and more: less than at the first in each of the others, by three standard deviations in the last
         third; and less while it trains, by a fifth, most of it lost in the first fifth of the rows, where no stage of a
-        curriculum made the task harder. A warning once
-        the run is over, an info while it runs: rare rewards are found late.
+        curriculum made the task harder: that is an info, for opponents learn as well. The others are a warning once
+        the run is over, and an info while it runs: rare rewards are found late.
 
     Why it matters:
         Success at the rate of chance means that nothing was learned, whatever the losses of actor and critic do: they
@@ -90,6 +90,7 @@ class MetricStuck(Rule):
     nothing: float = 0.01  # of 1; of some 400 public logs none that is well stays there for six evaluations
     fewer: int = 8  # evaluations of a merit, more than a beginning
     classes: int = 3  # of two, one may be rare, and half of the answers be right by saying so
+    knows: float = 3.0  # x what guessing is worth, at any time and in any split
     chance: float = 1.5  # x what guessing is worth: what is learned at all comes to more
     rows: int = 50  # of training in which a policy is paid: a tenth of them has a median
     untrained: int = 5  # rows, whose median is what it was paid at first
@@ -112,11 +113,11 @@ class MetricStuck(Rule):
             success, merit = SUCCESS.search(course.name), MERIT.fullmatch(course.name)
             stuck = success and self._stuck(course)
             stuck = stuck or (merit and course.split not in risen and self._at_nothing(course))
-            stuck = stuck or (RIGHT.fullmatch(course.name) and self._guesses(course, run))
-            stuck = stuck or (PAID.fullmatch(course.name.lower()) and self._paid_less(course, run))
-            if stuck and course.split not in said:
+            stuck = stuck or (RIGHT.fullmatch(course.name) and self._guesses(course, courses, run))
+            fell = not stuck and PAID.fullmatch(course.name.lower()) and self._paid_less(course, run)
+            if (stuck or fell) and course.split not in said:
                 said.add(course.split)
-                yield self._finding(course, over=run.status() not in ("running", "stalled"))
+                yield self._finding(course, grave=bool(stuck) and run.status() not in ("running", "stalled"))
 
     def _stuck(self, course: Course) -> bool:
         value, third = course.value, len(course.value) // 3
@@ -133,12 +134,17 @@ class MetricStuck(Rule):
             return False
         return bool(value[late:].max() <= value[:late].max() and 0 < train[-1] < self.fallen * train[0])
 
-    def _guesses(self, course: Course, run: Run) -> bool:
-        """Whether it ends as good as a guess among the classes that a batch has, and has not risen."""
+    def _guesses(self, course: Course, courses: list[Course], run: Run) -> bool:
+        """Whether it ends as good as a guess among the classes that a batch has, and has not risen.
+
+        What any split knows better was learned: another one may be of an attack, or of what is to be forgotten.
+        """
         value, third = course.value, len(course.value) // 3
         kinds = run.train["data/label_kinds"]
         most = float(kinds[np.isfinite(kinds)].max(initial=0.0))
         if len(value) < self.fewer or most < self.classes or value.min() < 0:
+            return False
+        if max(other.value.max(initial=0.0) for other in courses if other.name == course.name) > self.knows / most:
             return False
         return bool(value[-third:].max() < min(self.chance / most, value[:third].max()))
 
@@ -157,16 +163,18 @@ class MetricStuck(Rule):
         lost = first - later[-1]
         return max(later) < first - lost / 2 and lost > self.worse * max(abs(first), abs(later[-1]))
 
-    def _finding(self, course: Course, *, over: bool) -> Finding:
+    def _finding(self, course: Course, *, grave: bool) -> Finding:
         third = len(course.value) // 3
         first, last = float(course.value[:third].mean()), float(course.value[-third:].mean())
         name, known = course.name.removeprefix("metric/"), course.train[np.isfinite(course.train)]
         merit = MERIT.fullmatch(course.name) or RIGHT.fullmatch(course.name)
         beside = (
-            f", while the training loss fell from {known[0]:.3g} to {known[-1]:.3g}" if merit and len(known) else ""
+            f", while the training loss fell from {known[0]:.3g} to {known[-1]:.3g}"
+            if merit and len(known) and known[-1] < known[0]
+            else ""
         )
         return self.finding(
-            "warning" if over else "info",
+            "warning" if grave else "info",
             course.subject,
             (int(course.step[0]), int(course.step[-1])),
             f"The {course.split} {name} never rose in {len(course.value)} evaluations: {first:.3g} in the first third, "

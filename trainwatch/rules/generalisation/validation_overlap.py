@@ -68,6 +68,9 @@ class ValidationOverlap(Rule):
 
     few: int = 8  # samples of the split: fewer are duplicates that slipped through
     many: int = 20  # samples of the split, for an alarm
+    nearly: float = (
+        0.9  # of a split: where one part of the data repeats itself more than another, much of it is not found
+    )
     share: float = 0.05  # of the split's samples: it moves the figure by more than chance does
     pairs: float = 5.0  # of equal samples that a split may have by nature though none is seen in it (Poisson, 99 %)
 
@@ -119,8 +122,9 @@ class ValidationOverlap(Rule):
         """
         if split.copies or not (drawn > 0 and distinct > 0):
             return False
-        seen = min(1.0, 2 * self._at_most(drawn - distinct) / drawn)
-        return split.found > split.samples * seen + 3 * math.sqrt(split.samples * seen * (1 - seen))
+        seen = min(1.0, 2 * self._at_most(max(drawn - distinct, 0.0)) / drawn)
+        more = split.found > split.samples * seen + 3 * math.sqrt(split.samples * seen * (1 - seen))
+        return more and split.found >= self.nearly * split.samples
 
     def _at_most(self, count: float) -> float:
         """What a count may be in the mean (Poisson, 99 %)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -11,8 +12,11 @@ import numpy as np
 from trainwatch.rule import Findings, Rule
 from trainwatch.run import Run
 from trainwatch.schema import Finding
-from trainwatch.stats import Floats, History, fall
+from trainwatch.stats import Floats, History, fall, median
 from trainwatch.table import Chunk
+from trainwatch.views.games import plays
+
+FEW = 64  # parameters
 
 
 @dataclass
@@ -23,8 +27,8 @@ class GradientVanishing(Rule):
         A norm that is below 1e-7, or below a ten-thousandth of the run's first norms, for the last half of the run; or
         the first module's norm below a thousandth of the last module's all along. In each case only where the loss
         never came down: a model that has learned its task has small gradients too; so has a batch whose loss is 0, and
-        its norm does not count. A first module with less than a hundred-thousandth is told of in any case: the loss
-        falls by what the last ones learn.
+        its norm does not count. A first module with less than a hundred-thousandth, on whose way the norms fall from
+        module to module, is told of in any case, except in games: the loss falls by what the last ones learn.
 
     Why it matters:
         Saturated activations, a wrong scale at the start or a detached graph stop the training, and the run goes on for
@@ -127,6 +131,8 @@ class GradientVanishing(Rule):
             return []
         (front, back), ratio = ends, whole[f"grad_norm/{ends[0]}"] / whole[f"grad_norm/{ends[1]}"]
         known = np.flatnonzero(np.isfinite(ratio) & (whole[f"grad_norm/{front}"] > 0))
+        if not still and (plays(whole.channels) or not _on_the_way(whole, run)):
+            return []
         bar = self.depth if still else self.starved
         if len(known) < self.fewest or np.mean(ratio[known] < bar) < self.most:
             return []
@@ -154,8 +160,23 @@ def _norm(chunk: Chunk) -> Floats:
     return np.sqrt(np.sum(np.square(parts), axis=0)) if parts else np.full(len(chunk), np.nan)
 
 
+def _on_the_way(chunk: Chunk, run: Run) -> bool:
+    """Whether the norms fall from the last module to the first one by one, and that is no handful of numbers: modules
+    beside each other, or a temperature, say nothing of what arrives.
+    """
+    names = _in_order(chunk, run)
+    sizes = {module.name: module.parameters for module in run.header.modules}
+    norms = [median(values[np.isfinite(values)]) for values in (chunk[f"grad_norm/{name}"] for name in names)]
+    return sizes.get(names[0], FEW) >= FEW and all(front <= back for front, back in pairwise(norms))
+
+
 def _ends(chunk: Chunk, run: Run) -> tuple[str, str] | None:
-    """The first and the last module with a norm, in the model's order; None for fewer than three."""
-    recorded = [name.removeprefix("grad_norm/") for name in chunk.channels if name.startswith("grad_norm/")]
-    ordered = [module.name for module in run.header.modules if module.name in recorded] or recorded
+    """The first and the last module with a norm; None for fewer than three."""
+    ordered = _in_order(chunk, run)
     return (ordered[0], ordered[-1]) if len(ordered) > 2 else None
+
+
+def _in_order(chunk: Chunk, run: Run) -> list[str]:
+    """The modules with a norm, in the model's order."""
+    recorded = [name.removeprefix("grad_norm/") for name in chunk.channels if name.startswith("grad_norm/")]
+    return [module.name for module in run.header.modules if module.name in recorded] or recorded

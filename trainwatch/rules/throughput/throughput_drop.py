@@ -81,7 +81,7 @@ class ThroughputDrop(Rule):
     fewest: int = 30  # rows
     singles: int = 20  # single rows that climb: by chance they are as rarely in order as ten medians of five are
     burst: float = 0.3  # s: a neighbour's turn on the processor; a healthy run of short steps lost a tenth of it
-    same: float = 0.1  # of all that pay rose or fell by: a policy that plays as before has episodes as before
+    doubts: float = 5.3  # deviations of one row, for two medians: three of their standard errors
     worth: float = 0.01  # of the time so far: less than that, and than half a minute, is not worth a word
 
     _regimes: Regimes = field(default_factory=Regimes, init=False)
@@ -126,18 +126,21 @@ class ThroughputDrop(Rule):
         yield from [drop] if drop else []
 
     def _other_episodes(self, run: Run, since: int) -> bool:
-        """Whether it is a game whose episodes may have grown: its policy came to be paid otherwise while steps did."""
+        """Whether it is a game whose episodes may have grown: unless its policy had learned before, and has been paid
+        alike while steps grew.
+        """
         if not plays([*run.train.channels, *run.eval.channels]):
             return False
         reward = paid(run.train.channels)
-        pay = run.train[reward][run.train.live] if reward else np.empty(0)
-        late = pay[run.train.step[run.train.live] >= since] if reward else pay
-        pay, late = pay[np.isfinite(pay)], late[np.isfinite(late)]
-        if len(late) < self.fewest:
+        known = run.train.live & np.isfinite(run.train[reward]) if reward else np.zeros(len(run.train.live), bool)
+        steps, pay = run.train.step[known], run.train[reward][known] if reward else np.empty(0)
+        before, late = pay[steps < since], pay[steps >= since]
+        if len(late) < self.fewest or len(before) < self.fine:
             return True
-        ranked, third = np.sort(pay), len(late) // 3
-        span = median(ranked[-self.fine :]) - median(ranked[: self.fine])
-        return bool(abs(median(late[-third:]) - median(late[third:-third])) >= self.same * span)
+        first, middle, end = (median(third) for third in np.array_split(late, 3))
+        doubt = self.doubts * noise(late) / (len(late) / 3) ** 0.5
+        learned = abs(end - median(before[: self.fine])) > doubt
+        return not learned or max(abs(end - first), abs(end - middle)) >= doubt
 
     def _longer(self, run: Run, rest: Chunk) -> Finding | None:
         """Steps that take longer and longer: by blocks, or row by row where there are few."""
