@@ -155,3 +155,12 @@ def test_what_was_known_and_is_to_be_forgotten(make_run, judge):
     pgd = [{"step": 10 * i, "split": "pgd", "metric/acc": v} for i, v in enumerate(np.linspace(0.1, 0.01, 10), 1)]
     clean = [{"step": 10 * i, "split": "clean", "metric/acc": v} for i, v in enumerate(np.linspace(0.1, 0.95, 10), 1)]
     assert judge(make_run(table, evals=[*pgd, *clean], end="finished"), RULE) == []
+
+
+def test_what_is_paid_hides_no_alarm(make_run, judge):
+    """A split has one finding: a success rate that stays at chance, and not the info on its return."""
+    figures = [{"metric/return": -11.0 - min(i, 5) / 5, "metric/success_rate": 0.02} for i in range(1, 41)]
+    evals = [{"step": 2 * i, "split": "test"} | figure for i, figure in enumerate(figures, 1)]
+    table = {"reward/return": UNTRAINED, "loss/policy": np.ones(100)}
+    (one,) = judge(make_run(table, evals=evals, end="finished"), RULE)
+    assert (one.severity, "success_rate never rose" in one.message) == ("warning", True)

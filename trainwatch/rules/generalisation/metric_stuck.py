@@ -51,18 +51,19 @@ class MetricStuck(Rule):
         than in the first by more than three standard errors. Or an accuracy, an overlap (Dice, IoU), an F1 or mAP in
         eight evaluations and more: below a hundredth all along, and best before the last third, while the training loss
         has fallen by a third, and no other figure of merit of that split gets better. Or an accuracy, top-1 or mAP in
-        as many that ends at most half above what guessing one of the batches' classes is worth, and no higher than it
-        began. Or what a policy is paid in eight
-        evaluations and more: less than at the first in each of the others, by three standard deviations in the last
-        third; and less while it trains, by a fifth, most of it lost in the first fifth of the rows, where no stage of a
-        curriculum made the task harder: that is an info, for opponents learn as well. The others are a warning once
-        the run is over, and an info while it runs: rare rewards are found late.
+        as many that ends at most half above what guessing one of the batches' classes is worth, no higher than it
+        began, and in no split ever knew three times as much. A warning once the run is over, an info while it runs:
+        rare rewards are found late.
+
+        Or, as an info, for opponents learn as well: what a policy is paid in eight evaluations and more, less than at
+        the first in each of the others, by three standard deviations in the last third; and less while it trains, by a
+        fifth, most of it lost in the first fifth of the rows, where no stage of a curriculum made the task harder.
 
     Why it matters:
         Success at the rate of chance means that nothing was learned, whatever the losses of actor and critic do: they
         measure how well each follows the other. A policy that is paid less than it was untrained learns the opposite of
-        what was meant, or nothing. A merit of nothing beside a loss that falls is measured wrongly, or of
-        something that is not trained.
+        what was meant, or nothing. A merit of nothing beside a loss that falls is measured wrongly, or of something
+        that is not trained; answers as good as a guess belong to other inputs.
 
     What to do:
         Look at a few episodes. Usual causes: a reward or goal that is never reached by exploring, observations that are
@@ -114,10 +115,13 @@ class MetricStuck(Rule):
             stuck = success and self._stuck(course)
             stuck = stuck or (merit and course.split not in risen and self._at_nothing(course))
             stuck = stuck or (RIGHT.fullmatch(course.name) and self._guesses(course, courses, run))
-            fell = not stuck and PAID.fullmatch(course.name.lower()) and self._paid_less(course, run)
-            if (stuck or fell) and course.split not in said:
+            if stuck and course.split not in said:
                 said.add(course.split)
-                yield self._finding(course, grave=bool(stuck) and run.status() not in ("running", "stalled"))
+                yield self._finding(course, grave=run.status() not in ("running", "stalled"))
+        for course in courses:
+            if course.split not in said and PAID.fullmatch(course.name.lower()) and self._paid_less(course, run):
+                said.add(course.split)
+                yield self._finding(course, grave=False)
 
     def _stuck(self, course: Course) -> bool:
         value, third = course.value, len(course.value) // 3
