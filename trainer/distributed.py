@@ -16,6 +16,7 @@ import contextlib
 import gc
 import os
 import sys
+import time
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 TIMEOUT = timedelta(minutes=30)
 """For the longest wait there is: rank 0 builds shards, or writes a large checkpoint to a slow disk."""
+GRACE = 0.05
+"""Seconds: a gloo thread lets go of the tensors of what it did last within the interpreter's switch, which is 5 ms."""
 TOLD = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 T = TypeVar("T")
 
@@ -132,11 +135,14 @@ class Replicas(World):
         """Let the last question be answered before the group is taken down under it.
 
         Whatever still refers to the group then (DDP stands in reference cycles) would keep its threads alive into the
-        interpreter's end, where one that lets go of a tensor aborts the process (pytorch #190489).
+        interpreter's end, where one that lets go of a tensor aborts the process (pytorch #190489). Such a thread holds
+        the group's lock, and waits for the interpreter: who takes the group down then, and holds the interpreter, waits
+        for the lock for ever. So they get the time to let go first.
         """
         if self._asked is not None:
             self._asked[1].wait()
             self._asked = None
+        time.sleep(GRACE)
         gc.collect()
         distributed.destroy_process_group()
 
